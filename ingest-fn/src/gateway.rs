@@ -1,0 +1,115 @@
+//! The HTTP API's event (payload 2.0) as a request, and a response as its answer.
+//!
+//! `lambda_http`'s own reader panics on bad base64 and refuses a whole event for a header outside
+//! ASCII. Both fail the invocation, so a stranger without a key could raise the error alarm. Here
+//! no event fails: what cannot be read is left out, and a request without a readable key is
+//! simply unauthorized.
+
+use std::collections::HashMap;
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use lambda_http::{
+    Body, Request, Response,
+    aws_lambda_events::apigw::ApiGatewayV2httpResponse,
+    http::{HeaderMap, HeaderName, HeaderValue},
+};
+use serde::{Deserialize, Deserializer};
+
+/// What goes back to the HTTP API.
+pub type Answer = ApiGatewayV2httpResponse;
+
+/// A call of the HTTP API. The path, the query and the method stay behind: they decide nothing.
+#[derive(Debug)]
+pub struct Call(pub(crate) Request);
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Payload {
+    #[serde(default)]
+    headers: Option<HashMap<String, Option<String>>>,
+    #[serde(default)]
+    body: Option<String>,
+    #[serde(default)]
+    is_base64_encoded: Option<bool>,
+}
+
+impl<'de> Deserialize<'de> for Call {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let payload = Payload::deserialize(deserializer)?;
+        let text = payload.body.unwrap_or_default();
+        let body = match payload.is_base64_encoded {
+            // What is not base64 is kept as it is: authenticated, it is worth a look in quarantine.
+            Some(true) => {
+                BASE64_STANDARD.decode(&text).map_or_else(|_| Body::Text(text), Body::Binary)
+            }
+            _ => Body::Text(text),
+        };
+        let mut request = Request::new(body);
+        *request.headers_mut() = headers(payload.headers.unwrap_or_default());
+        Ok(Self(request))
+    }
+}
+
+fn headers(given: HashMap<String, Option<String>>) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(given.len());
+    for (name, value) in given {
+        let name = HeaderName::from_bytes(name.as_bytes());
+        let value = HeaderValue::from_bytes(value.unwrap_or_default().as_bytes());
+        if let (Ok(name), Ok(value)) = (name, value) {
+            headers.append(name, value);
+        }
+    }
+    headers
+}
+
+/// The response as the HTTP API takes it.
+pub(crate) fn answer(response: Response<Body>) -> Answer {
+    let (head, body) = response.into_parts();
+    let mut answer = Answer::default();
+    answer.status_code = head.status.as_u16().into();
+    answer.headers = head.headers;
+    answer.body = Some(body);
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn request(payload: Value) -> Request {
+        serde_json::from_value::<Call>(payload).unwrap().0
+    }
+
+    #[test]
+    fn a_call_is_read_with_header_names_in_any_case() {
+        let request = request(json!({
+            "version": "2.0", "rawPath": "/x", "requestContext": {"http": {"method": "POST"}},
+            "headers": {"X-API-Key": "k", "content-type": "text/plain"},
+            "body": "{}", "isBase64Encoded": false,
+        }));
+        assert_eq!(request.headers()["x-api-key"], "k");
+        assert_eq!(request.body().as_ref(), b"{}");
+    }
+
+    #[test]
+    fn a_base64_body_is_decoded_and_a_bad_one_kept() {
+        let body = |text: &str| request(json!({"body": text, "isBase64Encoded": true})).into_body();
+        assert_eq!(body("/wA=").as_ref(), b"\xff\x00");
+        assert_eq!(body("not base64!").as_ref(), b"not base64!");
+    }
+
+    #[test]
+    fn no_call_is_too_odd_to_be_read() {
+        for payload in [
+            json!({}),
+            json!({"headers": null, "body": null, "isBase64Encoded": null}),
+            json!({"headers": {"bad name": "x", "é": "x", "x-api-key": "a\u{0}b", "x": null}}),
+        ] {
+            assert!(request(payload).headers().get("x-api-key").is_none());
+        }
+        let accented = request(json!({"headers": {"x-api-key": "kéy"}}));
+        assert_eq!(accented.headers()["x-api-key"].as_bytes(), "kéy".as_bytes());
+    }
+}

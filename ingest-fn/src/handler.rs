@@ -1,0 +1,136 @@
+//! From a request to its answer.
+
+use std::convert::Infallible;
+
+use aws_config::SdkConfig;
+use lambda_http::{
+    Body, LambdaEvent, Request, Response,
+    http::{HeaderValue, StatusCode, header::CONTENT_TYPE},
+};
+use shared::{Clock, Event, Incoming, Metric, Metrics, Parameter, chain, ssm_client};
+use tracing::{error, warn};
+
+use crate::{
+    ActiveKeys, Answer, Call, Config, Rejection, Webhook, gateway,
+    keys::KEYS_AGE,
+    queue::{EnqueueError, WebhookQueue},
+};
+
+/// How a request ended. Each variant is exactly one kind of answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// In the events queue.
+    Queued,
+    /// Gladly asked whether we are there.
+    Pong,
+    /// About no conversation: nothing to extract.
+    Ignored,
+    /// In the quarantine queue: no event, and sending it again would not make it one.
+    Quarantined,
+    /// No right key.
+    Unauthorized,
+    /// Nothing is stored; Gladly must send it again.
+    Unavailable,
+}
+
+impl From<Outcome> for Response<Body> {
+    fn from(outcome: Outcome) -> Self {
+        let (status, body) = match outcome {
+            Outcome::Queued => (StatusCode::OK, r#"{"status":"queued"}"#),
+            Outcome::Pong => (StatusCode::OK, r#"{"status":"pong"}"#),
+            Outcome::Ignored => (StatusCode::OK, r#"{"status":"ignored"}"#),
+            Outcome::Quarantined => (StatusCode::OK, r#"{"status":"quarantined"}"#),
+            Outcome::Unauthorized => (StatusCode::UNAUTHORIZED, r#"{"status":"unauthorized"}"#),
+            Outcome::Unavailable => {
+                (StatusCode::SERVICE_UNAVAILABLE, r#"{"status":"unavailable"}"#)
+            }
+        };
+        let mut response = Self::new(body.into());
+        *response.status_mut() = status;
+        let json = HeaderValue::from_static("application/json");
+        response.headers_mut().insert(CONTENT_TYPE, json);
+        response
+    }
+}
+
+/// The receiver of webhooks.
+pub struct Ingest {
+    keys: Parameter<ActiveKeys>,
+    queue: WebhookQueue,
+    clock: Clock,
+}
+
+impl Ingest {
+    /// A receiver that reaches AWS as `aws` says.
+    #[must_use]
+    pub fn new(aws: &SdkConfig, config: Config, clock: Clock) -> Self {
+        let name = config.webhook_keys_parameter.clone();
+        let keys = Parameter::new(ssm_client(aws), name, KEYS_AGE, clock.clone());
+        Self { keys, queue: WebhookQueue::new(aws, config), clock }
+    }
+
+    /// Reads the keys ahead of the first request, while Lambda lends the start-up its full CPU.
+    /// A failure is no reason not to start: the request will try again and say so.
+    pub async fn warm_up(&self) {
+        if let Err(err) = self.keys.value().await {
+            error!(error = chain(&err), "no webhook keys yet");
+        }
+    }
+
+    /// Lambda's entry point. Infallible: every outcome is an answer.
+    pub async fn call(&self, event: LambdaEvent<Call>) -> Result<Answer, Infallible> {
+        let mut metrics = Metrics::default();
+        let outcome = self.receive(event.payload.0, &mut metrics).await;
+        metrics.emit(self.clock.now());
+        Ok(gateway::answer(outcome.into()))
+    }
+
+    /// Authenticates a request and makes it durable.
+    pub async fn receive(&self, request: Request, metrics: &mut Metrics) -> Outcome {
+        let received_at = self.clock.now();
+        let webhook = match Webhook::authenticate(request, &self.keys).await {
+            Ok(webhook) => webhook,
+            Err(Rejection::Unauthorized) => {
+                metrics.add(Metric::Unauthorized, 1);
+                return Outcome::Unauthorized;
+            }
+            Err(err @ Rejection::NoKeys(_)) => {
+                error!(error = chain(&err), "could not check a webhook's key");
+                metrics.add(Metric::Unavailable, 1);
+                return Outcome::Unavailable;
+            }
+        };
+        metrics.key_slot(webhook.slot());
+
+        let stored = match webhook.read() {
+            Ok((Incoming::Ping, _)) => return Outcome::Pong,
+            Ok((Incoming::Event(Event { conversation: None, .. }), _)) => {
+                metrics.add(Metric::Ignored, 1);
+                return Outcome::Ignored;
+            }
+            Ok((Incoming::Event(event), text)) => {
+                self.queue.enqueue(&webhook, text, &event.kind, received_at).await
+            }
+            Err(unusable) => Err(unusable.into()),
+        };
+        let (stored, metric, outcome) = match stored {
+            Err(EnqueueError::Unusable(why)) => {
+                warn!(reason = why.reason().code(), "put a webhook into quarantine: {why}");
+                let stored = self.queue.quarantine(&webhook, &why, received_at).await;
+                (stored, Metric::Quarantined, Outcome::Quarantined)
+            }
+            stored => (stored, Metric::Queued, Outcome::Queued),
+        };
+        match stored {
+            Ok(()) => {
+                metrics.add(metric, 1);
+                outcome
+            }
+            Err(err) => {
+                error!(error = chain(&err), "could not make a webhook durable");
+                metrics.add(Metric::Unavailable, 1);
+                Outcome::Unavailable
+            }
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! The keys that Gladly may present.
+
+use std::str::FromStr;
+
+use jiff::SignedDuration;
+use sha2::{Digest, Sha256};
+use shared::{Parameter, ParameterError};
+use subtle::ConstantTimeEq;
+use tracing::error;
+
+/// Shorter keys are refused: they can be guessed.
+const KEY_LENGTH: usize = 32;
+/// The keys in use and, during a rotation, the keys to come.
+const KEY_LIMIT: usize = 2;
+/// How long the keys are used without looking again.
+pub(crate) const KEYS_AGE: SignedDuration = SignedDuration::from_secs(60);
+/// How old the keys may be when an unknown one is turned away.
+const REFUSAL_AGE: SignedDuration = SignedDuration::from_secs(10);
+
+/// The active keys, as SHA-256 digests: compared, they give away neither length nor content, and
+/// the keys themselves are not kept.
+#[derive(Debug)]
+pub struct ActiveKeys(Vec<[u8; 32]>);
+
+impl FromStr for ActiveKeys {
+    type Err = &'static str;
+
+    /// One or two keys, one a line. A key that is too short is refused loudly, and the others
+    /// still count.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut digests = Vec::with_capacity(KEY_LIMIT);
+        for (line, key) in (1..).zip(text.lines().map(str::trim)) {
+            if key.is_empty() {
+                continue;
+            }
+            if key.chars().count() < KEY_LENGTH {
+                error!(
+                    "refused the webhook key in line {line}: it has under {KEY_LENGTH} characters"
+                );
+            } else if digests.len() == KEY_LIMIT {
+                error!("refused the webhook key in line {line}: {KEY_LIMIT} are active already");
+            } else {
+                digests.push(digest(key.as_bytes()));
+            }
+        }
+        if digests.is_empty() {
+            return Err(
+                "it should hold one or two keys, one a line, each of 32 characters or more",
+            );
+        }
+        Ok(Self(digests))
+    }
+}
+
+impl ActiveKeys {
+    /// The place of the presented key, counted from 1. Every key is looked at, whichever matches.
+    #[must_use]
+    pub fn slot(&self, presented: &[u8]) -> Option<usize> {
+        let presented = digest(presented);
+        (1..).zip(&self.0).fold(None, |found, (slot, key)| {
+            if bool::from(key.ct_eq(&presented)) { Some(slot) } else { found }
+        })
+    }
+}
+
+fn digest(key: &[u8]) -> [u8; 32] {
+    Sha256::digest(key).into()
+}
+
+/// The place of the presented key among the keys in the parameter. An unknown key makes us look
+/// again, so that a key just added works at once.
+pub(crate) async fn slot(
+    keys: &Parameter<ActiveKeys>,
+    presented: &[u8],
+) -> Result<Option<usize>, ParameterError> {
+    if let Some(slot) = keys.value().await?.slot(presented) {
+        return Ok(Some(slot));
+    }
+    Ok(keys.refreshed(REFUSAL_AGE).await?.slot(presented))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OLD: &str = "0123456789abcdef0123456789abcdef";
+    const NEW: &str = "fedcba9876543210fedcba9876543210fedcba98";
+
+    #[test]
+    fn one_or_two_keys_are_active_and_nothing_else() {
+        let cases = [
+            ("one key", OLD.to_owned(), Ok((Some(1), None))),
+            ("two keys", format!("{OLD}\n{NEW}"), Ok((Some(1), Some(2)))),
+            (
+                "Windows lines, blank ones, spaces",
+                format!("\r\n {NEW} \r\n\r\n{OLD}\r\n"),
+                Ok((Some(2), Some(1))),
+            ),
+            ("a short one beside a good one", format!("short\n{NEW}"), Ok((None, Some(1)))),
+            (
+                "a third one",
+                format!("{}\n{}\n{NEW}", "a".repeat(32), "b".repeat(32)),
+                Ok((None, None)),
+            ),
+            ("none", String::new(), Err(())),
+            ("blank lines", "\n \n".to_owned(), Err(())),
+            ("only short ones", OLD[1..].to_owned(), Err(())),
+        ];
+        for (name, text, expected) in cases {
+            let slots = text.parse::<ActiveKeys>().map_err(|_| ());
+            let slots = slots.map(|keys| (keys.slot(OLD.as_bytes()), keys.slot(NEW.as_bytes())));
+            assert_eq!(slots, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn almost_the_key_is_not_the_key() {
+        let keys: ActiveKeys = OLD.parse().unwrap();
+        for presented in
+            ["", &OLD[1..], &format!("{OLD}0"), &format!(" {OLD}"), &OLD.to_uppercase()]
+        {
+            assert_eq!(keys.slot(presented.as_bytes()), None, "{presented:?}");
+        }
+    }
+
+    #[test]
+    fn keys_do_not_show_themselves() {
+        assert!(!format!("{:?}", OLD.parse::<ActiveKeys>().unwrap()).contains(OLD));
+    }
+}

@@ -1,0 +1,108 @@
+//! The two queues that webhooks go to.
+
+use std::time::Duration;
+
+use aws_config::SdkConfig;
+use aws_sdk_sqs::{
+    Client,
+    config::{Builder, retry::RetryConfig, timeout::TimeoutConfig},
+    error::SdkError,
+    operation::send_message::SendMessageError,
+    types::MessageAttributeValue,
+};
+use jiff::Timestamp;
+use shared::{Origin, Quarantined, QueueMessage, Unusable};
+
+use crate::{Config, Webhook};
+
+/// Gladly waits 15 s in all, for the keys and the cold start too.
+const SEND_LIMIT: Duration = Duration::from_secs(10);
+const TRY_LIMIT: Duration = Duration::from_secs(3);
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+/// More tries than fit: the time decides.
+const TRIES: u32 = 20;
+
+/// Takes webhooks for good. A method returns once SQS has the message.
+pub(crate) struct WebhookQueue {
+    sqs: Client,
+    events_url: String,
+    quarantine_url: String,
+}
+
+/// Why a webhook is not durable.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EnqueueError {
+    /// It will never fit or never be an event: put it into quarantine.
+    #[error("not an event that the queue can hold")]
+    Unusable(#[from] Unusable),
+    /// It could not be written down.
+    #[error("could not write the message")]
+    Encode(#[from] serde_json::Error),
+    /// SQS did not take it: Gladly must send it again.
+    #[error("could not send to SQS")]
+    Send(#[source] Box<SdkError<SendMessageError>>),
+}
+
+impl WebhookQueue {
+    pub(crate) fn new(aws: &SdkConfig, config: Config) -> Self {
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(CONNECT_LIMIT)
+            .operation_attempt_timeout(TRY_LIMIT)
+            .operation_timeout(SEND_LIMIT);
+        let retries = RetryConfig::standard()
+            .with_max_attempts(TRIES)
+            .with_initial_backoff(Duration::from_millis(100))
+            .with_max_backoff(Duration::from_secs(1));
+        let sqs = Builder::from(aws).timeout_config(timeouts.build()).retry_config(retries);
+        Self {
+            sqs: Client::from_conf(sqs.build()),
+            events_url: config.events_queue_url,
+            quarantine_url: config.quarantine_queue_url,
+        }
+    }
+
+    /// Makes an event durable.
+    pub(crate) async fn enqueue(
+        &self,
+        _authenticated: &Webhook,
+        event: &str,
+        kind: &str,
+        received_at: Timestamp,
+    ) -> Result<(), EnqueueError> {
+        let body = QueueMessage::wrap(event, received_at, Origin::Webhook)?.to_json()?;
+        self.send(&self.events_url, body, "type", QueueMessage::type_attribute(kind)).await
+    }
+
+    /// Puts a webhook aside that is no event.
+    pub(crate) async fn quarantine(
+        &self,
+        webhook: &Webhook,
+        why: &Unusable,
+        received_at: Timestamp,
+    ) -> Result<(), EnqueueError> {
+        let message = Quarantined {
+            received_at,
+            reason: why.reason(),
+            detail: &why.to_string(),
+            origin: "ingest-fn",
+            raw: webhook.bytes(),
+        };
+        let body = message.to_json()?;
+        self.send(&self.quarantine_url, body, "reason", why.reason().code().into()).await
+    }
+
+    async fn send(
+        &self,
+        url: &str,
+        body: String,
+        attribute: &str,
+        value: String,
+    ) -> Result<(), EnqueueError> {
+        let value = MessageAttributeValue::builder().data_type("String").string_value(value);
+        // Cannot fail: the data type is set. The SDK's own error says so if it ever does.
+        let value = value.build().map_err(|err| EnqueueError::Send(Box::new(err.into())))?;
+        let message = self.sqs.send_message().queue_url(url).message_body(body);
+        let sent = message.message_attributes(attribute, value).send().await;
+        sent.map(drop).map_err(|err| EnqueueError::Send(Box::new(err)))
+    }
+}

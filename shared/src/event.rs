@@ -1,0 +1,346 @@
+//! Gladly's webhook event, read for what decides its way through the relay and no further.
+
+use std::{borrow::Cow, fmt, str::FromStr};
+
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+
+use crate::Reason;
+
+/// Deeper nesting than any webhook has. Many JSON parsers, the destination's perhaps among them,
+/// stop at 128 levels, and a delivery wraps an event in a few more.
+const DEPTH_LIMIT: usize = 100;
+
+/// An id that is safe in a URL: 1 to 64 characters of `A-Z a-z 0-9 _ -`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Id(String);
+
+/// A text that is not an [`Id`]. It does not repeat the text, which a stranger may have chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an id is 1 to 64 characters of A-Z a-z 0-9 _ -")]
+pub struct InvalidId;
+
+impl Id {
+    /// The id's text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The id of an event that came without one: the hash of its bytes, so that a repeat of the
+    /// same event has the same id.
+    #[must_use]
+    pub fn derived(event: &str) -> Self {
+        Self(BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(event)))
+    }
+}
+
+impl FromStr for Id {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+        if (1..=64).contains(&text.len()) && text.bytes().all(allowed) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidId)
+        }
+    }
+}
+
+impl TryFrom<String> for Id {
+    type Error = InvalidId;
+
+    fn try_from(text: String) -> Result<Self, InvalidId> {
+        text.parse()
+    }
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What Gladly sent.
+#[derive(Debug)]
+pub enum Incoming<'a> {
+    /// Gladly asks whether we are there. Nothing but its `type` can be relied on.
+    Ping,
+    /// Something happened at Gladly.
+    Event(Event<'a>),
+}
+
+/// An event, borrowed from the text it was read from.
+#[derive(Debug)]
+pub struct Event<'a> {
+    /// `NOUN/VERB`; an open list.
+    pub kind: Cow<'a, str>,
+    /// Gladly's id of the event, where it gave one.
+    pub id: Option<Id>,
+    /// The conversation it is about, if it is about one.
+    pub conversation: Option<Id>,
+    /// The text of `content`, an object.
+    pub content: Option<&'a RawValue>,
+    /// The text of `timestamp`, whatever it is.
+    pub timestamp: Option<&'a RawValue>,
+    /// The text of `initiator`, whatever it is.
+    pub initiator: Option<&'a RawValue>,
+}
+
+/// Why bytes are not an event that can be extracted. Its text is safe to store and to show: it
+/// holds nothing of the bytes.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unusable {
+    /// The bytes are not UTF-8.
+    #[error("not UTF-8")]
+    NotUtf8,
+    /// The text is not JSON.
+    #[error("not JSON: error in line {line}, column {column}")]
+    NotJson {
+        /// Counted from 1.
+        line: usize,
+        /// Counted from 1; 0 at a line's start.
+        column: usize,
+    },
+    /// Nested deeper than any webhook is.
+    #[error("nested deeper than {DEPTH_LIMIT} levels")]
+    TooDeep,
+    /// Parsers disagree on which of two equal fields counts, so neither does.
+    #[error("a field that decides is given twice")]
+    Ambiguous,
+    /// `content` is there but is no object.
+    #[error("content is not an object")]
+    NoContent,
+    /// The queue message around the event is not one we know.
+    #[error("not a queue message of version 1")]
+    NotAMessage,
+    /// On the queue, yet about no conversation.
+    #[error("no conversationId")]
+    NoConversation,
+    /// No `type`, or one that is no text.
+    #[error("no type")]
+    NoType,
+    /// An id that could not go into a URL.
+    #[error("{0} is not 1 to 64 characters of A-Z a-z 0-9 _ -")]
+    InvalidId(&'static str),
+    /// More than a message of the queue can hold.
+    #[error("{0} bytes, more than a queue message holds")]
+    TooLarge(usize),
+}
+
+impl Unusable {
+    /// The code under which it stands in quarantine.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::NotUtf8
+            | Self::NotJson { .. }
+            | Self::TooDeep
+            | Self::Ambiguous
+            | Self::NoContent
+            | Self::NotAMessage
+            | Self::NoConversation => Reason::Unreadable,
+            Self::NoType => Reason::NoType,
+            Self::InvalidId(_) => Reason::InvalidId,
+            Self::TooLarge(_) => Reason::TooLarge,
+        }
+    }
+}
+
+/// Fields stay raw until they are asked for: what does not decide may be anything.
+#[derive(Deserialize)]
+struct Fields<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Option<&'a RawValue>,
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    content: Option<&'a RawValue>,
+    #[serde(borrow)]
+    timestamp: Option<&'a RawValue>,
+    #[serde(borrow)]
+    initiator: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Content<'a> {
+    #[serde(borrow, rename = "conversationId")]
+    conversation_id: Option<&'a RawValue>,
+}
+
+impl<'a> Incoming<'a> {
+    /// Reads a webhook's body, or the event inside a queue message.
+    pub fn read(json: &'a str) -> Result<Self, Unusable> {
+        if depth(json) > DEPTH_LIMIT {
+            return Err(Unusable::TooDeep);
+        }
+        let fields = serde_json::from_str::<Fields<'_>>(json)
+            .map_err(|_| why_not_fields(json, Unusable::NoType))?;
+        let kind = fields.kind.and_then(text).filter(|kind| !kind.is_empty());
+        let kind = kind.ok_or(Unusable::NoType)?;
+        if kind == "PING" {
+            return Ok(Self::Ping);
+        }
+        let conversation = match fields.content {
+            None => None,
+            Some(raw) => {
+                let content = serde_json::from_str::<Content<'_>>(raw.get())
+                    .map_err(|_| why_not_fields(raw.get(), Unusable::NoContent))?;
+                id("content.conversationId", content.conversation_id)?
+            }
+        };
+        Ok(Self::Event(Event {
+            kind,
+            id: id("id", fields.id)?,
+            conversation,
+            content: fields.content,
+            timestamp: fields.timestamp,
+            initiator: fields.initiator,
+        }))
+    }
+}
+
+/// Missing or null is no id; anything else must keep to the rule.
+fn id(name: &'static str, raw: Option<&RawValue>) -> Result<Option<Id>, Unusable> {
+    let parse = |raw| text(raw).and_then(|text| text.parse().ok()).ok_or(Unusable::InvalidId(name));
+    raw.map(parse).transpose()
+}
+
+fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
+    /// `Cow` alone would always be copied.
+    #[derive(Deserialize)]
+    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+    serde_json::from_str(raw.get()).ok().map(|Text(text)| text)
+}
+
+/// Tells text that is not JSON from JSON that is no object, and both from a repeated field.
+fn why_not_fields(json: &str, not_an_object: Unusable) -> Unusable {
+    match serde_json::from_str::<IgnoredAny>(json) {
+        Err(err) => Unusable::NotJson { line: err.line(), column: err.column() },
+        Ok(_) if json.trim_start().starts_with('{') => Unusable::Ambiguous,
+        Ok(_) => not_an_object,
+    }
+}
+
+/// How deeply arrays and objects are nested, without recursion: the stack is not the sender's.
+fn depth(json: &str) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    let (mut in_string, mut escaped) = (false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn outcome(json: &str) -> Result<String, Reason> {
+        match Incoming::read(json) {
+            Ok(Incoming::Ping) => Ok("ping".into()),
+            Ok(Incoming::Event(Event { conversation: None, .. })) => Ok("ignored".into()),
+            Ok(Incoming::Event(event)) => {
+                Ok(format!("{} {}", event.kind, event.conversation.unwrap()))
+            }
+            Err(unusable) => Err(unusable.reason()),
+        }
+    }
+
+    #[test]
+    fn type_and_conversation_decide_what_an_event_is() {
+        let long =
+            format!(r#"{{"type":"A","content":{{"conversationId":"{}"}}}}"#, "x".repeat(10_240));
+        let deep = format!(r#"{{"type":"A","x":{}{}}}"#, "[".repeat(100), "]".repeat(100));
+        let bottomless = "[".repeat(1_000_000);
+        let cases = [
+            (r#"{"type":"PING"}"#, Ok("ping")),
+            (r#"{"type":"PING","id":"../","content":"x"}"#, Ok("ping")),
+            (r#" {"type":"A/B","content":{"conversationId":"c-_1"}} "#, Ok("A/B c-_1")),
+            (r#"{"type":"\u0041","content":{"conversationId":"\u0063"}}"#, Ok("A c")),
+            (r#"{"type":"A","id":null,"content":{"conversationId":"c"},"new":[{}]}"#, Ok("A c")),
+            (
+                r#"{"type":"A","initiator":7,"timestamp":{},"content":{"conversationId":"c"}}"#,
+                Ok("A c"),
+            ),
+            (r#"{"type":"A"}"#, Ok("ignored")),
+            (r#"{"type":"A","content":null}"#, Ok("ignored")),
+            (r#"{"type":"A","content":{}}"#, Ok("ignored")),
+            (r#"{"type":"A","content":{"conversationId":null}}"#, Ok("ignored")),
+            ("", Err(Reason::Unreadable)),
+            ("hello", Err(Reason::Unreadable)),
+            (r#"{"type":"A""#, Err(Reason::Unreadable)),
+            (r#"{"type":"A"} trailing"#, Err(Reason::Unreadable)),
+            ("[1,", Err(Reason::Unreadable)),
+            (r#"{"type":"A","type":"PING"}"#, Err(Reason::Unreadable)),
+            (
+                r#"{"type":"A","content":{"conversationId":"a","conversationId":"b"}}"#,
+                Err(Reason::Unreadable),
+            ),
+            (r#"{"type":"A","content":[]}"#, Err(Reason::Unreadable)),
+            (r#"{"type":"A","content":"c"}"#, Err(Reason::Unreadable)),
+            (&deep, Err(Reason::Unreadable)),
+            (&bottomless, Err(Reason::Unreadable)),
+            ("{}", Err(Reason::NoType)),
+            ("[]", Err(Reason::NoType)),
+            ("null", Err(Reason::NoType)),
+            (r#""PING""#, Err(Reason::NoType)),
+            (r#"{"type":""}"#, Err(Reason::NoType)),
+            (r#"{"type":7}"#, Err(Reason::NoType)),
+            (r#"{"type":"\ud800"}"#, Err(Reason::NoType)),
+            (r#"{"type":"A","id":"","content":{"conversationId":"c"}}"#, Err(Reason::InvalidId)),
+            (r#"{"type":"A","id":7,"content":{"conversationId":"c"}}"#, Err(Reason::InvalidId)),
+            (r#"{"type":"A","content":{"conversationId":""}}"#, Err(Reason::InvalidId)),
+            (r#"{"type":"A","content":{"conversationId":"../customers"}}"#, Err(Reason::InvalidId)),
+            (r#"{"type":"A","content":{"conversationId":"%2e%2e"}}"#, Err(Reason::InvalidId)),
+            (r#"{"type":"A","content":{"conversationId":"a/b"}}"#, Err(Reason::InvalidId)),
+            (r#"{"type":"A","content":{"conversationId":"\ud800"}}"#, Err(Reason::InvalidId)),
+            (&long, Err(Reason::InvalidId)),
+        ];
+        for (json, expected) in cases {
+            let shown: String = json.chars().take(90).collect();
+            assert_eq!(outcome(json), expected.map(ToOwned::to_owned), "{shown}");
+        }
+    }
+
+    #[test]
+    fn why_an_event_is_unusable_is_told_without_its_content() {
+        for json in
+            ["{\"secret", r#"{"type":"A","id":"secret !"}"#, r#"{"type":"A","content":"secret"}"#]
+        {
+            let told = Incoming::read(json).unwrap_err().to_string();
+            assert!(!told.contains("secret"), "{told}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_reader_panic(text in any::<String>()) {
+            let _ = Incoming::read(&text);
+        }
+
+        #[test]
+        fn an_id_is_safe_in_a_path(text in "\\PC{0,80}") {
+            if let Ok(id) = text.parse::<Id>() {
+                prop_assert!(id.as_str().bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-'));
+                prop_assert!((1..=64).contains(&id.as_str().len()));
+            }
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Metrics in CloudWatch's embedded metric format: a line of JSON on standard output, at most one
+//! an invocation (<https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html>).
+
+use std::{
+    collections::BTreeMap,
+    env,
+    io::{self, Write as _},
+};
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+/// The format takes at most this many values of one metric in a line.
+const VALUES_LIMIT: usize = 100;
+
+/// Every metric the relay sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Metric {
+    /// Webhooks made durable.
+    Queued,
+    /// Events about no conversation.
+    Ignored,
+    /// Messages put into quarantine.
+    Quarantined,
+    /// Webhooks without a right key.
+    Unauthorized,
+    /// Webhooks refused because the queue or the keys were out of reach.
+    Unavailable,
+    /// Webhooks with a right key, by the key's place in the parameter (dimension `Slot`).
+    KeySlot,
+    /// Events at the destination.
+    Forwarded,
+    /// Conversations at the destination.
+    Snapshots,
+    /// Events forwarded without a fetch, since an earlier snapshot covers them.
+    Covered,
+    /// Events forwarded whose conversation Gladly no longer has.
+    Gone,
+    /// Requests to Gladly.
+    GladlyCalls,
+    /// Requests that Gladly answered with 429.
+    GladlyThrottled,
+    /// How long the destination took to accept a delivery.
+    DeliveryMs,
+    /// Age of a delivery's oldest event, from its receipt to the destination's acceptance.
+    EventAgeMs,
+}
+
+impl Metric {
+    /// The metric's name in CloudWatch.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Queued => "Queued",
+            Self::Ignored => "Ignored",
+            Self::Quarantined => "Quarantined",
+            Self::Unauthorized => "Unauthorized",
+            Self::Unavailable => "Unavailable",
+            Self::KeySlot => "KeySlot",
+            Self::Forwarded => "Forwarded",
+            Self::Snapshots => "Snapshots",
+            Self::Covered => "Covered",
+            Self::Gone => "Gone",
+            Self::GladlyCalls => "GladlyCalls",
+            Self::GladlyThrottled => "GladlyThrottled",
+            Self::DeliveryMs => "DeliveryMs",
+            Self::EventAgeMs => "EventAgeMs",
+        }
+    }
+
+    fn unit(self) -> &'static str {
+        match self {
+            Self::DeliveryMs | Self::EventAgeMs => "Milliseconds",
+            _ => "Count",
+        }
+    }
+}
+
+/// What one invocation has to report.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    values: BTreeMap<Metric, Vec<u64>>,
+    slot: Option<usize>,
+}
+
+impl Metrics {
+    /// Adds to a count.
+    pub fn add(&mut self, metric: Metric, count: u64) {
+        let values = self.values.entry(metric).or_default();
+        match values.first_mut() {
+            Some(value) => *value = value.saturating_add(count),
+            None => values.push(count),
+        }
+    }
+
+    /// Adds one measurement.
+    pub fn record(&mut self, metric: Metric, value: u64) {
+        let values = self.values.entry(metric).or_default();
+        if values.len() < VALUES_LIMIT {
+            values.push(value);
+        }
+    }
+
+    /// Counts a webhook that came with the key in this place of the parameter, counted from 1.
+    pub fn key_slot(&mut self, slot: usize) {
+        self.add(Metric::KeySlot, 1);
+        self.slot = Some(slot);
+    }
+
+    /// What a counter stands at.
+    #[must_use]
+    pub fn count(&self, metric: Metric) -> u64 {
+        self.values.get(&metric).map_or(0, |values| values.iter().sum())
+    }
+
+    /// Writes the line, if there is anything to report.
+    pub fn emit(&self, now: Timestamp) {
+        let function = env::var("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_else(|_| "local".into());
+        if let Some(line) = self.line(&function, now) {
+            // Nothing can be done about a closed standard output, and no event may fail for it.
+            let _ = writeln!(io::stdout().lock(), "{line}");
+        }
+    }
+
+    fn line(&self, function: &str, now: Timestamp) -> Option<Value> {
+        if self.values.is_empty() {
+            return None;
+        }
+        let define = |metric: Metric| json!({"Name": metric.name(), "Unit": metric.unit()});
+        let plain = self.values.keys().filter(|metric| **metric != Metric::KeySlot);
+        let mut directives = vec![json!({
+            "Namespace": "GladlyRelay",
+            "Dimensions": [["FunctionName"]],
+            "Metrics": plain.map(|metric| define(*metric)).collect::<Vec<_>>(),
+        })];
+        let mut line = Map::from_iter([("FunctionName".to_owned(), json!(function))]);
+        if let Some(slot) = self.slot {
+            directives.push(json!({
+                "Namespace": "GladlyRelay",
+                "Dimensions": [["FunctionName", "Slot"]],
+                "Metrics": [define(Metric::KeySlot)],
+            }));
+            line.insert("Slot".into(), json!(slot.to_string()));
+        }
+        for (metric, values) in &self.values {
+            let value = if let [value] = values[..] { json!(value) } else { json!(values) };
+            line.insert(metric.name().into(), value);
+        }
+        let head = json!({"Timestamp": now.as_millisecond(), "CloudWatchMetrics": directives});
+        line.insert("_aws".into(), head);
+        Some(Value::Object(line))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_in_the_embedded_metric_format() {
+        let mut metrics = Metrics::default();
+        assert_eq!(metrics.line("f", Timestamp::UNIX_EPOCH), None);
+
+        metrics.add(Metric::Queued, 1);
+        metrics.add(Metric::Queued, 2);
+        metrics.key_slot(2);
+        metrics.record(Metric::DeliveryMs, 7);
+        metrics.record(Metric::DeliveryMs, 9);
+
+        assert_eq!(
+            metrics.line("f", Timestamp::UNIX_EPOCH).unwrap(),
+            json!({
+                "_aws": {
+                    "Timestamp": 0,
+                    "CloudWatchMetrics": [
+                        {"Namespace": "GladlyRelay", "Dimensions": [["FunctionName"]], "Metrics": [
+                            {"Name": "Queued", "Unit": "Count"},
+                            {"Name": "DeliveryMs", "Unit": "Milliseconds"},
+                        ]},
+                        {"Namespace": "GladlyRelay", "Dimensions": [["FunctionName", "Slot"]], "Metrics": [
+                            {"Name": "KeySlot", "Unit": "Count"},
+                        ]},
+                    ],
+                },
+                "FunctionName": "f", "Slot": "2", "Queued": 3, "KeySlot": 1, "DeliveryMs": [7, 9],
+            })
+        );
+    }
+
+    #[test]
+    fn a_line_never_has_more_values_than_the_format_takes() {
+        let mut metrics = Metrics::default();
+        (0..500).for_each(|value| metrics.record(Metric::EventAgeMs, value));
+        let line = metrics.line("f", Timestamp::UNIX_EPOCH).unwrap();
+        assert_eq!(line["EventAgeMs"].as_array().unwrap().len(), 100);
+    }
+}

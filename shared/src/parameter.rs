@@ -1,0 +1,269 @@
+//! A parameter of SSM's Parameter Store, kept for a while, served stale while SSM is down.
+
+use std::{
+    fmt::{self, Display},
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
+
+use aws_sdk_ssm::{
+    Client,
+    config::{Builder, retry::RetryConfig, timeout::TimeoutConfig},
+    error::SdkError,
+    operation::get_parameter::GetParameterError,
+};
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::Mutex;
+use tracing::warn;
+
+use crate::{Clock, chain};
+
+/// How long a read may take, tries included. The shortest promise that waits on one is the
+/// pause's: 15 s, of which its age takes 10.
+const READ_LIMIT: Duration = Duration::from_secs(3);
+/// How long one try may take.
+const TRY_LIMIT: Duration = Duration::from_millis(1_400);
+/// How long a failed read keeps the next one away while there is an old value to serve.
+const FAILURE_PAUSE: SignedDuration = SignedDuration::from_secs(2);
+
+/// An SSM client that gives up in time.
+pub fn ssm_client(config: impl Into<Builder>) -> Client {
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(TRY_LIMIT)
+        .operation_attempt_timeout(TRY_LIMIT)
+        .operation_timeout(READ_LIMIT);
+    let retries = RetryConfig::standard().with_initial_backoff(Duration::from_millis(50));
+    let config = config.into().timeout_config(timeouts.build()).retry_config(retries);
+    Client::from_conf(config.build())
+}
+
+/// A parameter whose text is read as a `T`.
+pub struct Parameter<T> {
+    ssm: Client,
+    clock: Clock,
+    name: String,
+    max_age: SignedDuration,
+    /// Held across a read, so that many callers cost one.
+    kept: Mutex<Kept<T>>,
+}
+
+struct Kept<T> {
+    good: Option<Arc<T>>,
+    read_at: Timestamp,
+    tried_at: Timestamp,
+}
+
+/// Why a parameter has no value.
+#[derive(Debug, thiserror::Error)]
+pub enum ParameterError {
+    /// SSM did not give it.
+    #[error("could not read the parameter {name}")]
+    Unreadable {
+        /// The parameter's name.
+        name: String,
+        /// What SSM said.
+        source: Box<SdkError<GetParameterError>>,
+    },
+    /// Its text is not what it should be.
+    #[error("the parameter {name} is not usable: {reason}")]
+    Unusable {
+        /// The parameter's name.
+        name: String,
+        /// What it should be.
+        reason: String,
+    },
+}
+
+impl<T: FromStr<Err: Display>> Parameter<T> {
+    /// A parameter to be read again once its value is `max_age` old.
+    #[must_use]
+    pub fn new(ssm: Client, name: String, max_age: SignedDuration, clock: Clock) -> Self {
+        let kept = Kept { good: None, read_at: Timestamp::MIN, tried_at: Timestamp::MIN };
+        Self { ssm, clock, name, max_age, kept: Mutex::new(kept) }
+    }
+
+    /// The value, at most `max_age` old. Where it cannot be read, the last good one, and an
+    /// error only if there has never been any.
+    pub async fn value(&self) -> Result<Arc<T>, ParameterError> {
+        self.younger_than(self.max_age, FAILURE_PAUSE).await
+    }
+
+    /// The value as [`Parameter::value`] has it, but at most `age` old if SSM allows. SSM is
+    /// asked at most once in `age`, so a stranger cannot make us ask more often.
+    pub async fn refreshed(&self, age: SignedDuration) -> Result<Arc<T>, ParameterError> {
+        self.younger_than(age, age).await
+    }
+
+    async fn younger_than(
+        &self,
+        age: SignedDuration,
+        failure_pause: SignedDuration,
+    ) -> Result<Arc<T>, ParameterError> {
+        let mut kept = self.kept.lock().await;
+        let now = self.clock.now();
+        if let Some(good) = &kept.good
+            && (within(kept.read_at, now, age) || within(kept.tried_at, now, failure_pause))
+        {
+            return Ok(Arc::clone(good));
+        }
+        match self.read().await {
+            Ok(value) => {
+                let value = Arc::new(value);
+                // Dated before the read: what was written during it may not be in it.
+                *kept =
+                    Kept { good: Some(Arc::clone(&value)), read_at: now, tried_at: Timestamp::MIN };
+                Ok(value)
+            }
+            Err(err) => {
+                kept.tried_at = self.clock.now();
+                let Some(good) = &kept.good else {
+                    return Err(err);
+                };
+                warn!(error = chain(&err), "keeping the last good value of {}", self.name);
+                Ok(Arc::clone(good))
+            }
+        }
+    }
+
+    async fn read(&self) -> Result<T, ParameterError> {
+        let request = self.ssm.get_parameter().name(&self.name).with_decryption(true);
+        let answer = request.send().await.map_err(|err| ParameterError::Unreadable {
+            name: self.name.clone(),
+            source: Box::new(err),
+        })?;
+        let text = answer.parameter().and_then(|parameter| parameter.value()).unwrap_or_default();
+        text.parse().map_err(|err: T::Err| ParameterError::Unusable {
+            name: self.name.clone(),
+            reason: err.to_string(),
+        })
+    }
+}
+
+/// Whether `then` is less than `age` ago. A clock set back makes nothing young.
+fn within(then: Timestamp, now: Timestamp, age: SignedDuration) -> bool {
+    let ago = now.duration_since(then);
+    !ago.is_negative() && ago < age
+}
+
+/// A text that never shows itself.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself, to be sent and nothing else.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+impl FromStr for Secret {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let text = text.trim();
+        let sendable =
+            !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
+        sendable.then(|| Self(text.to_owned())).ok_or("it should be one line of printable ASCII")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use aws_sdk_ssm::{
+        operation::get_parameter::GetParameterOutput, types::Parameter as Found,
+        types::error::ParameterNotFound,
+    };
+    use aws_smithy_mocks::{RuleMode, mock, mock_client};
+
+    use super::*;
+
+    /// A clock at this many seconds since 1970.
+    fn clock(seconds: &'static AtomicI64) -> Clock {
+        Clock::new(|| Timestamp::from_second(seconds.load(Ordering::Relaxed)).unwrap())
+    }
+
+    fn found(text: &str) -> GetParameterOutput {
+        GetParameterOutput::builder().parameter(Found::builder().value(text).build()).build()
+    }
+
+    fn missing() -> GetParameterError {
+        GetParameterError::ParameterNotFound(ParameterNotFound::builder().build())
+    }
+
+    #[tokio::test]
+    async fn a_value_is_kept_then_read_again_then_served_stale() {
+        static NOW: AtomicI64 = AtomicI64::new(1_000);
+        let rule = mock!(Client::get_parameter)
+            .match_requests(|request| {
+                request.name() == Some("/p") && request.with_decryption() == Some(true)
+            })
+            .sequence()
+            .output(|| found("1"))
+            .output(|| found("2"))
+            .error(missing)
+            .output(|| found("not a number"))
+            .output(|| found("3"))
+            .output(|| found("4"))
+            .build();
+        let ssm = mock_client!(aws_sdk_ssm, RuleMode::Sequential, [&rule]);
+        let parameter =
+            Parameter::<u32>::new(ssm, "/p".into(), SignedDuration::from_mins(1), clock(&NOW));
+
+        let at = async |second: i64| {
+            NOW.store(second, Ordering::Relaxed);
+            *parameter.value().await.unwrap()
+        };
+        assert_eq!(at(1_000).await, 1, "read");
+        assert_eq!(at(1_059).await, 1, "kept");
+        assert_eq!(at(1_060).await, 2, "read again");
+        assert_eq!(at(1_120).await, 2, "SSM fails: the last good value");
+        assert_eq!(at(1_121).await, 2, "no second try at once");
+        assert_eq!(at(1_122).await, 2, "an unusable value is a failure too");
+        assert_eq!(at(1_124).await, 3, "mended");
+        assert_eq!(at(1_000).await, 4, "a clock set back makes nothing young");
+    }
+
+    #[tokio::test]
+    async fn without_any_good_value_the_reason_is_told_but_not_the_text() {
+        let rule = mock!(Client::get_parameter)
+            .sequence()
+            .error(missing)
+            .output(|| found("s3cret\u{7}"))
+            .build();
+        let ssm = mock_client!(aws_sdk_ssm, RuleMode::Sequential, [&rule]);
+        let parameter = Parameter::<Secret>::new(
+            ssm,
+            "/p".into(),
+            SignedDuration::from_mins(1),
+            Clock::system(),
+        );
+
+        let err = parameter.value().await.unwrap_err();
+        assert!(
+            chain(&err).contains("/p") && chain(&err).contains("ParameterNotFound"),
+            "{}",
+            chain(&err)
+        );
+        let err = parameter.value().await.unwrap_err();
+        assert_eq!(
+            err.to_string(),
+            "the parameter /p is not usable: it should be one line of printable ASCII"
+        );
+    }
+
+    #[test]
+    fn a_secret_does_not_show_itself() {
+        let secret: Secret = " t0ken\n".parse().unwrap();
+        assert_eq!((secret.expose(), format!("{secret:?}").as_str()), ("t0ken", "Secret(…)"));
+    }
+}
