@@ -1,1 +1,33 @@
-//! To be written.
+//! extractor-fn: fetches what each queued event is about from Gladly and forwards it.
+//!
+//! A batch goes through `record` (read), `fetch` (ask Gladly), `delivery` and `destination`
+//! (forward) to `settle`; `batch` drives it, and `run` says whether it may go on.
+
+mod batch;
+mod config;
+mod coverage;
+mod delivery;
+mod destination;
+mod fetch;
+mod fresh;
+mod gladly;
+mod handler;
+mod http;
+mod pacer;
+mod pause;
+mod queue;
+mod record;
+mod run;
+mod settle;
+mod snapshot;
+
+pub use crate::{
+    batch::Extractor,
+    config::{Config, DestinationUrl, GladlyHost, Rate, Shape, TokenHeader},
+    handler::{Invocation, InvocationError},
+    http::Http,
+    record::Nameless,
+};
+
+/// What Gladly and the destination see as our name.
+const USER_AGENT: &str = concat!("gladly-relay/", env!("CARGO_PKG_VERSION"));

@@ -1,1 +1,8 @@
-//! To be written.
+//! What the demo and the tests run on a laptop.
+
+pub mod destination;
+pub mod emulator;
+pub mod fault;
+pub mod gladly;
+pub mod server;
+pub mod stack;

@@ -93,7 +93,7 @@ pub struct Event<'a> {
 
 /// Why bytes are not an event that can be extracted. Its text is safe to store and to show: it
 /// holds nothing of the bytes.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unusable {
     /// The bytes are not UTF-8.
     #[error("not UTF-8")]

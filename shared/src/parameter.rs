@@ -128,7 +128,8 @@ impl<T: FromStr<Err: Display>> Parameter<T> {
 
     async fn read(&self) -> Result<T, ParameterError> {
         let request = self.ssm.get_parameter().name(&self.name).with_decryption(true);
-        let answer = request.send().await.map_err(|err| ParameterError::Unreadable {
+        // Boxed: the SDK's futures are large, and this one is part of many others.
+        let answer = Box::pin(request.send()).await.map_err(|err| ParameterError::Unreadable {
             name: self.name.clone(),
             source: Box::new(err),
         })?;

@@ -1,0 +1,361 @@
+//! A batch from its records to its settlement.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use aws_config::SdkConfig;
+use aws_lambda_events::sqs::{SqsBatchResponse, SqsMessage};
+use jiff::Timestamp;
+use shared::{Clock, Id, Metric, Parameter, chain, ssm_client};
+use tokio::{
+    select,
+    task::JoinSet,
+    time::{Duration, Instant, sleep_until},
+};
+use tracing::{error, info, warn};
+
+use crate::{
+    Config, Http,
+    coverage::Coverage,
+    delivery::{self, Packer, Parcel},
+    destination::{Destination, Verdict},
+    fetch::{Fetched, Fetcher},
+    gladly::{Gladly, GladlyError},
+    pacer::Pacer,
+    pause::{Guard, PAUSE_AGE},
+    queue::Queue,
+    record::{Event, Nameless, Record},
+    run::{Run, Stopped},
+    settle::Outcome,
+};
+
+/// Conversations fetched at once: enough to fill our share of the quota while each call takes up
+/// to a second or two, few enough to bound memory.
+const FETCHES: usize = 8;
+/// Deliveries sent at once.
+const DELIVERIES: usize = 2;
+/// Deliveries that may wait before fetching waits for them.
+const BACKLOG: usize = 2;
+/// A delivery is not begun with less than this part of its time left.
+const DELIVERY_LEAST: Duration = Duration::from_millis(500);
+/// How old the tokens may be.
+const TOKEN_AGE: jiff::SignedDuration = jiff::SignedDuration::from_mins(1);
+
+/// The function: what it reaches, and what it remembers from batch to batch.
+pub struct Extractor {
+    guard: Arc<Guard>,
+    fetcher: Fetcher,
+    destination: Destination,
+    coverage: Coverage,
+    pub(crate) queue: Queue,
+    pub(crate) clock: Clock,
+}
+
+/// The events of one conversation, in one batch.
+struct Group {
+    conversation: Id,
+    events: Arc<[Event]>,
+}
+
+/// A group that has been looked into.
+struct Prepared {
+    parcel: Option<Parcel>,
+    given_back: Vec<(usize, Outcome)>,
+}
+
+impl Extractor {
+    /// An extractor that reaches AWS as `aws` says, and everything else through `http`.
+    #[must_use]
+    pub fn new(aws: &SdkConfig, config: Config, http: Http, clock: Clock) -> Self {
+        let ssm = ssm_client(aws);
+        let secret = |name| Parameter::new(ssm.clone(), name, TOKEN_AGE, clock.clone());
+        let switch = Parameter::new(ssm.clone(), config.pause_parameter, PAUSE_AGE, clock.clone());
+        let gladly = Gladly::new(
+            http.clone(),
+            config.gladly,
+            config.gladly_email,
+            secret(config.gladly_token_parameter),
+            Pacer::new(config.gladly_rate),
+            clock.clone(),
+        );
+        let destination = Destination::new(
+            http,
+            config.destination,
+            config.destination_token_header,
+            secret(config.destination_token_parameter),
+            config.shape.gzip,
+            clock.clone(),
+        );
+        Self {
+            guard: Arc::new(Guard::new(switch, clock.clone())),
+            fetcher: Fetcher::new(gladly, config.shape, clock.clone()),
+            destination,
+            coverage: Coverage::new(),
+            queue: Queue::new(aws, config.events_queue_url, config.quarantine_queue_url),
+            clock,
+        }
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Extracts a batch within the time left. What is named in the response stays in the queue.
+    pub async fn batch(
+        self: &Arc<Self>,
+        messages: Vec<SqsMessage>,
+        time_left: Duration,
+    ) -> Result<SqsBatchResponse, Nameless> {
+        let began = Instant::now();
+        let run = Arc::new(Run::new(Arc::clone(&self.guard), time_left));
+        let records = messages.into_iter().map(Record::try_from).collect::<Result<Vec<_>, _>>()?;
+        // Until something better is known of a record, such as after a panic, it has failed.
+        let mut outcomes = vec![Outcome::Failed(None); records.len()];
+
+        match run.permit().await {
+            Ok(()) => self.extract(&records, &run, &mut outcomes).await,
+            Err(stopped) => {
+                warn!("holding {} records: {stopped}", records.len());
+                outcomes.fill(Outcome::Held);
+            }
+        }
+        let response = self.settle(&records, outcomes, &run).await;
+
+        let (calls, throttled) = self.fetcher.gladly().take_counts();
+        run.count(Metric::GladlyCalls, calls);
+        run.count(Metric::GladlyThrottled, throttled);
+        let metrics = run.metrics();
+        metrics.emit(self.now());
+        info!(
+            batch.records = records.len(),
+            batch.forwarded = metrics.count(Metric::Forwarded),
+            batch.quarantined = metrics.count(Metric::Quarantined),
+            batch.given_back = response.batch_item_failures.len(),
+            gladly.calls = calls,
+            duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "batch done"
+        );
+        Ok(response)
+    }
+
+    /// Groups a batch's events by conversation, in the order they came.
+    fn groups(records: &[Record], outcomes: &mut [Outcome]) -> VecDeque<Group> {
+        let mut order = Vec::new();
+        let mut groups = HashMap::<Id, Vec<Event>>::new();
+        for (index, record) in records.iter().enumerate() {
+            match Event::read(index, record) {
+                Ok(event) => {
+                    let events = groups.entry(event.conversation.clone()).or_default();
+                    if events.is_empty() {
+                        order.push(event.conversation.clone());
+                    }
+                    events.push(event);
+                }
+                Err(why) => outcomes[index] = Outcome::Unusable(why),
+            }
+        }
+        let group = |conversation: Id| {
+            let events = groups.remove(&conversation).unwrap_or_default().into();
+            Group { conversation, events }
+        };
+        order.into_iter().map(group).collect()
+    }
+
+    async fn extract(
+        self: &Arc<Self>,
+        records: &[Record],
+        run: &Arc<Run>,
+        outcomes: &mut [Outcome],
+    ) {
+        let mut waiting = Self::groups(records, outcomes);
+        let mut packer = Packer::default();
+        let mut fetches = JoinSet::new();
+        let mut fetching = HashMap::new();
+        let mut deliveries = JoinSet::<Vec<(usize, Outcome)>>::new();
+        loop {
+            let begins = Instant::now() < run.times.begin;
+            while begins && fetches.len() < FETCHES && packer.waiting() < BACKLOG {
+                let Some(group) = waiting.pop_front() else { break };
+                let events = Arc::clone(&group.events);
+                let task = fetches.spawn(Arc::clone(self).prepare(group, Arc::clone(run)));
+                fetching.insert(task.id(), events);
+            }
+            if fetches.is_empty() && (waiting.is_empty() || !begins) {
+                packer.close();
+            }
+            while deliveries.len() < DELIVERIES {
+                let Some(parcels) = packer.pop() else { break };
+                deliveries.spawn(Arc::clone(self).deliver(parcels, Arc::clone(run)));
+            }
+            select! {
+                Some(prepared) = fetches.join_next_with_id() => match prepared {
+                    Ok((_, Prepared { parcel, given_back })) => {
+                        packer.extend(parcel);
+                        note(outcomes, given_back);
+                    }
+                    Err(err) if err.is_cancelled() => {
+                        let events = fetching.get(&err.id()).into_iter().flat_map(|events| events.iter());
+                        note(outcomes, events.map(|event| (event.record, Outcome::OutOfTime)));
+                    }
+                    Err(_) => error!("a conversation made the extractor panic: its events are given back"),
+                },
+                Some(sent) = deliveries.join_next() => {
+                    if sent.is_err() {
+                        error!("a delivery made the extractor panic: its events are given back");
+                    }
+                    note(outcomes, sent.into_iter().flatten());
+                }
+                () = sleep_until(run.times.fetch), if !fetches.is_empty() => fetches.abort_all(),
+                else => break,
+            }
+        }
+        let never_begun = waiting.iter().flat_map(|group| group.events.iter());
+        note(outcomes, never_begun.map(|event| (event.record, Outcome::OutOfTime)));
+    }
+
+    /// Makes a parcel of a group, with a fetch unless all of it is covered already.
+    async fn prepare(self: Arc<Self>, group: Group, run: Arc<Run>) -> Prepared {
+        let Group { conversation, events } = group;
+        let covered = |event: &Event| self.coverage.covers(&conversation, event.recorded_at());
+        if events.iter().all(covered) {
+            let all = (0..events.len()).collect();
+            let parcel = Parcel::new(conversation, events, all, delivery::Coverage::Covered, None);
+            return Prepared { parcel: Some(parcel), given_back: Vec::new() };
+        }
+        let (coverage, snapshot) = match self.fetcher.fetch(&conversation, &events, &run).await {
+            Ok(Fetched::Snapshot(snapshot)) => (delivery::Coverage::Included, Some(snapshot)),
+            Ok(Fetched::Gone) => (delivery::Coverage::Gone, None),
+            Err(err) => {
+                let outcome = failure(&conversation, &err, &run);
+                let given_back = events.iter().map(|event| (event.record, outcome.clone()));
+                return Prepared { parcel: None, given_back: given_back.collect() };
+            }
+        };
+        // What Gladly does not show yet it may show in a moment: its reads lag behind its events.
+        let lags = |event: &Event| {
+            event.is_new
+                && snapshot.as_ref().is_none_or(|snapshot| {
+                    event.item.as_ref().is_some_and(|item| snapshot.missing.contains(item.id()))
+                })
+        };
+        let (late, sent): (Vec<_>, Vec<_>) =
+            (0..events.len()).partition(|index| lags(&events[*index]));
+        let given_back =
+            late.into_iter().map(|index| (events[index].record, Outcome::LookAgain)).collect();
+        let parcel = (!sent.is_empty())
+            .then(|| Parcel::new(conversation, Arc::clone(&events), sent, coverage, snapshot));
+        Prepared { parcel, given_back }
+    }
+
+    /// Delivers parcels together. Refused, they are halved until the guilty one stands alone.
+    async fn deliver(
+        self: Arc<Self>,
+        parcels: Vec<Parcel>,
+        run: Arc<Run>,
+    ) -> Vec<(usize, Outcome)> {
+        let mut outcomes = Vec::new();
+        let mut pending = vec![parcels];
+        while let Some(mut parcels) = pending.pop() {
+            let outcome = match self.attempt(&parcels, &run).await {
+                Outcome::Refused(_) if parcels.len() > 1 => {
+                    let rest = parcels.split_off(parcels.len() / 2);
+                    pending.extend([rest, parcels]);
+                    continue;
+                }
+                outcome => outcome,
+            };
+            if let Outcome::Refused(_) = outcome {
+                run.refused();
+            }
+            let records = parcels.iter().flat_map(Parcel::events).map(|event| event.record);
+            outcomes.extend(records.map(|record| (record, outcome.clone())));
+        }
+        outcomes
+    }
+
+    async fn attempt(&self, parcels: &[Parcel], run: &Run) -> Outcome {
+        if let Err(stopped) = run.permit().await {
+            return stopped.into();
+        }
+        let began = Instant::now();
+        if run.times.deliver.saturating_duration_since(began) < DELIVERY_LEAST {
+            return Outcome::OutOfTime;
+        }
+        let organization = self.fetcher.gladly().organization();
+        let Ok((id, json)) = delivery::write(parcels, organization, self.now()) else {
+            return Outcome::Failed(None);
+        };
+        match self.destination.deliver(&id, json, run.times.deliver).await {
+            Verdict::Accepted => {
+                self.accepted(parcels, run, began.elapsed());
+                Outcome::Delivered
+            }
+            Verdict::Refused(status) => Outcome::Refused(status),
+            Verdict::NotReady { why, retry_after } => {
+                warn!(delivery.id = id, "gave a delivery back: {why}");
+                Outcome::Failed(retry_after)
+            }
+            Verdict::Fault(why) => {
+                error!(delivery.id = id, "gave the batch back: {why}");
+                run.fail(why);
+                Outcome::Failed(None)
+            }
+        }
+    }
+
+    /// Only what the destination has accepted covers anything.
+    fn accepted(&self, parcels: &[Parcel], run: &Run, took: Duration) {
+        run.accepted();
+        let now = self.now();
+        let mut oldest_ms = 0;
+        for parcel in parcels {
+            let events = parcel.sent.len() as u64;
+            run.count(Metric::Forwarded, events);
+            match parcel.coverage {
+                delivery::Coverage::Included => {}
+                delivery::Coverage::Covered => run.count(Metric::Covered, events),
+                delivery::Coverage::Gone => run.count(Metric::Gone, events),
+            }
+            if let Some(snapshot) = &parcel.snapshot {
+                run.count(Metric::Snapshots, 1);
+                // A cut list, or one that lacks an item, may lack the next event's item too.
+                if !snapshot.truncated && snapshot.missing.is_empty() {
+                    self.coverage.accepted(&parcel.conversation, snapshot.fetched_at);
+                }
+            }
+            let ages = parcel.events().map(|event| delivery::held_ms(event, now));
+            oldest_ms = ages.max().unwrap_or_default().max(oldest_ms);
+        }
+        run.record(Metric::EventAgeMs, u64::try_from(oldest_ms).unwrap_or_default());
+        run.record(Metric::DeliveryMs, u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+    }
+}
+
+fn note(outcomes: &mut [Outcome], ended: impl IntoIterator<Item = (usize, Outcome)>) {
+    for (record, outcome) in ended {
+        outcomes[record] = outcome;
+    }
+}
+
+impl From<Stopped> for Outcome {
+    fn from(stopped: Stopped) -> Self {
+        match stopped {
+            Stopped::Held(_) => Self::Held,
+            Stopped::Fault(_) => Self::Failed(None),
+        }
+    }
+}
+
+fn failure(conversation: &Id, err: &GladlyError, run: &Run) -> Outcome {
+    if let GladlyError::Stopped(stopped) = err {
+        return stopped.clone().into();
+    }
+    let gladly = tracing::field::display(conversation);
+    warn!(gladly.conversation_id = gladly, error = chain(err), "gave a conversation back");
+    if err.is_fault() {
+        run.fail(err.to_string());
+    }
+    Outcome::Failed(err.retry_after())
+}

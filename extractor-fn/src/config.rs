@@ -1,0 +1,338 @@
+//! The function's settings.
+
+use std::{
+    fmt::{self, Display},
+    str::FromStr,
+    time::Duration,
+};
+
+use http::{HeaderName, Uri, header, uri::Scheme};
+use shared::{ConfigError, Env};
+
+/// What the environment says.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The queue that events come from.
+    pub events_queue_url: String,
+    /// Where events go that will never be delivered.
+    pub quarantine_queue_url: String,
+    /// The SSM parameter (String) that holds the operator's switch.
+    pub pause_parameter: String,
+    /// The organisation's Gladly.
+    pub gladly: GladlyHost,
+    /// User name of the API user.
+    pub gladly_email: String,
+    /// The SSM parameter (SecureString) that holds the API user's token.
+    pub gladly_token_parameter: String,
+    /// Our share of the organisation's quota.
+    pub gladly_rate: Rate,
+    /// Where deliveries go.
+    pub destination: DestinationUrl,
+    /// The SSM parameter (SecureString) that holds the destination's token.
+    pub destination_token_parameter: String,
+    /// The header that carries the token.
+    pub destination_token_header: TokenHeader,
+    /// What a delivery holds, and how it travels.
+    pub shape: Shape,
+}
+
+/// The switches of a delivery's form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Compress bodies.
+    pub gzip: bool,
+    /// Forward addresses, numbers and other means of contact.
+    pub contact: bool,
+    /// Forward internal notes.
+    pub notes: bool,
+}
+
+impl Config {
+    /// Reads the process's environment.
+    pub fn from_env() -> Result<Self, ConfigError> {
+        Self::read(&Env::new(&|name| std::env::var(name).ok()))
+    }
+
+    /// Reads the settings that `env` finds.
+    pub fn read(env: &Env<'_>) -> Result<Self, ConfigError> {
+        Ok(Self {
+            events_queue_url: env.required("EVENTS_QUEUE_URL")?,
+            quarantine_queue_url: env.required("QUARANTINE_QUEUE_URL")?,
+            pause_parameter: env.required("PAUSE_PARAMETER")?,
+            gladly: env.required("GLADLY_HOST")?,
+            gladly_email: env.required("GLADLY_EMAIL")?,
+            gladly_token_parameter: env.required("GLADLY_TOKEN_PARAMETER")?,
+            gladly_rate: env.optional("GLADLY_REQUESTS_PER_SECOND")?.unwrap_or_default(),
+            destination: env.required("DESTINATION_URL")?,
+            destination_token_parameter: env.required("DESTINATION_TOKEN_PARAMETER")?,
+            destination_token_header: env.optional("DESTINATION_TOKEN_HEADER")?.unwrap_or_default(),
+            shape: Shape {
+                gzip: env.switch("DESTINATION_GZIP", false)?,
+                contact: env.switch("FORWARD_CUSTOMER_CONTACT", true)?,
+                notes: env.switch("FORWARD_NOTES", true)?,
+            },
+        })
+    }
+}
+
+/// Where the API is, and the only place its token is ever sent to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GladlyHost {
+    base: String,
+    name: String,
+}
+
+impl GladlyHost {
+    /// The start of every URL, without a slash at its end.
+    #[must_use]
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// The host alone, which names the organisation.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl FromStr for GladlyHost {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some((uri, host)) = loopback(text) {
+            let port = uri.port().map_or_else(String::new, |port| format!(":{port}"));
+            return Ok(Self {
+                base: format!("http://{host}{port}"),
+                name: format!("{host}{port}"),
+            });
+        }
+        let name = text.to_ascii_lowercase();
+        let organization =
+            [".gladly.com", ".gladly.qa"].iter().find_map(|end| name.strip_suffix(end));
+        let label = |label: &str| {
+            !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        };
+        if organization.is_some_and(|labels| labels.split('.').all(label)) {
+            Ok(Self { base: format!("https://{name}"), name })
+        } else {
+            Err("it should be a host like acme.gladly.com or acme.gladly.qa, without https://")
+        }
+    }
+}
+
+/// The URL's parts if it is plain HTTP to this machine.
+fn loopback(url: &str) -> Option<(Uri, String)> {
+    let uri: Uri = url.parse().ok()?;
+    let host = uri.host()?.to_owned();
+    let here = matches!(host.as_str(), "localhost" | "127.0.0.1" | "[::1]");
+    let plain = uri.scheme() == Some(&Scheme::HTTP) && !uri.authority()?.as_str().contains('@');
+    (here && plain).then_some((uri, host))
+}
+
+/// Where deliveries are posted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DestinationUrl(String);
+
+impl DestinationUrl {
+    /// The URL's text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for DestinationUrl {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let secure = text.parse::<Uri>().is_ok_and(|uri| {
+            let named = |name: &http::uri::Authority| {
+                !name.host().is_empty() && !name.as_str().contains('@')
+            };
+            uri.scheme() == Some(&Scheme::HTTPS) && uri.authority().is_some_and(named)
+        });
+        if secure || loopback(text).is_some() {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err("it should be an https:// URL without a user name")
+        }
+    }
+}
+
+/// The header that carries the destination's token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenHeader(HeaderName);
+
+impl TokenHeader {
+    /// The header's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.0.as_str()
+    }
+
+    /// The header's value for a token.
+    #[must_use]
+    pub fn value(&self, token: &str) -> String {
+        if self.0 == header::AUTHORIZATION { format!("Bearer {token}") } else { token.to_owned() }
+    }
+}
+
+impl Default for TokenHeader {
+    fn default() -> Self {
+        Self(header::AUTHORIZATION)
+    }
+}
+
+impl FromStr for TokenHeader {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const TAKEN: [&str; 7] = [
+            "connection",
+            "content-encoding",
+            "content-length",
+            "content-type",
+            "host",
+            "idempotency-key",
+            "user-agent",
+        ];
+        match text.parse::<HeaderName>() {
+            Ok(name) if !TAKEN.contains(&name.as_str()) => Ok(Self(name)),
+            _ => Err("it should be the name of a header that deliveries do not use already"),
+        }
+    }
+}
+
+/// Requests a second.
+#[derive(Clone, Copy, PartialEq)]
+pub struct Rate(f64);
+
+impl Rate {
+    /// Time from one request to the next. The 3 % keep the rate under the limit when the network
+    /// lets one request catch up with the one before it.
+    #[must_use]
+    pub fn interval(self) -> Duration {
+        Duration::from_secs_f64(1.03 / self.0)
+    }
+}
+
+impl Default for Rate {
+    /// Of the 10 that Gladly allows an organisation, two environments at 4 leave 2 to others.
+    fn default() -> Self {
+        Self(4.0)
+    }
+}
+
+impl fmt::Debug for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Display::fmt(&self.0, f)
+    }
+}
+
+impl FromStr for Rate {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let rate = text.parse().ok().filter(|rate| (0.01..=1000.0).contains(rate));
+        rate.map(Self).ok_or("it should be a number of requests a second, such as 4")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gladly_token_goes_to_gladly_or_to_this_machine() {
+        let base = |text: &str| text.parse::<GladlyHost>().ok().map(|host| host.base().to_owned());
+        for (text, expected) in [
+            ("acme.gladly.com", Some("https://acme.gladly.com")),
+            ("ACME.us-1.gladly.com", Some("https://acme.us-1.gladly.com")),
+            ("acme.us-uat.gladly.qa", Some("https://acme.us-uat.gladly.qa")),
+            ("http://127.0.0.1:4000", Some("http://127.0.0.1:4000")),
+            ("http://localhost:4000/", Some("http://localhost:4000")),
+            ("http://[::1]:4000", Some("http://[::1]:4000")),
+            ("gladly.com", None),
+            (".gladly.com", None),
+            ("evilgladly.com", None),
+            ("acme.gladly.com.evil.example", None),
+            ("acme.gladly.com/path", None),
+            ("evil.example/.gladly.com", None),
+            ("evil.example#.gladly.com", None),
+            ("user@acme.gladly.com", None),
+            ("acme.gladly.com:8443", None),
+            ("https://acme.gladly.com", None),
+            ("http://acme.gladly.com", None),
+            ("http://127.0.0.1.evil.example", None),
+            ("http://user@127.0.0.1:4000", None),
+            ("http://10.0.0.1", None),
+        ] {
+            assert_eq!(base(text).as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn deliveries_travel_encrypted_or_stay_on_this_machine() {
+        for (text, expected) in [
+            ("https://ingest.example.com/v1?source=gladly", true),
+            ("http://127.0.0.1:4000/deliveries", true),
+            ("http://ingest.example.com", false),
+            ("https://user:password@ingest.example.com", false),
+            ("ingest.example.com", false),
+            ("https://", false),
+        ] {
+            assert_eq!(text.parse::<DestinationUrl>().is_ok(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_token_stands_in_the_header_that_was_asked_for() {
+        assert_eq!(TokenHeader::default().value("t"), "Bearer t");
+        let header: TokenHeader = "X-Api-Key".parse().unwrap();
+        assert_eq!((header.name(), header.value("t").as_str()), ("x-api-key", "t"));
+        assert!("Content-Type".parse::<TokenHeader>().is_err());
+        assert!("two words".parse::<TokenHeader>().is_err());
+    }
+
+    #[test]
+    fn a_bad_setting_is_named_with_what_it_should_be() {
+        let with = |changed: &'static str, value: &'static str| {
+            let lookup = move |name: &str| match name {
+                name if name == changed => Some(value.to_owned()),
+                "GLADLY_HOST" => Some("acme.gladly.com".to_owned()),
+                "DESTINATION_URL" => Some("https://ingest.example.com".to_owned()),
+                "EVENTS_QUEUE_URL"
+                | "QUARANTINE_QUEUE_URL"
+                | "PAUSE_PARAMETER"
+                | "GLADLY_EMAIL"
+                | "GLADLY_TOKEN_PARAMETER"
+                | "DESTINATION_TOKEN_PARAMETER" => Some("x".to_owned()),
+                _ => None,
+            };
+            Config::read(&Env::new(&lookup))
+        };
+        let config = with("GLADLY_EMAIL", "relay@example.com").unwrap();
+        assert_eq!(config.shape, Shape { gzip: false, contact: true, notes: true });
+        assert_eq!(config.gladly_rate.interval(), Duration::from_micros(257_500));
+
+        for (name, value, expected) in [
+            ("EVENTS_QUEUE_URL", "", "EVENTS_QUEUE_URL is not set"),
+            (
+                "GLADLY_REQUESTS_PER_SECOND",
+                "0",
+                "GLADLY_REQUESTS_PER_SECOND is not valid: it should be a number",
+            ),
+            ("FORWARD_NOTES", "no", "FORWARD_NOTES is not valid: it should be true or false"),
+            ("GLADLY_HOST", "acme.com", "GLADLY_HOST is not valid: it should be a host like"),
+            (
+                "DESTINATION_URL",
+                "acme.com",
+                "DESTINATION_URL is not valid: it should be an https:// URL",
+            ),
+        ] {
+            let told = with(name, value).unwrap_err().to_string();
+            assert!(told.starts_with(expected), "{told}");
+        }
+    }
+}

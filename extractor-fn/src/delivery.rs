@@ -1,0 +1,205 @@
+//! Deliveries: what goes into one, how they are packed, and their JSON.
+
+use std::{collections::VecDeque, fmt::Write as _, sync::Arc};
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+use shared::{Id, Origin, milliseconds};
+
+use crate::{fetch::Snapshot, record::Event};
+
+/// Most conversations in a delivery.
+const CONVERSATIONS: usize = 100;
+/// Most bytes of a delivery, before compression. A larger conversation travels alone, whole.
+const BYTES: usize = 1_000_000;
+/// What surrounds the events and conversations takes less than this.
+const FRAME: usize = 512;
+/// `heldMs` grows until a delivery is sent: room for all its digits.
+const HELD_DIGITS: usize = 20;
+
+/// What the destination will know of a conversation after this event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Coverage {
+    /// Its snapshot travels with the event.
+    Included,
+    /// An earlier snapshot is newer than the event.
+    Covered,
+    /// Gladly no longer has it.
+    Gone,
+}
+
+/// The events of one conversation, and its snapshot if one was fetched: they travel together.
+pub(crate) struct Parcel {
+    pub(crate) conversation: Id,
+    pub(crate) events: Arc<[Event]>,
+    /// Which of the events are in it; the others were given back.
+    pub(crate) sent: Vec<usize>,
+    pub(crate) coverage: Coverage,
+    pub(crate) snapshot: Option<Snapshot>,
+    bytes: usize,
+}
+
+impl Parcel {
+    pub(crate) fn new(
+        conversation: Id,
+        events: Arc<[Event]>,
+        sent: Vec<usize>,
+        coverage: Coverage,
+        snapshot: Option<Snapshot>,
+    ) -> Self {
+        let mut parcel = Self { conversation, events, sent, coverage, snapshot, bytes: 0 };
+        let events = parcel.events().map(|event| {
+            let event = serde_json::to_vec(&Forwarded::new(event, coverage, event.received_at));
+            event.map_or(0, |json| json.len()) + HELD_DIGITS
+        });
+        parcel.bytes = events.sum::<usize>()
+            + parcel.snapshot.as_ref().map_or(0, |snapshot| snapshot.json.get().len() + 1);
+        parcel
+    }
+
+    pub(crate) fn events(&self) -> impl Iterator<Item = &Event> {
+        self.sent.iter().filter_map(|index| self.events.get(*index))
+    }
+}
+
+/// Packs parcels into deliveries.
+#[derive(Default)]
+pub(crate) struct Packer {
+    open: Vec<Parcel>,
+    bytes: usize,
+    full: VecDeque<Vec<Parcel>>,
+}
+
+impl Extend<Parcel> for Packer {
+    fn extend<T: IntoIterator<Item = Parcel>>(&mut self, parcels: T) {
+        parcels.into_iter().for_each(|parcel| self.push(parcel));
+    }
+}
+
+impl Packer {
+    fn push(&mut self, parcel: Parcel) {
+        if self.open.len() == CONVERSATIONS || self.bytes + parcel.bytes > BYTES - FRAME {
+            self.close();
+        }
+        self.bytes += parcel.bytes;
+        self.open.push(parcel);
+    }
+
+    /// No more parcels will come for a while.
+    pub(crate) fn close(&mut self) {
+        if !self.open.is_empty() {
+            self.full.push_back(std::mem::take(&mut self.open));
+        }
+        self.bytes = 0;
+    }
+
+    /// A delivery that will not grow any more.
+    pub(crate) fn pop(&mut self) -> Option<Vec<Parcel>> {
+        self.full.pop_front()
+    }
+
+    /// How many deliveries wait to be sent.
+    pub(crate) fn waiting(&self) -> usize {
+        self.full.len()
+    }
+}
+
+#[derive(Serialize)]
+struct Delivery<'a> {
+    schema: &'static str,
+    id: &'a str,
+    organization: &'a str,
+    #[serde(rename = "sentAt", serialize_with = "milliseconds")]
+    sent_at: Timestamp,
+    events: Vec<Forwarded<'a>>,
+    conversations: Vec<&'a RawValue>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Forwarded<'a> {
+    id: &'a Id,
+    #[serde(rename = "type")]
+    kind: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timestamp: Option<&'a str>,
+    #[serde(serialize_with = "milliseconds")]
+    received_at: Timestamp,
+    held_ms: i64,
+    conversation_id: &'a Id,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    customer_id: Option<&'a Id>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    initiator: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content: Option<&'a RawValue>,
+    snapshot: Coverage,
+    origin: Origin,
+}
+
+impl<'a> Forwarded<'a> {
+    fn new(event: &'a Event, snapshot: Coverage, sent_at: Timestamp) -> Self {
+        Self {
+            id: &event.id,
+            kind: &event.kind,
+            timestamp: event.timestamp.as_deref(),
+            received_at: event.received_at,
+            held_ms: held_ms(event, sent_at),
+            conversation_id: &event.conversation,
+            customer_id: event.customer.as_ref(),
+            initiator: event.initiator.as_deref(),
+            content: event.content.as_deref(),
+            snapshot,
+            origin: event.origin,
+        }
+    }
+}
+
+/// Milliseconds since the relay received an event; a clock set back makes it none.
+pub(crate) fn held_ms(event: &Event, now: Timestamp) -> i64 {
+    (now.as_millisecond() - event.received_at.as_millisecond()).max(0)
+}
+
+/// A delivery's id and its JSON.
+pub(crate) fn write(
+    parcels: &[Parcel],
+    organization: &str,
+    sent_at: Timestamp,
+) -> serde_json::Result<(String, Vec<u8>)> {
+    let id = id(parcels);
+    let events = parcels.iter().flat_map(|parcel| {
+        parcel.events().map(|event| Forwarded::new(event, parcel.coverage, sent_at))
+    });
+    let snapshots = parcels.iter().filter_map(|parcel| Some(&*parcel.snapshot.as_ref()?.json));
+    let delivery = Delivery {
+        schema: "gladly-relay/delivery/1",
+        id: &id,
+        organization,
+        sent_at,
+        events: events.collect(),
+        conversations: snapshots.collect(),
+    };
+    let json = serde_json::to_vec(&delivery)?;
+    Ok((id, json))
+}
+
+/// The same events with the same snapshots are the same delivery.
+fn id(parcels: &[Parcel]) -> String {
+    let mut hash = Sha256::new();
+    for parcel in parcels {
+        for event in parcel.events() {
+            hash.update(format!("event {}\n", event.id));
+        }
+        if let Some(snapshot) = &parcel.snapshot {
+            hash.update(format!("conversation {} {}\n", parcel.conversation, snapshot.fetched_at));
+        }
+    }
+    hash.finalize().iter().fold(String::new(), |mut hex, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}

@@ -1,0 +1,112 @@
+//! The destination: one POST a delivery, and what its answers mean.
+
+use std::{io::Write as _, time::Duration};
+
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+use aws_smithy_types::body::SdkBody;
+use flate2::{Compression, write::GzEncoder};
+use shared::{Clock, Parameter, ParameterError, Secret, chain};
+use tokio::time::Instant;
+
+use crate::{
+    config::{DestinationUrl, TokenHeader},
+    http::{Http, Tries, is_transient},
+};
+
+/// The most one delivery may take, tries included.
+const CALL_LIMIT: Duration = Duration::from_secs(30);
+/// The destination's answers are not read for what they say.
+const ANSWER_LIMIT: usize = 1 << 20;
+
+/// Where deliveries go.
+pub(crate) struct Destination {
+    http: Http,
+    url: DestinationUrl,
+    header: TokenHeader,
+    token: Parameter<Secret>,
+    gzip: bool,
+    clock: Clock,
+}
+
+/// What became of a delivery.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// The destination has it.
+    Accepted,
+    /// It will never have all of it, with this status.
+    Refused(u16),
+    /// It may have it later.
+    NotReady { why: String, retry_after: Option<Duration> },
+    /// It will have nothing until somebody mends something.
+    Fault(String),
+}
+
+impl Destination {
+    pub(crate) fn new(
+        http: Http,
+        url: DestinationUrl,
+        header: TokenHeader,
+        token: Parameter<Secret>,
+        gzip: bool,
+        clock: Clock,
+    ) -> Self {
+        Self { http, url, header, token, gzip, clock }
+    }
+
+    /// Sends a delivery, the same bytes in every try, within the time there is.
+    pub(crate) async fn deliver(&self, id: &str, json: Vec<u8>, by: Instant) -> Verdict {
+        let token = match self.token.value().await {
+            Ok(token) => token,
+            Err(err) => return no_token(&err),
+        };
+        let body = if self.gzip { compress(&json) } else { json };
+        let mut tries = Tries::new(CALL_LIMIT.min(by.saturating_duration_since(Instant::now())));
+        loop {
+            let request = self.request(id, &token, &body);
+            let (why, retry_after) = match tries.send(&self.http, request, ANSWER_LIMIT).await {
+                Ok(answer) => match answer.status {
+                    200..=299 => return Verdict::Accepted,
+                    status @ (400 | 413 | 422) => return Verdict::Refused(status),
+                    status if is_transient(status) => {
+                        let retry_after = answer.retry_after(self.clock.now());
+                        (format!("the destination is not ready, status {status}"), retry_after)
+                    }
+                    status => {
+                        return Verdict::Fault(format!("the destination answered {status}"));
+                    }
+                },
+                Err(err) => (format!("could not reach the destination: {}", chain(&err)), None),
+            };
+            if !tries.again(retry_after).await {
+                return Verdict::NotReady { why, retry_after };
+            }
+        }
+    }
+
+    fn request(&self, id: &str, token: &Secret, body: &[u8]) -> HttpRequest {
+        let mut request = HttpRequest::new(SdkBody::from(body));
+        // Neither can fail: the URL was checked when the settings were read.
+        let _ = request.set_method("POST");
+        let _ = request.set_uri(self.url.as_str());
+        let headers = request.headers_mut();
+        headers.insert("content-type", "application/json");
+        headers.insert("user-agent", crate::USER_AGENT);
+        headers.insert("idempotency-key", id.to_owned());
+        headers.insert(self.header.name().to_owned(), self.header.value(token.expose()));
+        if self.gzip {
+            headers.insert("content-encoding", "gzip");
+        }
+        request
+    }
+}
+
+fn no_token(err: &ParameterError) -> Verdict {
+    Verdict::Fault(format!("no destination token: {}", chain(err)))
+}
+
+fn compress(json: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    // Writing to memory does not fail.
+    let _ = encoder.write_all(json);
+    encoder.finish().unwrap_or_default()
+}

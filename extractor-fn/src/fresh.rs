@@ -1,0 +1,36 @@
+//! A value kept for a while and fetched by one caller at a time.
+
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::Mutex;
+
+/// A value with the time it was fetched.
+pub(crate) struct Fresh<T>(Mutex<Option<(Timestamp, Arc<T>)>>);
+
+impl<T> Default for Fresh<T> {
+    fn default() -> Self {
+        Self(Mutex::new(None))
+    }
+}
+
+impl<T> Fresh<T> {
+    /// The kept value if it is younger than `age`, else a new one. Callers that come meanwhile
+    /// wait for it; a failure is not kept.
+    pub(crate) async fn get<E>(
+        &self,
+        now: Timestamp,
+        age: SignedDuration,
+        fetch: impl Future<Output = Result<T, E>>,
+    ) -> Result<Arc<T>, E> {
+        let mut kept = self.0.lock().await;
+        if let Some((fetched_at, value)) = &*kept
+            && now.duration_since(*fetched_at) < age
+        {
+            return Ok(Arc::clone(value));
+        }
+        let value = Arc::new(fetch.await?);
+        *kept = Some((now, Arc::clone(&value)));
+        Ok(value)
+    }
+}

@@ -1,0 +1,351 @@
+//! Gladly's REST API: who we are, at which pace we ask, and what its answers mean.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+use aws_smithy_types::body::SdkBody;
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use jiff::SignedDuration;
+use serde_json::Value;
+use shared::{Clock, Id, Parameter, ParameterError, Secret, chain};
+
+use crate::{
+    config::GladlyHost,
+    http::{Answer, Http, HttpError, Tries, is_transient},
+    pacer::Pacer,
+    run::{Run, Stopped},
+};
+
+/// The most one call may take, tries included.
+const CALL_LIMIT: Duration = Duration::from_secs(10);
+/// The largest answer taken, in bytes. A thousand items are a few MiB.
+const ANSWER_LIMIT: usize = 32 << 20;
+/// How old the token may be when Gladly refuses it.
+const REFUSED_AGE: SignedDuration = SignedDuration::from_secs(10);
+
+/// The API of one organisation.
+pub(crate) struct Gladly {
+    http: Http,
+    host: GladlyHost,
+    email: String,
+    token: Parameter<Secret>,
+    pacer: Pacer,
+    clock: Clock,
+    calls: AtomicU64,
+    throttled: AtomicU64,
+}
+
+/// Why Gladly gave us nothing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum GladlyError {
+    /// Nobody asked: extraction is to stop.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+    /// Nothing will work until somebody mends the credentials.
+    #[error("Gladly refused our credentials with {0}")]
+    Refused(u16),
+    /// Nothing will work until somebody writes the token.
+    #[error("no Gladly token")]
+    NoToken(#[from] ParameterError),
+    /// The call will work later; with this status, or with none.
+    #[error("Gladly is not ready, status {status}")]
+    NotReady { status: u16, retry_after: Option<Duration> },
+    /// There is no whole answer.
+    #[error("Gladly did not answer")]
+    Unreachable(#[source] HttpError),
+    /// Not an answer that this call can have.
+    #[error("Gladly answered {0}, which this call never does")]
+    Odd(u16),
+    /// A 200 that is not what it should be.
+    #[error("Gladly's answer is not {0}")]
+    Unreadable(&'static str),
+}
+
+impl GladlyError {
+    /// How long Gladly asks us to wait.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::NotReady { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    /// Whether every other call would fail the same way.
+    pub(crate) fn is_fault(&self) -> bool {
+        matches!(self, Self::Refused(_) | Self::NoToken(_))
+    }
+}
+
+/// A list of items, which may be cut.
+pub(crate) struct Items {
+    pub(crate) json: String,
+    pub(crate) truncated: bool,
+}
+
+/// What became of a customer.
+pub(crate) enum Profile {
+    Found(String),
+    /// Merged into another one.
+    Moved(Id),
+    Gone,
+}
+
+impl Gladly {
+    pub(crate) fn new(
+        http: Http,
+        host: GladlyHost,
+        email: String,
+        token: Parameter<Secret>,
+        pacer: Pacer,
+        clock: Clock,
+    ) -> Self {
+        let (calls, throttled) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { http, host, email, token, pacer, clock, calls, throttled }
+    }
+
+    /// Requests and 429s since the last time this was asked.
+    pub(crate) fn take_counts(&self) -> (u64, u64) {
+        (self.calls.swap(0, Ordering::Relaxed), self.throttled.swap(0, Ordering::Relaxed))
+    }
+
+    /// The organisation's name in deliveries.
+    pub(crate) fn organization(&self) -> &str {
+        self.host.name()
+    }
+
+    /// A conversation, or `None` once Gladly no longer has it.
+    pub(crate) async fn conversation(
+        &self,
+        id: &Id,
+        run: &Run,
+    ) -> Result<Option<String>, GladlyError> {
+        let answer = self.get(&format!("/conversations/{id}"), run).await?;
+        found(answer).map(|found| found.map(text))
+    }
+
+    /// A conversation's items, or `None` once Gladly no longer has it.
+    pub(crate) async fn items(&self, id: &Id, run: &Run) -> Result<Option<Items>, GladlyError> {
+        let answer = self.get(&format!("/conversations/{id}/items"), run).await?;
+        Ok(found(answer)?.map(|answer| {
+            // The header's value is not documented: being there says that there are more.
+            let limited = answer.header("gladly-limited-data");
+            let truncated = limited.is_some_and(|value| !value.eq_ignore_ascii_case("false"));
+            Items { truncated, json: text(answer) }
+        }))
+    }
+
+    /// One item. `None` where there is none, or none of a type that the API can show (400).
+    pub(crate) async fn item(&self, id: &Id, run: &Run) -> Result<Option<String>, GladlyError> {
+        self.optional(&format!("/conversation-items/{id}"), run).await
+    }
+
+    /// One internal note.
+    pub(crate) async fn note(
+        &self,
+        conversation: &Id,
+        id: &Id,
+        run: &Run,
+    ) -> Result<Option<String>, GladlyError> {
+        self.optional(&format!("/conversations/{conversation}/notes/{id}"), run).await
+    }
+
+    /// What was said in a call or a voicemail, if there is a transcript yet.
+    pub(crate) async fn transcript(
+        &self,
+        item: &Id,
+        run: &Run,
+    ) -> Result<Option<String>, GladlyError> {
+        self.optional(&format!("/conversation-items/{item}/voice-transcript"), run).await
+    }
+
+    /// A customer's profile.
+    pub(crate) async fn customer(&self, id: &Id, run: &Run) -> Result<Profile, GladlyError> {
+        let answer = self.get(&format!("/customer-profiles/{id}"), run).await?;
+        match answer.status {
+            200 => Ok(Profile::Found(text(answer))),
+            // A move to nowhere leaves no customer to ask for.
+            301 => Ok(moved_to(&answer.body).map_or(Profile::Gone, Profile::Moved)),
+            404 => Ok(Profile::Gone),
+            other => Err(GladlyError::Odd(other)),
+        }
+    }
+
+    /// A list of everything of a kind: `agents`, `topics` or `inboxes`.
+    pub(crate) async fn list(&self, kind: &'static str, run: &Run) -> Result<String, GladlyError> {
+        let answer = self.get(&format!("/{kind}"), run).await?;
+        match answer.status {
+            200 => Ok(text(answer)),
+            other => Err(GladlyError::Odd(other)),
+        }
+    }
+
+    async fn optional(&self, path: &str, run: &Run) -> Result<Option<String>, GladlyError> {
+        let answer = self.get(path, run).await?;
+        match answer.status {
+            200 => Ok(Some(text(answer))),
+            400 | 404 => Ok(None),
+            other => Err(GladlyError::Odd(other)),
+        }
+    }
+
+    /// One call: tried again while its failure is one that passes, at our pace, and only while
+    /// extraction may run.
+    async fn get(&self, path: &str, run: &Run) -> Result<Answer, GladlyError> {
+        let mut tries = Tries::new(CALL_LIMIT);
+        let mut token = self.token.value().await?;
+        loop {
+            run.permit().await?;
+            self.pacer
+                .turn(CALL_LIMIT)
+                .await
+                .map_err(|wait| GladlyError::NotReady { status: 429, retry_after: Some(wait) })?;
+            // Asked again: the wait for our turn may have been long.
+            run.permit().await?;
+            self.calls.fetch_add(1, Ordering::Relaxed);
+            let request = self.request(path, &token);
+            let err = match Box::pin(tries.send(&self.http, request, ANSWER_LIMIT)).await {
+                Ok(answer) => {
+                    self.heed(&answer);
+                    match answer.status {
+                        status @ (401 | 403) => {
+                            // The token may have been replaced since we read it.
+                            let read = self.token.refreshed(REFUSED_AGE).await?;
+                            if read == token {
+                                return Err(GladlyError::Refused(status));
+                            }
+                            token = read;
+                            GladlyError::Refused(status)
+                        }
+                        status if is_transient(status) => {
+                            let retry_after = answer.retry_after(self.clock.now());
+                            GladlyError::NotReady { status, retry_after }
+                        }
+                        _ => return Ok(answer),
+                    }
+                }
+                Err(err @ HttpError::TooLarge(_)) => return Err(GladlyError::Unreachable(err)),
+                Err(err) => GladlyError::Unreachable(err),
+            };
+            tracing::debug!(error = chain(&err), "a call to Gladly failed");
+            if !tries.again(err.retry_after()).await {
+                return Err(err);
+            }
+        }
+    }
+
+    fn request(&self, path: &str, token: &Secret) -> HttpRequest {
+        let credentials = BASE64_STANDARD.encode(format!("{}:{}", self.email, token.expose()));
+        let mut request = HttpRequest::new(SdkBody::empty());
+        let url = format!("{}/api/v1{path}", self.host.base());
+        // The host was checked when the settings were read, and ids hold nothing that a URL cannot.
+        let _ = request.set_uri(url);
+        request.headers_mut().insert("authorization", format!("Basic {credentials}"));
+        request.headers_mut().insert("accept", "application/json");
+        request.headers_mut().insert("user-agent", crate::USER_AGENT);
+        request
+    }
+
+    fn heed(&self, answer: &Answer) {
+        let left = answer.header("ratelimit-remaining-second").and_then(|left| left.parse().ok());
+        if let Some(left) = left {
+            self.pacer.remaining(left);
+        }
+        if answer.status == 429 {
+            self.throttled.fetch_add(1, Ordering::Relaxed);
+            self.pacer.throttled(answer.retry_after(self.clock.now()));
+        }
+    }
+}
+
+fn found(answer: Answer) -> Result<Option<Answer>, GladlyError> {
+    match answer.status {
+        200 => Ok(Some(answer)),
+        404 => Ok(None),
+        other => Err(GladlyError::Odd(other)),
+    }
+}
+
+/// Where a merged customer went: `errors[0].meta.new`, with or without the list around it.
+fn moved_to(body: &[u8]) -> Option<Id> {
+    let body: Value = serde_json::from_slice(body).ok()?;
+    let errors = body.get("errors").unwrap_or(&body);
+    let error = errors.get(0).unwrap_or(errors);
+    error.get("meta")?.get("new")?.as_str()?.parse().ok()
+}
+
+/// An answer's body as text that JSON readers can read: half a character, cut from a text by
+/// whoever wrote it, is replaced, since it would otherwise cost the whole conversation.
+fn text(answer: Answer) -> String {
+    let body = String::from_utf8(answer.body)
+        .unwrap_or_else(|err| String::from_utf8_lossy(err.as_bytes()).into_owned());
+    whole_characters(body)
+}
+
+/// Replaces escapes of lone surrogates in JSON.
+fn whole_characters(json: String) -> String {
+    let unit = |at: usize| {
+        let digits = json.get(at..at + 6)?.strip_prefix("\\u")?;
+        u16::from_str_radix(digits, 16).ok()
+    };
+    let mut lone = Vec::new();
+    let mut at = 0;
+    while let Some(next) = json.as_bytes()[at..].iter().position(|byte| *byte == b'\\') {
+        at += next;
+        at += match (unit(at), unit(at + 6)) {
+            (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => 12,
+            (Some(0xd800..=0xdfff), _) => {
+                lone.push(at);
+                6
+            }
+            (Some(_), _) => 6,
+            (None, _) => 2,
+        };
+        at = at.min(json.len());
+    }
+    let mut json = json;
+    for at in lone {
+        json.replace_range(at..at + 6, "\\ufffd");
+    }
+    json
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_characters_are_replaced_and_nothing_else() {
+        for (json, expected) in [
+            (r#""plain é""#, r#""plain é""#),
+            (r#""\ud83d\ude00 \u0041 \n""#, r#""\ud83d\ude00 \u0041 \n""#),
+            (r#""\ud83d""#, r#""\ufffd""#),
+            (r#""\ude00\ud83d x""#, r#""\ufffd\ufffd x""#),
+            (r#""\ud83d\ud83d\ude00""#, r#""\ufffd\ud83d\ude00""#),
+            (r#""a\\ud83d""#, r#""a\\ud83d""#),
+            (r#""a\\\ud83d""#, r#""a\\\ufffd""#),
+            ("\"a\\", "\"a\\"),
+            ("\"\\ué", "\"\\ué"),
+        ] {
+            assert_eq!(whole_characters(json.into()), expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn a_merged_customers_new_id_is_found_and_checked() {
+        for (body, expected) in [
+            (r#"{"errors":[{"code":"moved","meta":{"old":"a","new":"b"}}]}"#, Some("b")),
+            (r#"{"errors":{"code":"moved","meta":{"new":"b"}}}"#, Some("b")),
+            (r#"[{"meta":{"new":"b"}}]"#, Some("b")),
+            (r#"{"errors":[{"meta":{"new":"../organization"}}]}"#, None),
+            (r#"{"errors":[{"meta":{"new":""}}]}"#, None),
+            (r#"{"errors":[]}"#, None),
+            ("moved", None),
+        ] {
+            let id = moved_to(body.as_bytes());
+            assert_eq!(id.as_ref().map(Id::as_str), expected, "{body}");
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! The process's one HTTP client: the AWS SDK's own, so that there is one TLS stack and one pool
+//! of connections. It never follows a redirect.
+
+use std::time::Duration;
+
+use aws_smithy_async::rt::sleep::{SharedAsyncSleep, TokioSleep};
+use aws_smithy_http_client::{
+    Connector,
+    tls::{Provider, rustls_provider::CryptoMode},
+};
+use aws_smithy_runtime_api::client::{
+    http::{
+        HttpConnector as _, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector,
+        http_client_fn,
+    },
+    orchestrator::{HttpRequest, HttpResponse},
+    result::ConnectorError,
+};
+use aws_smithy_types::body::SdkBody;
+use http_body_util::BodyExt as _;
+use jiff::Timestamp;
+use tokio::time::{Instant, sleep, timeout};
+
+const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+/// Tries of one call.
+const TRIES: u32 = 3;
+/// Wait before the second try; it doubles from there.
+const FIRST_WAIT: Duration = Duration::from_millis(300);
+
+/// The client.
+#[derive(Debug, Clone)]
+pub struct Http(SharedHttpConnector);
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: Vec<u8>,
+    response: HttpResponse,
+}
+
+impl Answer {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.response.headers().get(name)
+    }
+
+    /// How long the server asks us to wait, in seconds or until a date.
+    pub(crate) fn retry_after(&self, now: Timestamp) -> Option<Duration> {
+        let text = self.header("retry-after")?.trim();
+        if let Ok(seconds) = text.parse() {
+            return Some(Duration::from_secs(seconds));
+        }
+        let date = Timestamp::try_from(httpdate::parse_http_date(text).ok()?).ok()?;
+        Some(date.duration_since(now).try_into().unwrap_or(Duration::ZERO))
+    }
+}
+
+/// Why there is no whole answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HttpError {
+    #[error("no connection, or a broken one")]
+    Broken(#[source] ConnectorError),
+    #[error("the answer broke off")]
+    Cut(#[source] aws_smithy_types::body::Error),
+    #[error("no answer in time")]
+    Late,
+    #[error("the answer has more than {0} bytes")]
+    TooLarge(usize),
+}
+
+impl Http {
+    /// A client over TLS, with the machine's own root certificates.
+    #[must_use]
+    pub fn new() -> Self {
+        let settings = HttpConnectorSettings::builder().connect_timeout(CONNECT_LIMIT).build();
+        let connector = Connector::builder()
+            .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+            .connector_settings(settings)
+            .sleep_impl(SharedAsyncSleep::new(TokioSleep::new()))
+            .build();
+        Self(SharedHttpConnector::new(connector))
+    }
+
+    /// A client over any connector.
+    #[must_use]
+    pub fn over(connector: SharedHttpConnector) -> Self {
+        Self(connector)
+    }
+
+    /// The same client, as the AWS SDK takes it.
+    #[must_use]
+    pub fn sdk_client(&self) -> SharedHttpClient {
+        let connector = self.0.clone();
+        http_client_fn(move |_, _| connector.clone())
+    }
+
+    /// One exchange. The answer's body may have `limit` bytes.
+    async fn exchange(&self, request: HttpRequest, limit: usize) -> Result<Answer, HttpError> {
+        let mut response = self.0.call(request).await.map_err(HttpError::Broken)?;
+        let mut stream = std::mem::replace(response.body_mut(), SdkBody::empty());
+        let mut body = Vec::new();
+        while let Some(frame) = stream.frame().await {
+            if let Ok(data) = frame.map_err(HttpError::Cut)?.into_data() {
+                if body.len() + data.len() > limit {
+                    return Err(HttpError::TooLarge(limit));
+                }
+                body.extend_from_slice(&data);
+            }
+        }
+        Ok(Answer { status: response.status().as_u16(), body, response })
+    }
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The tries of one call and the time they may take together. What passes between them, such as
+/// the wait for our turn, does not count.
+pub(crate) struct Tries {
+    left: u32,
+    time: Duration,
+    wait: Duration,
+}
+
+impl Tries {
+    pub(crate) fn new(time: Duration) -> Self {
+        Self { left: TRIES, time, wait: FIRST_WAIT }
+    }
+
+    /// One try, with a share of the time left that leaves some for another.
+    pub(crate) async fn send(
+        &mut self,
+        http: &Http,
+        request: HttpRequest,
+        limit: usize,
+    ) -> Result<Answer, HttpError> {
+        let share = if self.left > 1 { self.time.mul_f64(0.6) } else { self.time };
+        let began = Instant::now();
+        let answer = timeout(share, http.exchange(request, limit)).await;
+        self.time = self.time.saturating_sub(began.elapsed());
+        answer.unwrap_or(Err(HttpError::Late))
+    }
+
+    /// Waits before another try, for as long as the server asked; `false` if there is none.
+    pub(crate) async fn again(&mut self, asked: Option<Duration>) -> bool {
+        self.left -= 1;
+        let wait = self.wait.mul_f64(0.8 + 0.4 * fastrand::f64()).max(asked.unwrap_or_default());
+        if self.left == 0 || wait >= self.time {
+            return false;
+        }
+        sleep(wait).await;
+        self.time -= wait;
+        self.wait *= 2;
+        true
+    }
+}
+
+/// Statuses that pass by themselves.
+pub(crate) fn is_transient(status: u16) -> bool {
+    matches!(status, 408 | 425 | 429 | 500..=599)
+}

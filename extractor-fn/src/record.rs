@@ -1,0 +1,127 @@
+//! A record of the batch, read alone: what is wrong with one never touches another.
+
+use std::collections::HashMap;
+
+use aws_lambda_events::sqs::SqsMessage;
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use shared::{Id, Origin, QueueMessage, Unusable};
+
+/// A message of the events queue.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) message_id: String,
+    pub(crate) receipt: String,
+    pub(crate) body: String,
+    /// How often SQS has handed it out, this time included.
+    pub(crate) receives: u32,
+    pub(crate) sent_at: Option<Timestamp>,
+    pub(crate) first_received_at: Option<Timestamp>,
+}
+
+/// The batch cannot be settled record by record, so SQS keeps all of it.
+#[derive(Debug, thiserror::Error)]
+#[error("a record has no message id, so it cannot be reported alone")]
+pub struct Nameless;
+
+impl TryFrom<SqsMessage> for Record {
+    type Error = Nameless;
+
+    fn try_from(message: SqsMessage) -> Result<Self, Nameless> {
+        let attributes = message.attributes;
+        Ok(Self {
+            message_id: message.message_id.filter(|id| !id.is_empty()).ok_or(Nameless)?,
+            receipt: message.receipt_handle.unwrap_or_default(),
+            body: message.body.unwrap_or_default(),
+            receives: number(&attributes, "ApproximateReceiveCount").unwrap_or(1),
+            sent_at: instant(&attributes, "SentTimestamp"),
+            first_received_at: instant(&attributes, "ApproximateFirstReceiveTimestamp"),
+        })
+    }
+}
+
+fn number<T: std::str::FromStr>(attributes: &HashMap<String, String>, name: &str) -> Option<T> {
+    attributes.get(name)?.parse().ok()
+}
+
+fn instant(attributes: &HashMap<String, String>, name: &str) -> Option<Timestamp> {
+    Timestamp::from_millisecond(number(attributes, name)?).ok()
+}
+
+/// An event to extract.
+#[derive(Debug)]
+pub(crate) struct Event {
+    /// Where its record stands in the batch.
+    pub(crate) record: usize,
+    /// SQS hands it out for the first time.
+    pub(crate) is_new: bool,
+    pub(crate) id: Id,
+    pub(crate) kind: String,
+    pub(crate) conversation: Id,
+    pub(crate) customer: Option<Id>,
+    pub(crate) item: Option<ItemRef>,
+    pub(crate) timestamp: Option<String>,
+    pub(crate) received_at: Timestamp,
+    pub(crate) origin: Origin,
+    pub(crate) initiator: Option<Box<RawValue>>,
+    pub(crate) content: Option<Box<RawValue>>,
+}
+
+/// The item that an event is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ItemRef {
+    Message(Id),
+    Note(Id),
+}
+
+impl ItemRef {
+    pub(crate) fn id(&self) -> &Id {
+        match self {
+            Self::Message(id) | Self::Note(id) => id,
+        }
+    }
+}
+
+impl Event {
+    /// Reads the record that stands at `index` in the batch.
+    pub(crate) fn read(index: usize, record: &Record) -> Result<Self, Unusable> {
+        #[derive(Default, Deserialize)]
+        struct Ids<'a> {
+            #[serde(borrow, rename = "customerId")]
+            customer: Option<&'a RawValue>,
+            #[serde(borrow, rename = "messageId")]
+            message: Option<&'a RawValue>,
+            #[serde(borrow, rename = "conversationItemId")]
+            item: Option<&'a RawValue>,
+            #[serde(borrow, rename = "noteId")]
+            note: Option<&'a RawValue>,
+        }
+        let message = QueueMessage::read(&record.body)?;
+        let event = message.event()?;
+        let ids = event.content.and_then(|raw| serde_json::from_str::<Ids<'_>>(raw.get()).ok());
+        let ids = ids.unwrap_or_default();
+        let id = |raw: Option<&RawValue>| raw.and_then(|raw| serde_json::from_str(raw.get()).ok());
+        let message_id = id(ids.message).or_else(|| id(ids.item));
+        let object = |raw: &&RawValue| raw.get().starts_with('{');
+        Ok(Self {
+            record: index,
+            is_new: record.receives <= 1,
+            id: event.id.unwrap_or_else(|| Id::derived(message.event_json())),
+            kind: event.kind.into_owned(),
+            conversation: event.conversation.ok_or(Unusable::NoConversation)?,
+            customer: id(ids.customer),
+            item: message_id.map(ItemRef::Message).or_else(|| id(ids.note).map(ItemRef::Note)),
+            timestamp: event.timestamp.and_then(|raw| serde_json::from_str(raw.get()).ok()),
+            received_at: message.received_at(),
+            origin: message.origin(),
+            initiator: event.initiator.filter(object).map(ToOwned::to_owned),
+            content: event.content.map(ToOwned::to_owned),
+        })
+    }
+
+    /// When Gladly recorded it, if that can be read.
+    pub(crate) fn recorded_at(&self) -> Option<Timestamp> {
+        self.timestamp.as_deref()?.parse().ok()
+    }
+}

@@ -1,0 +1,184 @@
+//! How each record ends, and what SQS is told of it. Visibility is changed here only.
+
+use std::time::Duration;
+
+use aws_lambda_events::sqs::SqsBatchResponse;
+use futures::{StreamExt as _, stream};
+use jiff::{SignedDuration, Timestamp};
+use shared::{Metric, QueueMessage, Reason, Unusable, chain};
+use tokio::time::timeout_at;
+use tracing::{error, warn};
+
+use crate::{Extractor, queue::ENTRIES, record::Record, run::Run};
+
+/// Requests to SQS at once.
+const AT_ONCE: usize = 8;
+/// The first wait of a record that failed or is held; it doubles with each receive.
+const FIRST_WAIT: u32 = 30;
+/// The longest wait.
+const LONGEST_WAIT: u32 = 3_600;
+/// How long Gladly may take to show what it sent an event about.
+const LAG: i32 = 30;
+/// A record is given up once it was received more often than this …
+const RECEIVES: u32 = 20;
+/// … and first received longer ago than this.
+const PATIENCE: SignedDuration = SignedDuration::from_hours(24);
+
+/// How a record ended.
+#[derive(Debug, Clone)]
+pub(crate) enum Outcome {
+    /// At the destination.
+    Delivered,
+    /// The destination will not have its conversation, and answered with this status.
+    Refused(u16),
+    /// Not an event.
+    Unusable(Unusable),
+    /// Extraction is paused.
+    Held,
+    /// Not begun, or not finished, when time ran out.
+    OutOfTime,
+    /// Gladly may show more in a moment.
+    LookAgain,
+    /// Something failed that may work later, not before this if somebody asked for it.
+    Failed(Option<Duration>),
+}
+
+/// What SQS is to do with a record.
+enum Settlement {
+    Delete,
+    GiveBack(i32),
+    Quarantine(Reason, String),
+}
+
+impl Outcome {
+    fn settlement(self, record: &Record, destination_at_fault: bool, now: Timestamp) -> Settlement {
+        match self {
+            Self::Delivered => Settlement::Delete,
+            Self::Unusable(why) => Settlement::Quarantine(why.reason(), why.to_string()),
+            Self::Refused(status) if !destination_at_fault => Settlement::Quarantine(
+                Reason::Rejected,
+                format!("the destination answered {status}"),
+            ),
+            Self::OutOfTime => Settlement::GiveBack(0),
+            Self::LookAgain => Settlement::GiveBack(LAG),
+            Self::Held | Self::Refused(_) => Settlement::GiveBack(back_off(record.receives, None)),
+            Self::Failed(_) if is_exhausted(record, now) => Settlement::Quarantine(
+                Reason::Exhausted,
+                format!("failed for more than a day, received {} times", record.receives),
+            ),
+            Self::Failed(retry_after) => {
+                Settlement::GiveBack(back_off(record.receives, retry_after))
+            }
+        }
+    }
+}
+
+fn is_exhausted(record: &Record, now: Timestamp) -> bool {
+    let waited = record.first_received_at.map(|first| now.duration_since(first));
+    record.receives > RECEIVES && waited.is_some_and(|waited| waited > PATIENCE)
+}
+
+/// Seconds until a record comes back: 30 doubling to an hour, 20 % up or down so that records that
+/// failed together do not return together; later if somebody asked for it, within the same hour.
+fn back_off(receives: u32, retry_after: Option<Duration>) -> i32 {
+    let doublings = receives.saturating_sub(1).min(16);
+    let seconds = FIRST_WAIT.saturating_mul(1 << doublings).min(LONGEST_WAIT);
+    let jittered = f64::from(seconds) * (0.8 + 0.4 * fastrand::f64());
+    let asked = retry_after.unwrap_or_default().as_secs_f64().ceil().min(f64::from(LONGEST_WAIT));
+    #[expect(clippy::cast_possible_truncation, reason = "at most 4,320")]
+    let seconds = jittered.max(asked).round() as i32;
+    seconds
+}
+
+impl Extractor {
+    /// Tells SQS how each record ended. What cannot be told by the deadline stays in the queue.
+    pub(crate) async fn settle(
+        &self,
+        records: &[Record],
+        outcomes: Vec<Outcome>,
+        run: &Run,
+    ) -> SqsBatchResponse {
+        let (now, at_fault) = (self.now(), run.destination_refuses_all());
+        let settled = records.iter().zip(outcomes).map(async |(record, outcome)| {
+            match outcome.settlement(record, at_fault, now) {
+                Settlement::Delete => None,
+                Settlement::GiveBack(seconds) => Some((record, seconds)),
+                Settlement::Quarantine(reason, detail) => {
+                    self.put_aside(record, reason, &detail, now, run).await
+                }
+            }
+        });
+        let kept: Vec<_> =
+            stream::iter(settled).buffered(AT_ONCE).filter_map(async |kept| kept).collect().await;
+
+        let told = stream::iter(kept.chunks(ENTRIES))
+            .for_each_concurrent(AT_ONCE, |records| self.queue.give_back(records));
+        if timeout_at(run.times.settle, told).await.is_err() {
+            warn!("no time to set the visibility of all {} records given back", kept.len());
+        }
+        let mut response = SqsBatchResponse::default();
+        response.set_failures(kept.into_iter().map(|(record, _)| record.message_id.clone()));
+        response
+    }
+
+    /// Quarantines a record, or gives it back if that fails.
+    async fn put_aside<'a>(
+        &self,
+        record: &'a Record,
+        reason: Reason,
+        detail: &str,
+        now: Timestamp,
+        run: &Run,
+    ) -> Option<(&'a Record, i32)> {
+        let received_at = QueueMessage::read(&record.body).map(|message| message.received_at());
+        let received_at = received_at.ok().or(record.sent_at).unwrap_or(now);
+        let send = self.queue.quarantine(record, received_at, reason, detail);
+        let (id, code) = (&record.message_id, reason.code());
+        match timeout_at(run.times.settle, send).await {
+            Ok(Ok(())) => {
+                warn!(sqs.message_id = id, reason = code, "put an event into quarantine: {detail}");
+                run.count(Metric::Quarantined, 1);
+                return None;
+            }
+            Ok(Err(err)) => {
+                error!(sqs.message_id = id, reason = code, error = chain(&err), "no quarantine");
+            }
+            Err(_) => error!(sqs.message_id = id, reason = code, "no time for quarantine"),
+        }
+        Some((record, back_off(record.receives, None)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_from_half_a_minute_to_an_hour() {
+        for (receives, expected) in [
+            (0, 30),
+            (1, 30),
+            (2, 60),
+            (3, 120),
+            (7, 1_920),
+            (8, 3_600),
+            (9, 3_600),
+            (u32::MAX, 3_600),
+        ] {
+            let waits: Vec<_> = (0..200).map(|_| back_off(receives, None)).collect();
+            let (least, most) = (expected * 8 / 10, expected * 12 / 10);
+            assert!(
+                waits.iter().all(|wait| (least..=most).contains(wait)),
+                "{receives}: {waits:?}"
+            );
+            assert!(waits.iter().any(|wait| *wait != waits[0]), "no jitter");
+        }
+    }
+
+    #[test]
+    fn a_wait_that_was_asked_for_is_kept_within_an_hour() {
+        assert_eq!(back_off(1, Some(Duration::from_secs(600))), 600);
+        assert!(back_off(1, Some(Duration::from_secs(1))) >= 24);
+        assert_eq!(back_off(1, Some(Duration::from_secs(1 << 40))), 3_600);
+    }
+}

@@ -1,0 +1,447 @@
+//! A conversation as the destination gets it, made from Gladly's answers. Nothing here asks
+//! anybody anything, and no odd item, field or type fails a conversation.
+
+use std::{borrow::Cow, collections::HashMap};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
+use shared::{Id, milliseconds};
+
+/// Where customers' means of contact stand inside an item's content.
+const CONTACT_FIELDS: [&str; 7] =
+    ["from", "to", "cc", "bcc", "customerNumber", "customerAddress", "userId"];
+
+/// A field that may be missing, null, or of any type.
+type Field<'a> = Option<&'a RawValue>;
+
+/// Names by id, of agents, topics or inboxes.
+pub(crate) type Names = HashMap<String, String>;
+
+/// What Gladly says about a conversation itself.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Conversation<'a> {
+    #[serde(borrow)]
+    customer_id: Field<'a>,
+    #[serde(borrow)]
+    status: Field<'a>,
+    #[serde(borrow)]
+    created_at: Field<'a>,
+    #[serde(borrow)]
+    closed_at: Field<'a>,
+    #[serde(borrow)]
+    inbox_id: Field<'a>,
+    #[serde(borrow)]
+    agent_id: Field<'a>,
+    #[serde(borrow)]
+    topic_ids: Field<'a>,
+    #[serde(borrow)]
+    custom_attributes: Field<'a>,
+}
+
+impl<'a> Conversation<'a> {
+    pub(crate) fn read(json: &'a str) -> Option<Self> {
+        serde_json::from_str(json).ok()
+    }
+
+    pub(crate) fn customer_id(&self) -> Option<Id> {
+        text(self.customer_id)?.parse().ok()
+    }
+
+    pub(crate) fn inbox_id(&self) -> Option<Cow<'a, str>> {
+        text(self.inbox_id)
+    }
+
+    pub(crate) fn agent_id(&self) -> Option<Cow<'a, str>> {
+        text(self.agent_id)
+    }
+
+    pub(crate) fn topic_ids(&self) -> Option<Vec<String>> {
+        serde_json::from_str(self.topic_ids?.get()).ok()
+    }
+}
+
+/// One entry of a conversation's timeline.
+#[derive(Debug)]
+pub(crate) struct Item<'a> {
+    id: Option<Cow<'a, str>>,
+    timestamp: Option<Cow<'a, str>>,
+    kind: Option<Cow<'a, str>>,
+    author: Author<'a>,
+    content: Field<'a>,
+}
+
+#[derive(Debug, Serialize)]
+struct Author<'a> {
+    kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<Cow<'a, str>>,
+}
+
+/// The fields of an item's content that hold its type or its text.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Content<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Field<'a>,
+    #[serde(borrow, rename = "content")]
+    main: Field<'a>,
+    #[serde(borrow)]
+    body: Field<'a>,
+    #[serde(borrow)]
+    subject: Field<'a>,
+    #[serde(borrow)]
+    title: Field<'a>,
+    #[serde(borrow)]
+    recording_summary: Field<'a>,
+}
+
+impl<'a> Content<'a> {
+    fn read(raw: Field<'a>) -> Self {
+        raw.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default()
+    }
+}
+
+impl<'a> Item<'a> {
+    /// Reads a list of items, oldest first. What is no object at all is left out.
+    pub(crate) fn list(json: &'a str) -> Option<Vec<Self>> {
+        let items: Vec<&RawValue> = serde_json::from_str(json).ok()?;
+        Some(items.into_iter().filter_map(|item| Self::read(item.get())).collect())
+    }
+
+    pub(crate) fn read(json: &'a str) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Fields<'a> {
+            #[serde(borrow)]
+            id: Field<'a>,
+            #[serde(borrow)]
+            timestamp: Field<'a>,
+            #[serde(borrow)]
+            content: Field<'a>,
+            #[serde(borrow)]
+            initiator: Field<'a>,
+        }
+        #[derive(Default, Deserialize)]
+        struct Initiator<'a> {
+            #[serde(borrow)]
+            id: Field<'a>,
+            #[serde(borrow, rename = "type")]
+            kind: Field<'a>,
+        }
+        let fields: Fields<'_> = serde_json::from_str(json).ok()?;
+        let initiator = fields.initiator.and_then(|raw| serde_json::from_str(raw.get()).ok());
+        let initiator: Initiator<'_> = initiator.unwrap_or_default();
+        let author = match text(initiator.kind).as_deref() {
+            Some("CUSTOMER") => "customer",
+            Some("AGENT") => "agent",
+            Some("API" | "AUTOMATION" | "SYSTEM") => "bot",
+            Some("INTERNAL" | "EXTERNAL") => "third-party",
+            _ => "unknown",
+        };
+        Some(Self {
+            id: text(fields.id),
+            timestamp: text(fields.timestamp),
+            kind: text(Content::read(fields.content).kind),
+            author: Author { kind: author, id: text(initiator.id) },
+            content: fields.content.filter(|raw| raw.get().starts_with('{')),
+        })
+    }
+
+    pub(crate) fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    /// Whether what was said in it may be had as a transcript.
+    pub(crate) fn is_spoken(&self) -> bool {
+        matches!(self.kind.as_deref(), Some("PHONE_CALL" | "VOICEMAIL"))
+    }
+
+    fn is_note(&self) -> bool {
+        self.kind.as_deref() == Some("CONVERSATION_NOTE")
+    }
+
+    /// Subject and text, from the fields that an item of this type has them in.
+    fn words(&self, transcripts: &HashMap<Id, String>) -> (Option<String>, Option<String>) {
+        let content = Content::read(self.content);
+        let owned = |field| text(field).map(Cow::into_owned);
+        match self.kind.as_deref().unwrap_or_default() {
+            "EMAIL" => (owned(content.subject), owned(content.main)),
+            "CHAT_MESSAGE" | "SMS" | "FACEBOOK_MESSAGE" | "WHATSAPP" | "INSTAGRAM_DIRECT"
+            | "TWITTER" => (None, owned(content.main)),
+            "CONVERSATION_NOTE" | "VOICE_AI_MESSAGE" | "TASK" => (None, owned(content.body)),
+            "CUSTOMER_ACTIVITY" => (owned(content.title), owned(content.body)),
+            "PHONE_CALL" | "VOICEMAIL" => {
+                let id: Option<Id> = self.id().and_then(|id| id.parse().ok());
+                let transcript = id.and_then(|id| transcripts.get(&id).cloned());
+                (None, transcript.or_else(|| summary(content.recording_summary)))
+            }
+            "TEXT" => (None, inner(content.main, "text")),
+            "FILES" => (None, inner(content.main, "caption")),
+            "TOPIC_CHANGE" | "CONVERSATION_STATUS_CHANGE" => (None, None),
+            // A type that did not exist when this was written most likely looks like the others.
+            _ => (owned(content.subject), owned(content.main).or_else(|| owned(content.body))),
+        }
+    }
+}
+
+/// A call's summary, unless it was redacted or is not there yet.
+fn summary(field: Field<'_>) -> Option<String> {
+    let ready = inner(field, "status").is_none_or(|status| status == "READY");
+    inner(field, "summary").filter(|_| ready)
+}
+
+/// A text inside an object.
+fn inner(field: Field<'_>, name: &str) -> Option<String> {
+    let fields: HashMap<Cow<'_, str>, &RawValue> = serde_json::from_str(field?.get()).ok()?;
+    text(fields.get(name).copied()).map(Cow::into_owned)
+}
+
+/// A text that is there and says something: Gladly shows unset fields as empty ones, too.
+fn text(field: Field<'_>) -> Option<Cow<'_, str>> {
+    #[derive(Deserialize)]
+    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+    let Text(text) = serde_json::from_str(field?.get()).ok()?;
+    (!text.is_empty()).then_some(text)
+}
+
+/// What was said in a call, a line for each paragraph.
+pub(crate) fn spoken(transcript: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Transcript<'a> {
+        #[serde(borrow)]
+        paragraphs: Vec<&'a RawValue>,
+    }
+    #[derive(Deserialize)]
+    struct Paragraph<'a> {
+        #[serde(borrow)]
+        transcript: Field<'a>,
+    }
+    let Transcript { paragraphs } = serde_json::from_str(transcript).ok()?;
+    let lines = paragraphs.into_iter().filter_map(|paragraph| {
+        let paragraph: Paragraph<'_> = serde_json::from_str(paragraph.get()).ok()?;
+        text(paragraph.transcript)
+    });
+    Some(lines.collect::<Vec<_>>().join("\n")).filter(|text| !text.is_empty())
+}
+
+/// Reads a list of agents, topics or inboxes.
+pub(crate) fn names(list: &str) -> Option<Names> {
+    #[derive(Deserialize)]
+    struct Named<'a> {
+        #[serde(borrow)]
+        id: Field<'a>,
+        #[serde(borrow)]
+        name: Field<'a>,
+    }
+    let list: Vec<&RawValue> = serde_json::from_str(list).ok()?;
+    let named = list.into_iter().filter_map(|raw| {
+        let named: Named<'_> = serde_json::from_str(raw.get()).ok()?;
+        Some((text(named.id)?.into_owned(), text(named.name)?.into_owned()))
+    });
+    Some(named.collect())
+}
+
+/// A customer as the destination gets it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Customer {
+    id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    emails: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    phones: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    external_customer_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    custom_attributes: Option<Box<RawValue>>,
+}
+
+impl Customer {
+    /// Reads a profile, of the customer asked for.
+    pub(crate) fn read(profile: &str, asked_for: &Id, contact: bool) -> Option<Self> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Profile<'a> {
+            #[serde(borrow)]
+            id: Field<'a>,
+            #[serde(borrow)]
+            name: Field<'a>,
+            #[serde(borrow)]
+            emails: Field<'a>,
+            #[serde(borrow)]
+            phones: Field<'a>,
+            #[serde(borrow)]
+            external_customer_id: Field<'a>,
+            #[serde(borrow)]
+            custom_attributes: Field<'a>,
+        }
+        let profile: Profile<'_> = serde_json::from_str(profile).ok()?;
+        let owned = |field| text(field).map(Cow::into_owned);
+        let id = owned(profile.id).filter(|id| id.parse::<Id>().is_ok());
+        let object = profile.custom_attributes.filter(|raw| raw.get().starts_with('{'));
+        Some(Self {
+            id: id.unwrap_or_else(|| asked_for.to_string()),
+            name: owned(profile.name),
+            emails: profile.emails.filter(|_| contact).and_then(addresses),
+            phones: profile.phones.filter(|_| contact).and_then(addresses),
+            external_customer_id: owned(profile.external_customer_id).filter(|_| contact),
+            custom_attributes: object.map(ToOwned::to_owned),
+        })
+    }
+}
+
+/// Addresses or numbers, in the form that can be compared where Gladly has one.
+fn addresses(list: &RawValue) -> Option<Vec<String>> {
+    let list: Vec<&RawValue> = serde_json::from_str(list.get()).ok()?;
+    let one = |raw| inner(Some(raw), "normalized").or_else(|| inner(Some(raw), "original"));
+    Some(list.into_iter().filter_map(one).collect())
+}
+
+/// Everything that a snapshot is made from.
+pub(crate) struct Ingredients<'a> {
+    pub(crate) id: &'a Id,
+    pub(crate) fetched_at: Timestamp,
+    pub(crate) conversation: &'a Conversation<'a>,
+    pub(crate) items: Vec<Item<'a>>,
+    pub(crate) truncated: bool,
+    pub(crate) transcripts: &'a HashMap<Id, String>,
+    pub(crate) customer: Option<&'a Customer>,
+    pub(crate) agents: &'a Names,
+    pub(crate) topics: &'a Names,
+    pub(crate) inboxes: &'a Names,
+    /// Whether items may show customers' means of contact.
+    pub(crate) contact: bool,
+    /// Whether internal notes may be seen.
+    pub(crate) notes: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Snapshot<'a> {
+    id: &'a Id,
+    #[serde(serialize_with = "milliseconds")]
+    fetched_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created_at: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    closed_at: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    inbox: Option<Named<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent: Option<Named<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    topics: Option<Vec<Named<'a>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    custom_attributes: Field<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    customer: Option<&'a Customer>,
+    items: Vec<Entry<'a>>,
+    truncated: bool,
+}
+
+#[derive(Serialize)]
+struct Named<'a> {
+    id: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Entry<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timestamp: Option<Cow<'a, str>>,
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    kind: Option<Cow<'a, str>>,
+    author: Author<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content: Option<Cow<'a, RawValue>>,
+}
+
+/// The finished snapshot, as JSON.
+pub(crate) fn build(from: Ingredients<'_>) -> serde_json::Result<Box<RawValue>> {
+    let conversation = from.conversation;
+    let topics = conversation
+        .topic_ids()
+        .map(|ids| ids.into_iter().map(|id| Named::new(id.into(), from.topics)).collect());
+    let mut items = from.items;
+    items.retain(|item| from.notes || !item.is_note());
+    sort_by_time(&mut items);
+    to_raw_value(&Snapshot {
+        id: from.id,
+        fetched_at: from.fetched_at,
+        status: text(conversation.status),
+        created_at: text(conversation.created_at),
+        closed_at: text(conversation.closed_at),
+        inbox: conversation.inbox_id().map(|id| Named::new(id, from.inboxes)),
+        agent: conversation.agent_id().map(|id| Named::new(id, from.agents)),
+        topics,
+        custom_attributes: conversation.custom_attributes.filter(|raw| raw.get().starts_with('[')),
+        customer: from.customer,
+        items: items
+            .into_iter()
+            .map(|item| {
+                let (subject, text) = item.words(from.transcripts);
+                let content = item.content.map(|raw| {
+                    if from.contact { Cow::Borrowed(raw) } else { Cow::Owned(without_contact(raw)) }
+                });
+                Entry {
+                    id: item.id,
+                    timestamp: item.timestamp,
+                    kind: item.kind,
+                    author: item.author,
+                    subject,
+                    text,
+                    content,
+                }
+            })
+            .collect(),
+        truncated: from.truncated,
+    })
+}
+
+impl<'a> Named<'a> {
+    fn new(id: Cow<'a, str>, names: &'a Names) -> Self {
+        let name = names.get(&*id).map(String::as_str);
+        Self { id, name }
+    }
+}
+
+/// Oldest first, compared as times: as text, "05.1Z" would come after "05.10Z". An item without a
+/// readable time stays behind the one it came after.
+fn sort_by_time(items: &mut [Item<'_>]) {
+    let mut latest = Timestamp::MIN;
+    items.sort_by_cached_key(|item| {
+        let time = item.timestamp.as_deref().and_then(|text| text.parse().ok());
+        latest = time.unwrap_or(latest);
+        latest
+    });
+}
+
+/// The content less every field that tells how to reach the customer, at any depth.
+fn without_contact(content: &RawValue) -> Box<RawValue> {
+    fn strip(value: &mut serde_json::Value) {
+        match value {
+            serde_json::Value::Object(fields) => {
+                fields.retain(|name, _| !CONTACT_FIELDS.contains(&name.as_str()));
+                fields.values_mut().for_each(strip);
+            }
+            serde_json::Value::Array(values) => values.iter_mut().for_each(strip),
+            _ => {}
+        }
+    }
+    // What cannot be read cannot be stripped, and is left out.
+    let mut value = serde_json::from_str(content.get()).unwrap_or_else(|_| serde_json::json!({}));
+    strip(&mut value);
+    to_raw_value(&value).unwrap_or_default()
+}

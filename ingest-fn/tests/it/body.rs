@@ -1,0 +1,319 @@
+//! What becomes of every body that came with a right key.
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use shared::{MESSAGE_LIMIT, QueueMessage};
+
+use crate::{EVENT, KEY, Message, Outcome, World, answer, payload};
+
+/// How a body with a right key ends.
+#[derive(Debug, Clone, Copy)]
+enum Want {
+    Pong,
+    Ignored,
+    /// In the events queue, with this attribute.
+    Queued(&'static str),
+    /// In quarantine for this reason, whole.
+    Quarantined(&'static str),
+    /// In quarantine for this reason, cut.
+    Cut(&'static str),
+}
+use Want::{Cut, Ignored, Pong, Quarantined, Queued};
+
+impl Want {
+    fn told(self) -> (Outcome, &'static str, &'static str) {
+        match self {
+            Pong => (Outcome::Pong, "pong", "KeySlot=1"),
+            Ignored => (Outcome::Ignored, "ignored", "Ignored=1 KeySlot=1"),
+            Queued(_) => (Outcome::Queued, "queued", "Queued=1 KeySlot=1"),
+            Quarantined(_) | Cut(_) => {
+                (Outcome::Quarantined, "quarantined", "Quarantined=1 KeySlot=1")
+            }
+        }
+    }
+
+    /// Checks what SQS has got after a body, which must be at the world's first moment.
+    fn check(self, messages: &[Message], body: &[u8]) {
+        match (self, messages) {
+            (Pong | Ignored, []) => {}
+            (Queued(kind), [message]) => {
+                let event = str::from_utf8(body).unwrap().trim();
+                assert_eq!(message.body, format!("{ENVELOPE}{}}}", ascii(event)));
+                assert_eq!(message.queue, "events");
+                assert_eq!(message.attributes, [("type".to_owned(), kind.to_owned())]);
+            }
+            (Quarantined(reason) | Cut(reason), [message]) => {
+                assert_eq!(message.queue, "quarantine");
+                assert_eq!(message.attributes, [("reason".to_owned(), reason.to_owned())]);
+                let cut = matches!(self, Cut(_));
+                quarantined(&message.body, reason, cut, body);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// What stands before the event in a queue message.
+const ENVELOPE: &str = r#"{"v":1,"receivedAt":"2026-01-02T03:04:05.678Z","event":"#;
+
+/// The same JSON text with all but ASCII escaped, as the contract has it.
+fn ascii(json: &str) -> String {
+    let escape = |unit: &u16| match u8::try_from(*unit) {
+        Ok(byte) if byte.is_ascii() => char::from(byte).to_string(),
+        _ => format!("\\u{unit:04x}"),
+    };
+    json.encode_utf16().map(|unit| escape(&unit)).collect()
+}
+
+fn quarantined(message: &str, reason: &str, cut: bool, body: &[u8]) {
+    assert!(message.is_ascii() && message.len() <= MESSAGE_LIMIT, "{} bytes", message.len());
+    let message: Value = serde_json::from_str(message).unwrap();
+    let raw = message["raw"].as_str().unwrap();
+    let mut wanted = json!({
+        "v": 1, "receivedAt": "2026-01-02T03:04:05.678Z", "reason": reason,
+        "detail": message["detail"].as_str().unwrap(), "origin": "ingest-fn", "raw": raw,
+    });
+    let raw = if str::from_utf8(body).is_ok() {
+        raw.as_bytes().to_vec()
+    } else {
+        wanted["encoding"] = json!("base64");
+        BASE64_STANDARD.decode(raw).unwrap()
+    };
+    if cut {
+        wanted["truncated"] = json!(true);
+        assert!(body.starts_with(&raw) && raw.len() < body.len());
+    } else {
+        assert!(raw == body, "the body as it came");
+    }
+    assert_eq!(message, wanted);
+}
+
+/// Sends a body twice, to see its metrics and to see it go all the way from Lambda's event.
+async fn check(name: &str, body: &[u8], want: Want) {
+    let world = World::new();
+    let (outcome, status, metrics) = want.told();
+    assert_eq!(world.counted(body).await, (outcome, metrics.to_owned()), "{name}");
+    want.check(&world.messages(), body);
+    assert_eq!(world.post(KEY, body).await, (200, answer(status)), "{name}");
+    want.check(&world.messages(), body);
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_subscribed_event_is_queued_and_a_ping_is_not() {
+    let agent = r#""initiator":{"id":"agent-9_Z","type":"AGENT"}"#;
+    let customer = r#""initiator":{"id":"customer-1","type":"CUSTOMER"}"#;
+    let ids = r#""conversationId":"conv-1_A","customerId":"customer-1""#;
+    let assignee = r#""context":{"assignee":{"inboxId":"inbox-1","agentId":""}}"#;
+    let message = format!(r#""channel":"EMAIL","contactId":"k-1","messageId":"i-1",{ids}"#);
+    let events = [
+        ("CONVERSATION/CREATED", customer, format!("{ids},{assignee}")),
+        ("CONTACT/MESSAGE_RECEIVED", customer, format!("{message},{assignee}")),
+        ("MESSAGE/RECEIVED", "", format!(r#""conversationItemId":"i-1",{ids}"#)),
+        ("CONVERSATION_ASSIGNEE/UPDATED", agent, format!(r#""reason":"MANUAL",{ids},{assignee}"#)),
+        ("CONTACT/MESSAGE_SENT", agent, format!("{message},{assignee}")),
+        ("CONVERSATION/NOTE_CREATED", agent, format!(r#""noteId":"i-2",{ids}"#)),
+        ("CONVERSATION/TOPIC_ADDED", agent, format!(r#""topicId":"t-1",{ids},{assignee}"#)),
+        ("CONVERSATION/TOPIC_REMOVED", agent, format!(r#""topicId":"t-1",{ids},{assignee}"#)),
+        ("CONVERSATION/CLOSED", agent, format!("{ids},{assignee}")),
+        ("CONVERSATION_STATUS/UPDATED", "", ids.to_owned()),
+        ("NEW/KIND", r#""initiator":{}"#, format!(r#"{ids},"context":null"#)),
+    ];
+    for (kind, initiator, content) in events {
+        let comma = if initiator.is_empty() { "" } else { "," };
+        let body = format!(
+            r#"{{"id":"ev-1","type":"{kind}","timestamp":"2025-02-03T15:04:05.12Z"{comma}{initiator},"content":{{{content}}}}}"#
+        );
+        check(kind, body.as_bytes(), Queued(kind)).await;
+    }
+    check("PING", br#"{"id":"p-1","type":"PING","timestamp":"x","content":{}}"#, Pong).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_odd_body_has_its_one_place() {
+    let event = |content: &str| format!(r#"{{"type":"A","content":{content}}}"#);
+    let about = |id: &str| event(&format!(r#"{{"conversationId":{id}}}"#));
+    let with = |field: &str| {
+        format!(r#"{{"type":"A",{field},"content":{{"conversationId":"c"}}}}"#)
+    };
+    let nested = |levels| with(&format!(r#""x":{}{}"#, "[".repeat(levels), "]".repeat(levels)));
+    let rows = [
+        ("a ping with nothing else", r#"{"type":"PING"}"#.into(), Pong),
+        ("a ping with what no event may have", r#"{"type":"PING","id":"../","content":7}"#.into(), Pong),
+        ("no content", r#"{"type":"A"}"#.into(), Ignored),
+        ("null content", event("null"), Ignored),
+        ("no conversation", event(r#"{"customerId":"u"}"#), Ignored),
+        ("a null conversation", about("null"), Ignored),
+        ("spaces around", format!("\r\n {EVENT}\t"), Queued("CONVERSATION/CLOSED")),
+        ("spaces inside", r#"{ "type" : "A" , "content" : { "conversationId" : "c" } }"#.into(), Queued("A")),
+        ("a null id", with(r#""id":null"#), Queued("A")),
+        ("initiator and context null", with(r#""initiator":null,"context":null"#), Queued("A")),
+        ("initiator and agentId empty", with(r#""initiator":"","agentId":"""#), Queued("A")),
+        ("initiator and timestamp of other types", with(r#""initiator":[],"timestamp":7"#), Queued("A")),
+        ("the longest id", about(&format!("\"{}\"", "x".repeat(64))), Queued("A")),
+        ("U+FFFE and U+FFFF", with("\"x\":\"\u{fffe}\u{ffff}\u{fdd0}\""), Queued("A")),
+        ("their escapes", with(r#""x":"\ufffe\uFFFF""#), Queued("A")),
+        ("lone surrogate escapes", with(r#""x":"\ud800 \uDFFF""#), Queued("A")),
+        ("NUL and control escapes", with(r#""\u0000":"\u0000\u001b\b""#), Queued("A")),
+        ("emoji, accents, DEL", with("\"\u{1f600}\":\"\u{e9}\u{1f468}\u{200d}\u{1f469}\u{7f}\u{2028}\""), Queued("A")),
+        ("numbers that no double holds", with(r#""x":[1e999,12345678901234567890123,-0.0,1.10]"#), Queued("A")),
+        ("a type outside ASCII", r#"{"type":"\u00e9 x","content":{"conversationId":"c"}}"#.into(), Queued("? x")),
+        ("repeated fields that decide nothing", with(r#""x":1,"x":2"#), Queued("A")),
+        ("nested as deeply as may be", nested(99), Queued("A")),
+        ("nothing", String::new(), Quarantined("unreadable")),
+        ("spaces", " \n".into(), Quarantined("unreadable")),
+        ("text", "hello".into(), Quarantined("unreadable")),
+        ("a form", "type=PING&id=1".into(), Quarantined("unreadable")),
+        ("half an event", EVENT[..40].into(), Quarantined("unreadable")),
+        ("more than an event", format!("{EVENT}{EVENT}"), Quarantined("unreadable")),
+        ("a raw control character", with("\"x\":\"\u{1}\""), Quarantined("unreadable")),
+        ("nested too deeply", nested(100), Quarantined("unreadable")),
+        ("bottomless", "[".repeat(200_000), Quarantined("unreadable")),
+        ("two types", r#"{"type":"PING","type":"A"}"#.into(), Quarantined("unreadable")),
+        ("two contents", with(r#""content":{}"#), Quarantined("unreadable")),
+        ("two conversations", event(r#"{"conversationId":"a","conversationId":"b"}"#), Quarantined("unreadable")),
+        ("content that is text", event(r#""c""#), Quarantined("unreadable")),
+        ("content that is a list", event("[]"), Quarantined("unreadable")),
+        ("an empty object", "{}".into(), Quarantined("no-type")),
+        ("no object", "[]".into(), Quarantined("no-type")),
+        ("null", "null".into(), Quarantined("no-type")),
+        ("a number for a type", r#"{"type":1,"content":{"conversationId":"c"}}"#.into(), Quarantined("no-type")),
+        ("an empty type", r#"{"type":"","content":{"conversationId":"c"}}"#.into(), Quarantined("no-type")),
+        ("a null type", r#"{"type":null}"#.into(), Quarantined("no-type")),
+        ("an empty conversation", about(r#""""#), Quarantined("invalid-id")),
+        ("a number for a conversation", about("7"), Quarantined("invalid-id")),
+        ("an object for a conversation", about("{}"), Quarantined("invalid-id")),
+        ("a way up", about(r#""../customers""#), Quarantined("invalid-id")),
+        ("a way up, encoded", about(r#""%2e%2e%2f""#), Quarantined("invalid-id")),
+        ("a slash", about(r#""a/b""#), Quarantined("invalid-id")),
+        ("an escaped slash", about(r#""a\/b""#), Quarantined("invalid-id")),
+        ("a query", about(r#""a?x=1""#), Quarantined("invalid-id")),
+        ("a space", about(r#""a ""#), Quarantined("invalid-id")),
+        ("a NUL", about(r#""a\u0000""#), Quarantined("invalid-id")),
+        ("a lone surrogate for a conversation", about(r#""\ud800""#), Quarantined("invalid-id")),
+        ("letters outside ASCII", about("\"\u{e9}\""), Quarantined("invalid-id")),
+        ("an id that is too long", about(&format!("\"{}\"", "x".repeat(65))), Quarantined("invalid-id")),
+        ("an id of 10 kB", about(&format!("\"{}\"", "x".repeat(10_240))), Quarantined("invalid-id")),
+        ("an event id with a way up", with(r#""id":"../x""#), Quarantined("invalid-id")),
+        ("an empty event id", with(r#""id":"""#), Quarantined("invalid-id")),
+        ("a number for an event id", with(r#""id":7"#), Quarantined("invalid-id")),
+        ("a bad event id about nothing", r#"{"type":"A","id":"a/b"}"#.into(), Quarantined("invalid-id")),
+    ];
+    for (name, body, want) in &rows {
+        check(name, body.as_bytes(), *want).await;
+    }
+    check("a byte that is no UTF-8", b"{\"type\":\"A\xff\"}", Quarantined("unreadable")).await;
+    check("UTF-16", b"\xff\xfe{\0}\0", Quarantined("unreadable")).await;
+    check("a surrogate in UTF-8", b"{\"type\":\"PING\xed\xa0\x80\"}", Quarantined("unreadable")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_too_large_for_the_queue_is_stored_cut_and_says_so() {
+    let sized = |length: usize| {
+        let event = r#"{"type":"A","content":{"conversationId":"c"},"x":"#;
+        format!(r#"{event}"{}"}}"#, "a".repeat(length - event.len() - 3))
+    };
+    let room = MESSAGE_LIMIT - ENVELOPE.len() - 1;
+    let padded = |text: &str, times| format!(r#"{{"type":"A","x":"{}"}}"#, text.repeat(times));
+    let about = |text: &str, times| {
+        padded(text, times).replacen('}', r#","content":{"conversationId":"c"}}"#, 1)
+    };
+    let rows = [
+        ("the largest that fits", sized(room), Queued("A")),
+        ("one byte more", sized(room + 1), Cut("too-large")),
+        ("1 MiB of text", about("a", 1 << 20), Cut("too-large")),
+        ("emoji that fit unescaped only", about("\u{1f600}", 100_000), Cut("too-large")),
+        ("quotes", about("\\\"", 1 << 20), Cut("too-large")),
+        ("9 MB", about("0123456789", 900_000), Cut("too-large")),
+        ("1 MiB about nothing", padded("a", 1 << 20), Ignored),
+        ("1 MiB that is no JSON", "{".repeat(1 << 20), Cut("unreadable")),
+    ];
+    for (name, body, want) in &rows {
+        check(name, body.as_bytes(), *want).await;
+    }
+    check("2 MB that are no UTF-8", &[0xff; 2_000_000], Cut("unreadable")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_events_own_encoding_is_undone_and_nothing_else_decides() {
+    let whole = payload(&json!({"x-api-key": KEY}), EVENT.as_bytes());
+    let (encoded, queued) = (BASE64_STANDARD.encode(EVENT), Queued("CONVERSATION/CLOSED"));
+    let rows = [
+        ("base64", json!({"body": encoded, "isBase64Encoded": true}), queued, EVENT),
+        ("bad base64", json!({"body": "a!b", "isBase64Encoded": true}), Quarantined("unreadable"), "a!b"),
+        ("base64 unsaid", json!({"body": encoded}), Quarantined("unreadable"), &encoded),
+        ("no body", json!({"body": null}), Quarantined("unreadable"), ""),
+        ("no flag", json!({"isBase64Encoded": null}), queued, EVENT),
+        ("another path and method", json!({"rawPath": "/../x", "requestContext": null}), queued, EVENT),
+        ("another content type", json!({"headers": {"content-type": "\u{e9}", "x-api-key": KEY}}), queued, EVENT),
+    ];
+    for (name, change, want, body) in rows {
+        let (world, mut payload) = (World::new(), whole.clone());
+        let change = change.as_object().unwrap().clone();
+        payload.as_object_mut().unwrap().extend(change);
+        assert_eq!(world.call(&payload).await, (200, answer(want.told().1)), "{name}");
+        want.check(&world.messages(), body.as_bytes());
+    }
+}
+
+/// Bytes of every kind, most of them nearly an event.
+fn bodies() -> impl Strategy<Value = Vec<u8>> {
+    let kind = prop_oneof![Just("PING".to_owned()), "[A-Z/]{0,9}", any::<String>()];
+    let id = prop_oneof![
+        4 => "[A-Za-z0-9_-]{1,64}".prop_map(Value::from),
+        1 => any::<String>().prop_map(Value::from),
+        1 => any::<Option<i32>>().prop_map(Value::from),
+    ];
+    let event = (kind, id.clone(), id, any::<String>(), any::<f64>()).prop_map(
+        |(kind, id, conversation, text, number)| {
+            let content = json!({"conversationId": conversation, text.clone(): number});
+            json!({"type": kind, "id": id, "content": content, "note": text}).to_string()
+        },
+    );
+    let event = event.prop_map(String::into_bytes).boxed();
+    let spoilt = (event.clone(), any::<prop::sample::Index>(), any::<u8>());
+    prop_oneof![
+        any::<Vec<u8>>(),
+        any::<String>().prop_map(String::into_bytes),
+        event,
+        spoilt.prop_map(|(mut event, at, byte)| {
+            let at = at.index(event.len());
+            event[at] = byte;
+            event
+        }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_bytes_with_a_right_key_get_200_and_stand_in_exactly_one_place(body in bodies()) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let world = World::new();
+            let (status, answer) = world.post(KEY, &body).await;
+            assert_eq!(status, 200);
+            let messages = world.messages();
+            match (answer.as_str(), &messages[..]) {
+                (r#"{"status":"pong"}"# | r#"{"status":"ignored"}"#, []) => {}
+                (r#"{"status":"queued"}"#, [message]) => {
+                    assert_eq!(message.queue, "events");
+                    let stored = QueueMessage::read(&message.body).unwrap();
+                    assert!(stored.event().unwrap().conversation.is_some());
+                    let sent = str::from_utf8(&body).unwrap().trim();
+                    assert_eq!(stored.event_json(), ascii(sent));
+                    let json = |text| serde_json::from_str::<Value>(text).unwrap();
+                    assert_eq!(json(stored.event_json()), json(sent));
+                }
+                (r#"{"status":"quarantined"}"#, [message]) => {
+                    assert_eq!(message.queue, "quarantine");
+                    let [(_, reason)] = &message.attributes[..] else { panic!() };
+                    quarantined(&message.body, reason, false, &body);
+                }
+                other => panic!("{other:?}"),
+            }
+        });
+    }
+}

@@ -1,0 +1,95 @@
+//! What happens when the queue does not take it.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::{
+    EVENT, KEY, Outcome, World, answer,
+    aws::{Fault, THROTTLED},
+};
+
+/// Gladly must send it again.
+const UNAVAILABLE: (Outcome, &str) = (Outcome::Unavailable, "Unavailable=1 KeySlot=1");
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_will_not_take_it_is_answered_503_within_10_s() {
+    let faults = [
+        (Fault::Refused(403, "com.amazon.coral.service#AccessDeniedException"), 1..=1),
+        (Fault::Refused(400, "com.amazonaws.sqs#QueueDoesNotExist"), 1..=1),
+        (Fault::Refused(400, "com.amazonaws.sqs#InvalidMessageContents"), 1..=1),
+        (Fault::Refused(400, "com.amazonaws.sqs#KmsDisabled"), 1..=1),
+        (Fault::Garbage(200), 1..=20),
+        (Fault::Garbage(403), 1..=1),
+        (Fault::Garbage(503), 5..=20),
+        (Fault::Refused(500, "InternalFailure"), 5..=20),
+        (Fault::Refused(403, "com.amazonaws.sqs#RequestThrottled"), 5..=20),
+        (THROTTLED, 5..=20),
+        (Fault::Reset, 5..=20),
+        (Fault::Hang, 3..=4),
+    ];
+    for (fault, tries) in faults {
+        for body in [EVENT.as_bytes(), b"not an event"] {
+            let world = World::new();
+            world.aws.state().sqs_fault = Some(fault);
+            world.ingest.warm_up().await;
+
+            let began = Instant::now();
+            let got = world.counted(body).await;
+            assert_eq!((got.0, got.1.as_str()), UNAVAILABLE, "{fault:?}");
+            let took = began.elapsed();
+            assert!(took <= Duration::from_millis(10_010), "{fault:?} took {took:?}");
+            let calls = world.aws.state().sqs_calls;
+            assert!(tries.contains(&calls), "{fault:?}: {calls} tries");
+
+            assert_eq!(world.post(KEY, body).await, (503, answer("unavailable")), "{fault:?}");
+            assert_eq!(world.messages(), []);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_passing_fault_costs_time_but_no_event_and_counts_once() {
+    let faults = [
+        vec![THROTTLED; 4],
+        vec![Fault::Refused(503, "ServiceUnavailable"); 4],
+        vec![Fault::Reset, Fault::Hang, Fault::Garbage(502), THROTTLED],
+        vec![Fault::Hang, Fault::Hang],
+    ];
+    for faults in faults {
+        for (body, told) in [(EVENT, "Queued=1 KeySlot=1"), ("{", "Quarantined=1 KeySlot=1")] {
+            let world = World::new();
+            world.aws.state().sqs_faults = faults.clone().into();
+            assert_eq!(world.counted(body.as_bytes()).await.1, told, "{faults:?}");
+            assert_eq!(world.aws.state().sqs_calls, faults.len() + 1);
+            assert_eq!(world.messages().len(), 1);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_outage_does_not_use_up_the_retries_of_the_events_after_it() {
+    let world = World::new();
+    for fault in [THROTTLED, Fault::Hang] {
+        world.aws.state().sqs_fault = Some(fault);
+        for _ in 0..60 {
+            assert_eq!(world.status(KEY).await, 503);
+        }
+        world.aws.state().sqs_fault = None;
+        world.aws.state().sqs_faults = vec![fault; 2].into();
+        assert_eq!(world.status(KEY).await, 200, "{fault:?}");
+    }
+    assert_eq!(world.messages().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_and_queue_that_both_hang_leave_gladly_an_answer_within_its_15_s() {
+    let world = World::new();
+    assert_eq!(world.status(KEY).await, 200);
+    tokio::time::advance(Duration::from_mins(2)).await;
+    world.aws.state().ssm_fault = Some(Fault::Hang);
+    world.aws.state().sqs_fault = Some(Fault::Hang);
+    let began = Instant::now();
+    assert_eq!(world.status(KEY).await, 503);
+    assert!(began.elapsed() < Duration::from_secs(14), "{:?}", began.elapsed());
+}

@@ -1,0 +1,159 @@
+//! Who is let in.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::advance;
+
+use crate::{EVENT, KEY, NEXT_KEY, World, answer, aws::Fault, payload};
+
+#[tokio::test(start_paused = true)]
+async fn only_one_right_key_gets_in_and_nothing_of_the_others_is_stored() {
+    let world = World::new();
+    let twice = format!("{KEY},{KEY}");
+    let refused = [
+        ("no headers at all", Value::Null),
+        ("no key", json!({"content-type": "application/json"})),
+        ("an empty key", json!({"x-api-key": ""})),
+        ("a null key", json!({"x-api-key": null})),
+        ("a wrong key", json!({"x-api-key": NEXT_KEY})),
+        ("a beginning of the key", json!({"x-api-key": KEY[1..]})),
+        ("more than the key", json!({"x-api-key": format!("{KEY}0")})),
+        ("the key in capitals", json!({"x-api-key": KEY.to_uppercase()})),
+        ("the key twice, as two values", json!({"x-api-key": KEY, "X-Api-Key": KEY})),
+        ("the key twice, joined as the HTTP API does", json!({"x-api-key": twice})),
+        ("the key twice, joined with a space", json!({"x-api-key": format!("{KEY}, {KEY}")})),
+        ("a right and a wrong one", json!({"x-api-key": format!("{KEY},{NEXT_KEY}")})),
+        ("a key outside ASCII", json!({"x-api-key": "k\u{e9}\u{1f600}".repeat(16)})),
+        ("a key that is no header", json!({"x-api-key": format!("{KEY}\n")})),
+        ("the key under another name", json!({"authorization": KEY, "x-api-keys": KEY})),
+    ];
+    for (name, headers) in &refused {
+        for body in [EVENT.as_bytes(), br#"{"type":"PING"}"#, b"no JSON", b"\xff"] {
+            let got = world.call(&payload(headers, body)).await;
+            assert_eq!(got, (401, answer("unauthorized")), "{name}");
+        }
+    }
+    assert_eq!((world.aws.state().sqs_calls, world.messages()), (0, vec![]));
+
+    let taken = [
+        ("capitals", json!({"X-API-KEY": KEY})),
+        ("as documented", json!({"X-Api-Key": KEY, "Content-Type": "text/plain"})),
+        ("beside a broken header", json!({"x-api-key": KEY, "b\u{e9}": "x", "": "", "n": null})),
+    ];
+    for (name, headers) in &taken {
+        let got = world.call(&payload(headers, EVENT.as_bytes())).await;
+        assert_eq!(got, (200, answer("queued")), "{name}");
+    }
+    assert_eq!(world.messages().len(), taken.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rotation_leaves_no_gap() {
+    let world = World::new();
+    assert_eq!((world.status(KEY).await, world.status(NEXT_KEY).await), (200, 401));
+
+    // The wrong key just now has used up the early refresh: 10 s later it may be used again.
+    advance(Duration::from_secs(10)).await;
+    world.aws.state().keys = format!("{NEXT_KEY}\n{KEY}\n");
+    assert_eq!(world.status(NEXT_KEY).await, 200, "a key just added works at once");
+    assert_eq!(world.status(KEY).await, 200, "and so does the old one");
+
+    NEXT_KEY.clone_into(&mut world.aws.state().keys);
+    advance(Duration::from_secs(59)).await;
+    assert_eq!((world.status(KEY).await, world.status(NEXT_KEY).await), (200, 200), "kept 60 s");
+    advance(Duration::from_secs(1)).await;
+    assert_eq!((world.status(KEY).await, world.status(NEXT_KEY).await), (401, 200), "withdrawn");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_added_right_after_the_keys_were_read_works_at_once() {
+    let world = World::new();
+    world.ingest.warm_up().await;
+    assert_eq!(world.status(KEY).await, 200);
+    world.aws.state().keys = format!("{KEY}\n{NEXT_KEY}");
+    assert_eq!(world.status(NEXT_KEY).await, 200);
+    assert_eq!(world.aws.state().ssm_calls, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_are_kept_for_60_s_and_strangers_cost_one_read_in_10_s() {
+    let world = World::new();
+    world.ingest.warm_up().await;
+    for _ in 0..59 {
+        assert_eq!(world.status(KEY).await, 200);
+        advance(Duration::from_secs(1)).await;
+    }
+    assert_eq!(world.aws.state().ssm_calls, 1, "kept");
+    advance(Duration::from_secs(1)).await;
+    assert_eq!(world.status(KEY).await, 200);
+    assert_eq!(world.aws.state().ssm_calls, 2, "read again");
+
+    for second in 0..40 {
+        for guess in 0..3 {
+            assert_eq!(world.status(&format!("{guess}{KEY}")).await, 401);
+        }
+        let early = second / 10 + 1;
+        assert_eq!(world.aws.state().ssm_calls, 2 + early, "second {second}");
+        advance(Duration::from_secs(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_good_keys_serve_while_ssm_fails_or_the_parameter_is_spoilt() {
+    let world = World::new();
+    assert_eq!(world.status(KEY).await, 200);
+    let faults = [
+        Fault::Refused(400, "AccessDeniedException"),
+        Fault::Refused(400, "ParameterNotFound"),
+        Fault::Refused(500, "InternalServerError"),
+        Fault::Garbage(200),
+        Fault::Garbage(502),
+        Fault::Hang,
+        Fault::Reset,
+    ];
+    for fault in faults {
+        world.aws.state().ssm_fault = Some(fault);
+        advance(Duration::from_mins(60)).await;
+        let wanted = (200, 401, 200);
+        let got =
+            (world.status(KEY).await, world.status(NEXT_KEY).await, world.status(KEY).await);
+        assert_eq!(got, wanted, "{fault:?}");
+    }
+    world.aws.state().ssm_fault = None;
+    for spoilt in ["", "\n \n", "short", "0123456789abcdef0123456789abcde"] {
+        spoilt.clone_into(&mut world.aws.state().keys);
+        advance(Duration::from_mins(60)).await;
+        assert_eq!((world.status(KEY).await, world.status(spoilt).await), (200, 401), "{spoilt:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_any_good_key_nobody_is_let_in_and_nobody_is_told_unauthorized() {
+    let world = World::with_keys("short-and-never-used");
+    world.ingest.warm_up().await;
+    let body = EVENT.as_bytes();
+    let unavailable = (503, answer("unavailable"));
+    assert_eq!(world.post("short-and-never-used", body).await, unavailable, "a short key");
+    assert_eq!(world.counted(body).await.1, "Unavailable=1");
+    world.aws.state().keys.clear();
+    assert_eq!(world.post("", body).await, (401, answer("unauthorized")), "an empty key");
+    for fault in [Fault::Refused(400, "AccessDeniedException"), Fault::Hang, Fault::Reset] {
+        world.aws.state().ssm_fault = Some(fault);
+        let began = tokio::time::Instant::now();
+        assert_eq!(world.post(KEY, body).await, unavailable, "{fault:?}");
+        assert!(began.elapsed() <= Duration::from_secs(4), "{fault:?}: {:?}", began.elapsed());
+    }
+    assert_eq!(world.aws.state().sqs_calls, 0);
+
+    world.aws.state().ssm_fault = None;
+    world.aws.state().keys = format!("short\n{KEY}");
+    assert_eq!(world.status(KEY).await, 200, "the good key beside a short one");
+    assert_eq!(world.status("short").await, 401);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_slot_of_a_key_is_its_line() {
+    let world = World::with_keys(&format!("{NEXT_KEY}\n{KEY}\n"));
+    assert_eq!(world.counted(b"{\"type\":\"PING\"}").await.1, "KeySlot=1");
+}

@@ -1,0 +1,115 @@
+//! What the function writes and answers holds no secret and nothing of the content.
+
+use std::{env, process::Command, time::Duration};
+
+use serde_json::Value;
+use tokio::time::advance;
+
+use crate::{
+    NEXT_KEY, World,
+    aws::{Fault, THROTTLED},
+};
+
+const KEY: &str = "s3cret-key-that-no-log-may-ever-show";
+const TEXT: &str = "my card is 4111 1111";
+const MAIL: &str = "mary@example.com";
+
+/// All that a log, a metric or an answer may not hold, whole or in part.
+const SECRETS: [&str; 7] = [KEY, "s3cret", NEXT_KEY, TEXT, "4111", MAIL, "mary"];
+
+#[test]
+fn no_key_text_or_person_reaches_a_log_line_a_metric_or_an_answer() {
+    let run = Command::new(env::current_exe().unwrap())
+        .args(["--exact", "leak::every_path", "--ignored", "--nocapture"])
+        .envs([("AWS_LAMBDA_LOG_LEVEL", "TRACE"), ("AWS_LAMBDA_FUNCTION_NAME", "ingest")])
+        .output()
+        .unwrap();
+    let written = format!(
+        "{}{}",
+        String::from_utf8(run.stdout).unwrap(),
+        String::from_utf8(run.stderr).unwrap()
+    );
+    assert!(run.status.success(), "{written}");
+    for secret in SECRETS {
+        assert!(!written.contains(secret), "{secret} in {written}");
+    }
+
+    let lines: Vec<Value> =
+        written.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let logged = |text: &str| {
+        lines.iter().any(|line| line["message"].as_str().is_some_and(|said| said.contains(text)))
+    };
+    for text in [
+        "refused the webhook key in line 1",
+        "no webhook keys yet",
+        "could not check a webhook's key",
+        "keeping the last good value of /relay/webhook-keys",
+        "put a webhook into quarantine",
+        "could not make a webhook durable",
+    ] {
+        assert!(logged(text), "{text}: {written}");
+    }
+    let names = ["Queued", "Ignored", "Quarantined", "Unauthorized", "Unavailable", "KeySlot"];
+    for name in names {
+        let sent = |line: &&Value| line["_aws"].is_object() && line[name] == 1;
+        let line = lines.iter().find(sent).unwrap_or_else(|| panic!("no {name}"));
+        assert_eq!(line["FunctionName"], "ingest");
+        assert_eq!(line["_aws"]["CloudWatchMetrics"][0]["Namespace"], "GladlyRelay");
+    }
+}
+
+/// Every way through the function, its log and metrics going where they go in Lambda.
+#[tokio::test(start_paused = true)]
+#[ignore = "run by the test above, which reads what this writes"]
+async fn every_path() {
+    shared::init_log();
+    let personal = format!(
+        r#"{{"type":"{MAIL}","id":"ev-1","text":"{TEXT}","content":{{"conversationId":"c-1"}}}}"#
+    );
+    let bodies = [
+        personal.clone().into_bytes(),
+        format!(r#"{{"type":"A","text":"{TEXT}"}}"#).into_bytes(),
+        format!(r#"{{"type":"PING","text":"{TEXT}"}}"#).into_bytes(),
+        format!("{TEXT} {MAIL}").into_bytes(),
+        [TEXT.as_bytes(), b"\xff"].concat(),
+        personal.replace("c-1", MAIL).into_bytes(),
+        personal.replace("ev-1", TEXT).into_bytes(),
+        personal.replace("\"type\"", "\"kind\"").into_bytes(),
+        personal.replace("\"id\"", "\"type\"").into_bytes(),
+        personal.replace(TEXT, &TEXT.repeat(60_000)).into_bytes(),
+    ];
+    let faults = [
+        None,
+        Some(Fault::Refused(403, "AccessDenied")),
+        Some(Fault::Garbage(200)),
+        Some(Fault::Garbage(500)),
+        Some(THROTTLED),
+        Some(Fault::Hang),
+        Some(Fault::Reset),
+    ];
+    let short = "s3cret-but-short";
+    for ssm_fault in faults {
+        for keys in [KEY, short] {
+            let world = World::with_keys(keys);
+            world.aws.state().ssm_fault = ssm_fault;
+            world.ingest.warm_up().await;
+            quietly(&world, keys, &bodies[0]).await;
+        }
+        let world = World::with_keys(&format!("{short}\n{KEY}\n{NEXT_KEY}\n{NEXT_KEY}"));
+        world.ingest.warm_up().await;
+        world.aws.state().ssm_fault = ssm_fault;
+        for sqs_fault in faults {
+            world.aws.state().sqs_fault = sqs_fault;
+            advance(Duration::from_mins(2)).await;
+            for body in &bodies {
+                quietly(&world, KEY, body).await;
+            }
+            quietly(&world, &format!("{KEY} "), &bodies[0]).await;
+        }
+    }
+}
+
+async fn quietly(world: &World, key: &str, body: &[u8]) {
+    let (_, answer) = world.post(key, body).await;
+    assert!(SECRETS.iter().all(|secret| !answer.contains(secret)));
+}

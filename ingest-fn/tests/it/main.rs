@@ -1,0 +1,115 @@
+//! ingest-fn between the HTTP API's event and the requests that reach SQS and SSM. Time is tokio's
+//! own and paused, so hangs and back-offs take none.
+
+mod aws;
+mod body;
+mod fault;
+mod key;
+mod leak;
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use ingest_fn::{Config, Ingest, Outcome};
+use jiff::{SignedDuration, Timestamp};
+use lambda_http::{Context, LambdaEvent, Request};
+use serde_json::{Value, json};
+use shared::{Clock, Metric, Metrics};
+use tokio::time::Instant;
+
+use crate::aws::{Aws, Message, QUEUES};
+
+const KEY: &str = "0123456789abcdef-0123456789abcdef";
+const NEXT_KEY: &str = "fedcba9876543210-fedcba9876543210";
+const EVENT: &str = r#"{"type":"CONVERSATION/CLOSED","content":{"conversationId":"c-1"}}"#;
+
+/// A receiver in front of its own AWS account, at 2026-01-02T03:04:05.678Z.
+struct World {
+    aws: Aws,
+    ingest: Ingest,
+}
+
+impl World {
+    fn with_keys(keys: &str) -> Self {
+        let aws = Aws::default();
+        keys.clone_into(&mut aws.state().keys);
+        let config = Config {
+            events_queue_url: format!("{QUEUES}events"),
+            quarantine_queue_url: format!("{QUEUES}quarantine"),
+            webhook_keys_parameter: "/relay/webhook-keys".into(),
+        };
+        let (start, began): (Timestamp, _) =
+            ("2026-01-02T03:04:05.678Z".parse().unwrap(), Instant::now());
+        let clock =
+            Clock::new(move || start + SignedDuration::try_from(began.elapsed()).unwrap());
+        Self { ingest: Ingest::new(&aws.config(), config, clock), aws }
+    }
+
+    fn new() -> Self {
+        Self::with_keys(KEY)
+    }
+
+    /// Sends the HTTP API's event as Lambda gets it: status and body of the answer.
+    async fn call(&self, payload: &Value) -> (u64, String) {
+        let call = serde_json::from_str(&payload.to_string()).unwrap();
+        let answer = self.ingest.call(LambdaEvent::new(call, Context::default())).await;
+        let answer = serde_json::to_value(answer.unwrap()).unwrap();
+        assert_eq!(answer["headers"], json!({"content-type": "application/json"}));
+        assert_eq!(answer["isBase64Encoded"], false);
+        (answer["statusCode"].as_u64().unwrap(), answer["body"].as_str().unwrap().to_owned())
+    }
+
+    /// Sends a body with this key: status and body of the answer.
+    async fn post(&self, key: &str, body: &[u8]) -> (u64, String) {
+        self.call(&payload(&json!({"x-api-key": key}), body)).await
+    }
+
+    /// As [`World::post`], with the status alone.
+    async fn status(&self, key: &str) -> u64 {
+        self.post(key, EVENT.as_bytes()).await.0
+    }
+
+    /// Sends a body with the right key past the event's reader, where the metrics can be seen.
+    async fn counted(&self, body: &[u8]) -> (Outcome, String) {
+        let mut request = Request::new(body.into());
+        request.headers_mut().insert("x-api-key", KEY.parse().unwrap());
+        let mut metrics = Metrics::default();
+        let outcome = self.ingest.receive(request, &mut metrics).await;
+        (outcome, told(&metrics))
+    }
+
+    /// Takes what SQS has.
+    fn messages(&self) -> Vec<Message> {
+        std::mem::take(&mut self.aws.state().messages)
+    }
+}
+
+/// Every metric that ingest-fn may send, with its count where that is not 0.
+fn told(metrics: &Metrics) -> String {
+    use Metric::{Ignored, KeySlot, Quarantined, Queued, Unauthorized, Unavailable};
+    let all = [Queued, Ignored, Quarantined, Unauthorized, Unavailable, KeySlot];
+    let counted = all.iter().filter(|metric| metrics.count(**metric) > 0);
+    let words = counted.map(|metric| format!("{}={}", metric.name(), metrics.count(*metric)));
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// The HTTP API's event, payload 2.0, as it is documented. Text stays text, as API Gateway has it.
+fn payload(headers: &Value, body: &[u8]) -> Value {
+    let text = str::from_utf8(body);
+    let binary = text.is_err();
+    json!({
+        "version": "2.0", "routeKey": "POST /webhooks/gladly", "rawPath": "/webhooks/gladly",
+        "rawQueryString": "", "headers": headers,
+        "requestContext": {
+            "accountId": "123456789012", "apiId": "a1", "domainName": "a1.example.com",
+            "http": {"method": "POST", "path": "/webhooks/gladly", "protocol": "HTTP/1.1",
+                     "sourceIp": "192.0.2.1", "userAgent": "Gladly"},
+            "requestId": "r=", "routeKey": "POST /webhooks/gladly", "stage": "$default",
+            "time": "02/Jan/2026:03:04:05 +0000", "timeEpoch": 1_767_323_045_678_u64,
+        },
+        "body": text.map_or_else(|_| BASE64_STANDARD.encode(body), ToOwned::to_owned),
+        "isBase64Encoded": binary,
+    })
+}
+
+fn answer(status: &str) -> String {
+    format!(r#"{{"status":"{status}"}}"#)
+}

@@ -1,0 +1,342 @@
+//! The destination: takes deliveries, holds them to the published schema, and keeps what they add up to.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    io::{self, Read},
+    sync::{Arc, LazyLock, Mutex},
+    time::Duration,
+};
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::State,
+    http::{HeaderMap, Method, StatusCode, Uri},
+    routing::{get, post},
+};
+use flate2::read::MultiGzDecoder;
+use jiff::Timestamp;
+use jsonschema::Validator;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::{
+    fault::Fault,
+    server::{Server, Traffic, lock},
+};
+
+static SCHEMA: LazyLock<Result<Validator, String>> = LazyLock::new(|| {
+    let schema: Value = serde_json::from_str(include_str!("../../schemas/delivery.v1.json"))
+        .map_err(|err| err.to_string())?;
+    jsonschema::validator_for(&schema).map_err(|err| err.to_string())
+});
+
+/// What the destination accepts.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// 0 takes a free port.
+    pub port: u16,
+    /// Name and value of the header that must come with every delivery.
+    pub token: (String, String),
+    /// The largest body, before compression, that is not refused with 413.
+    pub max_bytes: Option<usize>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            port: 0,
+            token: ("authorization".to_owned(), "Bearer destination-token".to_owned()),
+            max_bytes: None,
+        }
+    }
+}
+
+/// A running destination; dropped, it is gone with its connections.
+#[derive(Debug)]
+pub struct Destination {
+    server: Server,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    options: Options,
+    traffic: Arc<Traffic>,
+    held: Mutex<Held>,
+}
+
+/// Everything that was taken in, and what it adds up to.
+#[derive(Debug, Default)]
+struct Held {
+    deliveries: Vec<Delivery>,
+    invalid: Vec<String>,
+    /// By conversation id, the status it is refused with.
+    refused: BTreeMap<String, StatusCode>,
+    /// The snapshot with the latest `fetchedAt` by conversation id.
+    conversations: BTreeMap<String, Value>,
+    /// The last form of each event by its id, and how often it came.
+    events: BTreeMap<String, (Value, usize)>,
+}
+
+/// One delivery that was accepted.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// Path with its query.
+    pub path: String,
+    /// As they arrived.
+    pub headers: HeaderMap,
+    /// Decompressed and parsed.
+    pub body: Value,
+    /// Size before compression.
+    pub bytes: usize,
+    /// Size on the wire, without headers.
+    pub wire_bytes: usize,
+}
+
+impl Destination {
+    /// Starts serving on loopback.
+    pub fn start(options: Options) -> io::Result<Self> {
+        SCHEMA.as_ref().map_err(|err| io::Error::other(err.clone()))?;
+        let (server, listener) = Server::bind("destination", options.port)?;
+        let shared = Arc::new(Shared {
+            options,
+            traffic: Arc::new(Traffic::new(None, Duration::ZERO)),
+            held: Mutex::default(),
+        });
+        let app = Router::new()
+            .route("/", post(receive))
+            .fallback(receive)
+            .with_state(Arc::clone(&shared));
+        let aside = Router::new()
+            .route("/", get(summary))
+            .route("/_sim/conversations", get(conversations))
+            .route("/_sim/refusals", post(refuse).delete(accept))
+            .with_state(Arc::clone(&shared));
+        server.serve(listener, &shared.traffic, app, aside);
+        Ok(Self { server, shared })
+    }
+
+    /// Where it serves, like `http://127.0.0.1:40123`; any path takes deliveries.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        self.server.url()
+    }
+
+    /// Every call so far, and faults.
+    #[must_use]
+    pub fn traffic(&self) -> &Traffic {
+        &self.shared.traffic
+    }
+
+    /// Adds a fault.
+    pub fn fault(&self, fault: Fault) {
+        self.traffic().fault(fault);
+    }
+
+    /// From now on answers this status to whatever holds this conversation.
+    pub fn refuse(&self, conversation: &str, status: StatusCode) {
+        lock(&self.shared.held).refused.insert(conversation.to_owned(), status);
+    }
+
+    /// Refuses nothing any more.
+    pub fn accept(&self) {
+        lock(&self.shared.held).refused.clear();
+    }
+
+    /// The accepted deliveries, repeats included, oldest first.
+    #[must_use]
+    pub fn deliveries(&self) -> Vec<Delivery> {
+        lock(&self.shared.held).deliveries.clone()
+    }
+
+    /// The ids of the events that arrived at least once.
+    #[must_use]
+    pub fn event_ids(&self) -> BTreeSet<String> {
+        lock(&self.shared.held).events.keys().cloned().collect()
+    }
+
+    /// An event as it last came, by id.
+    #[must_use]
+    pub fn event(&self, id: &str) -> Option<Value> {
+        lock(&self.shared.held).events.get(id).map(|(event, _)| event.clone())
+    }
+
+    /// How often an event came.
+    #[must_use]
+    pub fn times(&self, event: &str) -> usize {
+        lock(&self.shared.held).events.get(event).map_or(0, |(_, times)| *times)
+    }
+
+    /// The latest snapshot of a conversation.
+    #[must_use]
+    pub fn conversation(&self, id: &str) -> Option<Value> {
+        lock(&self.shared.held).conversations.get(id).cloned()
+    }
+
+    /// The latest snapshots of all conversations, by id.
+    #[must_use]
+    pub fn conversations(&self) -> BTreeMap<String, Value> {
+        lock(&self.shared.held).conversations.clone()
+    }
+
+    /// Where deliveries broke the contract, in words; each was answered 422. To be empty at the end of every test.
+    #[must_use]
+    pub fn invalid(&self) -> Vec<String> {
+        lock(&self.shared.held).invalid.clone()
+    }
+
+    /// Waits for a delivery to make `reached` true. False when time is up.
+    pub async fn wait_for(&self, reached: impl Fn(&Self) -> bool, at_most: Duration) -> bool {
+        self.traffic().wait_for(|| reached(self), at_most).await
+    }
+}
+
+async fn receive(
+    State(shared): State<Arc<Shared>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> StatusCode {
+    let (name, value) = &shared.options.token;
+    if method != Method::POST {
+        return StatusCode::METHOD_NOT_ALLOWED;
+    }
+    if headers.get(name).is_none_or(|given| given != value) {
+        return StatusCode::UNAUTHORIZED;
+    }
+    let mut held = lock(&shared.held);
+    let delivery = match read(&uri, headers, &body) {
+        Ok(delivery) => delivery,
+        Err(violations) => {
+            held.invalid.extend(violations);
+            return StatusCode::UNPROCESSABLE_ENTITY;
+        }
+    };
+    if shared.options.max_bytes.is_some_and(|most| delivery.bytes > most) {
+        return StatusCode::PAYLOAD_TOO_LARGE;
+    }
+    let ids = list(&delivery.body, "conversations").map(|conversation| &conversation["id"]);
+    let about = list(&delivery.body, "events").map(|event| &event["conversationId"]);
+    let refused = ids.chain(about).find_map(|id| held.refused.get(id.as_str()?));
+    if let Some(status) = refused {
+        return *status;
+    }
+    held.keep(delivery);
+    StatusCode::OK
+}
+
+fn list<'a>(body: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
+    body[name].as_array().into_iter().flatten()
+}
+
+/// The delivery, or everything that is wrong with it.
+fn read(uri: &Uri, headers: HeaderMap, wire: &[u8]) -> Result<Delivery, Vec<String>> {
+    let header =
+        |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let mut text = Vec::new();
+    let unpacked = match header("content-encoding") {
+        "" => { wire }.read_to_end(&mut text),
+        "gzip" => MultiGzDecoder::new(wire).read_to_end(&mut text),
+        other => Err(io::Error::other(format!("content-encoding {other}"))),
+    };
+    unpacked.map_err(|err| vec![format!("cannot be unpacked: {err}")])?;
+    let body: Value =
+        serde_json::from_slice(&text).map_err(|err| vec![format!("not JSON: {err}")])?;
+
+    let mut violations = Vec::new();
+    if let Ok(schema) = &*SCHEMA {
+        violations
+            .extend(schema.iter_errors(&body).map(|err| format!("{}: {err}", err.instance_path())));
+    }
+    for (name, expected) in [
+        ("content-type", "application/json"),
+        ("idempotency-key", body["id"].as_str().unwrap_or_default()),
+    ] {
+        if header(name) != expected {
+            violations.push(format!("header {name} is {:?}, not {expected:?}", header(name)));
+        }
+    }
+    if !violations.is_empty() {
+        return Err(violations);
+    }
+    Ok(Delivery { path: uri.to_string(), bytes: text.len(), wire_bytes: wire.len(), headers, body })
+}
+
+impl Held {
+    fn keep(&mut self, delivery: Delivery) {
+        for event in list(&delivery.body, "events") {
+            let id = event["id"].as_str().unwrap_or_default().to_owned();
+            let (last, times) = self.events.entry(id).or_default();
+            *last = event.clone();
+            *times += 1;
+        }
+        for conversation in list(&delivery.body, "conversations") {
+            let id = conversation["id"].as_str().unwrap_or_default().to_owned();
+            let held = self.conversations.entry(id).or_default();
+            if held.is_null() || fetched_at(held) <= fetched_at(conversation) {
+                *held = conversation.clone();
+            }
+        }
+        self.deliveries.push(delivery);
+    }
+}
+
+fn fetched_at(conversation: &Value) -> Option<Timestamp> {
+    conversation["fetchedAt"].as_str()?.parse().ok()
+}
+
+async fn conversations(State(shared): State<Arc<Shared>>) -> Json<BTreeMap<String, Value>> {
+    Json(lock(&shared.held).conversations.clone())
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    conversation: String,
+    status: u16,
+}
+
+async fn refuse(State(shared): State<Arc<Shared>>, Json(refusal): Json<Refusal>) -> StatusCode {
+    let Ok(status) = StatusCode::from_u16(refusal.status) else {
+        return StatusCode::BAD_REQUEST;
+    };
+    lock(&shared.held).refused.insert(refusal.conversation, status);
+    StatusCode::NO_CONTENT
+}
+
+async fn accept(State(shared): State<Arc<Shared>>) -> StatusCode {
+    lock(&shared.held).refused.clear();
+    StatusCode::NO_CONTENT
+}
+
+/// What arrived, for a person to read.
+async fn summary(State(shared): State<Arc<Shared>>) -> String {
+    let held = lock(&shared.held);
+    let mut page = format!(
+        "{} deliveries, {} events, {} conversations, {} violations of the schema\n",
+        held.deliveries.len(),
+        held.events.len(),
+        held.conversations.len(),
+        held.invalid.len(),
+    );
+    // Writing to a string cannot fail.
+    for violation in &held.invalid {
+        let _ = writeln!(page, "  ! {violation}");
+    }
+    for (id, conversation) in &held.conversations {
+        let name = conversation["customer"]["name"].as_str().unwrap_or("somebody");
+        let status = conversation["status"].as_str().unwrap_or("?");
+        let _ = writeln!(page, "\n{id}  {status}  {name}");
+        for item in list(conversation, "items") {
+            if let Some(text) = item["text"].as_str() {
+                let kind = item["type"].as_str().unwrap_or("?");
+                let author = item["author"]["kind"].as_str().unwrap_or("?");
+                let _ = writeln!(page, "    {author:<12}{kind:<18}{}", text.replace('\n', " / "));
+            }
+        }
+    }
+    page.push_str("\nAlso here: /_sim/conversations, /_sim/calls, /_sim/faults, /_sim/refusals\n");
+    page
+}

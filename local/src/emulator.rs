@@ -1,0 +1,270 @@
+//! The emulated AWS: MiniStack on a free loopback port, and plain calls to it.
+
+use std::{
+    ffi::OsString,
+    fs::{self, File},
+    io,
+    net::{Ipv4Addr, TcpListener},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use reqwest::{Client, Method, RequestBuilder, Response};
+use serde_json::Value;
+
+/// How long the emulator may take to start; it needs less than two seconds on a quiet machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Runs MiniStack until standard input ends, which it does when we are gone, however that came about: a test that
+/// aborts cannot leave an emulator and its functions behind.
+const RUN: &str = r#"
+import os, shutil, signal, sys, threading
+
+def end_with_parent():
+    sys.stdin.buffer.read()
+    shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)
+    os.killpg(0, signal.SIGKILL)
+
+threading.Thread(target=end_with_parent, daemon=True).start()
+sys.argv = ["ministack"]
+from ministack.app import main
+main()
+"#;
+
+/// An AWS of our own on loopback. It and every function that it runs are gone when this is dropped.
+#[derive(Debug)]
+pub struct Emulator {
+    port: u16,
+    log: PathBuf,
+    http: Client,
+    child: Child,
+}
+
+impl Emulator {
+    /// Starts an emulator that logs to `.local/<name>/emulator.log`, and waits until it answers.
+    pub async fn start(name: &str) -> Result<Self, EmulatorError> {
+        let python = root().join(".tools/venv/bin/python");
+        if !python.exists() {
+            return Err(EmulatorError::NoTools);
+        }
+        let port = free_port().map_err(EmulatorError::Start)?;
+        let folder = root().join(".local").join(name);
+        let log = folder.join("emulator.log");
+        let child = spawn(&python, &folder, &log, port).map_err(EmulatorError::Start)?;
+        // Connections are not kept: tests share an emulator, and each has a runtime that takes its connections along.
+        let http = Client::builder().no_proxy().pool_max_idle_per_host(0).build()?;
+
+        let mut emulator = Self { port, log, http, child };
+        emulator.wait_until_ready().await?;
+        Ok(emulator)
+    }
+
+    async fn wait_until_ready(&mut self) -> Result<(), EmulatorError> {
+        let ready = format!("{}/_ministack/ready", self.endpoint());
+        let started = Instant::now();
+        while started.elapsed() < PATIENCE {
+            if matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {
+                break;
+            }
+            if let Ok(answer) = self.http.get(&ready).send().await
+                && answer.status().is_success()
+            {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        Err(EmulatorError::NotReady { log: self.log.clone() })
+    }
+
+    /// Where AWS clients send their calls.
+    #[must_use]
+    pub fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// The port of [`Emulator::endpoint`].
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Calls SQS, as in `sqs("SendMessage", json!({"QueueUrl": …}))`.
+    pub async fn sqs(&self, action: &str, body: Value) -> Result<Value, EmulatorError> {
+        self.json("sqs", "AmazonSQS", action, body).await
+    }
+
+    /// Calls SSM, as in `ssm("GetParameter", json!({"Name": …}))`.
+    pub async fn ssm(&self, action: &str, body: Value) -> Result<Value, EmulatorError> {
+        self.json("ssm", "AmazonSSM", action, body).await
+    }
+
+    /// Calls CloudWatch Logs, as in `logs("FilterLogEvents", json!({"logGroupName": …}))`.
+    pub async fn logs(&self, action: &str, body: Value) -> Result<Value, EmulatorError> {
+        self.json("logs", "Logs_20140328", action, body).await
+    }
+
+    /// Calls Lambda, whose actions are paths.
+    pub async fn lambda(
+        &self,
+        method: Method,
+        path: &str,
+        body: &Value,
+    ) -> Result<Response, EmulatorError> {
+        let call = self.request("lambda", method, &format!("/2015-03-31{path}")).json(body);
+        answer(path, call).await
+    }
+
+    /// Calls CloudFormation, which takes a form and answers in XML.
+    pub(crate) async fn cloudformation(
+        &self,
+        action: &str,
+        mut fields: Vec<(String, String)>,
+    ) -> Result<String, EmulatorError> {
+        fields.push(("Action".to_owned(), action.to_owned()));
+        fields.push(("Version".to_owned(), "2010-05-15".to_owned()));
+        let call = self.request("cloudformation", Method::POST, "/").form(&fields);
+        Ok(answer(action, call).await?.text().await?)
+    }
+
+    /// Puts an object, or makes the bucket when `path` is only that.
+    pub(crate) async fn put_object(&self, path: &str, body: Vec<u8>) -> Result<(), EmulatorError> {
+        answer("PutObject", self.request("s3", Method::PUT, path).body(body)).await?;
+        Ok(())
+    }
+
+    async fn json(
+        &self,
+        service: &str,
+        prefix: &str,
+        action: &str,
+        body: Value,
+    ) -> Result<Value, EmulatorError> {
+        let call = self
+            .request(service, Method::POST, "/")
+            .header("x-amz-target", format!("{prefix}.{action}"))
+            .header("content-type", "application/x-amz-json-1.0")
+            .body(body.to_string());
+        let text = answer(action, call).await?.text().await?;
+        // Some actions answer with nothing at all.
+        Ok(serde_json::from_str(&text).unwrap_or_default())
+    }
+
+    /// MiniStack reads the service off the signature's scope, and checks nothing else of it.
+    fn request(&self, service: &str, method: Method, path: &str) -> RequestBuilder {
+        let scope = format!("test/20260101/us-east-1/{service}/aws4_request");
+        self.http.request(method, format!("{}{path}", self.endpoint())).header(
+            "authorization",
+            format!("AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=none"),
+        )
+    }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        // Nothing is left to be done where it cannot be waited for.
+        let _ = self.child.wait();
+    }
+}
+
+async fn answer(action: &str, call: RequestBuilder) -> Result<Response, EmulatorError> {
+    let response = call.send().await?;
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let body = response.text().await?;
+    // CloudFormation wraps what it has to say in XML.
+    let body = texts(&body, "Message").pop().unwrap_or(body);
+    Err(EmulatorError::Refused { action: action.to_owned(), status: status.as_u16(), body })
+}
+
+/// The texts of an XML document's elements of one name, which must hold nothing but text.
+pub(crate) fn texts(xml: &str, element: &str) -> Vec<String> {
+    let open = format!("<{element}>");
+    let text = |part: &str| {
+        let end = part.find('<').unwrap_or(part.len());
+        let escapes =
+            [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&#x27;", "'"), ("&amp;", "&")];
+        escapes.iter().fold(part[..end].to_owned(), |text, (from, to)| text.replace(from, to))
+    };
+    xml.split(&open).skip(1).map(text).collect()
+}
+
+/// Starts it with an environment of its own: the functions inherit all of it, and must see neither a proxy nor an AWS
+/// profile of whoever runs this.
+fn spawn(python: &Path, folder: &Path, log: &Path, port: u16) -> io::Result<Child> {
+    let state = folder.join(format!("emulator-{port}"));
+    fs::create_dir_all(&state)?;
+    let output = File::create(log)?;
+    let path = std::env::var_os("PATH").unwrap_or_else(|| OsString::from("/usr/bin:/bin"));
+    Command::new(python)
+        .args(["-c", RUN])
+        .env_clear()
+        .env("PATH", path)
+        .env("HOME", &state)
+        .env("TMPDIR", &state)
+        .env("STATE_DIR", state.join("state"))
+        .env("S3_DATA_DIR", state.join("s3"))
+        .env("BIND_HOST", "127.0.0.1")
+        .env("GATEWAY_PORT", port.to_string())
+        // Not an address: lambda_http refuses the host name that MiniStack would make of it.
+        .env("MINISTACK_HOST", "localhost")
+        .env("LAMBDA_EXECUTOR", "local")
+        .env("IOT_MTLS_ENABLED", "0")
+        .env("SFTP_ENABLED", "0")
+        .env("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{port}"))
+        .env("AWS_ACCESS_KEY_ID", "test")
+        .env("AWS_SECRET_ACCESS_KEY", "test")
+        .env("AWS_DEFAULT_REGION", "us-east-1")
+        // Lambda sets it where the template asks for JSON logs; MiniStack does not.
+        .env("AWS_LAMBDA_LOG_FORMAT", "JSON")
+        .stdin(Stdio::piped())
+        .stdout(output.try_clone()?)
+        .stderr(output)
+        // Its functions are in the group too, and end with it.
+        .process_group(0)
+        .spawn()
+}
+
+/// The folder of the workspace.
+pub(crate) fn root() -> PathBuf {
+    let crate_folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    crate_folder.parent().unwrap_or(crate_folder).to_owned()
+}
+
+fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+/// Why there is no emulator, or no answer from it.
+#[derive(Debug, thiserror::Error)]
+pub enum EmulatorError {
+    /// The Python tools are missing, and with them MiniStack.
+    #[error("the Python tools are not installed: run \"make tools\"")]
+    NoTools,
+    /// The process could not be started.
+    #[error("starting the emulated AWS")]
+    Start(#[source] io::Error),
+    /// It ended, or did not answer in time; its log says why.
+    #[error("the emulated AWS did not start: see {}", log.display())]
+    NotReady {
+        /// What it wrote.
+        log: PathBuf,
+    },
+    /// A call did not get through.
+    #[error("calling the emulated AWS")]
+    Call(#[from] reqwest::Error),
+    /// A call was answered with an error.
+    #[error("{action} was answered {status}: {body}")]
+    Refused {
+        /// What was called.
+        action: String,
+        /// The HTTP status.
+        status: u16,
+        /// What AWS says of it.
+        body: String,
+    },
+}

@@ -1,0 +1,224 @@
+//! Faults on request: what a server does instead of answering, or to its own answer.
+
+use std::{collections::BTreeMap, future, io, time::Duration};
+
+use axum::{
+    body::{Body, Bytes, to_bytes},
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    response::Response,
+};
+use futures::{StreamExt, stream};
+use serde::{Deserialize, Serialize};
+
+/// One fault and the calls it hits. Made with a constructor, narrowed with [`Fault::on`] and [`Fault::times`];
+/// the same fields are the JSON that `POST /_sim/faults` takes.
+///
+/// A fault with a `status`, `body` or `mebibytes` answers instead of the server, which then never sees the call.
+/// One with neither lets the server do its work and spoils only the answer.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct Fault {
+    /// Which calls: see [`covers`]. Empty is every call.
+    pub on: String,
+    /// How many calls it hits; absent is all of them.
+    pub times: Option<u32>,
+    /// How many matching calls go by unharmed first.
+    pub after: u32,
+    /// Waits this long before anything else.
+    pub latency_ms: u64,
+    /// Answers this instead.
+    pub status: Option<u16>,
+    /// Added to the answer, over what is there.
+    pub headers: BTreeMap<String, String>,
+    /// Answers this instead (with 200 unless `status` says otherwise).
+    pub body: Option<String>,
+    /// Answers this many MiB of well-formed JSON, chunked.
+    pub mebibytes: Option<usize>,
+    /// Never answers.
+    pub hang: bool,
+    /// Closes the connection in the middle of the body it announced.
+    pub cut: bool,
+    /// Sends half of the body as if it were all: broken JSON.
+    pub garbled: bool,
+}
+
+impl Fault {
+    /// Answers `status` with an empty body.
+    #[must_use]
+    pub fn status(status: u16) -> Self {
+        Self { status: Some(status), ..Self::default() }
+    }
+
+    /// Answers a redirect to `location`.
+    #[must_use]
+    pub fn redirect(status: u16, location: &str) -> Self {
+        Self::status(status).header("location", location)
+    }
+
+    /// Never answers.
+    #[must_use]
+    pub fn hang() -> Self {
+        Self { hang: true, ..Self::default() }
+    }
+
+    /// Does the work, then loses the connection half-way through the answer.
+    #[must_use]
+    pub fn cut() -> Self {
+        Self { cut: true, ..Self::default() }
+    }
+
+    /// Does the work, then answers with broken JSON.
+    #[must_use]
+    pub fn garbled() -> Self {
+        Self { garbled: true, ..Self::default() }
+    }
+
+    /// Answers 200 with this many MiB of JSON.
+    #[must_use]
+    pub fn large(mebibytes: usize) -> Self {
+        Self { mebibytes: Some(mebibytes), ..Self::default() }
+    }
+
+    /// Does the work, late.
+    #[must_use]
+    pub fn slow(latency: Duration) -> Self {
+        Self {
+            latency_ms: u64::try_from(latency.as_millis()).unwrap_or(u64::MAX),
+            ..Self::default()
+        }
+    }
+
+    /// Hits only the calls this pattern [`covers`].
+    #[must_use]
+    pub fn on(self, pattern: impl Into<String>) -> Self {
+        Self { on: pattern.into(), ..self }
+    }
+
+    /// Is spent after this many calls.
+    #[must_use]
+    pub fn times(self, times: u32) -> Self {
+        Self { times: Some(times), ..self }
+    }
+
+    /// Lets this many matching calls by first.
+    #[must_use]
+    pub fn after(self, after: u32) -> Self {
+        Self { after, ..self }
+    }
+
+    /// Adds a header to the answer.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Answers this body.
+    #[must_use]
+    pub fn body(self, body: impl Into<String>) -> Self {
+        Self { body: Some(body.into()), ..self }
+    }
+
+    /// Takes the first fault that is due for this call, and counts it as used.
+    pub(crate) fn take(faults: &mut Vec<Self>, method: &str, path: &str) -> Option<Self> {
+        let mut due = None;
+        for (position, fault) in faults.iter_mut().enumerate() {
+            if !covers(&fault.on, method, path) {
+                continue;
+            }
+            if fault.after > 0 {
+                fault.after -= 1;
+                continue;
+            }
+            due = Some(position);
+            break;
+        }
+        let position = due?;
+        let fault = faults[position].clone();
+        match &mut faults[position].times {
+            Some(..=1) => drop(faults.remove(position)),
+            Some(times) => *times -= 1,
+            None => {}
+        }
+        Some(fault)
+    }
+
+    /// The answer under this fault; `server` is polled only where the fault lets the call through.
+    pub(crate) async fn answer(self, server: impl Future<Output = Response>) -> Response {
+        tokio::time::sleep(Duration::from_millis(self.latency_ms)).await;
+        if self.hang {
+            future::pending::<()>().await;
+        }
+        let mut response = if let Some(mebibytes) = self.mebibytes {
+            Response::new(spaces(mebibytes))
+        } else if self.status.is_some() || self.body.is_some() {
+            Response::new(Body::from(self.body.unwrap_or_default()))
+        } else {
+            server.await
+        };
+        if let Some(status) = self.status.and_then(|status| StatusCode::from_u16(status).ok()) {
+            *response.status_mut() = status;
+        }
+        for (name, value) in &self.headers {
+            if let (Ok(name), Ok(value)) =
+                (name.parse::<HeaderName>(), value.parse::<HeaderValue>())
+            {
+                response.headers_mut().insert(name, value);
+            }
+        }
+        if self.cut || self.garbled {
+            response = halve(response, self.cut).await;
+        }
+        response
+    }
+}
+
+/// Whether a pattern covers a call: `*` stands for one path segment, `**` for all that follow, and a method may come
+/// first (`GET /api/v1/conversations/*`). The empty pattern covers everything; the query is not looked at.
+#[must_use]
+pub fn covers(pattern: &str, method: &str, path: &str) -> bool {
+    if pattern.is_empty() {
+        return true;
+    }
+    let (wanted_method, pattern) = pattern.split_once(' ').unwrap_or((method, pattern));
+    if wanted_method != method {
+        return false;
+    }
+    let mut segments = path.split('/');
+    for wanted in pattern.split('/') {
+        match (wanted, segments.next()) {
+            ("**", _) => return true,
+            ("*", Some(_)) => {}
+            (wanted, Some(segment)) if wanted == segment => {}
+            _ => return false,
+        }
+    }
+    segments.next().is_none()
+}
+
+/// Half of the answer: with `cut` under the length of the whole, so that the reader sees the connection break.
+async fn halve(response: Response, cut: bool) -> Response {
+    let (mut parts, body) = response.into_parts();
+    let whole = to_bytes(body, usize::MAX).await.unwrap_or_default();
+    let half = whole.slice(..whole.len() / 2);
+    parts.headers.remove(header::CONTENT_LENGTH);
+    if !cut {
+        return Response::from_parts(parts, Body::from(half));
+    }
+    parts.headers.insert(header::CONTENT_LENGTH, whole.len().max(2).into());
+    let broken = stream::once(async {
+        // Time for the first half to leave: hyper drops what it has not yet written.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        Err(io::Error::other("cut by a fault"))
+    });
+    let body = stream::iter([Ok(half)]).chain(broken);
+    Response::from_parts(parts, Body::from_stream(body))
+}
+
+fn spaces(mebibytes: usize) -> Body {
+    const MIB: Bytes = Bytes::from_static(&[b' '; 1 << 20]);
+    let chunks = std::iter::once(Bytes::from_static(b"["))
+        .chain(std::iter::repeat_n(MIB, mebibytes))
+        .chain([Bytes::from_static(b"]")]);
+    Body::from_stream(stream::iter(chunks.map(Ok::<_, io::Error>)))
+}

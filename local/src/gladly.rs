@@ -1,0 +1,188 @@
+//! A Gladly simulator: the REST API, the webhook sender and the Events API of one made-up organisation.
+
+mod control;
+mod event;
+mod rest;
+mod story;
+mod webhook;
+mod world;
+
+use std::{
+    io,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use reqwest::redirect::Policy;
+use serde_json::Value;
+use tokio::runtime::Handle;
+
+pub use self::{
+    event::EVENT_TYPES,
+    webhook::Attempt,
+    world::{Conversation, World},
+};
+use self::{
+    webhook::{Sender, Settings, Webhook},
+    world::text,
+};
+use crate::{
+    fault::Fault,
+    server::{Server, Traffic, lock},
+};
+
+/// How the simulator behaves.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// 0 takes a free port.
+    pub port: u16,
+    /// Decides everything that is made up.
+    pub seed: u64,
+    /// How many made-up conversations there are at the start.
+    pub conversations: usize,
+    /// The API user.
+    pub email: String,
+    /// The API user's token.
+    pub token: String,
+    /// The organisation's quota; none is unlimited.
+    pub requests_per_second: Option<usize>,
+    /// How long every answer takes.
+    pub latency: Duration,
+    /// What an hour of the webhook retry clock takes, as a part of an hour.
+    pub time_scale: f64,
+    /// How far the Events API is behind (up to 15 s at Gladly).
+    pub events_lag: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            port: 0,
+            seed: 1,
+            conversations: 0,
+            email: "relay@example.org".to_owned(),
+            token: "gladly-token".to_owned(),
+            requests_per_second: Some(10),
+            latency: Duration::ZERO,
+            time_scale: 1.0,
+            events_lag: Duration::ZERO,
+        }
+    }
+}
+
+/// A running simulator; dropped, it is gone with its connections.
+#[derive(Debug)]
+pub struct Gladly {
+    server: Server,
+    shared: State,
+}
+
+/// What the endpoints share.
+#[derive(Debug)]
+struct Shared {
+    options: Options,
+    world: Mutex<World>,
+    sender: Mutex<Sender>,
+    traffic: Arc<Traffic>,
+    http: reqwest::Client,
+    runtime: Handle,
+}
+
+type State = Arc<Shared>;
+
+impl Gladly {
+    /// Starts serving on loopback.
+    pub fn start(options: Options) -> io::Result<Self> {
+        let (server, listener) = Server::bind("gladly", options.port)?;
+        let mut world = World::new(options.seed);
+        world.add_made_up_conversations(options.conversations);
+        let http = reqwest::Client::builder().no_proxy().redirect(Policy::none()).build();
+        let shared = Arc::new(Shared {
+            world: Mutex::new(world),
+            sender: Mutex::default(),
+            traffic: Arc::new(Traffic::new(options.requests_per_second, options.latency)),
+            http: http.map_err(io::Error::other)?,
+            runtime: server.handle(),
+            options,
+        });
+        let control = control::router(Arc::clone(&shared));
+        server.serve(listener, &shared.traffic, rest::router(Arc::clone(&shared)), control);
+        Ok(Self { server, shared })
+    }
+
+    /// Where it serves, like `http://127.0.0.1:40123`.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        self.server.url()
+    }
+
+    /// The organisation, locked: let go of it before the next call to the simulator.
+    pub fn world(&self) -> MutexGuard<'_, World> {
+        lock(&self.shared.world)
+    }
+
+    /// Every call so far, faults, and the rate limit.
+    #[must_use]
+    pub fn traffic(&self) -> &Traffic {
+        &self.shared.traffic
+    }
+
+    /// Adds a fault.
+    pub fn fault(&self, fault: Fault) {
+        self.traffic().fault(fault);
+    }
+
+    /// Lets an event happen: the conversation changes, the Events API lists it, and the webhooks get it. Returns what
+    /// was sent.
+    pub fn emit(&self, kind: &str, conversation: &str) -> Value {
+        let event = self.world().event(kind, conversation);
+        self.send(&event);
+        event
+    }
+
+    /// Like [`Gladly::emit`], with an event made by hand.
+    pub fn send(&self, event: &Value) {
+        self.shared.send(event);
+    }
+
+    /// Adds an enabled webhook for every event the relay wants, without the PING that the API would send. Returns its id.
+    pub fn subscribe(&self, url: &str, headers: &[(&str, &str)]) -> String {
+        let id = self.world().new_id();
+        let webhook = Webhook::new(id.clone(), Settings::subscription(url, headers));
+        self.shared.store(webhook);
+        id
+    }
+
+    /// Switches a webhook off the way the retry limit does.
+    pub fn disable_webhook(&self, id: &str) {
+        self.shared.disable(id);
+    }
+
+    /// The webhooks as the API shows them.
+    #[must_use]
+    pub fn webhooks(&self) -> Vec<Value> {
+        self.shared.webhooks()
+    }
+
+    /// Everything the webhook sender sent, PINGs included.
+    #[must_use]
+    pub fn attempts(&self) -> Vec<Attempt> {
+        lock(&self.shared.sender).attempts.clone()
+    }
+
+    /// Waits for a call, an attempt or a change of a webhook to make `reached` true. False when time is up.
+    pub async fn wait_for(&self, reached: impl Fn(&Self) -> bool, at_most: Duration) -> bool {
+        self.traffic().wait_for(|| reached(self), at_most).await
+    }
+}
+
+impl Shared {
+    fn send(self: &Arc<Self>, event: &Value) {
+        let kind = text(&event["type"]).to_owned();
+        lock(&self.world).happen(event.clone());
+        for webhook in self.receivers(&kind) {
+            let (shared, event) = (Arc::clone(self), event.clone());
+            self.runtime.spawn(async move { shared.deliver(&webhook, &event).await });
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! What the simulator and the destination have in common: a loopback server that records its calls, keeps a rate
+//! limit, and misbehaves on request.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io,
+    net::Ipv4Addr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Json, Router,
+    body::{Body, to_bytes},
+    extract::{DefaultBodyLimit, Request, State},
+    http::{HeaderName, Method, StatusCode, request::Parts},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde_json::json;
+use tokio::{
+    net::TcpListener,
+    runtime::{Builder, Handle, Runtime},
+    sync::watch,
+    time::timeout,
+};
+
+use crate::fault::{Fault, covers};
+
+/// A lock whose holder may have panicked: a test that fails must not take its neighbours' servers down.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A server on loopback, gone with all its connections when dropped.
+///
+/// It runs on a thread of its own, so that it answers while a test's only thread is busy, and dies with it.
+#[derive(Debug)]
+pub(crate) struct Server {
+    url: String,
+    /// Absent only while it is dropped.
+    runtime: Option<Runtime>,
+    handle: Handle,
+}
+
+impl Server {
+    /// Takes a port, 0 a free one; callers are let in from now on and served from [`Server::serve`] on.
+    pub(crate) fn bind(name: &str, port: u16) -> io::Result<(Self, TcpListener)> {
+        let runtime =
+            Builder::new_multi_thread().worker_threads(1).thread_name(name).enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let _inside = handle.enter();
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+        listener.set_nonblocking(true)?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let listener = TcpListener::from_std(listener)?;
+        let server = Self { url, runtime: Some(runtime), handle: handle.clone() };
+        Ok((server, listener))
+    }
+
+    /// Serves `app` behind `traffic`, and `aside` unrecorded, unlimited and unharmed.
+    pub(crate) fn serve(
+        &self,
+        listener: TcpListener,
+        traffic: &Arc<Traffic>,
+        app: Router,
+        aside: Router,
+    ) {
+        let app = app
+            .layer(DefaultBodyLimit::disable())
+            .layer(middleware::from_fn_with_state(Arc::clone(traffic), observe))
+            .merge(control(Arc::clone(traffic)))
+            .merge(aside);
+        self.handle.spawn(axum::serve(listener, app).into_future());
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// To spawn what shall die with the server.
+    pub(crate) fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// One call that arrived.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// `GET`, `POST`…
+    pub method: String,
+    /// Path with its query.
+    pub path: String,
+    /// When its body had arrived.
+    pub at: Instant,
+    /// What was answered; nothing while it hangs, and for ever if the caller gave up.
+    pub status: Option<u16>,
+}
+
+/// Every call a server got, its faults, and its rate limit.
+#[derive(Debug)]
+pub struct Traffic {
+    per_second: Option<usize>,
+    latency: Duration,
+    state: Mutex<TrafficState>,
+    changed: watch::Sender<()>,
+}
+
+#[derive(Debug, Default)]
+struct TrafficState {
+    calls: Vec<Call>,
+    faults: Vec<Fault>,
+    /// When the calls of the last second that were let in arrived.
+    window: VecDeque<Instant>,
+    throttled: usize,
+}
+
+/// What is known of a call before it is answered.
+struct Admission {
+    number: usize,
+    remaining: Option<usize>,
+    fault: Option<Fault>,
+}
+
+impl Traffic {
+    pub(crate) fn new(per_second: Option<usize>, latency: Duration) -> Self {
+        Self { per_second, latency, state: Mutex::default(), changed: watch::Sender::new(()) }
+    }
+
+    /// The calls a pattern [`covers`], oldest first.
+    #[must_use]
+    pub fn calls(&self, pattern: &str) -> Vec<Call> {
+        let mut calls = lock(&self.state).calls.clone();
+        calls.retain(|call| {
+            let path = call.path.split('?').next().unwrap_or_default();
+            covers(pattern, &call.method, path)
+        });
+        calls
+    }
+
+    /// How many calls a pattern [`covers`].
+    #[must_use]
+    pub fn count(&self, pattern: &str) -> usize {
+        self.calls(pattern).len()
+    }
+
+    /// How many calls the rate limit turned away (a fault's 429 is not counted).
+    #[must_use]
+    pub fn throttled(&self) -> usize {
+        lock(&self.state).throttled
+    }
+
+    /// The most calls that arrived within any one second.
+    #[must_use]
+    pub fn busiest_second(&self) -> usize {
+        let state = lock(&self.state);
+        let mut window = VecDeque::new();
+        let counts = state.calls.iter().map(|call| {
+            window.push_back(call.at);
+            while window.front().is_some_and(|first| call.at - *first >= Duration::from_secs(1)) {
+                window.pop_front();
+            }
+            window.len()
+        });
+        counts.max().unwrap_or_default()
+    }
+
+    /// Adds a fault; of several that match a call, the oldest hits.
+    pub fn fault(&self, fault: Fault) {
+        lock(&self.state).faults.push(fault);
+    }
+
+    /// The faults that are not spent.
+    #[must_use]
+    pub fn faults(&self) -> Vec<Fault> {
+        lock(&self.state).faults.clone()
+    }
+
+    /// Forgets every fault; calls that hang go on hanging.
+    pub fn clear_faults(&self) {
+        lock(&self.state).faults.clear();
+    }
+
+    /// Tells whoever waits that something may be true now.
+    pub(crate) fn notify(&self) {
+        self.changed.send_replace(());
+    }
+
+    /// Waits until `reached` holds, looking again whenever something happened. False when time is up.
+    pub(crate) async fn wait_for(
+        &self,
+        mut reached: impl FnMut() -> bool,
+        at_most: Duration,
+    ) -> bool {
+        let mut changed = self.changed.subscribe();
+        let waiting = async {
+            while !reached() {
+                // It cannot close: its sender is ours.
+                let _ = changed.changed().await;
+            }
+        };
+        timeout(at_most, waiting).await.is_ok()
+    }
+
+    fn admit(&self, request: &Parts) -> Admission {
+        let now = Instant::now();
+        let mut state = lock(&self.state);
+        let state = &mut *state;
+        while state.window.front().is_some_and(|first| now - *first >= Duration::from_secs(1)) {
+            state.window.pop_front();
+        }
+        let admitted = self.per_second.is_none_or(|limit| state.window.len() < limit);
+        if admitted {
+            state.window.push_back(now);
+        } else {
+            state.throttled += 1;
+        }
+        state.calls.push(Call {
+            method: request.method.to_string(),
+            path: request.uri.to_string(),
+            at: now,
+            status: None,
+        });
+        Admission {
+            number: state.calls.len() - 1,
+            remaining: self.per_second.map(|limit| limit - state.window.len()),
+            fault: if admitted {
+                Fault::take(&mut state.faults, request.method.as_str(), request.uri.path())
+            } else {
+                Some(Fault::status(429))
+            },
+        }
+    }
+}
+
+/// Reads the whole request first: an answer given before that may break the caller's connection while it still sends.
+async fn observe(State(traffic): State<Arc<Traffic>>, request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let Ok(body) = to_bytes(body, usize::MAX).await else {
+        return StatusCode::BAD_REQUEST.into_response();
+    };
+    let admission = traffic.admit(&parts);
+    traffic.notify();
+    if !traffic.latency.is_zero() {
+        tokio::time::sleep(traffic.latency).await;
+    }
+    let server = next.run(Request::from_parts(parts, Body::from(body)));
+    let mut response = match admission.fault {
+        Some(fault) => fault.answer(server).await,
+        None => server.await,
+    };
+    if let (Some(limit), Some(remaining)) = (traffic.per_second, admission.remaining) {
+        for (name, value) in
+            [("ratelimit-limit-second", limit), ("ratelimit-remaining-second", remaining)]
+        {
+            response.headers_mut().entry(HeaderName::from_static(name)).or_insert(value.into());
+        }
+    }
+    if let Some(call) = lock(&traffic.state).calls.get_mut(admission.number) {
+        call.status = Some(response.status().as_u16());
+    }
+    traffic.notify();
+    response
+}
+
+/// The part of `/_sim` that every server has, itself neither recorded nor limited.
+fn control(traffic: Arc<Traffic>) -> Router {
+    let calls = async |State(traffic): State<Arc<Traffic>>| {
+        let mut statuses = BTreeMap::<String, usize>::new();
+        let calls = traffic.calls("");
+        for call in &calls {
+            let path = call.path.split('?').next().unwrap_or_default();
+            let status =
+                call.status.map_or_else(|| "no answer".to_owned(), |status| status.to_string());
+            *statuses.entry(format!("{} {path} -> {status}", call.method)).or_default() += 1;
+        }
+        Json(json!({
+            "total": calls.len(),
+            "throttled": traffic.throttled(),
+            "busiestSecond": traffic.busiest_second(),
+            "calls": statuses,
+        }))
+    };
+    let list = async |State(traffic): State<Arc<Traffic>>| Json(traffic.faults());
+    let change =
+        async |State(traffic): State<Arc<Traffic>>, method: Method, fault: Option<Json<Fault>>| {
+            match fault {
+                Some(Json(fault)) if method == Method::POST => traffic.fault(fault),
+                _ if method == Method::DELETE => traffic.clear_faults(),
+                _ => return StatusCode::BAD_REQUEST,
+            }
+            StatusCode::NO_CONTENT
+        };
+    Router::new()
+        .route("/_sim/calls", get(calls))
+        .route("/_sim/faults", get(list).post(change).delete(change))
+        .with_state(traffic)
+}

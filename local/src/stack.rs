@@ -1,0 +1,651 @@
+//! The real `template.yaml` with the real binaries, deployed onto the emulated AWS, and what one wants of it there.
+//!
+//! ```no_run
+//! # use local::stack::{Artifacts, Cloud, Queue, Settings};
+//! # async fn example() -> Result<(), local::stack::StackError> {
+//! let cloud = Cloud::start("example", &Artifacts::build().await?).await?;
+//! let settings = Settings::new("http://127.0.0.1:4000", "http://127.0.0.1:5000/deliveries");
+//! let stack = cloud.deploy("example", &settings).await?;
+//! let answer = stack.post(&settings.webhook_keys[0], r#"{"type":"PING"}"#).await?;
+//! assert_eq!((answer.status, answer.body.as_str()), (200, r#"{"status":"pong"}"#));
+//! assert_eq!(stack.counts(Queue::Events).await?.total(), 0);
+//! stack.delete().await
+//! # }
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    env,
+    fmt::{self, Debug, Formatter},
+    fs,
+    io::{self, Cursor, Write},
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use reqwest::{Body, Client, Method, RequestBuilder};
+use serde_json::{Value, json};
+use tokio::process::Command;
+use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
+
+use crate::emulator::{Emulator, EmulatorError, root, texts};
+
+/// How long a stack may take; it needs about a second.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The two binaries that a stack is made of.
+#[derive(Debug, Clone)]
+pub struct Artifacts {
+    /// The executable of ingest-fn.
+    pub ingest: PathBuf,
+    /// The executable of extractor-fn.
+    pub extractor: PathBuf,
+}
+
+impl Artifacts {
+    /// Has cargo build both for this machine, which takes a moment when nothing has changed and minutes at first.
+    pub async fn build() -> Result<Self, StackError> {
+        let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let output = Command::new(cargo)
+            .args(["build", "--locked", "--message-format=json-render-diagnostics"])
+            .args(["--package=ingest-fn", "--package=extractor-fn"])
+            .current_dir(root())
+            .stderr(Stdio::inherit())
+            .output()
+            .await
+            .map_err(StackError::Cargo)?;
+        if !output.status.success() {
+            return Err(StackError::NotBuilt);
+        }
+        let messages = String::from_utf8_lossy(&output.stdout);
+        let executable = |name: &str| executable(&messages, name).ok_or(StackError::NotBuilt);
+        Ok(Self { ingest: executable("ingest-fn")?, extractor: executable("extractor-fn")? })
+    }
+}
+
+/// Finds a binary among cargo's messages: its folder depends on the target and on who runs cargo.
+fn executable(messages: &str, name: &str) -> Option<PathBuf> {
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|message| message["target"]["name"] == name)
+        .find_map(|message| Some(PathBuf::from(message["executable"].as_str()?)))
+}
+
+/// An emulated AWS that holds the packaged template. Stacks are deployed from it, as many as one likes.
+pub struct Cloud {
+    emulator: Emulator,
+    template: String,
+    /// As the emulator's, it keeps no connections.
+    http: Client,
+}
+
+impl Cloud {
+    /// Starts an emulator and uploads the binaries to it. It logs to `.local/<name>/emulator.log`.
+    pub async fn start(name: &str, artifacts: &Artifacts) -> Result<Self, StackError> {
+        let read = |path: &Path| {
+            fs::read(path).map_err(|source| StackError::Read { path: path.to_owned(), source })
+        };
+        let path = root().join("template.yaml");
+        let mut template = String::from_utf8_lossy(&read(&path)?).into_owned();
+        let emulator = Emulator::start(name).await?;
+
+        // What "aws cloudformation package" and "sam deploy" do, without their seconds of start-up.
+        emulator.put_object("/artifacts", Vec::new()).await?;
+        for (function, binary) in
+            [("ingest-fn", &artifacts.ingest), ("extractor-fn", &artifacts.extractor)]
+        {
+            let folder = format!("CodeUri: target/lambda/{function}/");
+            if template.matches(&folder).count() != 1 {
+                return Err(StackError::Template(folder));
+            }
+            let zip = zipped(&read(binary)?).map_err(StackError::Zip)?;
+            emulator.put_object(&format!("/artifacts/{function}.zip"), zip).await?;
+            template =
+                template.replace(&folder, &format!("CodeUri: s3://artifacts/{function}.zip"));
+        }
+        let http = Client::builder()
+            .no_proxy()
+            .pool_max_idle_per_host(0)
+            .build()
+            .map_err(EmulatorError::from)?;
+        Ok(Self { emulator, template, http })
+    }
+
+    /// The AWS behind it, for what a stack has no words for.
+    #[must_use]
+    pub fn emulator(&self) -> &Emulator {
+        &self.emulator
+    }
+
+    /// Writes the secrets, creates a stack and waits for it. Every stack has queues, parameters, secrets and functions
+    /// of its own.
+    pub async fn deploy(&self, name: &str, settings: &Settings) -> Result<Stack<'_>, StackError> {
+        let keys = settings.webhook_keys.join("\n");
+        for (secret, value) in [
+            ("webhook-keys", &keys),
+            ("gladly-token", &settings.gladly_token),
+            ("destination-token", &settings.destination_token),
+        ] {
+            put_secret(&self.emulator, &format!("/{name}/{secret}"), value).await?;
+        }
+        self.emulator.cloudformation("CreateStack", self.request(name, settings)).await?;
+        let outputs = self.wait(name, "CREATE_COMPLETE").await?;
+        Stack::new(self, name, &outputs)
+    }
+
+    fn request(&self, name: &str, settings: &Settings) -> Vec<(String, String)> {
+        let mut fields = vec![
+            ("StackName".to_owned(), name.to_owned()),
+            ("TemplateBody".to_owned(), self.template.clone()),
+            ("Capabilities.member.1".to_owned(), "CAPABILITY_IAM".to_owned()),
+            ("Capabilities.member.2".to_owned(), "CAPABILITY_AUTO_EXPAND".to_owned()),
+        ];
+        for (number, (key, value)) in (1..).zip(settings.parameters(name)) {
+            fields.push((format!("Parameters.member.{number}.ParameterKey"), key));
+            fields.push((format!("Parameters.member.{number}.ParameterValue"), value));
+        }
+        fields
+    }
+
+    /// Waits until a stack is in the wanted state, and gives its outputs.
+    async fn wait(&self, name: &str, wanted: &str) -> Result<BTreeMap<String, String>, StackError> {
+        let stack = || vec![("StackName".to_owned(), name.to_owned())];
+        let started = Instant::now();
+        loop {
+            let found = self.emulator.cloudformation("DescribeStacks", stack()).await?;
+            let status = texts(&found, "StackStatus").pop().unwrap_or_default();
+            if status == wanted {
+                let keys = texts(&found, "OutputKey");
+                return Ok(keys.into_iter().zip(texts(&found, "OutputValue")).collect());
+            }
+            // Also once it rolls back: what it waits for will not come.
+            if !status.ends_with("_IN_PROGRESS")
+                || status.contains("ROLLBACK")
+                || started.elapsed() > PATIENCE
+            {
+                let events = self.emulator.cloudformation("DescribeStackEvents", stack()).await?;
+                let reasons = texts(&events, "ResourceStatusReason");
+                return Err(StackError::Stack { name: name.to_owned(), status, reasons });
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// What a stack is deployed with.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where Gladly's REST API is.
+    pub gladly_url: String,
+    /// The API user's name.
+    pub gladly_email: String,
+    /// The API user's token.
+    pub gladly_token: String,
+    /// Where deliveries go.
+    pub destination_url: String,
+    /// What they are sent with.
+    pub destination_token: String,
+    /// What webhooks are let in with.
+    pub webhook_keys: Vec<String>,
+    /// Further parameters of the template, by name.
+    pub parameters: BTreeMap<String, String>,
+}
+
+impl Settings {
+    /// Settings with fresh secrets. They guard nothing but this machine's loopback, so any random number will do.
+    #[must_use]
+    pub fn new(gladly_url: &str, destination_url: &str) -> Self {
+        let secret = || (0..40).map(|_| fastrand::alphanumeric()).collect::<String>();
+        Self {
+            gladly_url: gladly_url.to_owned(),
+            gladly_email: "relay@example.com".to_owned(),
+            gladly_token: secret(),
+            destination_url: destination_url.to_owned(),
+            destination_token: secret(),
+            webhook_keys: vec![secret()],
+            parameters: BTreeMap::new(),
+        }
+    }
+
+    /// The same, with a parameter of the template set.
+    #[must_use]
+    pub fn with(mut self, parameter: &str, value: &str) -> Self {
+        self.parameters.insert(parameter.to_owned(), value.to_owned());
+        self
+    }
+
+    fn parameters(&self, stack: &str) -> BTreeMap<String, String> {
+        let architecture = if env::consts::ARCH == "aarch64" { "arm64" } else { "x86_64" };
+        let mut parameters = BTreeMap::from(
+            [
+                ("Architecture", architecture),
+                ("GladlyHost", &self.gladly_url),
+                ("GladlyEmail", &self.gladly_email),
+                ("DestinationUrl", &self.destination_url),
+                ("WebhookKeysParameter", &format!("/{stack}/webhook-keys")),
+                ("GladlyTokenParameter", &format!("/{stack}/gladly-token")),
+                ("DestinationTokenParameter", &format!("/{stack}/destination-token")),
+            ]
+            .map(|(name, value)| (name.to_owned(), value.to_owned())),
+        );
+        parameters.extend(self.parameters.clone());
+        parameters
+    }
+}
+
+/// A deployed stack.
+pub struct Stack<'a> {
+    cloud: &'a Cloud,
+    name: String,
+    webhook_url: String,
+    events_queue: String,
+    quarantine_queue: String,
+    pause_parameter: String,
+    ingest_function: String,
+    extractor_function: String,
+    mapping: String,
+}
+
+impl Debug for Stack<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stack").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// One of a stack's queues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Queue {
+    /// What waits to be forwarded.
+    Events,
+    /// What cannot be forwarded.
+    Quarantine,
+}
+
+/// One of a stack's functions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Function {
+    /// Takes the webhooks.
+    Ingest,
+    /// Fetches and forwards.
+    Extractor,
+}
+
+/// How many messages a queue holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// Could be received now.
+    pub visible: u64,
+    /// Received and not yet deleted or back.
+    pub in_flight: u64,
+    /// Sent with a delay.
+    pub delayed: u64,
+}
+
+impl Counts {
+    /// Everything that is in the queue.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.visible + self.in_flight + self.delayed
+    }
+}
+
+/// A received message.
+#[derive(Debug, Clone)]
+pub struct Message {
+    /// The body.
+    pub body: String,
+    /// The message attributes that are strings.
+    pub attributes: BTreeMap<String, String>,
+    /// How often it was received, this time included.
+    pub receive_count: u64,
+    /// To delete it or change its visibility.
+    pub receipt_handle: String,
+}
+
+impl Message {
+    /// The body as JSON; null if it is none.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_default()
+    }
+}
+
+/// What a webhook was answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The body.
+    pub body: String,
+}
+
+/// How a function answered when it was invoked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Invocation {
+    /// Whether it failed; the payload then says with what error.
+    pub failed: bool,
+    /// What it returned.
+    pub payload: Value,
+}
+
+impl<'a> Stack<'a> {
+    fn new(
+        cloud: &'a Cloud,
+        name: &str,
+        outputs: &BTreeMap<String, String>,
+    ) -> Result<Self, StackError> {
+        let output =
+            |key: &str| outputs.get(key).cloned().ok_or_else(|| StackError::Output(key.to_owned()));
+        let url = output("WebhookUrl")?;
+        // AWS gives every API a host name; here, its first label goes into the path.
+        let (host, path) = url
+            .split_once("://")
+            .and_then(|(_, rest)| rest.split_once('/'))
+            .ok_or_else(|| StackError::Output(url.clone()))?;
+        let api = host.split('.').next().unwrap_or_default();
+        let port = cloud.emulator.port();
+        Ok(Self {
+            cloud,
+            name: name.to_owned(),
+            webhook_url: format!("http://localhost:{port}/_aws/execute-api/{api}/{path}"),
+            events_queue: output("EventsQueueUrl")?,
+            quarantine_queue: output("QuarantineQueueUrl")?,
+            pause_parameter: output("PauseParameterName")?,
+            ingest_function: output("IngestFunctionName")?,
+            extractor_function: output("ExtractorFunctionName")?,
+            mapping: output("EventsMappingId")?,
+        })
+    }
+
+    /// Where Gladly would post its webhooks.
+    #[must_use]
+    pub fn webhook_url(&self) -> &str {
+        &self.webhook_url
+    }
+
+    /// The URL of a queue.
+    #[must_use]
+    pub fn queue_url(&self, queue: Queue) -> &str {
+        match queue {
+            Queue::Events => &self.events_queue,
+            Queue::Quarantine => &self.quarantine_queue,
+        }
+    }
+
+    /// The name that a function was deployed under.
+    #[must_use]
+    pub fn function_name(&self, function: Function) -> &str {
+        match function {
+            Function::Ingest => &self.ingest_function,
+            Function::Extractor => &self.extractor_function,
+        }
+    }
+
+    /// The SSM parameter that pauses the extraction.
+    #[must_use]
+    pub fn pause_parameter(&self) -> &str {
+        &self.pause_parameter
+    }
+
+    /// The id of the event source mapping.
+    #[must_use]
+    pub fn mapping_id(&self) -> &str {
+        &self.mapping
+    }
+
+    /// A POST to the webhook's URL, with neither key nor body yet.
+    #[must_use]
+    pub fn request(&self) -> RequestBuilder {
+        self.cloud.http.post(&self.webhook_url)
+    }
+
+    /// Posts a webhook with a key.
+    pub async fn post(&self, key: &str, body: impl Into<Body>) -> Result<Answer, StackError> {
+        let request = self.request().header("x-api-key", key).body(body);
+        let response = request.send().await.map_err(EmulatorError::from)?;
+        let status = response.status().as_u16();
+        let body = response.text().await.map_err(EmulatorError::from)?;
+        Ok(Answer { status, body })
+    }
+
+    /// Deploys other settings, or the same again, over this stack.
+    pub async fn update(&self, settings: &Settings) -> Result<(), StackError> {
+        let request = self.cloud.request(&self.name, settings);
+        self.cloud.emulator.cloudformation("UpdateStack", request).await?;
+        self.cloud.wait(&self.name, "UPDATE_COMPLETE").await?;
+        Ok(())
+    }
+
+    /// Deletes the stack; its queues stay, as they do on AWS.
+    pub async fn delete(self) -> Result<(), StackError> {
+        let name = vec![("StackName".to_owned(), self.name)];
+        self.cloud.emulator.cloudformation("DeleteStack", name).await?;
+        Ok(())
+    }
+
+    /// Reads a parameter, decrypted; `None` if there is none of that name.
+    pub async fn parameter(&self, name: &str) -> Result<Option<String>, StackError> {
+        let body = json!({"Name": name, "WithDecryption": true});
+        match self.cloud.emulator.ssm("GetParameter", body).await {
+            Ok(found) => Ok(found["Parameter"]["Value"].as_str().map(str::to_owned)),
+            Err(EmulatorError::Refused { body, .. }) if body.contains("ParameterNotFound") => {
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Writes a plain parameter.
+    pub async fn put_parameter(&self, name: &str, value: &str) -> Result<(), StackError> {
+        let body = json!({"Name": name, "Value": value, "Type": "String", "Overwrite": true});
+        self.cloud.emulator.ssm("PutParameter", body).await?;
+        Ok(())
+    }
+
+    /// Writes an encrypted parameter.
+    pub async fn put_secret(&self, name: &str, value: &str) -> Result<(), StackError> {
+        put_secret(&self.cloud.emulator, name, value).await
+    }
+
+    /// Deletes a parameter.
+    pub async fn delete_parameter(&self, name: &str) -> Result<(), StackError> {
+        self.cloud.emulator.ssm("DeleteParameter", json!({"Name": name})).await?;
+        Ok(())
+    }
+
+    /// Writes the pause parameter: `running`, `paused`, or what a test wants it to say.
+    pub async fn set_pause(&self, value: &str) -> Result<(), StackError> {
+        self.put_parameter(&self.pause_parameter, value).await
+    }
+
+    /// Sends a message to a queue, past ingest-fn.
+    pub async fn send(&self, queue: Queue, body: &str) -> Result<(), StackError> {
+        let message = json!({"QueueUrl": self.queue_url(queue), "MessageBody": body});
+        self.cloud.emulator.sqs("SendMessage", message).await?;
+        Ok(())
+    }
+
+    /// A queue's attributes by name, as SQS gives them.
+    pub async fn queue_attributes(
+        &self,
+        queue: Queue,
+    ) -> Result<BTreeMap<String, String>, StackError> {
+        let body = json!({"QueueUrl": self.queue_url(queue), "AttributeNames": ["All"]});
+        let found = self.cloud.emulator.sqs("GetQueueAttributes", body).await?;
+        Ok(strings(&found["Attributes"], |value| value.as_str()))
+    }
+
+    /// How many messages a queue holds.
+    pub async fn counts(&self, queue: Queue) -> Result<Counts, StackError> {
+        let attributes = self.queue_attributes(queue).await?;
+        let count = |name: &str| {
+            attributes.get(name).and_then(|count| count.parse().ok()).unwrap_or_default()
+        };
+        Ok(Counts {
+            visible: count("ApproximateNumberOfMessages"),
+            in_flight: count("ApproximateNumberOfMessagesNotVisible"),
+            delayed: count("ApproximateNumberOfMessagesDelayed"),
+        })
+    }
+
+    /// Receives up to ten messages and hides them for a while; for zero, they are only looked at (which counts as a
+    /// receive all the same).
+    pub async fn receive(&self, queue: Queue, hide: Duration) -> Result<Vec<Message>, StackError> {
+        let body = json!({
+            "QueueUrl": self.queue_url(queue),
+            "MaxNumberOfMessages": 10,
+            "VisibilityTimeout": hide.as_secs(),
+            "AttributeNames": ["All"],
+            "MessageAttributeNames": ["All"],
+        });
+        let found = self.cloud.emulator.sqs("ReceiveMessage", body).await?;
+        let messages = found["Messages"].as_array().map(Vec::as_slice).unwrap_or_default();
+        Ok(messages.iter().map(message).collect())
+    }
+
+    /// Takes everything out of a queue that can be received.
+    pub async fn drain(&self, queue: Queue) -> Result<Vec<Message>, StackError> {
+        let mut all = Vec::new();
+        loop {
+            let messages = self.receive(queue, Duration::from_secs(60)).await?;
+            if messages.is_empty() {
+                return Ok(all);
+            }
+            for message in messages {
+                let handle = json!({
+                    "QueueUrl": self.queue_url(queue),
+                    "ReceiptHandle": message.receipt_handle,
+                });
+                self.cloud.emulator.sqs("DeleteMessage", handle).await?;
+                all.push(message);
+            }
+        }
+    }
+
+    /// Invokes a function and waits for its answer.
+    pub async fn invoke(
+        &self,
+        function: Function,
+        event: &Value,
+    ) -> Result<Invocation, StackError> {
+        let path = format!("/functions/{}/invocations", self.function_name(function));
+        let response = self.cloud.emulator.lambda(Method::POST, &path, event).await?;
+        let failed = response.headers().contains_key("x-amz-function-error");
+        let text = response.text().await.map_err(EmulatorError::from)?;
+        let payload = serde_json::from_str(&text).unwrap_or(Value::String(text));
+        Ok(Invocation { failed, payload })
+    }
+
+    /// Everything that a function has logged. MiniStack hands a function's lines over when an invocation ends.
+    pub async fn logs(&self, function: Function) -> Result<Vec<String>, StackError> {
+        let folder = match function {
+            Function::Ingest => "ingest-fn",
+            Function::Extractor => "extractor-fn",
+        };
+        let mut body = json!({"logGroupName": format!("/aws/lambda/{}/{folder}", self.name)});
+        let mut lines = Vec::new();
+        loop {
+            let page = self.cloud.emulator.logs("FilterLogEvents", body.clone()).await?;
+            let events = page["events"].as_array().map(Vec::as_slice).unwrap_or_default();
+            lines.extend(
+                events.iter().filter_map(|event| event["message"].as_str()).map(str::to_owned),
+            );
+            match page.get("nextToken").filter(|token| !token.is_null()) {
+                Some(token) => body["nextToken"] = token.clone(),
+                None => return Ok(lines),
+            }
+        }
+    }
+
+    /// Switches the event source mapping on or off.
+    pub async fn enable_mapping(&self, enabled: bool) -> Result<(), StackError> {
+        let path = format!("/event-source-mappings/{}", self.mapping);
+        self.cloud.emulator.lambda(Method::PUT, &path, &json!({"Enabled": enabled})).await?;
+        Ok(())
+    }
+
+    /// The event source mapping's state: `Enabled`, `Disabled`, or on its way there.
+    pub async fn mapping_state(&self) -> Result<String, StackError> {
+        let path = format!("/event-source-mappings/{}", self.mapping);
+        let response = self.cloud.emulator.lambda(Method::GET, &path, &Value::Null).await?;
+        let found: Value = response.json().await.map_err(EmulatorError::from)?;
+        Ok(found["State"].as_str().unwrap_or_default().to_owned())
+    }
+}
+
+async fn put_secret(emulator: &Emulator, name: &str, value: &str) -> Result<(), StackError> {
+    let body = json!({"Name": name, "Value": value, "Type": "SecureString", "Overwrite": true});
+    emulator.ssm("PutParameter", body).await?;
+    Ok(())
+}
+
+fn message(found: &Value) -> Message {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let receives = found["Attributes"]["ApproximateReceiveCount"].as_str();
+    Message {
+        body: text(&found["Body"]),
+        attributes: strings(&found["MessageAttributes"], |value| value["StringValue"].as_str()),
+        receive_count: receives.and_then(|count| count.parse().ok()).unwrap_or_default(),
+        receipt_handle: text(&found["ReceiptHandle"]),
+    }
+}
+
+fn strings(object: &Value, text: impl Fn(&Value) -> Option<&str>) -> BTreeMap<String, String> {
+    let entries = object.as_object().into_iter().flatten();
+    entries.filter_map(|(key, value)| Some((key.clone(), text(value)?.to_owned()))).collect()
+}
+
+/// A Lambda package: one executable, uncompressed because it does not travel.
+fn zipped(bootstrap: &[u8]) -> io::Result<Vec<u8>> {
+    let mut zip = ZipWriter::new(Cursor::new(Vec::with_capacity(bootstrap.len() + 1024)));
+    let options = SimpleFileOptions::default()
+        .compression_method(CompressionMethod::Stored)
+        .unix_permissions(0o755);
+    zip.start_file("bootstrap", options)?;
+    zip.write_all(bootstrap)?;
+    Ok(zip.finish()?.into_inner())
+}
+
+/// Why a stack could not be deployed or used.
+#[derive(Debug, thiserror::Error)]
+pub enum StackError {
+    /// Cargo could not be run.
+    #[error("running cargo")]
+    Cargo(#[source] io::Error),
+    /// Cargo said why on standard error.
+    #[error("the functions could not be built")]
+    NotBuilt,
+    /// A file that a stack is made of.
+    #[error("reading {}", path.display())]
+    Read {
+        /// Which one.
+        path: PathBuf,
+        /// What went wrong.
+        #[source]
+        source: io::Error,
+    },
+    /// A binary could not be packaged.
+    #[error("packaging a function")]
+    Zip(#[source] io::Error),
+    /// The template is not laid out as expected.
+    #[error("template.yaml should hold this line once: {0}")]
+    Template(String),
+    /// The stack was not created or changed.
+    #[error("stack {name} is in {status}: {}", reasons.join("; "))]
+    Stack {
+        /// The stack's name.
+        name: String,
+        /// How far it got.
+        status: String,
+        /// Why its resources failed, the last first.
+        reasons: Vec<String>,
+    },
+    /// The template's outputs have changed.
+    #[error("the stack has no usable output {0}")]
+    Output(String),
+    /// The emulated AWS did not do its part.
+    #[error(transparent)]
+    Emulator(#[from] EmulatorError),
+}
