@@ -38,8 +38,6 @@ const FETCHES: usize = 8;
 const DELIVERIES: usize = 2;
 /// Deliveries that may wait before fetching waits for them.
 const BACKLOG: usize = 2;
-/// A delivery is not begun with less than this part of its time left.
-const DELIVERY_LEAST: Duration = Duration::from_millis(500);
 /// How old the tokens may be.
 const TOKEN_AGE: jiff::SignedDuration = jiff::SignedDuration::from_mins(1);
 
@@ -280,7 +278,7 @@ impl Extractor {
             return stopped.into();
         }
         let began = Instant::now();
-        if run.times.deliver.saturating_duration_since(began) < DELIVERY_LEAST {
+        if began > run.times.forward {
             return Outcome::OutOfTime;
         }
         let organization = self.fetcher.gladly().organization();

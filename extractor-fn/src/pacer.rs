@@ -89,7 +89,7 @@ mod tests {
         let times = times.await;
         for start in &times {
             let window = *start..*start + Duration::from_secs(1);
-            assert!(times.iter().filter(|time| window.contains(time)).count() <= 4);
+            assert!(times.iter().filter(|time| window.contains(*time)).count() <= 4);
         }
         let rate = 39.0 / times.last().unwrap().as_secs_f64();
         assert!((3.8..=4.0).contains(&rate), "{rate}");

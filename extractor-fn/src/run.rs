@@ -103,6 +103,8 @@ pub(crate) struct Times {
     pub(crate) begin: Instant,
     /// What is not fetched by then is given back.
     pub(crate) fetch: Instant,
+    /// No delivery is begun after this.
+    pub(crate) forward: Instant,
     /// Deliveries end by then.
     pub(crate) deliver: Instant,
     /// Records are settled by then.
@@ -115,8 +117,9 @@ impl Times {
         let share = |most: u64, part: u32| Duration::from_secs(most).min(left / part);
         let settle = Instant::now() + left - share(1, 20);
         let deliver = settle - share(9, 8);
+        let forward = deliver - share(2, 20);
         let fetch = deliver - share(30, 4);
         let begin = fetch - share(15, 8);
-        Self { begin, fetch, deliver, settle }
+        Self { begin, fetch, forward, deliver, settle }
     }
 }

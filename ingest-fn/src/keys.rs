@@ -14,8 +14,8 @@ const KEY_LENGTH: usize = 32;
 const KEY_LIMIT: usize = 2;
 /// How long the keys are used without looking again.
 pub(crate) const KEYS_AGE: SignedDuration = SignedDuration::from_secs(60);
-/// How old the keys may be when an unknown one is turned away.
-const REFUSAL_AGE: SignedDuration = SignedDuration::from_secs(10);
+/// How often an unknown key may make us look again.
+const REFUSAL_PAUSE: SignedDuration = SignedDuration::from_secs(10);
 
 /// The active keys, as SHA-256 digests: compared, they give away neither length nor content, and
 /// the keys themselves are not kept.
@@ -76,7 +76,7 @@ pub(crate) async fn slot(
     if let Some(slot) = keys.value().await?.slot(presented) {
         return Ok(Some(slot));
     }
-    Ok(keys.refreshed(REFUSAL_AGE).await?.slot(presented))
+    Ok(keys.refreshed(REFUSAL_PAUSE).await?.slot(presented))
 }
 
 #[cfg(test)]

@@ -5,7 +5,11 @@ use std::time::Duration;
 use aws_config::SdkConfig;
 use aws_sdk_sqs::{
     Client,
-    config::{Builder, retry::RetryConfig, timeout::TimeoutConfig},
+    config::{
+        Builder,
+        retry::{RetryConfig, RetryPartition, TokenBucket},
+        timeout::TimeoutConfig,
+    },
     error::SdkError,
     operation::send_message::SendMessageError,
     types::MessageAttributeValue,
@@ -53,7 +57,12 @@ impl WebhookQueue {
             .with_max_attempts(TRIES)
             .with_initial_backoff(Duration::from_millis(100))
             .with_max_backoff(Duration::from_secs(1));
-        let sqs = Builder::from(aws).timeout_config(timeouts.build()).retry_config(retries);
+        // The SDK's own bucket would run dry in an outage, and events after it find no retry left.
+        let quota = RetryPartition::custom("webhooks").token_bucket(TokenBucket::unlimited());
+        let sqs = Builder::from(aws)
+            .timeout_config(timeouts.build())
+            .retry_config(retries)
+            .retry_partition(quota.build());
         Self {
             sqs: Client::from_conf(sqs.build()),
             events_url: config.events_queue_url,

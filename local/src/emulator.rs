@@ -15,7 +15,7 @@ use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::Value;
 
 /// How long the emulator may take to start; it needs less than two seconds on a quiet machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Runs MiniStack until standard input ends, which it does when we are gone, however that came about: a test that
 /// aborts cannot leave an emulator and its functions behind.

@@ -46,7 +46,7 @@ impl Fault {
     /// Answers `status` with an empty body.
     #[must_use]
     pub fn status(status: u16) -> Self {
-        Self { status: Some(status), ..Self::default() }
+        Self::default().with(|fault| fault.status = Some(status))
     }
 
     /// Answers a redirect to `location`.
@@ -58,65 +58,66 @@ impl Fault {
     /// Never answers.
     #[must_use]
     pub fn hang() -> Self {
-        Self { hang: true, ..Self::default() }
+        Self::default().with(|fault| fault.hang = true)
     }
 
     /// Does the work, then loses the connection half-way through the answer.
     #[must_use]
     pub fn cut() -> Self {
-        Self { cut: true, ..Self::default() }
+        Self::default().with(|fault| fault.cut = true)
     }
 
     /// Does the work, then answers with broken JSON.
     #[must_use]
     pub fn garbled() -> Self {
-        Self { garbled: true, ..Self::default() }
+        Self::default().with(|fault| fault.garbled = true)
     }
 
     /// Answers 200 with this many MiB of JSON.
     #[must_use]
     pub fn large(mebibytes: usize) -> Self {
-        Self { mebibytes: Some(mebibytes), ..Self::default() }
+        Self::default().with(|fault| fault.mebibytes = Some(mebibytes))
     }
 
     /// Does the work, late.
     #[must_use]
-    pub fn slow(latency: Duration) -> Self {
-        Self {
-            latency_ms: u64::try_from(latency.as_millis()).unwrap_or(u64::MAX),
-            ..Self::default()
-        }
+    pub fn slow(latency_ms: u64) -> Self {
+        Self::default().with(|fault| fault.latency_ms = latency_ms)
     }
 
     /// Hits only the calls this pattern [`covers`].
     #[must_use]
     pub fn on(self, pattern: impl Into<String>) -> Self {
-        Self { on: pattern.into(), ..self }
+        self.with(|fault| fault.on = pattern.into())
     }
 
     /// Is spent after this many calls.
     #[must_use]
     pub fn times(self, times: u32) -> Self {
-        Self { times: Some(times), ..self }
+        self.with(|fault| fault.times = Some(times))
     }
 
     /// Lets this many matching calls by first.
     #[must_use]
     pub fn after(self, after: u32) -> Self {
-        Self { after, ..self }
+        self.with(|fault| fault.after = after)
     }
 
     /// Adds a header to the answer.
     #[must_use]
-    pub fn header(mut self, name: &str, value: &str) -> Self {
-        self.headers.insert(name.to_owned(), value.to_owned());
-        self
+    pub fn header(self, name: &str, value: &str) -> Self {
+        self.with(|fault| drop(fault.headers.insert(name.to_owned(), value.to_owned())))
     }
 
     /// Answers this body.
     #[must_use]
     pub fn body(self, body: impl Into<String>) -> Self {
-        Self { body: Some(body.into()), ..self }
+        self.with(|fault| fault.body = Some(body.into()))
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
     }
 
     /// Takes the first fault that is due for this call, and counts it as used.
@@ -152,7 +153,10 @@ impl Fault {
         let mut response = if let Some(mebibytes) = self.mebibytes {
             Response::new(spaces(mebibytes))
         } else if self.status.is_some() || self.body.is_some() {
-            Response::new(Body::from(self.body.unwrap_or_default()))
+            let body = Bytes::from(self.body.unwrap_or_default());
+            // hyper holds the header against a body whose length it knows.
+            let lies = self.headers.contains_key("content-length");
+            Response::new(if lies { breaking_off(body) } else { Body::from(body) })
         } else {
             server.await
         };
@@ -206,13 +210,17 @@ async fn halve(response: Response, cut: bool) -> Response {
         return Response::from_parts(parts, Body::from(half));
     }
     parts.headers.insert(header::CONTENT_LENGTH, whole.len().max(2).into());
+    Response::from_parts(parts, breaking_off(half))
+}
+
+/// A body that sends this much and then breaks the connection.
+fn breaking_off(sent: Bytes) -> Body {
     let broken = stream::once(async {
-        // Time for the first half to leave: hyper drops what it has not yet written.
+        // Time for what was sent to leave: hyper drops what it has not yet written.
         tokio::time::sleep(Duration::from_millis(20)).await;
         Err(io::Error::other("cut by a fault"))
     });
-    let body = stream::iter([Ok(half)]).chain(broken);
-    Response::from_parts(parts, Body::from_stream(body))
+    Body::from_stream(stream::iter([Ok(sent)]).chain(broken))
 }
 
 fn spaces(mebibytes: usize) -> Body {

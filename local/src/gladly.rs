@@ -14,7 +14,7 @@ use std::{
 };
 
 use reqwest::redirect::Policy;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
 pub use self::{
@@ -23,7 +23,7 @@ pub use self::{
     world::{Conversation, World},
 };
 use self::{
-    webhook::{Sender, Settings, Webhook},
+    webhook::{Sender, Webhook},
     world::text,
 };
 use crate::{
@@ -148,7 +148,10 @@ impl Gladly {
     /// Adds an enabled webhook for every event the relay wants, without the PING that the API would send. Returns its id.
     pub fn subscribe(&self, url: &str, headers: &[(&str, &str)]) -> String {
         let id = self.world().new_id();
-        let webhook = Webhook::new(id.clone(), Settings::subscription(url, headers));
+        let headers: Value = headers.iter().copied().collect();
+        let settings =
+            json!({"url": url, "events": EVENT_TYPES, "headers": headers, "enabled": true});
+        let webhook = Webhook::new(&id, settings);
         self.shared.store(webhook);
         id
     }

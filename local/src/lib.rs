@@ -1,8 +1,10 @@
 //! What the demo and the tests run on a laptop.
 
+pub mod aws;
 pub mod destination;
 pub mod emulator;
 pub mod fault;
 pub mod gladly;
 pub mod server;
 pub mod stack;
+pub mod up;

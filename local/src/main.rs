@@ -1,2 +1,112 @@
-//! Wiring only.
-fn main() {}
+//! `local demo`, `local up`, `local down`: behind the make targets of the same names.
+
+use std::{
+    env,
+    error::Error,
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use local::up::{self, Running};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let command = env::args().nth(1).unwrap_or_default();
+    let done = match command.as_str() {
+        "demo" => {
+            Err("the demo is not written yet: \"make up\" starts everything to play with".into())
+        }
+        "up" => start().await,
+        "down" => stop().await,
+        // What "up" runs in the background.
+        "serve" => up::serve().await.map_err(Into::into),
+        _ => Err("say one of: local demo, local up, local down".into()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}", sentence(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn start() -> Result<(), Box<dyn Error>> {
+    let running = if let Some(running) = Running::find().await {
+        running
+    } else {
+        say("Starting an emulated AWS, a Gladly simulator and a destination…");
+        up::up().await?
+    };
+    let Running {
+        webhook_url,
+        webhook_key,
+        gladly_url,
+        conversation,
+        destination_url,
+        aws_url,
+        ..
+    } = &running;
+    let aws = format!(".tools/venv/bin/aws --endpoint-url {aws_url}");
+    say(&format!(
+        r#"
+The relay runs. It holds nothing that "make down" would not take away.
+
+  Webhooks     {webhook_url}
+  Gladly       {gladly_url}/_sim
+  Destination  {destination_url}
+  AWS          {aws_url}
+
+To try, each on its own line (the commands of AWS need "export AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test
+AWS_DEFAULT_REGION=us-east-1" once):
+
+  # Let something happen at Gladly, which sends a webhook; then see what arrived.
+  curl -d '{{"type":"CONVERSATION/CLOSED","conversation":"{conversation}"}}' -H 'content-type: application/json' {gladly_url}/_sim/emit
+  curl {destination_url}
+
+  # Post a webhook by hand: with the key, without it, and with something unusable.
+  curl -H 'x-api-key: {webhook_key}' -d '{{"type":"PING"}}' {webhook_url}
+  curl -d '{{"type":"PING"}}' {webhook_url}
+  curl -H 'x-api-key: {webhook_key}' -d 'nonsense' {webhook_url}
+  {aws} sqs receive-message --queue-url {quarantine} --visibility-timeout 0
+
+  # Pause, and go on: what arrives in between is held.
+  {aws} ssm put-parameter --overwrite --name {pause} --value paused
+  {aws} ssm put-parameter --overwrite --name {pause} --value running
+
+  # Make Gladly fail twice.
+  curl -d '{{"on":"GET /api/v1/*","times":2,"status":500}}' -H 'content-type: application/json' {gladly_url}/_sim/faults
+
+"make down" ends it."#,
+        quarantine = running.quarantine_queue,
+        pause = running.pause_parameter,
+    ));
+    Ok(())
+}
+
+async fn stop() -> Result<(), Box<dyn Error>> {
+    match Running::find().await {
+        Some(running) => {
+            running.stop().await?;
+            say("The relay is down.");
+        }
+        None => say("Nothing is running."),
+    }
+    Ok(())
+}
+
+/// Prints a line, unless whoever reads has seen enough (`make up | head`).
+fn say(line: &str) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+/// An error with its causes, as one sentence.
+fn sentence(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

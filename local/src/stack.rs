@@ -32,7 +32,7 @@ use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
 use crate::emulator::{Emulator, EmulatorError, root, texts};
 
 /// How long a stack may take; it needs about a second.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The two binaries that a stack is made of.
 #[derive(Debug, Clone)]
@@ -396,7 +396,6 @@ impl<'a> Stack<'a> {
     }
 
     /// A POST to the webhook's URL, with neither key nor body yet.
-    #[must_use]
     pub fn request(&self) -> RequestBuilder {
         self.cloud.http.post(&self.webhook_url)
     }
@@ -474,7 +473,7 @@ impl<'a> Stack<'a> {
     ) -> Result<BTreeMap<String, String>, StackError> {
         let body = json!({"QueueUrl": self.queue_url(queue), "AttributeNames": ["All"]});
         let found = self.cloud.emulator.sqs("GetQueueAttributes", body).await?;
-        Ok(strings(&found["Attributes"], |value| value.as_str()))
+        Ok(strings(&found["Attributes"], Value::as_str))
     }
 
     /// How many messages a queue holds.
@@ -509,7 +508,7 @@ impl<'a> Stack<'a> {
     pub async fn drain(&self, queue: Queue) -> Result<Vec<Message>, StackError> {
         let mut all = Vec::new();
         loop {
-            let messages = self.receive(queue, Duration::from_secs(60)).await?;
+            let messages = self.receive(queue, Duration::from_mins(1)).await?;
             if messages.is_empty() {
                 return Ok(all);
             }

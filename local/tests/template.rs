@@ -1,5 +1,7 @@
 //! What must never change in `template.yaml`, each with what it would cost.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,

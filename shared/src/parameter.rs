@@ -51,7 +51,10 @@ pub struct Parameter<T> {
 struct Kept<T> {
     good: Option<Arc<T>>,
     read_at: Timestamp,
-    tried_at: Timestamp,
+    /// When a read failed, until one succeeds.
+    failed_at: Timestamp,
+    /// When a value was last read before its time.
+    hurried_at: Timestamp,
 }
 
 /// Why a parameter has no value.
@@ -79,44 +82,55 @@ impl<T: FromStr<Err: Display>> Parameter<T> {
     /// A parameter to be read again once its value is `max_age` old.
     #[must_use]
     pub fn new(ssm: Client, name: String, max_age: SignedDuration, clock: Clock) -> Self {
-        let kept = Kept { good: None, read_at: Timestamp::MIN, tried_at: Timestamp::MIN };
+        let kept = Kept {
+            good: None,
+            read_at: Timestamp::MIN,
+            failed_at: Timestamp::MIN,
+            hurried_at: Timestamp::MIN,
+        };
         Self { ssm, clock, name, max_age, kept: Mutex::new(kept) }
     }
 
     /// The value, at most `max_age` old. Where it cannot be read, the last good one, and an
     /// error only if there has never been any.
     pub async fn value(&self) -> Result<Arc<T>, ParameterError> {
-        self.younger_than(self.max_age, FAILURE_PAUSE).await
-    }
-
-    /// The value as [`Parameter::value`] has it, but at most `age` old if SSM allows. SSM is
-    /// asked at most once in `age`, so a stranger cannot make us ask more often.
-    pub async fn refreshed(&self, age: SignedDuration) -> Result<Arc<T>, ParameterError> {
-        self.younger_than(age, age).await
-    }
-
-    async fn younger_than(
-        &self,
-        age: SignedDuration,
-        failure_pause: SignedDuration,
-    ) -> Result<Arc<T>, ParameterError> {
         let mut kept = self.kept.lock().await;
         let now = self.clock.now();
         if let Some(good) = &kept.good
-            && (within(kept.read_at, now, age) || within(kept.tried_at, now, failure_pause))
+            && (within(kept.read_at, now, self.max_age)
+                || within(kept.failed_at, now, FAILURE_PAUSE))
         {
             return Ok(Arc::clone(good));
         }
+        self.renew(&mut kept, now).await
+    }
+
+    /// The value as [`Parameter::value`] has it, but read before its time, since it may have
+    /// changed. That happens at most once in `pause`, so a stranger cannot make us ask more often.
+    pub async fn refreshed(&self, pause: SignedDuration) -> Result<Arc<T>, ParameterError> {
+        let mut kept = self.kept.lock().await;
+        let now = self.clock.now();
+        if let Some(good) = &kept.good
+            && within(kept.hurried_at, now, pause)
+        {
+            return Ok(Arc::clone(good));
+        }
+        kept.hurried_at = now;
+        self.renew(&mut kept, now).await
+    }
+
+    async fn renew(&self, kept: &mut Kept<T>, now: Timestamp) -> Result<Arc<T>, ParameterError> {
         match self.read().await {
             Ok(value) => {
                 let value = Arc::new(value);
+                kept.good = Some(Arc::clone(&value));
                 // Dated before the read: what was written during it may not be in it.
-                *kept =
-                    Kept { good: Some(Arc::clone(&value)), read_at: now, tried_at: Timestamp::MIN };
+                kept.read_at = now;
+                kept.failed_at = Timestamp::MIN;
                 Ok(value)
             }
             Err(err) => {
-                kept.tried_at = self.clock.now();
+                kept.failed_at = self.clock.now();
                 let Some(good) = &kept.good else {
                     return Err(err);
                 };

@@ -1,6 +1,8 @@
 //! ingest-fn between the HTTP API's event and the requests that reach SQS and SSM. Time is tokio's
 //! own and paused, so hangs and back-offs take none.
 
+#![expect(clippy::unwrap_used, reason = "how a test fails")]
+
 mod aws;
 mod body;
 mod fault;
@@ -38,8 +40,7 @@ impl World {
         };
         let (start, began): (Timestamp, _) =
             ("2026-01-02T03:04:05.678Z".parse().unwrap(), Instant::now());
-        let clock =
-            Clock::new(move || start + SignedDuration::try_from(began.elapsed()).unwrap());
+        let clock = Clock::new(move || start + SignedDuration::try_from(began.elapsed()).unwrap());
         Self { ingest: Ingest::new(&aws.config(), config, clock), aws }
     }
 

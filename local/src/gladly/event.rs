@@ -152,33 +152,28 @@ impl World {
     /// The last message in or out, and its channel.
     fn message(&mut self, conversation: &str, inbound: bool) -> (String, &'static str) {
         let channel = |item: &Value| {
-            let by_customer = item["initiator"]["type"] == "CUSTOMER";
+            let by = item["initiator"]["type"].as_str()?;
             let kind = text(&item["content"]["type"]);
-            let (_, channel) =
-                CHANNELS.iter().find(|(of, _)| *of == kind && by_customer == inbound)?;
-            Some((text(&item["id"]).to_owned(), *channel))
+            let (_, channel) = CHANNELS.iter().find(|(of, _)| *of == kind)?;
+            ((by == "CUSTOMER") == inbound).then(|| (text(&item["id"]).to_owned(), *channel))
         };
-        let items =
-            self.conversations.get(conversation).map(|it| it.items.as_slice()).unwrap_or_default();
-        if let Some(found) = items.iter().rev().find_map(channel) {
+        if let Some(found) = self.items(conversation).iter().rev().find_map(channel) {
             return found;
         }
-        let by = if inbound { "CUSTOMER" } else { "AGENT" };
-        let chat = json!({"type": "CHAT_MESSAGE", "sessionId": "chat-9", "content": "One more thing about my order…"});
-        (
-            self.add_item(
-                conversation,
-                json!({"initiator": {"id": "", "type": by}, "content": chat}),
-            ),
-            "CHAT",
-        )
+        let (by, said) = if inbound {
+            ("CUSTOMER", "One more thing about my order…")
+        } else {
+            ("AGENT", "Is there anything else I can do for you?")
+        };
+        let chat = json!({"type": "CHAT_MESSAGE", "sessionId": "chat-9", "content": said});
+        let item = json!({"initiator": {"id": "", "type": by}, "content": chat});
+        (self.add_item(conversation, item), "CHAT")
     }
 
     /// The last note.
     fn note(&mut self, conversation: &str) -> String {
-        let items =
-            self.conversations.get(conversation).map(|it| it.items.as_slice()).unwrap_or_default();
-        let note = items.iter().rev().find(|item| item["content"]["type"] == "CONVERSATION_NOTE");
+        let mut items = self.items(conversation).iter().rev();
+        let note = items.find(|item| item["content"]["type"] == "CONVERSATION_NOTE");
         if let Some(note) = note {
             return text(&note["id"]).to_owned();
         }

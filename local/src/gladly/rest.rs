@@ -121,12 +121,9 @@ async fn note(
     Path((id, note)): Path<(String, String)>,
 ) -> Response {
     let world = lock(&state.world);
-    let items = world.conversations.get(&id).map(|it| it.items.as_slice()).unwrap_or_default();
-    found(
-        items
-            .iter()
-            .find(|item| item["id"] == *note && item["content"]["type"] == "CONVERSATION_NOTE"),
-    )
+    let mut notes =
+        world.items(&id).iter().filter(|item| item["content"]["type"] == "CONVERSATION_NOTE");
+    found(notes.find(|item| item["id"] == *note))
 }
 
 async fn item(Extract(state): Extract<State>, Path(id): Path<String>) -> Response {
@@ -144,18 +141,15 @@ async fn transcript(Extract(state): Extract<State>, Path(id): Path<String>) -> R
 async fn customer(Extract(state): Extract<State>, Path(id): Path<String>) -> Response {
     let world = lock(&state.world);
     if let Some(new) = world.moved.get(&id) {
-        let moved = json!({"errors": [{"code": "moved", "detail": "customer was merged", "meta": {"old": id, "new": new}}]});
-        return (StatusCode::MOVED_PERMANENTLY, Json(moved)).into_response();
+        let error = json!({"code": "moved", "detail": "customer was merged", "meta": {"old": id, "new": new}});
+        return (StatusCode::MOVED_PERMANENTLY, Json(json!({"errors": [error]}))).into_response();
     }
-    match world.customers.get(&id) {
-        Some(profile) => Json(profile).into_response(),
+    let Some(profile) = world.customers.get(&id) else {
         // Here `errors` is an object.
-        None => (
-            StatusCode::NOT_FOUND,
-            Json(json!({"errors": {"code": "not_exist", "detail": "no such customer"}})),
-        )
-            .into_response(),
-    }
+        let errors = json!({"errors": {"code": "not_exist", "detail": "no such customer"}});
+        return (StatusCode::NOT_FOUND, Json(errors)).into_response();
+    };
+    Json(profile).into_response()
 }
 
 /// The daily exports of the last 14 days, newest first. One is ready two hours after its day.

@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::world::{World, without_nulls};
+use super::world::{World, merge};
 
 /// What a conversation is about, from the first message to the note an agent leaves. `#` stands for a number.
 struct Story {
@@ -197,7 +197,8 @@ impl World {
     }
 
     fn made_up_conversation(&mut self, number: usize, id: &str, customer: &str) {
-        let story = &STORIES[number % STORIES.len()];
+        // Shifted by one with each round, so that every story is told in every channel.
+        let story = &STORIES[(number + number / CHANNELS.len()) % STORIES.len()];
         let order = self.rng.u32(10_000..99_999).to_string();
         let channel = CHANNELS[number % CHANNELS.len()];
         let agent = self.agents[number % self.agents.len()]["id"].clone();
@@ -231,13 +232,13 @@ impl World {
         let lines = [story.opening, story.answer, story.reply, story.closing]
             .map(|line| line.replace('#', &order));
         if spoken {
-            let (call, _) = add(self, &by_customer, message(channel, story, "", ""));
+            let (call, _) = add(self, &by_customer, message(channel, false, story, "", ""));
             let said = if channel == "VOICEMAIL" { 1 } else { lines.len() };
             self.add_transcript(&call, &lines.each_ref().map(String::as_str)[..said]);
         } else {
             for (turn, line) in lines.iter().enumerate() {
                 let by = [&by_customer, &by_agent][turn % 2];
-                add(self, by, message(channel, story, line, &order));
+                add(self, by, message(channel, turn % 2 == 1, story, line, &order));
             }
         }
         add(self, &by_agent, json!({"type": "TOPIC_CHANGE", "addedTopicIds": [topic]}));
@@ -245,7 +246,9 @@ impl World {
             let aside = ASIDES[(number * 2 + aside) % ASIDES.len()];
             let by = match aside {
                 "CONVERSATION_NOTE" | "TASK" | "QUICK_REPLY_REQUEST" => by_agent.clone(),
-                "BOT_MESSAGE" => json!({"id": "SIDEKICK_V2", "type": "SYSTEM"}),
+                "BOT_MESSAGE" | "VOICE_AI_MESSAGE" => {
+                    json!({"id": "SIDEKICK_V2", "type": "SYSTEM"})
+                }
                 "EXTERNAL_EMAIL" => json!({"id": "carrier@example.org", "type": "EXTERNAL"}),
                 "CUSTOMER_ACTIVITY" | "PAYMENT_REQUEST" => {
                     json!({"id": self.agents[0]["id"], "type": "API"})
@@ -267,14 +270,18 @@ impl World {
 }
 
 /// A line said in a channel, in the shape Gladly gives that channel.
-fn message(channel: &str, story: &Story, line: &str, order: &str) -> Value {
+fn message(channel: &str, outbound: bool, story: &Story, line: &str, order: &str) -> Value {
+    let directed = |customer: &'static str, company: &'static str| {
+        if outbound { (company, customer) } else { (customer, company) }
+    };
+    let (from_mail, to_mail) = directed("customer@example.com", "help@example.org");
+    let (from_phone, to_phone) = directed("+15555550111", "+15555550100");
     let mut content = json!({"type": channel, "content": line});
     let more = match channel {
         "EMAIL" => json!({
-            "from": "customer@example.com", "to": ["help@example.org"], "cc": [],
-            "subject": story.subject.replace('#', order),
+            "from": from_mail, "to": [to_mail], "cc": [], "subject": story.subject.replace('#', order),
         }),
-        "SMS" => json!({"from": "+15555550111", "to": "+15555550100"}),
+        "SMS" => json!({"from": from_phone, "to": to_phone}),
         "CHAT_MESSAGE" => json!({"sessionId": "chat-1", "messageType": "TEXT"}),
         "FACEBOOK_MESSAGE" => json!({"pageId": "10001", "userId": "20002"}),
         "PHONE_CALL" => json!({
@@ -288,10 +295,8 @@ fn message(channel: &str, story: &Story, line: &str, order: &str) -> Value {
         }),
         _ => json!({}),
     };
-    if let (Value::Object(content), Value::Object(more)) = (&mut content, more) {
-        content.extend(more);
-    }
-    without_nulls(content)
+    merge(&mut content, more);
+    content
 }
 
 /// Something that stands between the messages.

@@ -1,6 +1,6 @@
 //! Webhooks: their settings over the REST API, and the sender with Gladly's retries and deactivation.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use axum::{
     Json, Router,
@@ -10,14 +10,13 @@ use axum::{
     routing::get,
 };
 use jiff::Timestamp;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
     State,
     rest::{error, not_found},
-    world::{text, without_nulls},
+    world::{merge, text},
 };
 use crate::server::lock;
 
@@ -28,40 +27,22 @@ const ATTEMPTS: [u32; 5] = [0, 30, 300, 1800, 3600];
 const PATIENCE: Duration = Duration::from_secs(15);
 const MOST_WEBHOOKS: usize = 20;
 
+/// What the API takes but never shows.
+const WRITE_ONLY: [&str; 2] = ["credentials", "headers"];
+/// What the API shows but never takes.
+const READ_ONLY: [&str; 6] =
+    ["id", "createdAt", "updatedAt", "disabledAtDueToRetryLimit", "hasCredentials", "headerKeys"];
+
 /// A webhook's settings, secrets included.
 #[derive(Debug, Clone)]
-pub(super) struct Webhook {
-    id: String,
-    settings: Settings,
-    created_at: Timestamp,
-    updated_at: Timestamp,
-    disabled_at: Option<Timestamp>,
-}
-
-/// What POST and PATCH take, and what a webhook keeps.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Settings {
-    name: Option<String>,
-    url: Option<String>,
-    events: Option<Vec<String>>,
-    credentials: Option<Credentials>,
-    headers: Option<BTreeMap<String, String>>,
-    enabled: Option<bool>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct Credentials {
-    username: String,
-    password: String,
-}
+pub(super) struct Webhook(Value);
 
 /// One request of the webhook sender.
 #[derive(Debug, Clone)]
 pub struct Attempt {
     /// The webhook it was for.
     pub webhook: String,
-    /// The event's id and type.
+    /// The event's id.
     pub event: String,
     /// `NOUN/VERB`, or `PING`.
     pub kind: String,
@@ -74,71 +55,53 @@ pub struct Attempt {
 }
 
 impl Webhook {
-    pub(super) fn new(id: String, settings: Settings) -> Self {
-        let now = Timestamp::now();
-        Self { id, settings, created_at: now, updated_at: now, disabled_at: None }
+    /// A webhook of these settings, disabled unless they say otherwise.
+    pub(super) fn new(id: &str, settings: Value) -> Self {
+        let now = Timestamp::now().to_string();
+        let mut webhook = json!({"id": id, "createdAt": now, "updatedAt": now, "enabled": false});
+        merge(&mut webhook, settings);
+        Self(webhook)
+    }
+
+    fn id(&self) -> &str {
+        text(&self.0["id"])
+    }
+
+    fn url(&self) -> &str {
+        text(&self.0["url"])
     }
 
     fn enabled(&self) -> bool {
-        self.settings.enabled == Some(true)
+        self.0["enabled"] == true
     }
 
     fn wants(&self, kind: &str) -> bool {
-        let events = self.settings.events.as_deref().unwrap_or_default();
-        self.enabled() && events.iter().any(|event| event == kind)
+        let mut events = self.0["events"].as_array().into_iter().flatten();
+        self.enabled() && events.any(|event| event == kind)
     }
 
-    /// As the API shows it: without the values of credentials and headers.
-    pub(super) fn shown(&self) -> Value {
-        let headers = self.settings.headers.iter().flatten();
-        without_nulls(json!({
-            "id": self.id,
-            "name": self.settings.name,
-            "url": self.settings.url,
-            "events": self.settings.events,
-            "hasCredentials": self.settings.credentials.is_some(),
-            "headerKeys": headers.map(|(name, _)| name).collect::<Vec<_>>(),
-            "enabled": self.enabled(),
-            "createdAt": self.created_at.to_string(),
-            "updatedAt": self.updated_at.to_string(),
-            "disabledAtDueToRetryLimit": self.disabled_at.map(|at| at.to_string()),
-        }))
+    /// As the API shows it.
+    fn shown(&self) -> Value {
+        let keys = self.0["headers"].as_object().into_iter().flat_map(|headers| headers.keys());
+        let mut shown = self.0.clone();
+        shown["headerKeys"] = keys.cloned().collect();
+        shown["hasCredentials"] = self.0["credentials"].is_object().into();
+        merge(&mut shown, WRITE_ONLY.map(|field| (field, Value::Null)).into_iter().collect());
+        shown
     }
 
-    /// The same webhook with other settings, and whether the receiver must answer a PING first.
-    fn changed(&self, change: Settings) -> (Self, bool) {
-        let Settings { name, url, events, credentials, headers, enabled } = change;
-        let old = self.settings.clone();
-        let settings = Settings {
-            name: name.or(old.name),
-            url: url.or(old.url),
-            events: events.or(old.events),
-            credentials: credentials.or(old.credentials),
-            headers: headers.or(old.headers),
-            enabled: enabled.or(old.enabled),
-        };
-        let mut webhook = Self { settings, updated_at: Timestamp::now(), ..self.clone() };
-        let enabling = webhook.enabled() && !self.enabled();
-        if enabling {
-            webhook.disabled_at = None;
+    /// The same webhook with other settings.
+    fn changed(&self, mut settings: Value) -> Self {
+        if let Some(settings) = settings.as_object_mut() {
+            settings.retain(|field, _| !READ_ONLY.contains(&field.as_str()));
+            settings.insert("updatedAt".to_owned(), Timestamp::now().to_string().into());
         }
-        let moved = !self.id.is_empty() && webhook.settings.url != self.settings.url;
-        (webhook, enabling || moved)
-    }
-}
-
-impl Settings {
-    /// Every event the relay wants, to a receiver that is taken to answer.
-    pub(super) fn subscription(url: &str, headers: &[(&str, &str)]) -> Self {
-        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        Self {
-            name: Some("gladly-relay".to_owned()),
-            url: Some(url.to_owned()),
-            events: Some(super::EVENT_TYPES.map(str::to_owned).to_vec()),
-            credentials: None,
-            headers: Some(headers.collect()),
-            enabled: Some(true),
+        let mut webhook = self.clone();
+        merge(&mut webhook.0, settings);
+        if webhook.enabled() && !self.enabled() {
+            merge(&mut webhook.0, json!({"disabledAtDueToRetryLimit": null}));
         }
+        webhook
     }
 }
 
@@ -156,14 +119,11 @@ async fn one(Extract(state): Extract<State>, Path(id): Path<String>) -> Response
     state.webhook(&id).map_or_else(not_found, |webhook| Json(webhook.shown()).into_response())
 }
 
-async fn create(Extract(state): Extract<State>, Json(settings): Json<Settings>) -> Response {
-    if settings.events.is_none() {
-        return refused("events", "blank");
-    }
-    let (mut webhook, ping) = Webhook::new(String::new(), Settings::default()).changed(settings);
-    webhook.id = lock(&state.world).new_id();
-    let location = format!("/api/v1/webhooks/{}", webhook.id);
-    match state.accept(webhook, ping).await {
+async fn create(Extract(state): Extract<State>, Json(settings): Json<Value>) -> Response {
+    let id = lock(&state.world).new_id();
+    let blank = Webhook::new(&id, Value::Null);
+    let location = format!("/api/v1/webhooks/{id}");
+    match state.accept(blank.changed(settings), None).await {
         Ok(()) => (StatusCode::CREATED, [(header::LOCATION, location)]).into_response(),
         Err(refusal) => refusal,
     }
@@ -172,13 +132,12 @@ async fn create(Extract(state): Extract<State>, Json(settings): Json<Settings>) 
 async fn change(
     Extract(state): Extract<State>,
     Path(id): Path<String>,
-    Json(settings): Json<Settings>,
+    Json(settings): Json<Value>,
 ) -> Response {
-    let Some(webhook) = state.webhook(&id) else {
+    let Some(old) = state.webhook(&id) else {
         return not_found();
     };
-    let (webhook, ping) = webhook.changed(settings);
-    match state.accept(webhook, ping).await {
+    match state.accept(old.changed(settings), Some(&old)).await {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(refusal) => refusal,
     }
@@ -189,7 +148,7 @@ async fn remove(Extract(state): Extract<State>, Path(id): Path<String>) -> Respo
         None => not_found(),
         Some(webhook) if webhook.enabled() => refused("enabled", "invalid_state"),
         Some(_) => {
-            lock(&state.sender).webhooks.retain(|webhook| webhook.id != id);
+            lock(&state.sender).webhooks.retain(|webhook| webhook.id() != id);
             StatusCode::NO_CONTENT.into_response()
         }
     }
@@ -212,36 +171,37 @@ impl super::Shared {
     }
 
     fn webhook(&self, id: &str) -> Option<Webhook> {
-        lock(&self.sender).webhooks.iter().find(|webhook| webhook.id == id).cloned()
+        lock(&self.sender).webhooks.iter().find(|webhook| webhook.id() == id).cloned()
     }
 
-    /// Checks a webhook by Gladly's rules, has its receiver answer a PING, and only then stores it.
-    async fn accept(&self, webhook: Webhook, ping: bool) -> Result<(), Response> {
-        let url = webhook.settings.url.clone().unwrap_or_default();
+    /// Checks a webhook by Gladly's rules, has its receiver answer a PING where it is new there, and
+    /// only then stores it.
+    async fn accept(&self, webhook: Webhook, old: Option<&Webhook>) -> Result<(), Response> {
         // Gladly takes nothing but https; loopback is what we have.
-        if !["https://", "http://127.0.0.1:", "http://localhost:"]
-            .iter()
-            .any(|start| url.starts_with(start))
-        {
+        let allowed = ["https://", "http://127.0.0.1:", "http://localhost:"];
+        if !allowed.iter().any(|start| webhook.url().starts_with(start)) {
             return Err(refused("url", "invalid"));
         }
-        if webhook.settings.name.as_ref().is_some_and(|name| name.chars().count() > 200) {
+        if !webhook.0["events"].is_array() {
+            return Err(refused("events", "blank"));
+        }
+        if text(&webhook.0["name"]).chars().count() > 200 {
             return Err(refused("name", "too_long"));
         }
-        {
-            let sender = lock(&self.sender);
-            let mut others = sender.webhooks.iter().filter(|other| other.id != webhook.id);
-            if others.clone().count() >= MOST_WEBHOOKS {
-                return Err(refused("webhooks", "too_long"));
-            }
-            if others.any(|other| other.settings.url == webhook.settings.url) {
-                return Err(refused("url", "taken"));
-            }
+        let mut others = lock(&self.sender).webhooks.clone();
+        others.retain(|other| other.id() != webhook.id());
+        if others.len() >= MOST_WEBHOOKS {
+            return Err(refused("webhooks", "too_long"));
         }
-        if ping {
-            let event = lock(&self.world).event("PING", "");
+        if others.iter().any(|other| other.url() == webhook.url()) {
+            return Err(refused("url", "taken"));
+        }
+        let enabled = webhook.enabled() && !old.is_some_and(Webhook::enabled);
+        let moved = old.is_some_and(|old| old.url() != webhook.url());
+        if enabled || moved {
+            let ping = lock(&self.world).event("PING", "");
             // For a PING nothing but 200 will do.
-            if self.attempt(&webhook, &event, 1).await != Some(200) {
+            if self.attempt(&webhook, &ping, 1).await != Some(200) {
                 return Err(refused("url", "invalid"));
             }
         }
@@ -251,7 +211,7 @@ impl super::Shared {
 
     pub(super) fn store(&self, webhook: Webhook) {
         let mut sender = lock(&self.sender);
-        sender.webhooks.retain(|other| other.id != webhook.id);
+        sender.webhooks.retain(|other| other.id() != webhook.id());
         sender.webhooks.push(webhook);
         drop(sender);
         self.traffic.notify();
@@ -259,11 +219,11 @@ impl super::Shared {
 
     /// Switches a webhook off the way the retry limit does.
     pub(super) fn disable(&self, id: &str) {
+        let now = Timestamp::now().to_string();
         if let Some(webhook) =
-            lock(&self.sender).webhooks.iter_mut().find(|webhook| webhook.id == id)
+            lock(&self.sender).webhooks.iter_mut().find(|webhook| webhook.id() == id)
         {
-            webhook.settings.enabled = Some(false);
-            webhook.disabled_at = Some(Timestamp::now());
+            merge(&mut webhook.0, json!({"enabled": false, "disabledAtDueToRetryLimit": now}));
         }
         self.traffic.notify();
     }
@@ -272,7 +232,7 @@ impl super::Shared {
     pub(super) fn receivers(&self, kind: &str) -> Vec<String> {
         let sender = lock(&self.sender);
         let wanting = sender.webhooks.iter().filter(|webhook| webhook.wants(kind));
-        wanting.map(|webhook| webhook.id.clone()).collect()
+        wanting.map(|webhook| webhook.id().to_owned()).collect()
     }
 
     /// Sends an event until it is taken; after the last failure the whole webhook is switched off.
@@ -296,17 +256,12 @@ impl super::Shared {
     }
 
     async fn attempt(&self, webhook: &Webhook, event: &Value, number: usize) -> Option<u16> {
-        let settings = &webhook.settings;
-        let mut request = self
-            .http
-            .post(settings.url.as_deref().unwrap_or_default())
-            .json(event)
-            .timeout(PATIENCE);
-        for (name, value) in settings.headers.iter().flatten() {
-            request = request.header(name, value);
+        let mut request = self.http.post(webhook.url()).json(event).timeout(PATIENCE);
+        for (name, value) in webhook.0["headers"].as_object().into_iter().flatten() {
+            request = request.header(name, text(value));
         }
-        if let Some(Credentials { username, password }) = &settings.credentials {
-            request = request.basic_auth(username, Some(password));
+        if let Some(user) = webhook.0.get("credentials") {
+            request = request.basic_auth(text(&user["username"]), user["password"].as_str());
         }
         let (status, answer) = match request.send().await {
             Ok(response) => {
@@ -316,7 +271,7 @@ impl super::Shared {
             Err(_) => (None, String::new()),
         };
         lock(&self.sender).attempts.push(Attempt {
-            webhook: webhook.id.clone(),
+            webhook: webhook.id().to_owned(),
             event: text(&event["id"]).to_owned(),
             kind: text(&event["type"]).to_owned(),
             number,

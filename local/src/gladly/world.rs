@@ -183,6 +183,12 @@ impl World {
         self.conversations.remove(id);
     }
 
+    /// The timeline of a conversation; empty where there is no such conversation.
+    #[must_use]
+    pub fn items(&self, conversation: &str) -> &[Value] {
+        self.conversations.get(conversation).map(|it| it.items.as_slice()).unwrap_or_default()
+    }
+
     pub(super) fn item(&self, id: &str) -> Option<&Value> {
         let mut items = self.conversations.values().flat_map(|conversation| &conversation.items);
         items.find(|item| item["id"] == id)
@@ -190,7 +196,7 @@ impl World {
 }
 
 /// Puts the fields of `patch` over those of `target`; a null removes a field.
-fn merge(target: &mut Value, patch: Value) {
+pub(super) fn merge(target: &mut Value, patch: Value) {
     let (Value::Object(target), Value::Object(patch)) = (target, patch) else {
         return;
     };

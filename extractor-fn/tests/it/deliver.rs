@@ -1,0 +1,214 @@
+//! What is sent to the destination, and what becomes of its answers.
+
+use std::collections::BTreeSet;
+
+use axum::http::StatusCode;
+use futures::future::join_all;
+use local::fault::Fault;
+use serde_json::{Value, json};
+
+use crate::{DESTINATION_TOKEN, FIRST_WAIT, World};
+
+fn conversations(world: &World, count: usize) -> Vec<Value> {
+    (0..count).map(|n| world.conversation(&format!("c-{n}"))).collect()
+}
+
+#[tokio::test]
+async fn a_delivery_is_as_the_contract_has_it() {
+    let world = World::new();
+    let event = world.conversation("c-1");
+    world.extract(&[event]).await.is_done();
+
+    let delivery = world.destination.deliveries().remove(0);
+    let header = |name| delivery.headers.get(name).map(|value| value.to_str().unwrap());
+    assert_eq!(header("content-type"), Some("application/json"));
+    assert_eq!(header("content-encoding"), None);
+    assert_eq!(header("user-agent"), Some(concat!("gladly-relay/", env!("CARGO_PKG_VERSION"))));
+    assert_eq!(header("idempotency-key"), delivery.body["id"].as_str());
+    assert_eq!(header("authorization"), Some(&*format!("Bearer {DESTINATION_TOKEN}")));
+    assert_eq!(delivery.body["schema"], "gladly-relay/delivery/1");
+    let host = world.gladly.url().strip_prefix("http://").unwrap();
+    assert_eq!(delivery.body["organization"], host);
+    let conversation = &delivery.body["conversations"][0];
+    assert_eq!(conversation["inbox"]["name"], world.gladly.world().inboxes[0]["name"]);
+    assert_eq!(conversation["agent"]["name"], world.gladly.world().agents[0]["name"]);
+    assert_eq!(conversation["topics"][0]["name"], world.gladly.world().topics[0]["name"]);
+    assert_eq!(conversation["items"][0]["text"], "Hello from c-1");
+    assert_eq!(conversation["items"][0]["author"]["kind"], "customer");
+    assert_eq!(conversation["customer"]["emails"], json!(["sample.customer@example.com"]));
+    assert_eq!(conversation["customer"]["phones"], json!(["+15555550100"]));
+    let told = delivery.body.to_string();
+    assert!(!told.contains("null"), "absent fields are left out: {told}");
+}
+
+#[tokio::test]
+async fn the_same_delivery_has_the_same_id_in_every_try() {
+    let world = World::new();
+    let event = world.conversation("c-1");
+    world.destination.fault(Fault::cut().times(2));
+    world.extract(&[event.clone()]).await.is_done();
+    let deliveries = world.destination.deliveries();
+    assert_eq!(deliveries.len(), 3, "accepted, but the answers were lost");
+    assert!(deliveries.iter().all(|delivery| delivery.body == deliveries[0].body));
+}
+
+#[tokio::test]
+async fn switches_compress_move_the_token_and_leave_things_out() {
+    let world = World::with(&[
+        ("DESTINATION_GZIP", "true"),
+        ("DESTINATION_TOKEN_HEADER", "X-Api-Key"),
+        ("FORWARD_CUSTOMER_CONTACT", "false"),
+        ("FORWARD_NOTES", "false"),
+    ]);
+    let event = world.conversation("c-1");
+    let note = {
+        let mut at_gladly = world.gladly.world();
+        at_gladly.add_item("c-1", json!({"type": "EMAIL", "from": "sam@example.com", "to": ["help@example.com"], "cc": ["x@example.com"], "subject": "Shoes", "content": "Too small"}));
+        at_gladly.add_item("c-1", json!({"type": "TEXT", "customerAddress": "+1555", "content": {"text": "hi", "from": "deep"}}));
+        at_gladly.event("CONVERSATION/NOTE_CREATED", "c-1")
+    };
+    world.extract(&[event, note]).await.is_done();
+
+    let delivery = world.destination.deliveries().remove(0);
+    assert_eq!(delivery.headers["content-encoding"], "gzip");
+    assert!(delivery.wire_bytes < delivery.bytes);
+    assert_eq!(delivery.headers["x-api-key"], DESTINATION_TOKEN);
+    let conversation = &delivery.body["conversations"][0];
+    let customer = conversation["customer"].as_object().unwrap();
+    assert_eq!(
+        customer.keys().collect::<BTreeSet<_>>(),
+        BTreeSet::from([&"customAttributes".into(), &"id".into(), &"name".into()])
+    );
+    let items = conversation["items"].as_array().unwrap();
+    assert!(items.iter().all(|item| item["type"] != "CONVERSATION_NOTE"));
+    let email = items.iter().find(|item| item["type"] == "EMAIL").unwrap();
+    assert_eq!((&email["subject"], &email["text"]), (&json!("Shoes"), &json!("Too small")));
+    let told = conversation.to_string();
+    for contact in ["sam@example.com", "x@example.com", "+1555", "deep"] {
+        assert!(!told.contains(contact), "{contact} in {told}");
+    }
+}
+
+#[tokio::test]
+async fn deliveries_hold_at_most_100_conversations_and_a_megabyte() {
+    let world = World::new();
+    let mut events = conversations(&world, 250);
+    {
+        let mut at_gladly = world.gladly.world();
+        for n in 0..10 {
+            at_gladly.add_item(
+                &format!("c-{n}"),
+                json!({"type": "SMS", "content": "x".repeat(150_000)}),
+            );
+        }
+        at_gladly.add_item("c-20", json!({"type": "SMS", "content": "y".repeat(1_500_000)}));
+    }
+    events.push(world.gladly.world().event("CONVERSATION/CREATED", "c-20"));
+
+    world.extract(&events).await.is_done();
+
+    let deliveries = world.destination.deliveries();
+    for delivery in &deliveries {
+        let conversations = delivery.body["conversations"].as_array().unwrap();
+        assert!(conversations.len() <= 100);
+        assert!(
+            delivery.bytes <= 1_000_000 || conversations.len() == 1,
+            "{} bytes",
+            delivery.bytes
+        );
+    }
+    let large = deliveries.iter().find(|delivery| delivery.bytes > 1_500_000).unwrap();
+    assert_eq!(large.body["events"].as_array().unwrap().len(), 2, "alone, whole, with its events");
+    assert_eq!(world.destination.event_ids().len(), 251);
+    assert!((4..=8).contains(&deliveries.len()), "{}", deliveries.len());
+}
+
+#[tokio::test]
+async fn a_refusal_finds_the_guilty_conversation_and_spares_the_others() {
+    for status in
+        [StatusCode::BAD_REQUEST, StatusCode::PAYLOAD_TOO_LARGE, StatusCode::UNPROCESSABLE_ENTITY]
+    {
+        let world = World::new();
+        let mut events = conversations(&world, 20);
+        events.push(world.gladly.world().event("CONVERSATION/CREATED", "c-7"));
+        world.destination.refuse("c-7", status);
+
+        world.extract(&events).await.is_done();
+
+        assert_eq!(world.destination.conversations().len(), 19);
+        let quarantined = world.quarantined();
+        assert_eq!(quarantined.len(), 2, "both of its events");
+        for (message, body) in &quarantined {
+            assert_eq!(body["reason"], "rejected");
+            assert_eq!(body["detail"], format!("the destination answered {}", status.as_u16()));
+            assert_eq!(message.attributes, [("reason".to_owned(), "rejected".to_owned())]);
+            assert!(body["raw"].as_str().unwrap().contains("c-7"));
+        }
+        assert!(world.destination.traffic().count("") <= 12, "halving");
+    }
+}
+
+#[tokio::test]
+async fn a_destination_that_refuses_everything_is_itself_at_fault() {
+    let world = World::new();
+    let events = conversations(&world, 60);
+    world.destination.fault(Fault::status(422));
+    let settled = world.extract(&events).await;
+    assert_eq!(settled.kept.len(), 60);
+    assert!(settled.visibility.values().all(|wait| FIRST_WAIT.contains(wait)));
+    assert!(world.quarantined().is_empty());
+    assert!(world.destination.traffic().count("") < 40, "it stops asking");
+
+    let world = World::new();
+    let events = conversations(&world, 9);
+    world.destination.fault(Fault::status(422));
+    world.extract(&events).await.is_done();
+    assert_eq!(world.quarantined().len(), 9, "nine may well be nine bad conversations");
+}
+
+#[tokio::test]
+async fn a_destination_that_is_not_ready_or_not_willing_gets_everything_again() {
+    let elsewhere =
+        local::destination::Destination::start(local::destination::Options::default()).unwrap();
+    let cases = [
+        ("500", Fault::status(500), FIRST_WAIT),
+        ("503 with a wish", Fault::status(503).header("retry-after", "90"), 90..=90),
+        (
+            "429 with a date long past",
+            Fault::status(429).header("retry-after", "Fri, 31 Dec 1999 23:59:59 GMT"),
+            FIRST_WAIT,
+        ),
+        ("429 with nonsense", Fault::status(429).header("retry-after", "soon"), FIRST_WAIT),
+        ("408", Fault::status(408), FIRST_WAIT),
+        ("401", Fault::status(401), FIRST_WAIT),
+        ("403", Fault::status(403), FIRST_WAIT),
+        ("404", Fault::status(404), FIRST_WAIT),
+        ("a redirect", Fault::redirect(307, elsewhere.url()), FIRST_WAIT),
+        (
+            "a closed connection",
+            Fault::status(200).body("x").header("content-length", "9"),
+            FIRST_WAIT,
+        ),
+    ];
+    join_all(cases.map(async |(name, fault, wait)| {
+        let world = World::new();
+        let events = conversations(&world, 3);
+        world.destination.fault(fault);
+        world.extract(&events).await.gives_back(&["m-0", "m-1", "m-2"], wait);
+        assert!(world.quarantined().is_empty(), "{name}");
+
+        world.destination.traffic().clear_faults();
+        world.extract(&events).await.is_done();
+        assert_eq!(world.destination.event_ids().len(), 3, "{name}");
+    }))
+    .await;
+    assert_eq!(elsewhere.traffic().count(""), 0, "redirects are never followed");
+}
+
+#[tokio::test]
+async fn a_large_answer_of_the_destination_costs_nothing() {
+    let world = World::new();
+    let event = world.conversation("c-1");
+    world.destination.fault(Fault::large(60));
+    world.extract(&[event]).await.gives_back(&["m-0"], FIRST_WAIT);
+}

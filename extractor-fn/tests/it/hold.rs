@@ -1,0 +1,57 @@
+//! The pause.
+
+use jiff::{SignedDuration, Timestamp};
+use local::aws::{Fault, THROTTLED};
+
+use crate::{World, record};
+
+#[tokio::test]
+async fn while_paused_everything_is_given_back_and_nobody_is_asked() {
+    let until = |hours| (Timestamp::now() + SignedDuration::from_hours(hours)).to_string();
+    for (text, held) in [
+        ("paused".to_owned(), true),
+        (" PAUSED \n".to_owned(), true),
+        (r#"{"state":"paused","by":"ada","reason":"audit"}"#.to_owned(), true),
+        (format!(r#"{{"state":"paused","until":"{}"}}"#, until(1)), true),
+        (format!(r#"{{"state":"paused","until":"{}"}}"#, until(-1)), false),
+        ("stopped".to_owned(), true),
+        (r#"{"state":"running","until":"some day"}"#.to_owned(), true),
+        ("Running".to_owned(), false),
+        (r#"{"state":"running","by":"ada"}"#.to_owned(), false),
+    ] {
+        let world = World::new();
+        let event = world.conversation("c-1");
+        world.aws.put("/relay/pause", &text);
+        for (receives, least, most) in [(1, 24, 36), (3, 96, 144), (99, 2_880, 4_320)] {
+            let settled = world.batch(&[record(0, &event).received(receives)]).await;
+            if held {
+                settled.gives_back(&["m-0"], least..=most);
+            } else {
+                settled.is_done();
+            }
+        }
+        assert_eq!(world.calls("") == 0, held, "{text}");
+        assert_eq!(world.destination.deliveries().is_empty(), held, "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_switch_that_was_never_readable_holds_and_one_that_was_is_remembered() {
+    for fault in
+        [THROTTLED, Fault::Refused(400, "AccessDeniedException"), Fault::Reset, Fault::Garbage(200)]
+    {
+        let world = World::new();
+        let event = world.conversation("c-1");
+        world.aws.state().ssm_fault = Some(fault);
+        world.extract(&[event.clone()]).await.gives_back(&["m-0"], 24..=36);
+
+        world.aws.state().ssm_fault = None;
+        world.extract(&[event.clone()]).await.is_done();
+        world.aws.state().ssm_fault = Some(fault);
+        world.extract(&[event]).await.is_done();
+    }
+    let world = World::new();
+    let event = world.conversation("c-1");
+    world.aws.state().parameters.remove("/relay/pause");
+    world.extract(&[event]).await.gives_back(&["m-0"], 24..=36);
+}

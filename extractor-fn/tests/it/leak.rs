@@ -1,0 +1,107 @@
+//! Nothing of what people wrote, nobody's address, and no secret ever reaches a log line.
+
+use std::{
+    io,
+    sync::{Arc, Mutex},
+};
+
+use futures::future::join_all;
+use local::{aws::Fault as AwsFault, fault::Fault};
+use serde_json::json;
+use tracing_subscriber::{fmt::MakeWriter, layer::SubscriberExt as _};
+
+use crate::{DESTINATION_TOKEN, GLADLY_TOKEN, World, raw_record, record};
+
+/// Everything that was logged, at every level.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+#[tokio::test]
+async fn no_error_path_logs_a_secret_or_what_people_wrote() {
+    const SAID: &str = "my cat is called Mitzi";
+    let log = Log::default();
+    // What Lambda shows: our own lines at every level, libraries from WARN on.
+    let filter = tracing_subscriber::filter::Targets::new()
+        .with_default(tracing::Level::WARN)
+        .with_target("extractor_fn", tracing::Level::TRACE)
+        .with_target("shared", tracing::Level::TRACE);
+    let lines = tracing_subscriber::fmt::layer().json().with_writer(log.clone());
+    let subscriber = tracing_subscriber::registry().with(lines).with(filter);
+    let _guard = tracing::subscriber::set_default(subscriber);
+
+    let faults = || {
+        let body = format!(r#"{{"said":"{SAID}","token":"{GLADLY_TOKEN}"#);
+        [200, 400, 401, 403, 404, 418, 422, 429, 500]
+            .map(|status| Fault::status(status).body(body.clone()))
+            .into_iter()
+            .chain([
+                Fault::cut(),
+                Fault::garbled(),
+                Fault::redirect(302, &format!("http://{SAID}/")),
+            ])
+    };
+    let said = |world: &World| {
+        let event = world.conversation("c-1");
+        let mut at_gladly = world.gladly.world();
+        at_gladly.add_item(
+            "c-1",
+            json!({"type": "EMAIL", "from": "sam@example.com", "content": SAID, "subject": SAID}),
+        );
+        record(0, &event)
+    };
+    join_all(faults().map(async |fault| {
+        for path in
+            ["conversations/c-1", "conversations/c-1/items", "customer-profiles/*", "agents"]
+        {
+            let world = World::new();
+            let event = said(&world);
+            world.gladly.fault(fault.clone().on(format!("/api/v1/{path}")));
+            world.batch(&[event]).await;
+        }
+        let world = World::new();
+        let event = said(&world);
+        world.destination.fault(fault);
+        let foreign = raw_record(1, &format!(r#"{{"v":1,"receivedAt":"{SAID}"}}"#));
+        world.batch(&[event, foreign, raw_record(2, SAID)]).await;
+    }))
+    .await;
+    for fault in [AwsFault::Garbage(200), AwsFault::Garbage(500), AwsFault::Reset] {
+        let world = World::new();
+        let event = said(&world);
+        world.aws.state().sqs_fault = Some(fault);
+        world.batch(&[event.clone(), raw_record(1, SAID)]).await;
+        world.aws.state().ssm_fault = Some(fault);
+        let world = World::new();
+        world.aws.state().ssm_fault = Some(fault);
+        world.batch(&[event]).await;
+    }
+
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(log.lines().count() > 50, "it was listening");
+    let basic = "cmVsYXlAZXhhbXBsZS5vcmc6";
+    for secret in
+        [SAID, GLADLY_TOKEN, DESTINATION_TOKEN, basic, "example.com", "Sample Customer", "5550100"]
+    {
+        let line = log.lines().find(|line| line.contains(secret));
+        assert_eq!(line, None, "{secret}");
+    }
+}

@@ -1,0 +1,233 @@
+//! The extractor between SQS batches on one side and the Gladly simulator and a destination on the
+//! other, all over loopback; SQS and SSM are in this process. `time` has the tests whose subject is
+//! time, in this process altogether.
+
+mod batch;
+mod deliver;
+mod fetch;
+mod hold;
+mod leak;
+mod time;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use aws_lambda_events::sqs::SqsMessage;
+use extractor_fn::{Config, Extractor, Http};
+use jiff::{SignedDuration, Timestamp};
+use local::{
+    aws::{Aws, Message, QUEUES},
+    destination::{self, Destination},
+    gladly::{self, Gladly},
+};
+use serde_json::{Value, json};
+use shared::{Clock, Env, Origin, QueueMessage};
+
+const GLADLY_TOKEN: &str = "gladly-token";
+const DESTINATION_TOKEN: &str = "destination-token";
+const MINUTES: Duration = Duration::from_mins(5);
+
+/// An extractor with everything it reaches.
+struct World {
+    aws: Aws,
+    gladly: Gladly,
+    destination: Destination,
+    extractor: Arc<Extractor>,
+}
+
+/// What a batch came to.
+#[derive(Debug)]
+struct Settled {
+    /// Ids of the records that stay in the queue.
+    kept: Vec<String>,
+    /// Seconds until each of them comes back.
+    visibility: BTreeMap<String, i64>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self::with(&[])
+    }
+
+    /// A running world in which some settings differ.
+    fn with(settings: &[(&str, &str)]) -> Self {
+        let gladly = gladly::Options { requests_per_second: None, ..gladly::Options::default() };
+        let gladly = Gladly::start(gladly).unwrap();
+        let (name, value) =
+            match settings.iter().find(|(name, _)| *name == "DESTINATION_TOKEN_HEADER") {
+                Some((_, header)) => ((*header).to_owned(), DESTINATION_TOKEN.to_owned()),
+                None => ("authorization".to_owned(), format!("Bearer {DESTINATION_TOKEN}")),
+            };
+        let destination = destination::Options { token: (name, value), ..Default::default() };
+        let destination = Destination::start(destination).unwrap();
+        let aws = account();
+        let urls = [("GLADLY_HOST", gladly.url()), ("DESTINATION_URL", destination.url())];
+        let settings: Vec<_> = urls.into_iter().chain(settings.iter().copied()).collect();
+        let extractor =
+            Extractor::new(&aws.config(), config(&settings), Http::new(), Clock::system());
+        Self { aws, gladly, destination, extractor: Arc::new(extractor) }
+    }
+
+    /// A conversation of customer `u` with one message, and an event about it.
+    fn conversation(&self, id: &str) -> Value {
+        let mut world = self.gladly.world();
+        world.add_conversation(id, "u", [json!({"type": "SMS", "from": "+15555550100", "to": "+1", "content": format!("Hello from {id}")})]);
+        world.event("CONVERSATION/CLOSED", id)
+    }
+
+    /// Hands a batch to the extractor as SQS does.
+    async fn batch(&self, records: &[Record]) -> Settled {
+        settle(&self.extractor, &self.aws, records, MINUTES).await
+    }
+
+    /// Hands events to the extractor, each for the first time. Record ids are `m-0`, `m-1`…
+    async fn extract(&self, events: &[Value]) -> Settled {
+        let records: Vec<_> =
+            events.iter().enumerate().map(|(index, event)| record(index, event)).collect();
+        self.batch(&records).await
+    }
+
+    fn calls(&self, pattern: &str) -> usize {
+        self.gladly.traffic().count(pattern)
+    }
+
+    fn quarantined(&self) -> Vec<(Message, Value)> {
+        let messages = self.aws.state().messages.clone();
+        assert!(messages.iter().all(|message| message.queue == "quarantine"));
+        messages
+            .into_iter()
+            .map(|message| (message.clone(), serde_json::from_str(&message.body).unwrap()))
+            .collect()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            assert_eq!(
+                self.destination.invalid(),
+                Vec::<String>::new(),
+                "every delivery fits the schema"
+            );
+        }
+    }
+}
+
+/// An account whose parameters are as they should be.
+fn account() -> Aws {
+    let aws = Aws::default();
+    aws.put("/relay/pause", "running");
+    aws.put("/relay/gladly-token", GLADLY_TOKEN);
+    aws.put("/relay/destination-token", DESTINATION_TOKEN);
+    aws
+}
+
+fn config(settings: &[(&str, &str)]) -> Config {
+    let lookup = |name: &str| {
+        let given = settings.iter().rev().find(|(given, _)| *given == name);
+        given.map(|(_, value)| (*value).to_owned()).or_else(|| {
+            Some(match name {
+                "EVENTS_QUEUE_URL" => format!("{QUEUES}events"),
+                "QUARANTINE_QUEUE_URL" => format!("{QUEUES}quarantine"),
+                "PAUSE_PARAMETER" => "/relay/pause".into(),
+                "GLADLY_EMAIL" => "relay@example.org".into(),
+                "GLADLY_TOKEN_PARAMETER" => "/relay/gladly-token".into(),
+                "GLADLY_REQUESTS_PER_SECOND" => "1000".into(),
+                "DESTINATION_TOKEN_PARAMETER" => "/relay/destination-token".into(),
+                _ => return None,
+            })
+        })
+    };
+    Config::read(&Env::new(&lookup)).unwrap()
+}
+
+/// A record as SQS hands it out.
+#[derive(Debug, Clone)]
+struct Record {
+    id: String,
+    body: String,
+    receives: u32,
+    first_received: Timestamp,
+}
+
+impl Record {
+    fn received(self, receives: u32) -> Self {
+        Self { receives, ..self }
+    }
+
+    fn since(self, age: SignedDuration) -> Self {
+        Self { first_received: Timestamp::now() - age, ..self }
+    }
+}
+
+/// The record of an event that was received just now.
+fn record(index: usize, event: &Value) -> Record {
+    let event = event.to_string();
+    let message = QueueMessage::wrap(&event, Timestamp::now(), Origin::Webhook).unwrap();
+    raw_record(index, &message.to_json().unwrap())
+}
+
+fn raw_record(index: usize, body: &str) -> Record {
+    Record {
+        id: format!("m-{index}"),
+        body: body.to_owned(),
+        receives: 1,
+        first_received: Timestamp::now(),
+    }
+}
+
+async fn settle(
+    extractor: &Arc<Extractor>,
+    aws: &Aws,
+    records: &[Record],
+    left: Duration,
+) -> Settled {
+    aws.state().visibility.clear();
+    let messages = records.iter().map(|record| {
+        let message = json!({
+            "messageId": record.id,
+            "receiptHandle": format!("receipt of {}", record.id),
+            "body": record.body,
+            "attributes": {
+                "ApproximateReceiveCount": record.receives.to_string(),
+                "SentTimestamp": record.first_received.as_millisecond().to_string(),
+                "ApproximateFirstReceiveTimestamp": record.first_received.as_millisecond().to_string(),
+            },
+            "messageAttributes": {"type": {"stringValue": "A", "dataType": "String", "stringListValues": [], "binaryListValues": []}},
+            "eventSource": "aws:sqs", "eventSourceARN": "arn:aws:sqs:eu-west-1:123456789012:events", "awsRegion": "eu-west-1",
+        });
+        serde_json::from_value::<SqsMessage>(message).unwrap()
+    });
+    let response = extractor.batch(messages.collect(), left).await.unwrap();
+    // As Lambda reads it: by these very names.
+    let response = serde_json::to_value(response).unwrap();
+    let kept = response["batchItemFailures"].as_array().unwrap();
+    let kept = kept.iter().map(|kept| kept["itemIdentifier"].as_str().unwrap().to_owned());
+    let visibility = std::mem::take(&mut aws.state().visibility).into_iter();
+    let visibility = visibility.map(|(receipt, seconds)| {
+        (receipt.strip_prefix("receipt of ").unwrap().to_owned(), seconds)
+    });
+    Settled { kept: kept.collect(), visibility: visibility.collect() }
+}
+
+impl Settled {
+    /// Nothing stays in the queue.
+    #[track_caller]
+    fn is_done(&self) {
+        assert_eq!((self.kept.len(), self.visibility.len()), (0, 0), "{self:?}");
+    }
+
+    /// These records stay in the queue, all to come back after a wait within `seconds`.
+    #[track_caller]
+    fn gives_back(&self, ids: &[&str], seconds: std::ops::RangeInclusive<i64>) {
+        assert_eq!(self.kept, ids);
+        assert_eq!(
+            self.visibility.keys().collect::<Vec<_>>(),
+            ids,
+            "each is told when to come back"
+        );
+        assert!(self.visibility.values().all(|wait| seconds.contains(wait)), "{self:?}");
+    }
+}
+
+/// The wait after a first failure: 30 s, 20 % up or down.
+const FIRST_WAIT: std::ops::RangeInclusive<i64> = 24..=36;

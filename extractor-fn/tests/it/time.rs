@@ -1,0 +1,300 @@
+//! What takes time: hangs, waits and the deadline. Gladly and the destination are in this process
+//! and tokio's clock is paused, so that none of it takes any.
+
+use std::{
+    future,
+    sync::{Arc, Mutex},
+};
+
+use aws_smithy_runtime_api::client::{
+    http::{HttpConnector, HttpConnectorFuture, SharedHttpConnector},
+    orchestrator::{HttpRequest, HttpResponse},
+};
+use aws_smithy_types::body::SdkBody;
+use extractor_fn::{Extractor, Http};
+use jiff::{SignedDuration, Timestamp};
+use local::aws::{Aws, Fault};
+use serde_json::{Value, json};
+use shared::Clock;
+use tokio::time::{Duration, Instant, sleep};
+
+use crate::{FIRST_WAIT, Record, Settled, account, config, record, settle};
+
+/// What a server does with a request.
+enum Reply {
+    Json(Value),
+    Status(u16, Option<&'static str>),
+    Late(Duration, Value),
+    Hang,
+    Panic,
+}
+
+/// Gladly and the destination, as a function from a path to a reply.
+#[derive(Clone)]
+struct Net(Arc<dyn Fn(&str) -> Reply + Send + Sync>, Arc<Mutex<Vec<(String, Instant)>>>);
+
+impl std::fmt::Debug for Net {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Net")
+    }
+}
+
+impl HttpConnector for Net {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let path = request.uri().split('/').skip(3).collect::<Vec<_>>().join("/");
+        self.1.lock().unwrap().push((path.clone(), Instant::now()));
+        let reply = (self.0)(&path);
+        HttpConnectorFuture::new(async move {
+            let (status, body, retry_after) = match reply {
+                Reply::Json(body) => (200, body.to_string(), None),
+                Reply::Status(status, retry_after) => (status, String::new(), retry_after),
+                Reply::Late(wait, body) => {
+                    sleep(wait).await;
+                    (200, body.to_string(), None)
+                }
+                Reply::Hang => future::pending().await,
+                Reply::Panic => panic!("a bug"),
+            };
+            let mut response = HttpResponse::new(status.try_into().unwrap(), SdkBody::from(body));
+            if let Some(retry_after) = retry_after {
+                response.headers_mut().insert("retry-after", retry_after);
+            }
+            Ok(response)
+        })
+    }
+}
+
+struct World {
+    aws: Aws,
+    net: Net,
+    extractor: Arc<Extractor>,
+    began: Instant,
+}
+
+impl World {
+    fn new(reply: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Self {
+        Self::at_rate("1000", reply)
+    }
+
+    fn at_rate(rate: &str, reply: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Self {
+        let (aws, net) = (account(), Net(Arc::new(reply), Arc::default()));
+        let http = Http::over(SharedHttpConnector::new(net.clone()));
+        let (start, began) = (Timestamp::now(), Instant::now());
+        let clock = Clock::new(move || start + SignedDuration::try_from(began.elapsed()).unwrap());
+        let config = config(&[
+            ("GLADLY_HOST", "acme.gladly.com"),
+            ("DESTINATION_URL", "https://ingest.example.com/deliveries"),
+            ("GLADLY_REQUESTS_PER_SECOND", rate),
+        ]);
+        let extractor = Arc::new(Extractor::new(&aws.config(), config, http, clock));
+        Self { aws, net, extractor, began }
+    }
+
+    async fn batch(&self, records: &[Record], left: Duration) -> Settled {
+        let settled = settle(&self.extractor, &self.aws, records, left).await;
+        assert!(
+            self.began.elapsed() <= left,
+            "done by the deadline, at {:?}",
+            self.began.elapsed()
+        );
+        settled
+    }
+
+    fn times(&self, part: &str) -> Vec<Instant> {
+        let calls = self.net.1.lock().unwrap();
+        calls.iter().filter(|(path, _)| path.contains(part)).map(|(_, at)| *at).collect()
+    }
+}
+
+const LEFT: Duration = Duration::from_mins(5);
+
+/// A Gladly and a destination that work.
+fn working(path: &str) -> Reply {
+    Reply::Json(match path {
+        path if path.ends_with("/items") => json!([]),
+        path if path.contains("/conversations/") => json!({"customerId": "u"}),
+        path if path.contains("/customer-profiles/") => json!({"id": "u"}),
+        _ => json!([]),
+    })
+}
+
+/// Events of as many conversations, without a time, so that nothing covers them.
+fn records(count: usize) -> Vec<Record> {
+    let event = |n: usize| json!({"id": format!("e-{n}"), "type": "A", "content": {"conversationId": format!("c-{n}")}});
+    (0..count).map(|n| record(n, &event(n))).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gladly_that_hangs_costs_its_conversation_ten_seconds() {
+    let world = World::new(|path| if path.contains("c-0") { Reply::Hang } else { working(path) });
+    world.batch(&records(3), LEFT).await.gives_back(&["m-0"], FIRST_WAIT);
+    assert!(world.began.elapsed() <= Duration::from_secs(11), "{:?}", world.began.elapsed());
+    assert_eq!(
+        world.times("conversations/c-0").len(),
+        6,
+        "conversation and items, three tries each"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_destination_that_hangs_costs_half_a_minute() {
+    let world = World::new(|path| if path == "deliveries" { Reply::Hang } else { working(path) });
+    world.batch(&records(2), LEFT).await.gives_back(&["m-0", "m-1"], FIRST_WAIT);
+    assert!(world.began.elapsed() <= Duration::from_secs(35), "{:?}", world.began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_deadline_leaves_no_time_for_comes_back_at_once() {
+    for seconds in [1, 3, 20, 60, 300] {
+        let left = Duration::from_secs(seconds);
+        let world = World::new(move |path| match path {
+            "deliveries" => working(path),
+            _ => Reply::Late(
+                Duration::from_secs(5).min(left / 12),
+                match working(path) {
+                    Reply::Json(json) => json,
+                    _ => Value::Null,
+                },
+            ),
+        });
+        let settled = world.batch(&records(400), left).await;
+        assert!(
+            (1..400).contains(&settled.kept.len()),
+            "{seconds} s: some of them: {}",
+            settled.kept.len()
+        );
+        assert!(settled.visibility.values().all(|wait| *wait == 0), "{settled:?}");
+        assert_eq!(settled.visibility.len(), settled.kept.len());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn everything_may_hang_at_once_and_the_deadline_is_still_kept() {
+    let world = World::new(|_| Reply::Hang);
+    world.aws.state().sqs_fault = Some(Fault::Hang);
+    let settled = world.batch(&records(50), Duration::from_secs(60)).await;
+    assert_eq!(settled.kept.len(), 50);
+
+    let world = World::new(|_| Reply::Hang);
+    world.aws.state().ssm_fault = Some(Fault::Hang);
+    let settled = world.batch(&records(50), Duration::from_secs(60)).await;
+    assert_eq!(settled.visibility.len(), 50);
+    assert!(settled.visibility.values().all(|wait| FIRST_WAIT.contains(wait)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_rate_is_kept_and_used() {
+    let world = World::at_rate("4", working);
+    world.batch(&records(100), LEFT).await.is_done();
+    let times = world.times("api/v1");
+    assert!(
+        (201..=202).contains(&times.len()),
+        "two a conversation and one for the customer: {}",
+        times.len()
+    );
+    for start in &times {
+        let second = *start..*start + Duration::from_secs(1);
+        assert!(times.iter().filter(|at| second.contains(at)).count() <= 4);
+    }
+    let rate = (times.len() - 1) as f64 / (times[times.len() - 1] - times[0]).as_secs_f64();
+    assert!((3.8..=4.0).contains(&rate), "{rate}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_429_quiets_every_call_for_as_long_as_it_asks() {
+    let hits = Mutex::new(0);
+    let world = World::new(move |path| {
+        let mut hits = hits.lock().unwrap();
+        *hits += usize::from(path.contains("api/v1"));
+        if *hits == 5 { Reply::Status(429, Some("3")) } else { working(path) }
+    });
+    world.batch(&records(40), LEFT).await.is_done();
+    let times = world.times("api/v1");
+    let quiet = times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
+    assert!(quiet >= Duration::from_millis(2_900), "{quiet:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_429_that_asks_for_long_ends_the_asking() {
+    let world = World::new(|path| {
+        if path.contains("api/v1") { Reply::Status(429, Some("600")) } else { working(path) }
+    });
+    let settled = world.batch(&records(100), LEFT).await;
+    assert_eq!(settled.kept.len(), 100);
+    assert!(settled.visibility.values().all(|wait| (590..=600).contains(wait)), "{settled:?}");
+    assert!(world.times("api/v1").len() <= 2, "{}", world.times("api/v1").len());
+    assert!(world.began.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_in_mid_batch_stops_calls_and_deliveries_within_the_switchs_age() {
+    let world = World::at_rate("4", working);
+    let aws = world.aws.clone();
+    tokio::spawn(async move {
+        sleep(Duration::from_secs(15)).await;
+        aws.put("/relay/pause", "paused");
+    });
+    let settled = world.batch(&records(200), LEFT).await;
+    let flip = world.began + Duration::from_secs(15);
+    let last = *world.times("").last().unwrap();
+    assert!(
+        last > flip - Duration::from_secs(1) && last - flip <= Duration::from_secs(10),
+        "{:?}",
+        last - flip
+    );
+    assert_eq!(world.times("deliveries").len(), 0, "nothing was ready before");
+    assert_eq!(settled.kept.len(), 200);
+    assert!(settled.visibility.values().all(|wait| FIRST_WAIT.contains(wait)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_one_conversation_is_its_own() {
+    let world =
+        World::new(|path| if path.contains("c-1/items") { Reply::Panic } else { working(path) });
+    world.batch(&records(5), LEFT).await.gives_back(&["m-1"], FIRST_WAIT);
+
+    let world = World::new(|path| if path == "deliveries" { Reply::Panic } else { working(path) });
+    world.batch(&records(2), LEFT).await.gives_back(&["m-0", "m-1"], FIRST_WAIT);
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_last_an_hour_and_customers_ten_minutes() {
+    let world = World::new(|path| match path {
+        path if path.ends_with("/items") => Reply::Json(json!([])),
+        path if path.contains("/conversations/") => {
+            Reply::Json(json!({"customerId": "u", "inboxId": "i", "agentId": ""}))
+        }
+        path => working(path),
+    });
+    let counts = async |wait: u64| {
+        sleep(Duration::from_mins(wait)).await;
+        settle(&world.extractor, &world.aws, &records(1), LEFT).await.is_done();
+        (
+            world.times("inboxes").len(),
+            world.times("customer-profiles").len(),
+            world.times("agents").len(),
+        )
+    };
+    assert_eq!(counts(0).await, (1, 1, 0));
+    assert_eq!(counts(9).await, (1, 1, 0));
+    assert_eq!(counts(2).await, (1, 2, 0));
+    assert_eq!(counts(50).await, (2, 3, 0), "an hour");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_was_replaced_works_at_once() {
+    let world = World::new(working);
+    world.batch(&records(1), LEFT).await.is_done();
+    let refused = Mutex::new(0);
+    let rotated = World::new(move |path| {
+        let mut refused = refused.lock().unwrap();
+        *refused += usize::from(path.contains("api/v1"));
+        if *refused == 1 { Reply::Status(401, None) } else { working(path) }
+    });
+    // The first answer refuses the token that was read before it was replaced.
+    let aws = rotated.aws.clone();
+    tokio::spawn(async move { aws.put("/relay/gladly-token", "another-token") });
+    sleep(Duration::from_millis(1)).await;
+    let settled = rotated.batch(&records(1), LEFT).await;
+    assert_eq!(settled.kept, ["m-0"], "refused with the token there is");
+}

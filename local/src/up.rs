@@ -1,0 +1,203 @@
+//! `make up` and `make down`: the whole system in the background, to play with.
+
+use std::{
+    env, fs,
+    fs::File,
+    io,
+    os::unix::{fs::OpenOptionsExt, process::CommandExt},
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use axum::{Router, http::StatusCode, routing::post};
+use serde::{Deserialize, Serialize};
+use tokio::{net::TcpListener, sync::mpsc};
+
+use crate::{
+    destination::{self, Destination},
+    emulator::root,
+    gladly::{self, Gladly},
+    stack::{Artifacts, Cloud, Queue, Settings, StackError},
+};
+
+/// How long the background process may take; it needs about five seconds once everything is built.
+const PATIENCE: Duration = Duration::from_mins(3);
+
+/// Where everything is, as the background process left it for whoever asks.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Running {
+    /// Where a POST ends it. The path holds a random number, so that no web page can guess it.
+    stop: String,
+    /// Where webhooks go.
+    pub webhook_url: String,
+    /// What they are let in with.
+    pub webhook_key: String,
+    /// The Gladly simulator.
+    pub gladly_url: String,
+    /// One of its conversations.
+    pub conversation: String,
+    /// The destination.
+    pub destination_url: String,
+    /// The emulated AWS.
+    pub aws_url: String,
+    /// The SSM parameter that pauses the extraction.
+    pub pause_parameter: String,
+    /// The queue of what cannot be forwarded.
+    pub quarantine_queue: String,
+}
+
+impl Running {
+    /// What runs now, if anything does.
+    pub async fn find() -> Option<Self> {
+        let running = read()?;
+        let http = reqwest::Client::builder().no_proxy().build().ok()?;
+        // Anything but the right POST is refused, which is an answer too: whatever crashed gives none.
+        http.get(&running.stop).send().await.ok()?;
+        Some(running)
+    }
+
+    /// Ends it.
+    pub async fn stop(&self) -> Result<(), UpError> {
+        let http = reqwest::Client::builder().no_proxy().build()?;
+        http.post(&self.stop).send().await?;
+        let started = Instant::now();
+        // Removing the file is the last thing it does.
+        while state_file().exists() && started.elapsed() < Duration::from_secs(10) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+}
+
+/// Starts [`serve`] in the background and waits until everything is there.
+pub async fn up() -> Result<Running, UpError> {
+    // One that crashed has left it.
+    let _ = fs::remove_file(state_file());
+    fs::create_dir_all(folder()).map_err(UpError::Background)?;
+    let log = File::create(log_file()).map_err(UpError::Background)?;
+    let mut child = Command::new(env::current_exe().map_err(UpError::Background)?)
+        .arg("serve")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().map_err(UpError::Background)?)
+        .stderr(log)
+        // Ctrl-C in this terminal is not meant for it.
+        .process_group(0)
+        .spawn()
+        .map_err(UpError::Background)?;
+    let started = Instant::now();
+    while started.elapsed() < PATIENCE && matches!(child.try_wait(), Ok(None)) {
+        if let Some(running) = read() {
+            return Ok(running);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // Nobody would look after it any more. It may have ended by itself.
+    let _ = child.kill();
+    Err(UpError::NotUp { log: log_file() })
+}
+
+/// Runs everything until it is told to stop.
+pub async fn serve() -> Result<(), UpError> {
+    let settings = Settings::new("", "");
+    let gladly = Gladly::start(gladly::Options {
+        conversations: 12,
+        email: settings.gladly_email.clone(),
+        token: settings.gladly_token.clone(),
+        ..gladly::Options::default()
+    })
+    .map_err(UpError::Server)?;
+    let bearer = format!("Bearer {}", settings.destination_token);
+    let destination = Destination::start(destination::Options {
+        token: ("authorization".to_owned(), bearer),
+        ..destination::Options::default()
+    })
+    .map_err(UpError::Server)?;
+    let settings = Settings {
+        gladly_url: gladly.url().to_owned(),
+        destination_url: format!("{}/deliveries", destination.url()),
+        ..settings
+    };
+    let cloud = Cloud::start("up", &Artifacts::build().await?).await?;
+    let stack = cloud.deploy("gladly-relay", &settings).await?;
+    let webhook_key = settings.webhook_keys.concat();
+    gladly.subscribe(stack.webhook_url(), &[("x-api-key", &webhook_key)]);
+
+    let (stop, mut stopped) = mpsc::channel::<()>(1);
+    let listener = TcpListener::bind("127.0.0.1:0").await.map_err(UpError::Server)?;
+    let address = listener.local_addr().map_err(UpError::Server)?;
+    let path = format!("/stop/{:016x}", fastrand::u64(..));
+    let running = Running {
+        stop: format!("http://{address}{path}"),
+        webhook_url: stack.webhook_url().to_owned(),
+        webhook_key,
+        gladly_url: gladly.url().to_owned(),
+        conversation: gladly.world().conversations.keys().next().cloned().unwrap_or_default(),
+        destination_url: destination.url().to_owned(),
+        aws_url: cloud.emulator().endpoint(),
+        pause_parameter: stack.pause_parameter().to_owned(),
+        quarantine_queue: stack.queue_url(Queue::Quarantine).to_owned(),
+    };
+    let app = Router::new().route(
+        &path,
+        post(async move || {
+            let _ = stop.send(()).await;
+            StatusCode::ACCEPTED
+        }),
+    );
+    let server = tokio::spawn(axum::serve(listener, app).into_future());
+    write(&running).map_err(UpError::Background)?;
+
+    stopped.recv().await;
+    server.abort();
+    drop(cloud);
+    let _ = fs::remove_file(state_file());
+    Ok(())
+}
+
+fn read() -> Option<Running> {
+    serde_json::from_slice(&fs::read(state_file()).ok()?).ok()
+}
+
+/// It appears whole or not at all, and holds a key.
+fn write(running: &Running) -> io::Result<()> {
+    let draft = folder().join("running.draft");
+    let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    serde_json::to_writer_pretty(file, running)?;
+    fs::rename(draft, state_file())
+}
+
+fn folder() -> PathBuf {
+    root().join(".local/up")
+}
+
+fn state_file() -> PathBuf {
+    folder().join("running.json")
+}
+
+fn log_file() -> PathBuf {
+    folder().join("up.log")
+}
+
+/// Why nothing runs.
+#[derive(Debug, thiserror::Error)]
+pub enum UpError {
+    /// The simulator, the destination or the control could not be started.
+    #[error("starting a server on loopback")]
+    Server(#[source] io::Error),
+    /// The background process or its files.
+    #[error("starting the background process")]
+    Background(#[source] io::Error),
+    /// It ended, or took too long; its log says why.
+    #[error("it did not come up: see {}", log.display())]
+    NotUp {
+        /// What it wrote.
+        log: PathBuf,
+    },
+    /// The stack could not be deployed.
+    #[error(transparent)]
+    Stack(#[from] StackError),
+    /// The background process could not be called.
+    #[error("calling the background process")]
+    Call(#[from] reqwest::Error),
+}
