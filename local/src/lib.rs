@@ -1,6 +1,7 @@
 //! What the demo and the tests run on a laptop.
 
 pub mod aws;
+pub mod demo;
 pub mod destination;
 pub mod emulator;
 pub mod fault;

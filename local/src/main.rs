@@ -7,15 +7,16 @@ use std::{
     process::ExitCode,
 };
 
-use local::up::{self, Running};
+use local::{
+    demo,
+    up::{self, Running},
+};
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let command = env::args().nth(1).unwrap_or_default();
     let done = match command.as_str() {
-        "demo" => {
-            Err("the demo is not written yet: \"make up\" starts everything to play with".into())
-        }
+        "demo" => demo::demo().await.map_err(Into::into),
         "up" => start().await,
         "down" => stop().await,
         // What "up" runs in the background.

@@ -21,7 +21,7 @@ use std::{
     io::{self, Cursor, Write},
     path::{Path, PathBuf},
     process::Stdio,
-    time::{Duration, Instant},
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 
 use reqwest::{Body, Client, Method, RequestBuilder};
@@ -48,8 +48,8 @@ impl Artifacts {
     pub async fn build() -> Result<Self, StackError> {
         let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let output = Command::new(cargo)
-            .args(["build", "--locked", "--message-format=json-render-diagnostics"])
-            .args(["--package=ingest-fn", "--package=extractor-fn"])
+            // The whole workspace, as the tests are built: other features would have everything built again.
+            .args(["build", "--workspace", "--locked", "--message-format=json-render-diagnostics"])
             .current_dir(root())
             .stderr(Stdio::inherit())
             .output()
@@ -312,6 +312,17 @@ impl Message {
     }
 }
 
+/// A message that was looked at where it is.
+#[derive(Debug, Clone)]
+pub struct Peeked {
+    /// The body.
+    pub body: String,
+    /// How often it was received.
+    pub receive_count: u64,
+    /// How long it stays hidden from now on, in whole seconds; zero once it can be received.
+    pub hidden_for: Duration,
+}
+
 /// What a webhook was answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
@@ -572,6 +583,77 @@ impl<'a> Stack<'a> {
         let found: Value = response.json().await.map_err(EmulatorError::from)?;
         Ok(found["State"].as_str().unwrap_or_default().to_owned())
     }
+
+    /// Everything in a queue, hidden messages too. AWS has no such call; here it leaves no trace in the queue.
+    pub async fn peek(&self, queue: Queue) -> Result<Vec<Peeked>, StackError> {
+        let url = self.queue_url(queue);
+        let found = self.cloud.emulator.peek(url).await?;
+        let queues = found["messages"].as_object().into_iter().flat_map(|accounts| accounts.values());
+        let regions = queues.filter_map(Value::as_object).flat_map(|regions| regions.values());
+        Ok(regions.filter_map(|queues| queues[url].as_array()).flatten().map(peeked).collect())
+    }
+
+    /// Sets one of a function's environment variables, or takes it away. Its environments start anew.
+    pub async fn set_variable(
+        &self,
+        function: Function,
+        name: &str,
+        value: Option<&str>,
+    ) -> Result<(), StackError> {
+        let mut variables = self.configuration(function).await?["Environment"]["Variables"].take();
+        if let Some(variables) = variables.as_object_mut() {
+            variables.remove(name);
+            variables.extend(value.map(|value| (name.to_owned(), json!(value))));
+        }
+        self.configure(function, &json!({"Environment": {"Variables": variables}})).await
+    }
+
+    /// Changes a function's configuration, as in `configure(Function::Ingest, &json!({"Timeout": 3}))`.
+    pub async fn configure(&self, function: Function, change: &Value) -> Result<(), StackError> {
+        let path = format!("/functions/{}/configuration", self.function_name(function));
+        self.cloud.emulator.lambda(Method::PUT, &path, change).await?;
+        // While it changes, Lambda refuses other changes.
+        while self.configuration(function).await?["LastUpdateStatus"] == "InProgress" {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    async fn configuration(&self, function: Function) -> Result<Value, StackError> {
+        let path = format!("/functions/{}/configuration", self.function_name(function));
+        let response = self.cloud.emulator.lambda(Method::GET, &path, &Value::Null).await?;
+        Ok(response.json().await.map_err(EmulatorError::from)?)
+    }
+
+    /// Lets at most this many environments of a function run at once.
+    pub async fn reserve_concurrency(
+        &self,
+        function: Function,
+        most: u32,
+    ) -> Result<(), StackError> {
+        let path = format!("/functions/{}/concurrency", self.function_name(function));
+        let body = json!({"ReservedConcurrentExecutions": most});
+        self.cloud.emulator.lambda(Method::PUT, &path, &body).await?;
+        Ok(())
+    }
+
+    /// Deletes a queue with everything in it.
+    pub async fn delete_queue(&self, queue: Queue) -> Result<(), StackError> {
+        self.cloud.emulator.sqs("DeleteQueue", json!({"QueueUrl": self.queue_url(queue)})).await?;
+        Ok(())
+    }
+
+    /// Changes one of a queue's attributes.
+    pub async fn set_queue_attribute(
+        &self,
+        queue: Queue,
+        name: &str,
+        value: &str,
+    ) -> Result<(), StackError> {
+        let body = json!({"QueueUrl": self.queue_url(queue), "Attributes": {name: value}});
+        self.cloud.emulator.sqs("SetQueueAttributes", body).await?;
+        Ok(())
+    }
 }
 
 async fn put_secret(emulator: &Emulator, name: &str, value: &str) -> Result<(), StackError> {
@@ -588,6 +670,16 @@ fn message(found: &Value) -> Message {
         attributes: strings(&found["MessageAttributes"], |value| value["StringValue"].as_str()),
         receive_count: receives.and_then(|count| count.parse().ok()).unwrap_or_default(),
         receipt_handle: text(&found["ReceiptHandle"]),
+    }
+}
+
+fn peeked(found: &Value) -> Peeked {
+    let now = UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
+    let visible_at = found["VisibleAt"].as_u64().unwrap_or_default();
+    Peeked {
+        body: found["Body"].as_str().unwrap_or_default().to_owned(),
+        receive_count: found["ReceiveCount"].as_u64().unwrap_or_default(),
+        hidden_for: Duration::from_secs(visible_at.saturating_sub(now)),
     }
 }
 

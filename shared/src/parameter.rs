@@ -192,86 +192,52 @@ impl FromStr for Secret {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicI64, Ordering};
-
-    use aws_sdk_ssm::{
-        operation::get_parameter::GetParameterOutput, types::Parameter as Found,
-        types::error::ParameterNotFound,
+    use std::sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
     };
-    use aws_smithy_mocks::{RuleMode, mock, mock_client};
+
+    use local::aws::{Aws, THROTTLED};
 
     use super::*;
 
-    /// A clock at this many seconds since 1970.
-    fn clock(seconds: &'static AtomicI64) -> Clock {
-        Clock::new(|| Timestamp::from_second(seconds.load(Ordering::Relaxed)).unwrap())
-    }
-
-    fn found(text: &str) -> GetParameterOutput {
-        GetParameterOutput::builder().parameter(Found::builder().value(text).build()).build()
-    }
-
-    fn missing() -> GetParameterError {
-        GetParameterError::ParameterNotFound(ParameterNotFound::builder().build())
-    }
-
     #[tokio::test]
     async fn a_value_is_kept_then_read_again_then_served_stale() {
-        static NOW: AtomicI64 = AtomicI64::new(1_000);
-        let rule = mock!(Client::get_parameter)
-            .match_requests(|request| {
-                request.name() == Some("/p") && request.with_decryption() == Some(true)
-            })
-            .sequence()
-            .output(|| found("1"))
-            .output(|| found("2"))
-            .error(missing)
-            .output(|| found("not a number"))
-            .output(|| found("3"))
-            .output(|| found("4"))
-            .build();
-        let ssm = mock_client!(aws_sdk_ssm, RuleMode::Sequential, [&rule]);
+        let (aws, now) = (Aws::default(), Arc::new(AtomicI64::new(0)));
+        let clock = {
+            let now = Arc::clone(&now);
+            Clock::new(move || Timestamp::from_second(now.load(Ordering::Relaxed)).unwrap())
+        };
+        let minute = SignedDuration::from_mins(1);
         let parameter =
-            Parameter::<u32>::new(ssm, "/p".into(), SignedDuration::from_mins(1), clock(&NOW));
-
-        let at = async |second: i64| {
-            NOW.store(second, Ordering::Relaxed);
+            Parameter::<u32>::new(ssm_client(&aws.config()), "/p".into(), minute, clock);
+        let at = async |second: i64, text: &str| {
+            now.store(second, Ordering::Relaxed);
+            aws.state().ssm_fault = text.is_empty().then_some(THROTTLED);
+            aws.put("/p", text);
             *parameter.value().await.unwrap()
         };
-        assert_eq!(at(1_000).await, 1, "read");
-        assert_eq!(at(1_059).await, 1, "kept");
-        assert_eq!(at(1_060).await, 2, "read again");
-        assert_eq!(at(1_120).await, 2, "SSM fails: the last good value");
-        assert_eq!(at(1_121).await, 2, "no second try at once");
-        assert_eq!(at(1_122).await, 2, "an unusable value is a failure too");
-        assert_eq!(at(1_124).await, 3, "mended");
-        assert_eq!(at(1_000).await, 4, "a clock set back makes nothing young");
+        assert_eq!(at(1_000, "1").await, 1, "read");
+        assert_eq!(at(1_059, "2").await, 1, "kept");
+        assert_eq!(at(1_060, "2").await, 2, "read again");
+        assert_eq!(at(1_120, "").await, 2, "SSM fails: the last good value");
+        assert_eq!(at(1_121, "3").await, 2, "no second try at once");
+        assert_eq!(at(1_122, "not a number").await, 2, "an unusable value is a failure too");
+        assert_eq!(at(1_124, "3").await, 3, "mended");
+        assert_eq!(at(1_000, "4").await, 4, "a clock set back makes nothing young");
     }
 
     #[tokio::test]
     async fn without_any_good_value_the_reason_is_told_but_not_the_text() {
-        let rule = mock!(Client::get_parameter)
-            .sequence()
-            .error(missing)
-            .output(|| found("s3cret\u{7}"))
-            .build();
-        let ssm = mock_client!(aws_sdk_ssm, RuleMode::Sequential, [&rule]);
-        let parameter = Parameter::<Secret>::new(
-            ssm,
-            "/p".into(),
-            SignedDuration::from_mins(1),
-            Clock::system(),
-        );
+        let (aws, minute) = (Aws::default(), SignedDuration::from_mins(1));
+        let ssm = ssm_client(&aws.config());
+        let parameter = Parameter::<Secret>::new(ssm, "/p".into(), minute, Clock::system());
 
-        let err = parameter.value().await.unwrap_err();
-        assert!(
-            chain(&err).contains("/p") && chain(&err).contains("ParameterNotFound"),
-            "{}",
-            chain(&err)
-        );
-        let err = parameter.value().await.unwrap_err();
+        let told = chain(&parameter.value().await.unwrap_err());
+        assert!(told.contains("/p") && told.contains("ParameterNotFound"), "{told}");
+        aws.put("/p", "s3cret\u{7}");
         assert_eq!(
-            err.to_string(),
+            parameter.value().await.unwrap_err().to_string(),
             "the parameter /p is not usable: it should be one line of printable ASCII"
         );
     }

@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
+use local::aws::{Fault, THROTTLED};
 use tokio::time::Instant;
 
-use crate::{
-    EVENT, KEY, Outcome, World, answer,
-    aws::{Fault, THROTTLED},
-};
+use crate::{EVENT, KEY, Outcome, World, answer};
 
 /// Gladly must send it again.
 const UNAVAILABLE: (Outcome, &str) = (Outcome::Unavailable, "Unavailable=1 KeySlot=1");

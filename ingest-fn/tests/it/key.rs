@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use local::aws::Fault;
 use serde_json::{Value, json};
 use tokio::time::advance;
 
-use crate::{EVENT, KEY, NEXT_KEY, World, answer, aws::Fault, payload};
+use crate::{EVENT, KEY, KEYS, NEXT_KEY, World, answer, payload};
 
 #[tokio::test(start_paused = true)]
 async fn only_one_right_key_gets_in_and_nothing_of_the_others_is_stored() {
@@ -55,11 +56,11 @@ async fn a_rotation_leaves_no_gap() {
 
     // The wrong key just now has used up the early refresh: 10 s later it may be used again.
     advance(Duration::from_secs(10)).await;
-    world.aws.state().keys = format!("{NEXT_KEY}\n{KEY}\n");
+    world.aws.put(KEYS, &format!("{NEXT_KEY}\n{KEY}\n"));
     assert_eq!(world.status(NEXT_KEY).await, 200, "a key just added works at once");
     assert_eq!(world.status(KEY).await, 200, "and so does the old one");
 
-    NEXT_KEY.clone_into(&mut world.aws.state().keys);
+    world.aws.put(KEYS, NEXT_KEY);
     advance(Duration::from_secs(59)).await;
     assert_eq!((world.status(KEY).await, world.status(NEXT_KEY).await), (200, 200), "kept 60 s");
     advance(Duration::from_secs(1)).await;
@@ -71,7 +72,7 @@ async fn a_key_added_right_after_the_keys_were_read_works_at_once() {
     let world = World::new();
     world.ingest.warm_up().await;
     assert_eq!(world.status(KEY).await, 200);
-    world.aws.state().keys = format!("{KEY}\n{NEXT_KEY}");
+    world.aws.put(KEYS, &format!("{KEY}\n{NEXT_KEY}"));
     assert_eq!(world.status(NEXT_KEY).await, 200);
     assert_eq!(world.aws.state().ssm_calls, 2);
 }
@@ -121,7 +122,7 @@ async fn the_last_good_keys_serve_while_ssm_fails_or_the_parameter_is_spoilt() {
     }
     world.aws.state().ssm_fault = None;
     for spoilt in ["", "\n \n", "short", "0123456789abcdef0123456789abcde"] {
-        spoilt.clone_into(&mut world.aws.state().keys);
+        world.aws.put(KEYS, spoilt);
         advance(Duration::from_hours(1)).await;
         assert_eq!((world.status(KEY).await, world.status(spoilt).await), (200, 401), "{spoilt:?}");
     }
@@ -135,7 +136,7 @@ async fn without_any_good_key_nobody_is_let_in_and_nobody_is_told_unauthorized()
     let unavailable = (503, answer("unavailable"));
     assert_eq!(world.post("short-and-never-used", body).await, unavailable, "a short key");
     assert_eq!(world.counted(body).await.1, "Unavailable=1");
-    world.aws.state().keys.clear();
+    world.aws.put(KEYS, "");
     assert_eq!(world.post("", body).await, (401, answer("unauthorized")), "an empty key");
     for fault in [Fault::Refused(400, "AccessDeniedException"), Fault::Hang, Fault::Reset] {
         world.aws.state().ssm_fault = Some(fault);
@@ -146,7 +147,7 @@ async fn without_any_good_key_nobody_is_let_in_and_nobody_is_told_unauthorized()
     assert_eq!(world.aws.state().sqs_calls, 0);
 
     world.aws.state().ssm_fault = None;
-    world.aws.state().keys = format!("short\n{KEY}");
+    world.aws.put(KEYS, &format!("short\n{KEY}"));
     assert_eq!(world.status(KEY).await, 200, "the good key beside a short one");
     assert_eq!(world.status("short").await, 401);
 }

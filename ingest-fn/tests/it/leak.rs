@@ -2,13 +2,11 @@
 
 use std::{env, process::Command, time::Duration};
 
+use local::aws::{Fault, THROTTLED};
 use serde_json::Value;
 use tokio::time::advance;
 
-use crate::{
-    NEXT_KEY, World,
-    aws::{Fault, THROTTLED},
-};
+use crate::{NEXT_KEY, World};
 
 const KEY: &str = "s3cret-key-that-no-log-may-ever-show";
 const TEXT: &str = "my card is 4111 1111";

@@ -3,7 +3,6 @@
 
 #![expect(clippy::unwrap_used, reason = "how a test fails")]
 
-mod aws;
 mod body;
 mod fault;
 mod key;
@@ -13,12 +12,13 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use ingest_fn::{Config, Ingest, Outcome};
 use jiff::{SignedDuration, Timestamp};
 use lambda_http::{Context, LambdaEvent, Request};
+use local::aws::{Aws, Message, QUEUES};
 use serde_json::{Value, json};
 use shared::{Clock, Metric, Metrics};
 use tokio::time::Instant;
 
-use crate::aws::{Aws, Message, QUEUES};
-
+/// The keys' parameter.
+const KEYS: &str = "/relay/webhook-keys";
 const KEY: &str = "0123456789abcdef-0123456789abcdef";
 const NEXT_KEY: &str = "fedcba9876543210-fedcba9876543210";
 const EVENT: &str = r#"{"type":"CONVERSATION/CLOSED","content":{"conversationId":"c-1"}}"#;
@@ -32,11 +32,11 @@ struct World {
 impl World {
     fn with_keys(keys: &str) -> Self {
         let aws = Aws::default();
-        keys.clone_into(&mut aws.state().keys);
+        aws.put(KEYS, keys);
         let config = Config {
             events_queue_url: format!("{QUEUES}events"),
             quarantine_queue_url: format!("{QUEUES}quarantine"),
-            webhook_keys_parameter: "/relay/webhook-keys".into(),
+            webhook_keys_parameter: KEYS.into(),
         };
         let (start, began): (Timestamp, _) =
             ("2026-01-02T03:04:05.678Z".parse().unwrap(), Instant::now());

@@ -1,0 +1,420 @@
+//! `make demo`: the relay's main job on real runs of the real binaries, told step by step.
+
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    destination::{self, Destination},
+    emulator::EmulatorError,
+    gladly::{self, EVENT_TYPES, Gladly},
+    stack::{Answer, Artifacts, Cloud, Queue, Settings, Stack, StackError},
+};
+
+/// How long anything may take that the demo waits for. The slowest is a held event's return, 36 s.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// How long a running extractor may go on with what it last read of the switch.
+const SWITCH_AGE: Duration = Duration::from_secs(10);
+/// Webhooks sent at once: each takes a process of its own on the emulated AWS.
+const AT_ONCE: usize = 4;
+
+const BURST_EVENTS: usize = 200;
+const BURST_CONVERSATIONS: usize = 20;
+const HELD_EVENTS: usize = 30;
+
+/// Why the demo ended before its end.
+#[derive(Debug, thiserror::Error)]
+pub enum DemoError {
+    /// Something did not happen that the demo shows.
+    #[error("this was to happen and did not: {0}")]
+    Missed(String),
+    /// A server on loopback.
+    #[error("starting a server on loopback")]
+    Server(#[source] io::Error),
+    /// The stack or the AWS under it.
+    #[error(transparent)]
+    Stack(#[from] StackError),
+    /// The emulated AWS.
+    #[error(transparent)]
+    Emulator(#[from] EmulatorError),
+}
+
+/// Everything that takes part.
+struct Demo<'a> {
+    stack: Stack<'a>,
+    gladly: &'a Gladly,
+    destination: &'a Destination,
+    key: String,
+    sent: Vec<String>,
+}
+
+/// Shows the whole way of an event. Its result says whether everything went as told.
+pub async fn demo() -> Result<(), DemoError> {
+    let began = Instant::now();
+    heading("Starting an emulated AWS, a Gladly simulator and a destination, all on this machine");
+    let settings = Settings::new("", "");
+    let gladly = Gladly::start(gladly::Options {
+        conversations: BURST_CONVERSATIONS + 2,
+        email: settings.gladly_email.clone(),
+        token: settings.gladly_token.clone(),
+        ..gladly::Options::default()
+    })
+    .map_err(DemoError::Server)?;
+    let destination = Destination::start(destination::Options {
+        token: ("authorization".to_owned(), format!("Bearer {}", settings.destination_token)),
+        ..destination::Options::default()
+    })
+    .map_err(DemoError::Server)?;
+    let settings = Settings {
+        gladly_url: gladly.url().to_owned(),
+        destination_url: format!("{}/deliveries", destination.url()),
+        ..settings
+    };
+    let cloud = Cloud::start("demo", &Artifacts::build().await?).await?;
+    let stack = cloud.deploy("gladly-relay", &settings).await?;
+    say(&format!("  template.yaml is deployed; webhooks go to {}", stack.webhook_url()));
+    let key = settings.webhook_keys.concat();
+    gladly.subscribe(stack.webhook_url(), &[("x-api-key", &key)]);
+
+    let mut demo =
+        Demo { stack, gladly: &gladly, destination: &destination, key, sent: Vec::new() };
+    demo.ping().await?;
+    demo.ten_events().await?;
+    demo.strangers_and_nonsense().await?;
+    let burst = demo.burst().await?;
+    let (held, drained) = demo.pause().await?;
+    demo.summary(&burst, held, drained, began.elapsed())?;
+    demo.stack.delete().await?;
+    Ok(())
+}
+
+/// What the burst came to.
+struct Burst {
+    calls: usize,
+    took: Duration,
+}
+
+impl Demo<'_> {
+    async fn ping(&self) -> Result<(), DemoError> {
+        heading("Gladly asks whether the endpoint is there");
+        let answer = self.stack.post(&self.key, r#"{"type":"PING"}"#).await?;
+        show("PING", &answer);
+        check(answer.status == 200 && answer.body.contains("pong"), "PING is answered")
+    }
+
+    async fn ten_events(&mut self) -> Result<(), DemoError> {
+        heading("Gladly sends the ten subscribed events about one conversation, ids only");
+        let conversation = self.conversations(1).remove(0);
+        let events = EVENT_TYPES.map(|kind| (kind, conversation.as_str()));
+        let sent = self.send(&events).await?;
+        for kind in EVENT_TYPES {
+            say(&format!("  {kind:<31} 200 queued"));
+        }
+        say("  … the extractor asks Gladly what they are about and forwards it");
+        self.arrived(&sent).await?;
+
+        let snapshot = self.destination.conversation(&conversation);
+        let snapshot = snapshot.ok_or_else(|| missed("the conversation arrives"))?;
+        let name = |field: &str| text(&snapshot[field]["name"]).to_owned();
+        say(&format!("\n  At the destination: conversation {conversation}"));
+        say(&format!(
+            "  {} · {} · inbox {} · agent {} · {}",
+            text(&snapshot["status"]),
+            name("customer"),
+            name("inbox"),
+            name("agent"),
+            snapshot["topics"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(|topic| text(&topic["name"]))
+                .collect::<Vec<_>>()
+                .join(", "),
+        ));
+        let items = snapshot["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+        for item in items.iter().filter(|item| item["text"].is_string()).take(8) {
+            let said = text(&item["text"]).replace('\n', " / ");
+            let author = text(&item["author"]["kind"]);
+            say(&format!("    {:<18} {author:<11} {}", text(&item["type"]), short(&said, 74)));
+        }
+        check(
+            items.iter().any(|item| item["author"]["kind"] == "customer"),
+            "the customer is heard",
+        )
+    }
+
+    async fn strangers_and_nonsense(&self) -> Result<(), DemoError> {
+        heading("A wrong key is refused; what is no event is put aside, never refused");
+        let answer = self.stack.post(&"x".repeat(40), r#"{"type":"PING"}"#).await?;
+        show("wrong key", &answer);
+        check(answer.status == 401, "a wrong key is refused")?;
+        for (name, body, reason) in [
+            ("not JSON", "hello", "unreadable"),
+            (
+                "id with ../",
+                r#"{"type":"A","content":{"conversationId":"../agents"}}"#,
+                "invalid-id",
+            ),
+        ] {
+            let answer = self.stack.post(&self.key, body).await?;
+            show(name, &answer);
+            check(answer.status == 200, "Gladly is not told to try again")?;
+            let aside = self.stack.drain(Queue::Quarantine).await?;
+            let aside = aside.first().ok_or_else(|| missed("it stands in quarantine"))?;
+            let detail = text(&aside.json()["detail"]).to_owned();
+            say(&format!("  {:<31} in quarantine as {reason}: {detail}", ""));
+            check(
+                aside.attributes.get("reason").is_some_and(|told| told == reason),
+                "with its reason",
+            )?;
+        }
+        Ok(())
+    }
+
+    async fn burst(&mut self) -> Result<Burst, DemoError> {
+        heading(&format!("A burst: {BURST_EVENTS} events on {BURST_CONVERSATIONS} conversations"));
+        let conversations = self.conversations(BURST_CONVERSATIONS);
+        // Held together by a pause of the mapping, as a burst is by the queue when the extractor is busy.
+        self.stack.enable_mapping(false).await?;
+        let kinds = EVENT_TYPES.iter().cycle();
+        let events: Vec<_> = kinds
+            .zip((0..BURST_EVENTS).map(|n| conversations[n % conversations.len()].as_str()))
+            .map(|(kind, conversation)| (*kind, conversation))
+            .collect();
+        let sent = self.send(&events).await?;
+        let (before, began) = (self.gladly.traffic().count("/api/v1/**"), Instant::now());
+        self.stack.enable_mapping(true).await?;
+        self.arrived(&sent).await?;
+        let burst = Burst {
+            calls: self.gladly.traffic().count("/api/v1/**") - before,
+            took: began.elapsed(),
+        };
+        say(&format!(
+            "  all {BURST_EVENTS} forwarded in {:.0} s with {} calls to Gladly: {:.2} an event",
+            burst.took.as_secs_f64(),
+            burst.calls,
+            per_event(&burst)
+        ));
+        Ok(burst)
+    }
+
+    async fn pause(&mut self) -> Result<(usize, Duration), DemoError> {
+        heading("An operator pauses: the parameter says \"paused\"");
+        self.stack.set_pause(r#"{"state":"paused","by":"demo","reason":"to show it"}"#).await?;
+        progress("an extractor looks at the switch every 10 s", SWITCH_AGE).await;
+        let conversations = self.conversations(5);
+        let events: Vec<_> = (0..HELD_EVENTS)
+            .map(|n| {
+                (
+                    EVENT_TYPES[n % EVENT_TYPES.len()],
+                    conversations[n % conversations.len()].as_str(),
+                )
+            })
+            .collect();
+        let calls = self.gladly.traffic().count("/api/v1/**");
+        let sent = self.send(&events).await?;
+        // Each has been handed out and given back once it is in flight.
+        let held = self
+            .until("the events are held", async |demo| {
+                Ok(demo.stack.counts(Queue::Events).await?.in_flight == HELD_EVENTS as u64)
+            })
+            .await;
+        held?;
+        let arrived = sent.iter().filter(|id| self.destination.times(id) > 0).count();
+        say(&format!(
+            "  {HELD_EVENTS} more events were accepted; {HELD_EVENTS} are held, {arrived} forwarded"
+        ));
+        check(arrived == 0, "nothing is forwarded while paused")?;
+        check(
+            self.gladly.traffic().count("/api/v1/**") == calls,
+            "nothing is fetched while paused",
+        )?;
+
+        heading("The operator resumes: \"running\"");
+        let began = Instant::now();
+        self.stack.set_pause("running").await?;
+        say("  held events come back within about half a minute of their last look at the switch");
+        self.arrived(&sent).await?;
+        say(&format!("  all {HELD_EVENTS} forwarded after {:.0} s", began.elapsed().as_secs_f64()));
+        Ok((HELD_EVENTS, began.elapsed()))
+    }
+
+    fn summary(
+        &self,
+        burst: &Burst,
+        held: usize,
+        drained: Duration,
+        took: Duration,
+    ) -> Result<(), DemoError> {
+        let traffic = self.gladly.traffic();
+        let lost = self.sent.iter().filter(|id| self.destination.times(id) == 0).count();
+        let twice = self.sent.iter().filter(|id| self.destination.times(id) > 1).count();
+        let invalid = self.destination.invalid();
+        heading("Summary");
+        for (what, value) in [
+            ("events accepted", self.sent.len().to_string()),
+            (
+                "forwarded",
+                format!("{} ({lost} lost, {twice} more than once)", self.sent.len() - lost),
+            ),
+            (
+                "deliveries",
+                format!(
+                    "{}, {} against the schema",
+                    self.destination.deliveries().len(),
+                    invalid.len()
+                ),
+            ),
+            (
+                "burst",
+                format!(
+                    "{BURST_EVENTS} events, {} calls to Gladly ({:.2} an event), {:.0} s",
+                    burst.calls,
+                    per_event(burst),
+                    burst.took.as_secs_f64()
+                ),
+            ),
+            (
+                "quota",
+                format!(
+                    "at most {} of 10 calls in any second, {} refused with 429",
+                    traffic.busiest_second(),
+                    traffic.throttled()
+                ),
+            ),
+            (
+                "pause",
+                format!(
+                    "{held} held, none forwarded; all of them {:.0} s after resuming",
+                    drained.as_secs_f64()
+                ),
+            ),
+            ("time", format!("{:.0} s", took.as_secs_f64())),
+        ] {
+            say(&format!("  {what:<16} {value}"));
+        }
+        check(lost == 0, "nothing is lost")?;
+        check(invalid.is_empty(), "every delivery fits the schema")?;
+        check(traffic.throttled() == 0, "Gladly never has to say 429")?;
+        say("\nEverything went as it should. \"make up\" keeps all of this running to play with.");
+        Ok(())
+    }
+
+    fn conversations(&self, count: usize) -> Vec<String> {
+        self.gladly.world().conversations.keys().take(count).cloned().collect()
+    }
+
+    /// Lets events happen at Gladly, which sends its webhooks; waits until each was answered 200.
+    async fn send(&mut self, events: &[(&str, &str)]) -> Result<Vec<String>, DemoError> {
+        let mut sent = Vec::new();
+        for some in events.chunks(AT_ONCE) {
+            let ids = some.iter().map(|(kind, conversation)| self.gladly.emit(kind, conversation));
+            sent.extend(ids.map(|event| text(&event["id"]).to_owned()));
+            count("sent", sent.len(), events.len());
+            let answered = |gladly: &Gladly| {
+                let attempts = gladly.attempts();
+                let answered = attempts.iter().filter(|attempt| attempt.status == Some(200));
+                answered.count() == self.sent.len() + sent.len()
+            };
+            if !self.gladly.wait_for(answered, PATIENCE).await {
+                return Err(missed("every webhook is answered 200"));
+            }
+        }
+        self.sent.extend(sent.iter().cloned());
+        Ok(sent)
+    }
+
+    /// Waits until the destination has all of these events.
+    async fn arrived(&self, events: &[String]) -> Result<(), DemoError> {
+        let all = |destination: &Destination| {
+            let arrived = events.iter().filter(|id| destination.times(id) > 0).count();
+            count("forwarded", arrived, events.len());
+            arrived == events.len()
+        };
+        if self.destination.wait_for(all, PATIENCE).await {
+            Ok(())
+        } else {
+            Err(missed("every event is forwarded"))
+        }
+    }
+
+    /// Asks the emulated AWS until something is true.
+    async fn until(
+        &self,
+        what: &str,
+        holds: impl AsyncFn(&Self) -> Result<bool, StackError>,
+    ) -> Result<(), DemoError> {
+        let began = Instant::now();
+        while began.elapsed() < PATIENCE {
+            if holds(self).await? {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Err(missed(what))
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "small counts")]
+fn per_event(burst: &Burst) -> f64 {
+    burst.calls as f64 / BURST_EVENTS as f64
+}
+
+fn missed(what: &str) -> DemoError {
+    DemoError::Missed(what.to_owned())
+}
+
+fn check(holds: bool, what: &str) -> Result<(), DemoError> {
+    if holds { Ok(()) } else { Err(missed(what)) }
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// The first characters of a text.
+fn short(text: &str, most: usize) -> String {
+    let mut short: String = text.chars().take(most).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    short
+}
+
+fn heading(text: &str) {
+    say(&format!("\n== {text}"));
+}
+
+fn show(what: &str, answer: &Answer) {
+    let status = serde_json::from_str::<Value>(&answer.body).unwrap_or_else(|_| json!({}));
+    say(&format!("  {what:<31} {} {}", answer.status, text(&status["status"])));
+}
+
+/// Prints a line, whoever has stopped reading.
+fn say(line: &str) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+/// A counter in place, where there is a screen to show it on.
+fn count(what: &str, done: usize, all: usize) {
+    if io::stderr().is_terminal() {
+        let end = if done == all { "\r\x1b[K" } else { "" };
+        let _ = write!(io::stderr(), "\r  {what} {done} of {all}{end}");
+    }
+}
+
+/// Waits for a time that nothing but time can shorten.
+async fn progress(why: &str, time: Duration) {
+    say(&format!("  {why}: waiting {} s", time.as_secs()));
+    let began = Instant::now();
+    while began.elapsed() < time {
+        let left = time.saturating_sub(began.elapsed()).as_secs();
+        if io::stderr().is_terminal() {
+            let _ = write!(io::stderr(), "\r  {left} s \r\x1b[K");
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+}
