@@ -1,0 +1,90 @@
+//! The documents tell of tests, commands and settings that exist.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use regex::Regex;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap()
+}
+
+/// The text of every Rust file of these folders.
+fn code(folders: &[&str]) -> String {
+    let mut code = String::new();
+    let mut pending: Vec<PathBuf> = folders.iter().map(|folder| root().join(folder)).collect();
+    while let Some(path) = pending.pop() {
+        if path.is_dir() {
+            pending.extend(fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            code += &fs::read_to_string(path).unwrap();
+        }
+    }
+    code
+}
+
+#[test]
+fn every_test_that_semantics_names_exists() {
+    let code = code(&["ingest-fn", "extractor-fn", "shared", "local"]);
+    let named = Regex::new(r"`(?:[a-z]+: )?([a-z_]+)::([a-z_0-9]+)`").unwrap();
+    let semantics = read("docs/SEMANTICS.md");
+    let mut count = 0;
+    for found in named.captures_iter(&semantics) {
+        let claim = format!("fn {}(", &found[2]);
+        assert!(code.contains(&claim), "docs/SEMANTICS.md names {}, which is no test", &found[0]);
+        count += 1;
+    }
+    assert!(count > 25, "the pattern still finds them: {count}");
+    let modules = Regex::new(r"`(?:[a-z]+: )?([a-z_]+)::\*`").unwrap();
+    for found in modules.captures_iter(&semantics) {
+        let file = ["src", "tests", "tests/it"].iter().flat_map(|folder| {
+            ["ingest-fn", "extractor-fn", "shared", "local"]
+                .map(|package| root().join(package).join(folder).join(format!("{}.rs", &found[1])))
+        });
+        assert!(file.into_iter().any(|file| file.exists()), "no module {}", &found[1]);
+    }
+}
+
+#[test]
+fn every_make_target_that_a_document_names_exists() {
+    let makefile = read("Makefile");
+    let named = Regex::new("[`\"\n] *make ([a-z]+)").unwrap();
+    for document in ["README.md", "docs/SEMANTICS.md", "template.yaml"] {
+        for found in named.captures_iter(&read(document)) {
+            let target = format!("\n{}:", &found[1]);
+            assert!(makefile.contains(&target), "{document} names {}", &found[0]);
+        }
+    }
+}
+
+#[test]
+fn the_readme_lists_every_parameter_of_the_template_and_no_other() {
+    let (readme, template) = (read("README.md"), read("template.yaml"));
+    let section = |text: &str, from: &str, to: &str| {
+        let text = &text[text.find(from).unwrap()..];
+        text[..text.find(to).unwrap()].to_owned()
+    };
+    let parameters = section(&template, "\nParameters:\n", "\nMappings:\n");
+    let table = section(&readme, "## Configure it", "## When something is wrong");
+    let names = |pattern: &str, text: &str| {
+        let pattern = Regex::new(pattern).unwrap();
+        let mut names: Vec<_> =
+            pattern.captures_iter(text).map(|found| found[1].to_owned()).collect();
+        names.sort();
+        names
+    };
+    let rows: String = table
+        .lines()
+        .filter_map(|row| Some(row.strip_prefix('|')?.split('|').next()?.to_owned() + "\n"))
+        .collect();
+    assert_eq!(
+        names(r"`([A-Z][A-Za-z]+)`", &rows),
+        names(r"(?m)^  ([A-Z][A-Za-z]+):$", &parameters)
+    );
+}
