@@ -30,9 +30,11 @@ impl FromStr for Switch {
             until: Option<Timestamp>,
         }
         let text = text.trim();
-        let (state, until) = match serde_json::from_str(text) {
-            Ok(Document { state, until }) => (state, until),
-            Err(_) => (text.to_owned(), None),
+        // A list is no document, though serde would take one for a struct.
+        let document = text.starts_with('{').then(|| serde_json::from_str(text).ok()).flatten();
+        let (state, until) = match document {
+            Some(Document { state, until }) => (state, until),
+            None => (text.to_owned(), None),
         };
         Ok(match state.trim() {
             state if state.eq_ignore_ascii_case("running") => Self::Running,
@@ -100,6 +102,8 @@ mod tests {
             (r#"{"state":"running","until":"tomorrow"}"#, Switch::Unintelligible),
             (r#"{"state":"paused","until":"tomorrow"}"#, Switch::Unintelligible),
             (r#""running""#, Switch::Unintelligible),
+            (r#"["running",null]"#, Switch::Unintelligible),
+            (r#"{"state":"paused","state":"running"}"#, Switch::Unintelligible),
         ] {
             assert_eq!(text.parse(), Ok(expected), "{text}");
         }

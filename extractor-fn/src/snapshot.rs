@@ -42,7 +42,7 @@ pub(crate) struct Conversation<'a> {
 
 impl<'a> Conversation<'a> {
     pub(crate) fn read(json: &'a str) -> Option<Self> {
-        serde_json::from_str(json).ok()
+        object(json)
     }
 
     pub(crate) fn customer_id(&self) -> Option<Id> {
@@ -99,7 +99,7 @@ struct Content<'a> {
 
 impl<'a> Content<'a> {
     fn read(raw: Field<'a>) -> Self {
-        raw.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default()
+        raw.and_then(|raw| object(raw.get())).unwrap_or_default()
     }
 }
 
@@ -129,8 +129,8 @@ impl<'a> Item<'a> {
             #[serde(borrow, rename = "type")]
             kind: Field<'a>,
         }
-        let fields: Fields<'_> = serde_json::from_str(json).ok()?;
-        let initiator = fields.initiator.and_then(|raw| serde_json::from_str(raw.get()).ok());
+        let fields: Fields<'_> = object(json)?;
+        let initiator = fields.initiator.and_then(|raw| object(raw.get()));
         let initiator: Initiator<'_> = initiator.unwrap_or_default();
         let author = match text(initiator.kind).as_deref() {
             Some("CUSTOMER") => "customer",
@@ -197,6 +197,11 @@ fn inner(field: Field<'_>, name: &str) -> Option<String> {
     text(fields.get(name).copied()).map(Cow::into_owned)
 }
 
+/// An object's fields. A list is none, though serde would take one for a struct.
+fn object<'a, T: Deserialize<'a>>(json: &'a str) -> Option<T> {
+    json.trim_start().starts_with('{').then(|| serde_json::from_str(json).ok())?
+}
+
 /// A text that is there and says something: Gladly shows unset fields as empty ones, too.
 fn text(field: Field<'_>) -> Option<Cow<'_, str>> {
     #[derive(Deserialize)]
@@ -217,9 +222,9 @@ pub(crate) fn spoken(transcript: &str) -> Option<String> {
         #[serde(borrow)]
         transcript: Field<'a>,
     }
-    let Transcript { paragraphs } = serde_json::from_str(transcript).ok()?;
+    let Transcript { paragraphs } = object(transcript)?;
     let lines = paragraphs.into_iter().filter_map(|paragraph| {
-        let paragraph: Paragraph<'_> = serde_json::from_str(paragraph.get()).ok()?;
+        let paragraph: Paragraph<'_> = object(paragraph.get())?;
         text(paragraph.transcript)
     });
     Some(lines.collect::<Vec<_>>().join("\n")).filter(|text| !text.is_empty())
@@ -236,7 +241,7 @@ pub(crate) fn names(list: &str) -> Option<Names> {
     }
     let list: Vec<&RawValue> = serde_json::from_str(list).ok()?;
     let named = list.into_iter().filter_map(|raw| {
-        let named: Named<'_> = serde_json::from_str(raw.get()).ok()?;
+        let named: Named<'_> = object(raw.get())?;
         Some((text(named.id)?.into_owned(), text(named.name)?.into_owned()))
     });
     Some(named.collect())
@@ -278,7 +283,7 @@ impl Customer {
             #[serde(borrow)]
             custom_attributes: Field<'a>,
         }
-        let profile: Profile<'_> = serde_json::from_str(profile).ok()?;
+        let profile: Profile<'_> = object(profile)?;
         let owned = |field| text(field).map(Cow::into_owned);
         let id = owned(profile.id).filter(|id| id.parse::<Id>().is_ok());
         let object = profile.custom_attributes.filter(|raw| raw.get().starts_with('{'));
@@ -444,4 +449,225 @@ fn without_contact(content: &RawValue) -> Box<RawValue> {
     let mut value = serde_json::from_str(content.get()).unwrap_or_else(|_| serde_json::json!({}));
     strip(&mut value);
     to_raw_value(&value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn snapshot(conversation: &str, items: &str, contact: bool, notes: bool) -> Value {
+        let id: Id = "c-1".parse().unwrap();
+        let call: Id = "call".parse().unwrap();
+        let names = Names::from([("a".to_owned(), "Ada".to_owned())]);
+        let built = build(Ingredients {
+            id: &id,
+            fetched_at: "2026-01-02T03:04:05.678912Z".parse().unwrap(),
+            conversation: &Conversation::read(conversation).unwrap(),
+            items: Item::list(items).unwrap(),
+            truncated: false,
+            transcripts: &HashMap::from([(call, "said".to_owned())]),
+            customer: None,
+            agents: &names,
+            topics: &names,
+            inboxes: &names,
+            contact,
+            notes,
+        });
+        serde_json::from_str(built.unwrap().get()).unwrap()
+    }
+
+    /// Subject and text of an item with this content.
+    fn words(content: &Value) -> (Option<String>, Option<String>) {
+        let items = json!([{"id": "call", "content": content}]).to_string();
+        let item = snapshot("{}", &items, true, true)["items"][0].take();
+        let word = |name: &str| item.get(name).map(|word| word.as_str().unwrap().to_owned());
+        (word("subject"), word("text"))
+    }
+
+    #[test]
+    fn text_comes_from_the_field_that_its_type_has_it_in() {
+        let plain = |kind: &str| json!({"type": kind, "content": "t", "body": "b"});
+        for kind in
+            ["CHAT_MESSAGE", "SMS", "FACEBOOK_MESSAGE", "WHATSAPP", "INSTAGRAM_DIRECT", "TWITTER"]
+        {
+            assert_eq!(words(&plain(kind)), (None, Some("t".into())), "{kind}");
+        }
+        for kind in ["CONVERSATION_NOTE", "VOICE_AI_MESSAGE", "TASK"] {
+            assert_eq!(words(&plain(kind)), (None, Some("b".into())), "{kind}");
+        }
+        let cases = [
+            (json!({"type": "EMAIL", "subject": "s", "content": "t"}), (Some("s"), Some("t"))),
+            (json!({"type": "EMAIL", "content": "t"}), (None, Some("t"))),
+            (
+                json!({"type": "CUSTOMER_ACTIVITY", "title": "s", "body": "t"}),
+                (Some("s"), Some("t")),
+            ),
+            (
+                json!({"type": "TEXT", "content": {"text": "t"}, "status": {"value": "x"}}),
+                (None, Some("t")),
+            ),
+            (json!({"type": "FILES", "content": {"caption": "t", "files": []}}), (None, Some("t"))),
+            (
+                json!({"type": "PHONE_CALL", "recordingSummary": {"status": "READY", "summary": "x"}}),
+                (None, Some("said")),
+            ),
+            (json!({"type": "TOPIC_CHANGE", "addedTopicIds": ["t"]}), (None, None)),
+            (json!({"type": "CONVERSATION_STATUS_CHANGE", "status": "OPEN"}), (None, None)),
+            (json!({"type": "HOLOGRAM", "content": "t"}), (None, Some("t"))),
+            (json!({"type": "HOLOGRAM", "body": "t"}), (None, Some("t"))),
+            (json!({"type": "HOLOGRAM", "content": {"x": 1}}), (None, None)),
+            (json!({"type": "SMS", "content": 7}), (None, None)),
+            (json!({"type": "SMS", "content": ""}), (None, None)),
+            (json!({"type": 7, "content": "t"}), (None, Some("t"))),
+            (json!({}), (None, None)),
+        ];
+        for (content, (subject, text)) in cases {
+            let expected = (subject.map(str::to_owned), text.map(str::to_owned));
+            assert_eq!(words(&content), expected, "{content}");
+        }
+    }
+
+    #[test]
+    fn only_the_customer_is_the_customer() {
+        let kind = |initiator: Value| {
+            let items = json!([{"initiator": initiator, "content": {}}]).to_string();
+            snapshot("{}", &items, true, true)["items"][0]["author"]["kind"].clone()
+        };
+        for (given, expected) in [
+            ("CUSTOMER", "customer"),
+            ("AGENT", "agent"),
+            ("API", "bot"),
+            ("AUTOMATION", "bot"),
+            ("SYSTEM", "bot"),
+            ("INTERNAL", "third-party"),
+            ("EXTERNAL", "third-party"),
+            ("ROBOT", "unknown"),
+        ] {
+            assert_eq!(kind(json!({"type": given, "id": "x"})), expected, "{given}");
+        }
+        for odd in [json!(null), json!("CUSTOMER"), json!({}), json!({"type": 7})] {
+            assert_eq!(kind(odd), "unknown");
+        }
+    }
+
+    #[test]
+    fn items_stand_in_the_order_of_their_times_not_of_their_texts() {
+        let at = |id: &str, time: &str| json!({"id": id, "timestamp": time});
+        let items = json!([
+            at("d", "2026-01-01T00:00:05.10Z"),
+            at("b", "2026-01-01T00:00:05.1Z"),
+            at("untimed", "soon"),
+            at("a", "2026-01-01T01:00:05.099+01:00"),
+            at("e", "2026-01-01T00:00:05.123456789Z"),
+        ]);
+        let items = snapshot("{}", &items.to_string(), true, true)["items"].take();
+        let ids: Vec<_> = items.as_array().unwrap().iter().map(|item| item["id"].clone()).collect();
+        assert_eq!(ids, ["a", "d", "b", "untimed", "e"]);
+    }
+
+    #[test]
+    fn content_stays_as_gladly_gave_it_and_absent_fields_are_left_out() {
+        let items = r#"[{"id":"i","content":{"type":"X","z":1.10,"a":12345678901234567890123,"n":null}}, 7, null, "x"]"#;
+        let conversation = r#"{"id":"other","status":"OPEN","agentId":"","inboxId":"a","topicIds":["a","b"],
+                               "closedAt":null,"customAttributes":[{"id":"k","value":1},{"id":"k","value":2}],"new":1}"#;
+        let conversation = Conversation::read(conversation).unwrap();
+        let names = Names::from([("a".to_owned(), "Ada".to_owned())]);
+        let built = build(Ingredients {
+            id: &"c-1".parse().unwrap(),
+            fetched_at: "2026-01-02T03:04:05.678912Z".parse().unwrap(),
+            conversation: &conversation,
+            items: Item::list(items).unwrap(),
+            truncated: true,
+            transcripts: &HashMap::new(),
+            customer: None,
+            agents: &names,
+            topics: &names,
+            inboxes: &names,
+            contact: true,
+            notes: true,
+        });
+        assert_eq!(
+            built.unwrap().get(),
+            concat!(
+                r#"{"id":"c-1","fetchedAt":"2026-01-02T03:04:05.678Z","status":"OPEN","#,
+                r#""inbox":{"id":"a","name":"Ada"},"topics":[{"id":"a","name":"Ada"},{"id":"b"}],"#,
+                r#""customAttributes":[{"id":"k","value":1},{"id":"k","value":2}],"#,
+                r#""items":[{"id":"i","type":"X","author":{"kind":"unknown"},"#,
+                r#""content":{"type":"X","z":1.10,"a":12345678901234567890123,"n":null}}],"truncated":true}"#
+            )
+        );
+    }
+
+    #[test]
+    fn a_customer_is_known_by_what_can_be_compared() {
+        let profile = r#"{"id":"u","name":"","emails":[{"original":"Sam@Example.com","normalized":"sam@example.com"},{"original":"x@example.com"},7],
+                          "phones":[{"original":"(555) 0100","normalized":""}],"externalCustomerId":"e","customAttributes":{"plan":"gold"}}"#;
+        let asked_for: Id = "asked".parse().unwrap();
+        let read = |profile: &str, contact| {
+            serde_json::to_value(Customer::read(profile, &asked_for, contact).unwrap()).unwrap()
+        };
+        assert_eq!(
+            read(profile, true),
+            json!({"id": "u", "emails": ["sam@example.com", "x@example.com"], "phones": ["(555) 0100"],
+                   "externalCustomerId": "e", "customAttributes": {"plan": "gold"}})
+        );
+        assert_eq!(read(profile, false), json!({"id": "u", "customAttributes": {"plan": "gold"}}));
+        assert_eq!(read(r#"{"id":"../x"}"#, true), json!({"id": "asked"}));
+    }
+
+    /// JSON of any shape, with the names that the builder looks for.
+    fn any_json() -> impl Strategy<Value = Value> {
+        let names = prop::sample::select(vec![
+            "id",
+            "type",
+            "content",
+            "body",
+            "subject",
+            "title",
+            "text",
+            "timestamp",
+            "initiator",
+            "from",
+            "recordingSummary",
+            "summary",
+            "status",
+            "topicIds",
+            "agentId",
+            "customAttributes",
+            "x",
+        ]);
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<String>().prop_map(Value::from),
+            prop::sample::select(vec!["EMAIL", "TEXT", "PHONE_CALL", "CUSTOMER"])
+                .prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 40, 6, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+                prop::collection::btree_map(names.clone().prop_map(String::from), inner, 0..6)
+                    .prop_map(|fields| Value::from_iter(fields)),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_conversation_is_too_odd_to_be_told(
+            conversation in prop::collection::btree_map("id|status|topicIds|agentId|customAttributes", any_json(), 0..5),
+            items in prop::collection::vec(any_json(), 0..6),
+            contact in any::<bool>(),
+        ) {
+            let conversation = Value::from_iter(conversation).to_string();
+            let objects = items.iter().filter(|item| item.is_object()).count();
+            let told = snapshot(&conversation, &Value::from(items).to_string(), contact, true);
+            prop_assert_eq!(told["items"].as_array().unwrap().len(), objects);
+            prop_assert!(contact || !told["items"].to_string().contains("\"from\":"));
+        }
+    }
 }

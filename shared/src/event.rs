@@ -178,8 +178,7 @@ impl<'a> Incoming<'a> {
         if depth(json) > DEPTH_LIMIT {
             return Err(Unusable::TooDeep);
         }
-        let fields = serde_json::from_str::<Fields<'_>>(json)
-            .map_err(|_| why_not_fields(json, Unusable::NoType))?;
+        let fields: Fields<'_> = object(json, Unusable::NoType)?;
         let kind = fields.kind.and_then(text).filter(|kind| !kind.is_empty());
         let kind = kind.ok_or(Unusable::NoType)?;
         if kind == "PING" {
@@ -188,8 +187,7 @@ impl<'a> Incoming<'a> {
         let conversation = match fields.content {
             None => None,
             Some(raw) => {
-                let content = serde_json::from_str::<Content<'_>>(raw.get())
-                    .map_err(|_| why_not_fields(raw.get(), Unusable::NoContent))?;
+                let content: Content<'_> = object(raw.get(), Unusable::NoContent)?;
                 id("content.conversationId", content.conversation_id)?
             }
         };
@@ -217,12 +215,17 @@ fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
     serde_json::from_str(raw.get()).ok().map(|Text(text)| text)
 }
 
-/// Tells text that is not JSON from JSON that is no object, and both from a repeated field.
-fn why_not_fields(json: &str, not_an_object: Unusable) -> Unusable {
+/// An object's fields. A list is none, though serde would take one for a struct.
+fn object<'a, T: Deserialize<'a>>(json: &'a str, not_an_object: Unusable) -> Result<T, Unusable> {
+    let is_object = json.trim_start().starts_with('{');
+    if is_object && let Ok(fields) = serde_json::from_str(json) {
+        return Ok(fields);
+    }
     match serde_json::from_str::<IgnoredAny>(json) {
-        Err(err) => Unusable::NotJson { line: err.line(), column: err.column() },
-        Ok(_) if json.trim_start().starts_with('{') => Unusable::Ambiguous,
-        Ok(_) => not_an_object,
+        Err(err) => Err(Unusable::NotJson { line: err.line(), column: err.column() }),
+        // Its fields take anything, so what is wrong with it is a repetition.
+        Ok(_) if is_object => Err(Unusable::Ambiguous),
+        Ok(_) => Err(not_an_object),
     }
 }
 
@@ -295,10 +298,12 @@ mod tests {
             ),
             (r#"{"type":"A","content":[]}"#, Err(Reason::Unreadable)),
             (r#"{"type":"A","content":"c"}"#, Err(Reason::Unreadable)),
+            (r#"{"type":"A","content":["c"]}"#, Err(Reason::Unreadable)),
             (&deep, Err(Reason::Unreadable)),
             (&bottomless, Err(Reason::Unreadable)),
             ("{}", Err(Reason::NoType)),
             ("[]", Err(Reason::NoType)),
+            (r#"["PING",null,null,null,null]"#, Err(Reason::NoType)),
             ("null", Err(Reason::NoType)),
             (r#""PING""#, Err(Reason::NoType)),
             (r#"{"type":""}"#, Err(Reason::NoType)),

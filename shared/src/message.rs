@@ -68,7 +68,9 @@ impl<'a> QueueMessage<'a> {
             serde_json::error::Category::Data => Unusable::NotAMessage,
             _ => Unusable::NotJson { line: err.line(), column: err.column() },
         })?;
-        if message.v == 1 { Ok(message) } else { Err(Unusable::NotAMessage) }
+        // A list is none of ours, though serde would take one for a struct.
+        let is_ours = message.v == 1 && body.trim_start().starts_with('{');
+        if is_ours { Ok(message) } else { Err(Unusable::NotAMessage) }
     }
 
     /// The event inside.
@@ -255,6 +257,7 @@ mod tests {
                 r#"{"v":2,"receivedAt":"2026-01-01T00:00:00Z","event":{}}"#,
                 "not a queue message of version 1",
             ),
+            (r#"[1,"2026-01-01T00:00:00Z",{},"webhook"]"#, "not a queue message of version 1"),
             (r#"{"v":1,"receivedAt":"yesterday","event":{}}"#, "not a queue message of version 1"),
         ];
         for (body, expected) in cases {

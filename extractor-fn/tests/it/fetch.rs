@@ -57,6 +57,24 @@ async fn fifty_events_of_a_conversation_cost_one_fetch() {
 }
 
 #[tokio::test]
+async fn a_burst_of_200_events_on_20_conversations_costs_63_calls() {
+    let world = World::new();
+    let mut events = Vec::new();
+    for n in 0..200 {
+        let (conversation, customer) = (format!("c-{}", n % 20), format!("u-{}", n % 20));
+        let mut at_gladly = world.gladly.world();
+        if n < 20 {
+            at_gladly.add_conversation(&conversation, &customer, []);
+        }
+        events.push(at_gladly.event("CONVERSATION/CLOSED", &conversation));
+    }
+    world.extract(&events).await.is_done();
+    assert_eq!(world.destination.event_ids().len(), 200);
+    // Two a conversation, one a customer, three lists of names.
+    assert_eq!(world.calls(""), 2 * 20 + 20 + 3);
+}
+
+#[tokio::test]
 async fn an_event_older_than_a_delivered_fetch_is_covered_by_it() {
     let world = World::new();
     let event = world.conversation("c-1");
