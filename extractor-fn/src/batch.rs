@@ -274,9 +274,6 @@ impl Extractor {
     }
 
     async fn attempt(&self, parcels: &[Parcel], run: &Run) -> Outcome {
-        if let Err(stopped) = run.permit().await {
-            return stopped.into();
-        }
         let began = Instant::now();
         if began > run.times.forward {
             return Outcome::OutOfTime;
@@ -285,12 +282,13 @@ impl Extractor {
         let Ok((id, json)) = delivery::write(parcels, organization, self.now()) else {
             return Outcome::Failed(None);
         };
-        match self.destination.deliver(&id, json, run.times.deliver).await {
+        match self.destination.deliver(&id, json, run).await {
             Verdict::Accepted => {
                 self.accepted(parcels, run, began.elapsed());
                 Outcome::Delivered
             }
             Verdict::Refused(status) => Outcome::Refused(status),
+            Verdict::Stopped(stopped) => stopped.into(),
             Verdict::NotReady { why, retry_after } => {
                 warn!(delivery.id = id, "gave a delivery back: {why}");
                 Outcome::Failed(retry_after)

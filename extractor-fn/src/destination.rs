@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use crate::{
     config::{DestinationUrl, TokenHeader},
     http::{Http, Tries, is_transient},
+    run::{Run, Stopped},
 };
 
 /// The most one delivery may take, tries included.
@@ -39,6 +40,8 @@ pub(crate) enum Verdict {
     NotReady { why: String, retry_after: Option<Duration> },
     /// It will have nothing until somebody mends something.
     Fault(String),
+    /// Nobody asked again: extraction is to stop.
+    Stopped(Stopped),
 }
 
 impl Destination {
@@ -53,15 +56,20 @@ impl Destination {
         Self { http, url, header, token, gzip, clock }
     }
 
-    /// Sends a delivery, the same bytes in every try, within the time there is.
-    pub(crate) async fn deliver(&self, id: &str, json: Vec<u8>, by: Instant) -> Verdict {
+    /// Sends a delivery, the same bytes in every try, within the time there is and only while
+    /// extraction may run.
+    pub(crate) async fn deliver(&self, id: &str, json: Vec<u8>, run: &Run) -> Verdict {
         let token = match self.token.value().await {
             Ok(token) => token,
             Err(err) => return no_token(&err),
         };
         let body = if self.gzip { compress(&json) } else { json };
-        let mut tries = Tries::new(CALL_LIMIT.min(by.saturating_duration_since(Instant::now())));
+        let left = run.times.deliver.saturating_duration_since(Instant::now());
+        let mut tries = Tries::new(CALL_LIMIT.min(left));
         loop {
+            if let Err(stopped) = run.permit().await {
+                return Verdict::Stopped(stopped);
+            }
             let request = self.request(id, &token, &body);
             let (why, retry_after) = match tries.send(&self.http, request, ANSWER_LIMIT).await {
                 Ok(answer) => match answer.status {

@@ -1,16 +1,23 @@
 //! What the function can be invoked with.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    fmt::{self, Debug, Formatter},
+    sync::Arc,
+    time::Duration,
+};
 
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsMessage};
 use lambda_runtime::{Diagnostic, LambdaEvent};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use crate::{Extractor, record::Nameless};
 
 /// An invocation's payload, told apart by the fields that it has.
-#[derive(Debug, Deserialize)]
-pub struct Invocation {
+#[derive(Debug)]
+pub struct Invocation(Fields);
+
+#[derive(Debug, Default, Deserialize)]
+struct Fields {
     /// An SQS batch.
     #[serde(rename = "Records")]
     records: Option<Vec<SqsMessage>>,
@@ -20,8 +27,15 @@ pub struct Invocation {
     source: Option<String>,
 }
 
+impl<'de> Deserialize<'de> for Invocation {
+    /// Never fails: the runtime's own error would show the payload's texts, in the log too.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self(Fields::deserialize(deserializer).unwrap_or_default()))
+    }
+}
+
 /// Why an invocation did nothing.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum InvocationError {
     /// SQS keeps the whole batch.
     #[error(transparent)]
@@ -34,6 +48,13 @@ pub enum InvocationError {
         r#"unknown invocation: it should be an SQS batch, a parameter change event of aws.ssm, or {{"task":"…"}}"#
     )]
     Unknown,
+}
+
+/// In words, since this is what the runtime logs.
+impl Debug for InvocationError {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
 }
 
 impl From<InvocationError> for Diagnostic {
@@ -53,13 +74,13 @@ impl Extractor {
         self: &Arc<Self>,
         event: LambdaEvent<Invocation>,
     ) -> Result<SqsBatchResponse, InvocationError> {
-        match event.payload {
-            Invocation { records: Some(messages), .. } => {
+        match event.payload.0 {
+            Fields { records: Some(messages), .. } => {
                 let now = u64::try_from(self.now().as_millisecond()).unwrap_or_default();
                 let left = Duration::from_millis(event.context.deadline.saturating_sub(now));
                 Ok(self.batch(messages, left).await?)
             }
-            Invocation { task: Some(task), .. } => {
+            Fields { task: Some(task), .. } => {
                 let known = ["reconcile", "status", "redrive", "backfill"].contains(&task.as_str());
                 Err(if known {
                     InvocationError::NotAvailable(format!("the task {task}"))
@@ -67,7 +88,7 @@ impl Extractor {
                     InvocationError::Unknown
                 })
             }
-            Invocation { source: Some(source), .. } if source == "aws.ssm" => {
+            Fields { source: Some(source), .. } if source == "aws.ssm" => {
                 Err(InvocationError::NotAvailable("the controller".into()))
             }
             _ => Err(InvocationError::Unknown),

@@ -112,7 +112,7 @@ mod tests {
         assert!(wait().await > Duration::from_secs(1));
         pacer.throttled(None);
         assert!(wait().await >= Duration::from_secs(1));
-        pacer.throttled(Some(Duration::from_secs(60)));
+        pacer.throttled(Some(Duration::from_mins(1)));
         assert!(pacer.turn(Duration::from_secs(10)).await.unwrap_err() > Duration::from_secs(59));
     }
 }

@@ -133,6 +133,8 @@ async fn what_is_no_batch_is_refused_in_words() {
         (json!({"task": "dance"}), "unknown invocation"),
         (json!({}), "unknown invocation"),
         (json!({"source": "aws.s3"}), "unknown invocation"),
+        (json!(["Records"]), "unknown invocation"),
+        (json!({"Records": [{"body": "x"}, 7]}), "unknown invocation"),
     ] {
         let payload: Invocation = serde_json::from_value(payload).unwrap();
         let refused: InvocationError = world
@@ -141,5 +143,7 @@ async fn what_is_no_batch_is_refused_in_words() {
             .await
             .unwrap_err();
         assert!(refused.to_string().starts_with(expected), "{refused}");
+        // What the runtime logs.
+        assert_eq!(format!("{refused:?}"), refused.to_string());
     }
 }

@@ -46,7 +46,7 @@ async fn the_same_delivery_has_the_same_id_in_every_try() {
     let world = World::new();
     let event = world.conversation("c-1");
     world.destination.fault(Fault::cut().times(2));
-    world.extract(&[event.clone()]).await.is_done();
+    world.extract([&event]).await.is_done();
     let deliveries = world.destination.deliveries();
     assert_eq!(deliveries.len(), 3, "accepted, but the answers were lost");
     assert!(deliveries.iter().all(|delivery| delivery.body == deliveries[0].body));

@@ -80,7 +80,7 @@ async fn an_event_older_than_a_delivered_fetch_is_covered_by_it() {
     let event = world.conversation("c-1");
     let later = |id, seconds_ago| recorded(again(&event, id), seconds_ago);
     let fetches = || world.calls("/api/v1/conversations/c-1/items");
-    world.extract(&[event.clone()]).await.is_done();
+    world.extract([&event]).await.is_done();
     assert_eq!(fetches(), 1);
 
     world.extract(&[later("old", 10), later("older", 3_600)]).await.is_done();
@@ -96,7 +96,7 @@ async fn an_event_older_than_a_delivered_fetch_is_covered_by_it() {
     for timestamp in [json!(null), json!("yesterday"), json!(7)] {
         unreadable["timestamp"] = timestamp;
         let before = fetches();
-        world.extract(std::slice::from_ref(&unreadable)).await.is_done();
+        world.extract([&unreadable]).await.is_done();
         assert_eq!(fetches(), before + 1, "never covered: {}", unreadable["timestamp"]);
     }
 
@@ -117,7 +117,7 @@ async fn what_the_destination_has_not_accepted_covers_nothing() {
     let world = World::new();
     let event = recorded(world.conversation("c-1"), 60);
     world.destination.fault(Fault::status(503).times(3));
-    world.extract(&[event.clone()]).await.gives_back(&["m-0"], FIRST_WAIT);
+    world.extract([&event]).await.gives_back(&["m-0"], FIRST_WAIT);
     world.extract(&[event]).await.is_done();
     assert_eq!(world.calls("/api/v1/conversations/c-1/items"), 2);
 }
@@ -158,7 +158,7 @@ async fn a_conversation_that_is_gone_is_looked_for_once_more_then_told_of() {
     let event = world.conversation("c-1");
     world.gladly.world().delete_conversation("c-1");
 
-    world.extract(&[event.clone()]).await.gives_back(&["m-0"], 30..=30);
+    world.extract([&event]).await.gives_back(&["m-0"], 30..=30);
     assert!(world.destination.deliveries().is_empty());
 
     world.batch(&[record(0, &event).received(2)]).await.is_done();
@@ -334,7 +334,7 @@ async fn a_missing_token_gives_everything_back() {
         let world = World::new();
         let event = world.conversation("c-1");
         world.aws.state().parameters.remove(name);
-        world.extract(&[event.clone()]).await.gives_back(&["m-0"], FIRST_WAIT);
+        world.extract([&event]).await.gives_back(&["m-0"], FIRST_WAIT);
         world.aws.put(
             name,
             if name.contains("gladly") { crate::GLADLY_TOKEN } else { crate::DESTINATION_TOKEN },

@@ -43,10 +43,10 @@ async fn a_switch_that_was_never_readable_holds_and_one_that_was_is_remembered()
         let world = World::new();
         let event = world.conversation("c-1");
         world.aws.state().ssm_fault = Some(fault);
-        world.extract(&[event.clone()]).await.gives_back(&["m-0"], 24..=36);
+        world.extract([&event]).await.gives_back(&["m-0"], 24..=36);
 
         world.aws.state().ssm_fault = None;
-        world.extract(&[event.clone()]).await.is_done();
+        world.extract([&event]).await.is_done();
         world.aws.state().ssm_fault = Some(fault);
         world.extract(&[event]).await.is_done();
     }

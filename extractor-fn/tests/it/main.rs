@@ -2,6 +2,8 @@
 //! other, all over loopback; SQS and SSM are in this process. `time` has the tests whose subject is
 //! time, in this process altogether.
 
+#![expect(clippy::unwrap_used, reason = "all of this crate is a test")]
+
 mod batch;
 mod deliver;
 mod fetch;
@@ -9,7 +11,7 @@ mod hold;
 mod leak;
 mod time;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{borrow::Borrow, collections::BTreeMap, sync::Arc, time::Duration};
 
 use aws_lambda_events::sqs::SqsMessage;
 use extractor_fn::{Config, Extractor, Http};
@@ -80,9 +82,9 @@ impl World {
     }
 
     /// Hands events to the extractor, each for the first time. Record ids are `m-0`, `m-1`…
-    async fn extract(&self, events: &[Value]) -> Settled {
-        let records: Vec<_> =
-            events.iter().enumerate().map(|(index, event)| record(index, event)).collect();
+    async fn extract(&self, events: impl IntoIterator<Item: Borrow<Value>>) -> Settled {
+        let records = events.into_iter().enumerate();
+        let records: Vec<_> = records.map(|(index, event)| record(index, event.borrow())).collect();
         self.batch(&records).await
     }
 
