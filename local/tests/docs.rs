@@ -1,5 +1,7 @@
 //! The documents tell of tests, commands and settings that exist.
 
+#![expect(clippy::unwrap_used, reason = "all of this crate is a test")]
+
 use std::{
     fs,
     path::{Path, PathBuf},
