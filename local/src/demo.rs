@@ -8,10 +8,11 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    destination::{self, Destination},
+    destination::Destination,
     emulator::EmulatorError,
-    gladly::{self, EVENT_TYPES, Gladly},
-    stack::{Answer, Artifacts, Cloud, Queue, Settings, Stack, StackError},
+    gladly::{EVENT_TYPES, Gladly},
+    scene::Scene,
+    stack::{Answer, Artifacts, Cloud, Queue, Stack, StackError},
 };
 
 /// How long anything may take that the demo waits for. The slowest is a held event's return, 36 s.
@@ -57,24 +58,8 @@ struct Demo<'a> {
 pub async fn demo() -> Result<(), DemoError> {
     let began = Instant::now();
     heading("Starting an emulated AWS, a Gladly simulator and a destination, all on this machine");
-    let settings = Settings::new("", "");
-    let gladly = Gladly::start(gladly::Options {
-        conversations: BURST_CONVERSATIONS + 2,
-        email: settings.gladly_email.clone(),
-        token: settings.gladly_token.clone(),
-        ..gladly::Options::default()
-    })
-    .map_err(DemoError::Server)?;
-    let destination = Destination::start(destination::Options {
-        token: ("authorization".to_owned(), format!("Bearer {}", settings.destination_token)),
-        ..destination::Options::default()
-    })
-    .map_err(DemoError::Server)?;
-    let settings = Settings {
-        gladly_url: gladly.url().to_owned(),
-        destination_url: format!("{}/deliveries", destination.url()),
-        ..settings
-    };
+    let Scene { gladly, destination, settings } =
+        Scene::start(BURST_CONVERSATIONS + 2).map_err(DemoError::Server)?;
     let cloud = Cloud::start("demo", &Artifacts::build().await?).await?;
     let stack = cloud.deploy("gladly-relay", &settings).await?;
     say(&format!("  template.yaml is deployed; webhooks go to {}", stack.webhook_url()));

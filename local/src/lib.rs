@@ -6,6 +6,7 @@ pub mod destination;
 pub mod emulator;
 pub mod fault;
 pub mod gladly;
+pub mod scene;
 pub mod server;
 pub mod stack;
 pub mod up;

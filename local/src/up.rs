@@ -15,10 +15,9 @@ use serde::{Deserialize, Serialize};
 use tokio::{net::TcpListener, sync::mpsc};
 
 use crate::{
-    destination::{self, Destination},
     emulator::root,
-    gladly::{self, Gladly},
-    stack::{Artifacts, Cloud, Queue, Settings, StackError},
+    scene::Scene,
+    stack::{Artifacts, Cloud, Queue, StackError},
 };
 
 /// How long the background process may take; it needs about five seconds once everything is built.
@@ -99,25 +98,7 @@ pub async fn up() -> Result<Running, UpError> {
 
 /// Runs everything until it is told to stop.
 pub async fn serve() -> Result<(), UpError> {
-    let settings = Settings::new("", "");
-    let gladly = Gladly::start(gladly::Options {
-        conversations: 12,
-        email: settings.gladly_email.clone(),
-        token: settings.gladly_token.clone(),
-        ..gladly::Options::default()
-    })
-    .map_err(UpError::Server)?;
-    let bearer = format!("Bearer {}", settings.destination_token);
-    let destination = Destination::start(destination::Options {
-        token: ("authorization".to_owned(), bearer),
-        ..destination::Options::default()
-    })
-    .map_err(UpError::Server)?;
-    let settings = Settings {
-        gladly_url: gladly.url().to_owned(),
-        destination_url: format!("{}/deliveries", destination.url()),
-        ..settings
-    };
+    let Scene { gladly, destination, settings } = Scene::start(12).map_err(UpError::Server)?;
     let cloud = Cloud::start("up", &Artifacts::build().await?).await?;
     let stack = cloud.deploy("gladly-relay", &settings).await?;
     let webhook_key = settings.webhook_keys.concat();

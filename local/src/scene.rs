@@ -1,0 +1,43 @@
+//! A Gladly simulator and a destination, and the settings of a stack between them.
+
+use std::io;
+
+use crate::{
+    destination::{self, Destination},
+    gladly::{self, Gladly},
+    stack::Settings,
+};
+
+/// What a stack stands between.
+#[derive(Debug)]
+pub struct Scene {
+    /// Where its events come from.
+    pub gladly: Gladly,
+    /// Where its deliveries go.
+    pub destination: Destination,
+    /// What the stack is deployed with, with secrets made for this scene.
+    pub settings: Settings,
+}
+
+impl Scene {
+    /// Starts both on loopback, Gladly with so many made-up conversations.
+    pub fn start(conversations: usize) -> io::Result<Self> {
+        let settings = Settings::new("", "");
+        let gladly = Gladly::start(gladly::Options {
+            conversations,
+            email: settings.gladly_email.clone(),
+            token: settings.gladly_token.clone(),
+            ..gladly::Options::default()
+        })?;
+        let destination = Destination::start(destination::Options {
+            token: ("authorization".to_owned(), format!("Bearer {}", settings.destination_token)),
+            ..destination::Options::default()
+        })?;
+        let settings = Settings {
+            gladly_url: gladly.url().to_owned(),
+            destination_url: format!("{}/deliveries", destination.url()),
+            ..settings
+        };
+        Ok(Self { gladly, destination, settings })
+    }
+}
