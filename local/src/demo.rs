@@ -187,6 +187,9 @@ impl Demo<'_> {
             burst.calls,
             per_event(&burst)
         ));
+        say(
+            "  (ten at a time, to two extractors; AWS hands out up to 500 at a time, which takes about 60 calls)",
+        );
         Ok(burst)
     }
 

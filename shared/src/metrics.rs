@@ -129,11 +129,15 @@ impl Metrics {
         }
         let define = |metric: Metric| json!({"Name": metric.name(), "Unit": metric.unit()});
         let plain = self.values.keys().filter(|metric| **metric != Metric::KeySlot);
-        let mut directives = vec![json!({
-            "Namespace": "GladlyRelay",
-            "Dimensions": [["FunctionName"]],
-            "Metrics": plain.map(|metric| define(*metric)).collect::<Vec<_>>(),
-        })];
+        let plain: Vec<_> = plain.map(|metric| define(*metric)).collect();
+        let mut directives = Vec::new();
+        if !plain.is_empty() {
+            directives.push(json!({
+                "Namespace": "GladlyRelay",
+                "Dimensions": [["FunctionName"]],
+                "Metrics": plain,
+            }));
+        }
         let mut line = Map::from_iter([("FunctionName".to_owned(), json!(function))]);
         if let Some(slot) = self.slot {
             directives.push(json!({
@@ -186,6 +190,14 @@ mod tests {
                 "FunctionName": "f", "Slot": "2", "Queued": 3, "KeySlot": 1, "DeliveryMs": [7, 9],
             })
         );
+    }
+
+    #[test]
+    fn a_key_alone_is_a_line_of_its_own() {
+        let mut metrics = Metrics::default();
+        metrics.key_slot(1);
+        let line = metrics.line("f", Timestamp::UNIX_EPOCH).unwrap();
+        assert_eq!(line["_aws"]["CloudWatchMetrics"].as_array().unwrap().len(), 1);
     }
 
     #[test]
