@@ -136,9 +136,8 @@ impl Emulator {
 
     /// Every message of a queue, by the emulator's own means.
     pub(crate) async fn peek(&self, queue_url: &str) -> Result<Value, EmulatorError> {
-        let query = [("QueueUrl", queue_url)];
-        let call = self.request("sqs", Method::GET, "/_ministack/sqs/messages").query(&query);
-        Ok(answer("peek", call).await?.json().await?)
+        let path = format!("/_ministack/sqs/messages?QueueUrl={queue_url}");
+        Ok(answer("peek", self.request("sqs", Method::GET, &path)).await?.json().await?)
     }
 
     async fn json(

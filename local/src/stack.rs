@@ -588,9 +588,20 @@ impl<'a> Stack<'a> {
     pub async fn peek(&self, queue: Queue) -> Result<Vec<Peeked>, StackError> {
         let url = self.queue_url(queue);
         let found = self.cloud.emulator.peek(url).await?;
-        let queues = found["messages"].as_object().into_iter().flat_map(|accounts| accounts.values());
+        let queues =
+            found["messages"].as_object().into_iter().flat_map(|accounts| accounts.values());
         let regions = queues.filter_map(Value::as_object).flat_map(|regions| regions.values());
         Ok(regions.filter_map(|queues| queues[url].as_array()).flatten().map(peeked).collect())
+    }
+
+    /// One of a function's environment variables.
+    pub async fn variable(
+        &self,
+        function: Function,
+        name: &str,
+    ) -> Result<Option<String>, StackError> {
+        let variables = self.configuration(function).await?["Environment"]["Variables"].take();
+        Ok(variables[name].as_str().map(str::to_owned))
     }
 
     /// Sets one of a function's environment variables, or takes it away. Its environments start anew.

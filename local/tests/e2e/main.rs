@@ -1,0 +1,250 @@
+//! The real template with the real binaries on the emulated AWS, between the Gladly simulator and the destination, and
+//! driven as Gladly drives it: over HTTP.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
+
+mod hold;
+mod ingest;
+mod quarantine;
+mod settle;
+mod start;
+mod volume;
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use local::{
+    destination::{self, Destination},
+    gladly::{self, Gladly},
+    stack::{Artifacts, Cloud, Function, Message, Peeked, Queue, Settings, Stack},
+};
+use regex::Regex;
+use serde_json::{Value, json};
+use tokio::sync::OnceCell;
+
+/// The longest that anything here may take; a back-off is 36 s, and other tests need the processors too.
+const PATIENCE: Duration = Duration::from_mins(2);
+/// What customers say here. It must never be logged.
+const SAID: &str = "my cat is called Mitzi";
+
+/// The AWS of all tests. Nobody drops a static: the emulator ends when this process does, however that comes about.
+async fn cloud() -> &'static Cloud {
+    static CLOUD: OnceCell<Cloud> = OnceCell::const_new();
+    let start = async || Cloud::start("e2e", &Artifacts::build().await.unwrap()).await.unwrap();
+    CLOUD.get_or_init(start).await
+}
+
+/// A stack between a Gladly and a destination of its own.
+struct World {
+    stack: Stack<'static>,
+    settings: Settings,
+    gladly: Gladly,
+    destination: Destination,
+}
+
+impl World {
+    async fn new(name: &str) -> Self {
+        Self::with(name, &[]).await
+    }
+
+    /// A world in which some parameters of the template differ.
+    async fn with(name: &str, parameters: &[(&str, &str)]) -> Self {
+        let mut settings = Settings::new("", "").with("GladlyRequestsPerSecond", "10");
+        for (parameter, value) in parameters {
+            settings = settings.with(parameter, value);
+        }
+        let gladly = Gladly::start(gladly::Options {
+            email: settings.gladly_email.clone(),
+            token: settings.gladly_token.clone(),
+            requests_per_second: None,
+            // A second try after 0.6 s.
+            time_scale: 0.02,
+            ..gladly::Options::default()
+        });
+        let gladly = gladly.unwrap();
+        let token = &settings.destination_token;
+        let token = match settings.parameters.get("DestinationTokenHeader") {
+            Some(header) => (header.clone(), token.clone()),
+            None => ("authorization".to_owned(), format!("Bearer {token}")),
+        };
+        let destination =
+            Destination::start(destination::Options { token, ..Default::default() }).unwrap();
+        gladly.url().clone_into(&mut settings.gladly_url);
+        settings.destination_url = format!("{}/deliveries", destination.url());
+        let stack = cloud().await.deploy(name, &settings).await.unwrap();
+        Self { stack, settings, gladly, destination }
+    }
+
+    /// A key that opens the door.
+    fn key(&self) -> &str {
+        &self.settings.webhook_keys[0]
+    }
+
+    /// A conversation of a customer of its own, in which one thing was said.
+    fn conversation(&self, id: &str) {
+        let sms = json!({"type": "SMS", "from": "+15555550100", "to": "+1", "content": format!("{SAID}, says {id}")});
+        self.gladly.world().add_conversation(id, &format!("u-{id}"), [sms]);
+    }
+
+    /// An event about a conversation that is there from now on, as Gladly would send it.
+    fn event(&self, conversation: &str) -> Value {
+        self.conversation(conversation);
+        self.gladly.world().event("CONVERSATION/CLOSED", conversation)
+    }
+
+    /// Sends a webhook that will do, and returns its id.
+    async fn queue(&self, event: &Value) -> String {
+        assert_eq!(self.post(event.to_string()).await, answer(200, "queued"));
+        event["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Sends one event about each of some new conversations, and returns the events' ids.
+    async fn queue_all(&self, conversations: &[&str]) -> Vec<String> {
+        let mut ids = Vec::new();
+        for conversation in conversations {
+            ids.push(self.queue(&self.event(conversation)).await);
+        }
+        ids
+    }
+
+    /// Posts a body with the right key.
+    async fn post(&self, body: impl Into<reqwest::Body>) -> (u16, String) {
+        let answer = self.stack.post(self.key(), body).await.unwrap();
+        (answer.status, answer.body)
+    }
+
+    async fn total(&self, queue: Queue) -> u64 {
+        self.stack.counts(queue).await.unwrap().total()
+    }
+
+    /// Waits until all of these events have arrived at the destination.
+    async fn arrived(&self, events: &[String]) {
+        let wanted: BTreeSet<_> = events.iter().cloned().collect();
+        let arrived = |destination: &Destination| destination.event_ids().is_superset(&wanted);
+        let in_time = self.destination.wait_for(arrived, PATIENCE).await;
+        assert!(in_time, "{wanted:?} of {:?}", self.destination.event_ids());
+    }
+
+    /// Waits until nothing is left in the events queue.
+    async fn settled(&self) {
+        eventually("the events queue is empty", async || self.total(Queue::Events).await == 0)
+            .await;
+    }
+
+    /// Waits until exactly these many messages are in the events queue, all of them given back for a while by batches
+    /// that have ended, and returns them.
+    async fn given_back(&self, messages: usize) -> Vec<Peeked> {
+        let mut found = Vec::new();
+        eventually("every message is given back", async || {
+            found = self.stack.peek(Queue::Events).await.unwrap();
+            found.len() == messages && found.iter().all(is_given_back)
+        })
+        .await;
+        eventually("the batches have ended", async || {
+            let batches = batches(&self.stack.logs(Function::Extractor).await.unwrap());
+            let given_back = batches.iter().filter_map(|batch| batch["batch.given_back"].as_u64());
+            given_back.sum::<u64>() >= messages as u64
+        })
+        .await;
+        found
+    }
+
+    /// Takes what stands in quarantine, once it is this many messages.
+    async fn quarantined(&self, messages: u64) -> Vec<Message> {
+        eventually("the quarantine is full", async || {
+            self.total(Queue::Quarantine).await == messages
+        })
+        .await;
+        self.stack.drain(Queue::Quarantine).await.unwrap()
+    }
+
+    /// Takes the stack down, once what holds after every test was seen to hold.
+    async fn end(self) {
+        self.end_after(0).await;
+    }
+
+    /// The same after this many invocations of extractor-fn that were no batch.
+    async fn end_after(self, others: usize) {
+        assert_eq!(self.destination.invalid(), Vec::<String>::new(), "deliveries fit the schema");
+        let extractor = self.stack.logs(Function::Extractor).await.unwrap();
+        let mut lines = self.stack.logs(Function::Ingest).await.unwrap();
+        lines.extend(extractor.iter().cloned());
+        assert_nothing_leaked(&lines, &self.settings);
+        assert_metrics_are_well_formed(&lines);
+        let started = extractor.iter().filter(|line| line.starts_with("START ")).count();
+        let batches = batches(&extractor).len();
+        assert_eq!(batches, started - others, "one summary a batch: {extractor:#?}");
+        self.stack.delete().await.unwrap();
+    }
+}
+
+/// What a webhook is answered.
+fn answer(status: u16, word: &str) -> (u16, String) {
+    (status, format!(r#"{{"status":"{word}"}}"#))
+}
+
+/// Hidden, but not by somebody who works on it: that takes half an hour.
+fn is_given_back(message: &Peeked) -> bool {
+    message.receive_count > 0
+        && !message.hidden_for.is_zero()
+        && message.hidden_for < Duration::from_mins(15)
+}
+
+/// Waits for something that nobody tells of.
+async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let began = Instant::now();
+    while !holds().await {
+        assert!(began.elapsed() < PATIENCE, "still waiting: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Our own lines in a function's log, without what Lambda writes around them.
+fn json_lines(lines: &[String]) -> Vec<Value> {
+    let ours =
+        |line: &&String| !["START ", "END ", "REPORT "].iter().any(|start| line.starts_with(start));
+    lines.iter().filter(ours).map(|line| serde_json::from_str(line).expect(line)).collect()
+}
+
+/// extractor-fn's summaries of its batches.
+fn batches(lines: &[String]) -> Vec<Value> {
+    json_lines(lines).into_iter().filter(|line| line["message"] == "batch done").collect()
+}
+
+#[track_caller]
+fn assert_nothing_leaked(lines: &[String], settings: &Settings) {
+    let keys = settings.webhook_keys.iter().map(String::as_str);
+    // Part of what people said and of the header that carries user and token; and any address at all.
+    let others = ["Mitzi", "cmVsYXlAZXhhbXBsZS5jb206", "Sample", "5550100", "@"];
+    let secrets = keys.chain([&*settings.gladly_token, &*settings.destination_token]).chain(others);
+    for secret in secrets {
+        assert_eq!(lines.iter().find(|line| line.contains(secret)), None, "{secret} was logged");
+    }
+}
+
+/// The embedded metric format, as CloudWatch reads it.
+#[track_caller]
+fn assert_metrics_are_well_formed(lines: &[String]) {
+    for line in json_lines(lines) {
+        let Some(head) = line.get("_aws") else { continue };
+        assert!(head["Timestamp"].is_u64(), "{line}");
+        for directive in head["CloudWatchMetrics"].as_array().unwrap() {
+            assert_eq!(directive["Namespace"], "GladlyRelay", "{line}");
+            let dimensions = directive["Dimensions"][0].as_array().unwrap();
+            assert!(dimensions.iter().all(|name| line[name.as_str().unwrap()].is_string()));
+            for metric in directive["Metrics"].as_array().unwrap() {
+                let value = &line[metric["Name"].as_str().unwrap()];
+                assert!(value.is_u64() || value.is_array(), "{line}");
+            }
+        }
+    }
+}
+
+/// A time as the contract has it: RFC 3339 with milliseconds and Z.
+#[track_caller]
+fn assert_is_a_time(value: &Value) {
+    let form = Regex::new(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$").unwrap();
+    assert!(value.as_str().is_some_and(|text| form.is_match(text)), "{value}");
+}

@@ -1,0 +1,75 @@
+//! Settings and invocations that cannot be served say so.
+
+use local::stack::Function;
+use serde_json::{Value, json};
+
+use crate::{SAID, World, json_lines};
+
+#[tokio::test]
+async fn a_bad_setting_keeps_a_function_from_starting_and_is_named() {
+    let world = World::new("settings").await;
+    let cases = [
+        (
+            Function::Extractor,
+            "GLADLY_HOST",
+            Some("https://evil.example"),
+            "it should be a host like",
+        ),
+        (Function::Extractor, "GLADLY_HOST", None, "is not set"),
+        (Function::Extractor, "DESTINATION_URL", Some("http://example.com/"), "it should"),
+        (Function::Extractor, "DESTINATION_GZIP", Some("perhaps"), "it should"),
+        (Function::Extractor, "GLADLY_REQUESTS_PER_SECOND", Some("many"), "it should"),
+        (Function::Ingest, "EVENTS_QUEUE_URL", None, "is not set"),
+        (Function::Ingest, "WEBHOOK_KEYS_PARAMETER", Some(""), "is not set"),
+    ];
+    for (function, name, bad, explanation) in cases {
+        let good = world.stack.variable(function, name).await.unwrap().unwrap();
+        world.stack.set_variable(function, name, bad).await.unwrap();
+        let answered = world.stack.invoke(function, &json!({})).await.unwrap();
+        assert!(answered.failed);
+        let said = answered.payload["errorMessage"].as_str().unwrap();
+        let line = said.split_once('{').map(|(_, rest)| format!("{{{rest}")).expect(said);
+        let line: Value = serde_json::from_str(line.lines().next().unwrap()).unwrap();
+        let message = line["message"].as_str().unwrap();
+        assert!(message.starts_with(&format!("cannot start: {name} is not ")), "{message}");
+        assert!(message.contains(explanation), "{message}");
+        world.stack.set_variable(function, name, Some(&good)).await.unwrap();
+    }
+    let ids = world.queue_all(&["c"]).await;
+    world.arrived(&ids).await;
+    world.settled().await;
+    world.end_after(5).await;
+}
+
+#[tokio::test]
+async fn an_invocation_that_means_nothing_is_told_so() {
+    let world = World::new("invocations").await;
+    let unknown = "unknown invocation: it should be an SQS batch, ";
+    let cases = [
+        (json!({}), "UnknownInvocation", unknown),
+        (json!([SAID]), "UnknownInvocation", unknown),
+        (json!(SAID), "UnknownInvocation", unknown),
+        (json!({"Records": SAID}), "UnknownInvocation", unknown),
+        (json!({"source": "aws.s3"}), "UnknownInvocation", unknown),
+        (json!({"task": "dance"}), "UnknownInvocation", unknown),
+        (json!({"Records": [{"body": SAID}]}), "NamelessRecord", "a record has no message id, "),
+    ];
+    for (event, kind, explanation) in &cases {
+        let answered = world.stack.invoke(Function::Extractor, event).await.unwrap();
+        assert!(answered.failed, "{event}");
+        assert_eq!(answered.payload["errorType"], *kind, "{event}");
+        let message = answered.payload["errorMessage"].as_str().unwrap();
+        assert!(message.starts_with(explanation), "{message}");
+    }
+    let lines = json_lines(&world.stack.logs(Function::Extractor).await.unwrap());
+    assert_eq!(lines.len(), cases.len(), "one line a failure: {lines:#?}");
+    for (line, (_, _, explanation)) in lines.iter().zip(&cases) {
+        assert_eq!(line["level"], "ERROR");
+        assert!(line["message"].as_str().unwrap().starts_with(explanation), "{line}");
+    }
+    // Nor does it hurt what comes after.
+    let ids = world.queue_all(&["c"]).await;
+    world.arrived(&ids).await;
+    world.settled().await;
+    world.end_after(cases.len()).await;
+}

@@ -1,0 +1,93 @@
+//! Many events, and what a delivery is made of.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use jiff::{SignedDuration, Timestamp};
+use local::stack::{Function, Queue};
+use serde_json::json;
+
+use crate::{World, json_lines};
+
+#[tokio::test]
+async fn a_burst_costs_two_calls_a_conversation() {
+    let world = World::new("burst").await;
+    // One environment, so that the count is exact: each would look at a conversation once.
+    world.stack.reserve_concurrency(Function::Extractor, 1).await.unwrap();
+    world.stack.enable_mapping(false).await.unwrap();
+    let minute_ago = (Timestamp::now() - SignedDuration::from_mins(1)).to_string();
+    let mut ids = Vec::new();
+    for number in 0..20 {
+        world.conversation(&format!("c-{number}"));
+    }
+    for number in 0..200 {
+        let conversation = format!("c-{}", number % 20);
+        let mut event = world.gladly.world().event("CONVERSATION/CLOSED", &conversation);
+        event["timestamp"] = minute_ago.clone().into();
+        ids.push(world.queue(&event).await);
+    }
+    assert_eq!(world.total(Queue::Events).await, 200);
+    world.stack.enable_mapping(true).await.unwrap();
+
+    world.arrived(&ids).await;
+    world.settled().await;
+    let calls = |pattern: &str| world.gladly.traffic().count(pattern);
+    let expected = [
+        ("/api/v1/conversations/*", 20),
+        ("/api/v1/conversations/*/items", 20),
+        ("/api/v1/customer-profiles/*", 20),
+        ("/api/v1/agents", 1),
+        ("/api/v1/topics", 1),
+        ("/api/v1/inboxes", 1),
+        ("", 63),
+    ];
+    for (pattern, times) in expected {
+        assert_eq!(calls(pattern), times, "{pattern}");
+    }
+    // At 10 a second. No window is looked at: on a busy machine two calls may arrive close to each other.
+    let all = world.gladly.traffic().calls("");
+    assert!(all[62].at - all[0].at > Duration::from_secs(6));
+    assert!(ids.iter().all(|id| world.destination.times(id) == 1));
+    assert_eq!(world.destination.conversations().len(), 20);
+
+    let lines = json_lines(&world.stack.logs(Function::Extractor).await.unwrap());
+    let mut sums = BTreeMap::new();
+    for name in ["Forwarded", "Covered", "Snapshots", "GladlyCalls"] {
+        let sum: u64 = lines.iter().filter_map(|line| line[name].as_u64()).sum();
+        sums.insert(name, sum);
+    }
+    assert_eq!((sums["Forwarded"], sums["Snapshots"], sums["GladlyCalls"]), (200, 20, 63));
+    let covered =
+        ids.iter().filter(|id| world.destination.event(id).unwrap()["snapshot"] == "covered");
+    assert_eq!(sums["Covered"], covered.count() as u64);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn the_template_decides_the_form_of_a_delivery() {
+    let parameters = [
+        ("DestinationGzip", "true"),
+        ("DestinationTokenHeader", "x-token"),
+        ("ForwardCustomerContact", "false"),
+        ("ForwardNotes", "false"),
+    ];
+    let world = World::with("form", &parameters).await;
+    let event = world.event("c");
+    let note = json!({"type": "CONVERSATION_NOTE", "body": "call him back"});
+    world.gladly.world().add_item("c", note);
+    let id = world.queue(&event).await;
+    world.arrived(&[id]).await;
+    world.settled().await;
+
+    let delivery = world.destination.deliveries().remove(0);
+    assert_eq!(delivery.path, "/deliveries");
+    assert_eq!(delivery.headers["content-encoding"], "gzip");
+    assert!(delivery.wire_bytes < delivery.bytes);
+    assert!(delivery.headers["user-agent"].to_str().unwrap().starts_with("gladly-relay/"));
+    assert!(!delivery.headers.contains_key("authorization"));
+    let text = delivery.body.to_string();
+    for withheld in ["Sample.Customer", "5550100", "ext-u-c", "call him back"] {
+        assert!(!text.contains(withheld), "{withheld}");
+    }
+    assert!(text.contains("Mitzi") && text.contains("Sample Customer"));
+    world.end().await;
+}
