@@ -46,7 +46,8 @@ test: tools ## Run everything that CI runs
 	$(call step,Licences and sources of the dependencies,$(TOOLS)/bin/cargo-deny --locked check licenses bans sources)
 	$(call step,Lints of the template,$(TOOLS)/bin/cfn-lint template.yaml)
 	$(call step,Building,cargo build --workspace --locked)
-	$(call step,Tests,cargo test --workspace --locked)
+	$(call step,Tests of the documentation,cargo test --workspace --doc --locked)
+	$(call step,Tests,cargo test --workspace --all-targets --locked)
 
 .PHONY: lint
 lint: tools ## Run the linters alone

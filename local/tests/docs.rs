@@ -45,7 +45,7 @@ fn every_test_that_semantics_names_exists() {
     assert!(count > 25, "the pattern still finds them: {count}");
     let modules = Regex::new(r"`(?:[a-z]+: )?([a-z_]+)::\*`").unwrap();
     for found in modules.captures_iter(&semantics) {
-        let file = ["src", "tests", "tests/it"].iter().flat_map(|folder| {
+        let file = ["src", "tests", "tests/it", "tests/e2e"].iter().flat_map(|folder| {
             ["ingest-fn", "extractor-fn", "shared", "local"]
                 .map(|package| root().join(package).join(folder).join(format!("{}.rs", &found[1])))
         });
