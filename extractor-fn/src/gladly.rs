@@ -17,6 +17,7 @@ use crate::{
     http::{Answer, Http, HttpError, Tries, is_transient},
     pacer::Pacer,
     run::{Run, Stopped},
+    unicode::whole_characters,
 };
 
 /// The most one call may take, tries included.
@@ -284,54 +285,9 @@ fn text(answer: Answer) -> String {
     whole_characters(body)
 }
 
-/// Replaces escapes of lone surrogates in JSON.
-fn whole_characters(json: String) -> String {
-    let unit = |at: usize| {
-        let digits = json.get(at..at + 6)?.strip_prefix("\\u")?;
-        u16::from_str_radix(digits, 16).ok()
-    };
-    let mut lone = Vec::new();
-    let mut at = 0;
-    while let Some(next) = json.as_bytes()[at..].iter().position(|byte| *byte == b'\\') {
-        at += next;
-        at += match (unit(at), unit(at + 6)) {
-            (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => 12,
-            (Some(0xd800..=0xdfff), _) => {
-                lone.push(at);
-                6
-            }
-            (Some(_), _) => 6,
-            (None, _) => 2,
-        };
-        at = at.min(json.len());
-    }
-    let mut json = json;
-    for at in lone {
-        json.replace_range(at..at + 6, "\\ufffd");
-    }
-    json
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn half_characters_are_replaced_and_nothing_else() {
-        for (json, expected) in [
-            (r#""plain é""#, r#""plain é""#),
-            (r#""\ud83d\ude00 \u0041 \n""#, r#""\ud83d\ude00 \u0041 \n""#),
-            (r#""\ud83d""#, r#""\ufffd""#),
-            (r#""\ude00\ud83d x""#, r#""\ufffd\ufffd x""#),
-            (r#""\ud83d\ud83d\ude00""#, r#""\ufffd\ud83d\ude00""#),
-            (r#""a\\ud83d""#, r#""a\\ud83d""#),
-            (r#""a\\\ud83d""#, r#""a\\\ufffd""#),
-            ("\"a\\", "\"a\\"),
-            ("\"\\ué", "\"\\ué"),
-        ] {
-            assert_eq!(whole_characters(json.into()), expected, "{json}");
-        }
-    }
 
     #[test]
     fn a_merged_customers_new_id_is_found_and_checked() {

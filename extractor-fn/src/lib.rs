@@ -20,6 +20,7 @@ mod record;
 mod run;
 mod settle;
 mod snapshot;
+mod unicode;
 
 pub use crate::{
     batch::Extractor,

@@ -8,6 +8,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use shared::{Id, Origin, QueueMessage, Unusable};
 
+use crate::unicode::whole_characters;
+
 /// A message of the events queue.
 #[derive(Debug)]
 pub(crate) struct Record {
@@ -97,7 +99,8 @@ impl Event {
             #[serde(borrow, rename = "noteId")]
             note: Option<&'a RawValue>,
         }
-        let message = QueueMessage::read(&record.body)?;
+        let body = whole_characters(record.body.clone());
+        let message = QueueMessage::read(&body)?;
         let event = message.event()?;
         let ids = event.content.and_then(|raw| serde_json::from_str::<Ids<'_>>(raw.get()).ok());
         let ids = ids.unwrap_or_default();

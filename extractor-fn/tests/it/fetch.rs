@@ -344,6 +344,22 @@ async fn a_missing_token_gives_everything_back() {
 }
 
 #[tokio::test]
+async fn half_a_character_costs_neither_its_event_nor_its_conversation() {
+    let world = World::new();
+    let event = world.conversation("c-1");
+    let items = r#"[{"id":"i","content":{"type":"SMS","content":"cut \ud83d"}}]"#;
+    let fault = Fault::status(200).body(items).on("/api/v1/conversations/c-1/items");
+    world.gladly.fault(fault);
+    let mut record = record(0, &event);
+    record.body = record.body.replace(r#""content":{"#, r#""content":{"note":"cut \ud83d","#);
+    world.batch(&[record]).await.is_done();
+    let sent = world.destination.event(event["id"].as_str().unwrap()).unwrap();
+    assert_eq!(sent["content"]["note"], "cut \u{fffd}");
+    let snapshot = world.destination.conversation("c-1").unwrap();
+    assert_eq!(snapshot["items"][0]["text"], "cut \u{fffd}");
+}
+
+#[tokio::test]
 async fn odd_ids_never_reach_a_url() {
     let world = World::new();
     let mut event = world.conversation("c-1");
