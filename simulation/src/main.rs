@@ -1,0 +1,3 @@
+//! `make simulate`.
+
+fn main() {}
