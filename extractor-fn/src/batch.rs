@@ -188,6 +188,7 @@ impl Extractor {
                 deliveries.spawn(Arc::clone(self).deliver(parcels, Arc::clone(run)));
             }
             select! {
+                biased;
                 Some(prepared) = fetches.join_next_with_id() => match prepared {
                     Ok((_, Prepared { parcel, given_back })) => {
                         packer.extend(parcel);
