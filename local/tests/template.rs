@@ -53,6 +53,45 @@ fn a_message_is_not_handed_out_twice_while_it_is_worked_on() {
     let timeout = function("ExtractorFunction")["Timeout"].as_u64().unwrap();
     assert_eq!(timeout, 300);
     assert!(visibility >= 6 * timeout, "visibility {visibility} s, timeout {timeout} s");
+
+    // Lambda's own limits; a message waits out the window before the function begins with it.
+    let mapping = properties("EventsMapping");
+    let window = mapping["MaximumBatchingWindowInSeconds"].as_u64().unwrap();
+    let batch = mapping["BatchSize"].as_u64().unwrap();
+    let most = mapping["ScalingConfig"]["MaximumConcurrency"].as_u64().unwrap();
+    assert!((1..=300).contains(&window) && (11..=10_000).contains(&batch));
+    assert!((2..=1_000).contains(&most));
+    assert!(window + timeout < visibility);
+    // Else batches that run at once would hide more than SQS lets a queue hide.
+    assert!(batch * most < 120_000);
+}
+
+#[test]
+fn no_pause_that_the_guard_alone_holds_uses_up_an_events_receives() {
+    let budget = properties("EventsQueue")["RedrivePolicy"]["maxReceiveCount"].as_u64().unwrap();
+    let visibility = properties("EventsQueue")["VisibilityTimeout"].as_u64().unwrap();
+    let template = template();
+    let retentions = template["Mappings"]["Retention"].as_object().unwrap();
+    for (days, retention) in retentions {
+        // Renewal sends it anew before that, and so does whoever gives it back late; without either, this is all the
+        // time it has.
+        let retention = retention["Seconds"].as_u64().unwrap();
+
+        // extractor-fn hides a held event for 30 s, doubling to 1 h, and each time for 20 % less at worst.
+        let (mut receives, mut age, mut wait) = (0, 0, 30);
+        while age < retention {
+            receives += 1;
+            age += wait * 8 / 10;
+            wait = (wait * 2).min(3_600);
+        }
+        // 14 days: 7 receives in the first 51 minutes, then one in every 48, which makes 426.
+        assert!(2 * receives <= budget, "{days} days: {receives} of {budget} receives");
+
+        // Where it is throttled, or dies each time before it hides anything, the queue's own visibility decides: 672.
+        let unsettled = retention.div_ceil(visibility);
+        assert!(4 * unsettled <= 3 * budget, "{days} days: {unsettled} of {budget} receives");
+    }
+    assert_eq!(retentions.len(), 14);
 }
 
 #[test]
@@ -130,15 +169,12 @@ fn assert_retained(resource: &str) {
 
 #[test]
 fn each_function_may_do_what_its_code_does_and_nothing_else() {
-    let parameter = |name: &str| {
-        let all = "arn:${AWS::Partition}:ssm:${AWS::Region}:${AWS::AccountId}:parameter";
-        json!({"Fn::Sub": format!("{all}${{{name}}}")}).to_string()
-    };
+    let parameter = |name: &str| arn("ssm", &format!("parameter${{{name}}}")).to_string();
+    let state =
+        |name: &str| arn("ssm", &format!("parameter${{PauseParameter}}-{name}")).to_string();
     let attribute = |name: &str| json!({"Fn::GetAtt": format!("{name}.Arn")}).to_string();
-    let any_key = json!({
-        "Fn::Sub": "arn:${AWS::Partition}:kms:${AWS::Region}:${AWS::AccountId}:key/*"
-    })
-    .to_string();
+    let any_key = arn("kms", "key/*").to_string();
+    let mapping = arn("lambda", "event-source-mapping:${EventsMapping}").to_string();
     let anything = json!("*").to_string();
     let tracing = |allowed: &mut BTreeSet<(String, String)>| {
         for action in ["xray:PutTraceSegments", "xray:PutTelemetryRecords"] {
@@ -156,22 +192,36 @@ fn each_function_may_do_what_its_code_does_and_nothing_else() {
     ]);
     tracing(&mut ingest);
     let mut extractor = pairs(&[
-        ("sqs:ReceiveMessage", &attribute("EventsQueue")),
-        ("sqs:DeleteMessage", &attribute("EventsQueue")),
-        ("sqs:GetQueueAttributes", &attribute("EventsQueue")),
-        ("sqs:ChangeMessageVisibility", &attribute("EventsQueue")),
-        ("sqs:SendMessage", &attribute("QuarantineQueue")),
         ("ssm:GetParameter", &parameter("PauseParameter")),
+        ("ssm:GetParameter", &state("breaker")),
+        ("ssm:GetParameter", &state("renewal")),
         ("ssm:GetParameter", &parameter("GladlyTokenParameter")),
         ("ssm:GetParameter", &parameter("DestinationTokenParameter")),
+        ("ssm:PutParameter", &state("breaker")),
+        ("ssm:PutParameter", &state("renewal")),
+        ("lambda:ListEventSourceMappings", &anything),
+        ("lambda:UpdateEventSourceMapping", &mapping),
         ("kms:Decrypt", &any_key),
         ("logs:CreateLogStream", &attribute("ExtractorLogs")),
         ("logs:PutLogEvents", &attribute("ExtractorLogs")),
     ]);
+    for queue in ["EventsQueue", "QuarantineQueue"] {
+        for action in [
+            "sqs:SendMessage",
+            "sqs:ReceiveMessage",
+            "sqs:DeleteMessage",
+            "sqs:GetQueueAttributes",
+            "sqs:ChangeMessageVisibility",
+        ] {
+            extractor.insert((action.to_owned(), attribute(queue)));
+        }
+    }
     tracing(&mut extractor);
+    let schedule = pairs(&[("lambda:InvokeFunction", &attribute("ExtractorFunction"))]);
     let wanted = BTreeMap::from([
         ("IngestRole".to_owned(), ingest),
         ("ExtractorRole".to_owned(), extractor),
+        ("ReconcileScheduleRole".to_owned(), schedule),
     ]);
 
     let found = of_type("AWS::IAM::Role").into_iter().map(|role| {
@@ -185,7 +235,6 @@ fn each_function_may_do_what_its_code_does_and_nothing_else() {
         let found = self::function(function);
         assert_eq!(found["Role"], json!({"Fn::GetAtt": format!("{role}.Arn")}));
         assert_eq!(found["Policies"], Value::Null);
-        assert_eq!(properties(role)["ManagedPolicyArns"], Value::Null);
         let only_lambda = json!([{
             "Effect": "Allow",
             "Principal": {"Service": "lambda.amazonaws.com"},
@@ -193,9 +242,99 @@ fn each_function_may_do_what_its_code_does_and_nothing_else() {
         }]);
         assert_eq!(properties(role)["AssumeRolePolicyDocument"]["Statement"], only_lambda);
     }
-    for elsewhere in ["AWS::IAM::Policy", "AWS::IAM::ManagedPolicy", "AWS::IAM::RolePolicy"] {
+    for role in wanted.keys() {
+        assert_eq!(properties(role)["ManagedPolicyArns"], Value::Null, "{role}");
+    }
+    // Within the role it would close a circle: role, function, mapping, role.
+    assert_eq!(of_type("AWS::IAM::Policy"), ["MappingSwitchPolicy"]);
+    assert_eq!(properties("MappingSwitchPolicy")["Roles"], json!([{"Ref": "ExtractorRole"}]));
+    for elsewhere in ["AWS::IAM::ManagedPolicy", "AWS::IAM::RolePolicy"] {
         assert_eq!(of_type(elsewhere), [""; 0]);
     }
+}
+
+#[test]
+fn nothing_here_may_write_the_operators_parameter() {
+    let mut written = BTreeSet::new();
+    for role in of_type("AWS::IAM::Role") {
+        for (action, on) in statements(&role).iter().flat_map(allowed) {
+            assert!(!action.contains('*') && !action.contains('?'), "{role} may {action}");
+            if action.starts_with("ssm:") && action != "ssm:GetParameter" {
+                assert_eq!(action, "ssm:PutParameter", "{role}");
+                written.insert(on);
+            }
+        }
+    }
+    // Whole names: the pause parameter's is how both begin.
+    let own = ["breaker", "renewal"]
+        .map(|state| arn("ssm", &format!("parameter${{PauseParameter}}-{state}")).to_string());
+    assert_eq!(written, BTreeSet::from(own));
+}
+
+#[test]
+fn a_change_of_pause_or_breaker_calls_the_controller() {
+    let rule = json!({
+        "Description": "Calls extractor-fn when the pause or the circuit breaker changes",
+        "EventPattern": {
+            "source": ["aws.ssm"],
+            "detail-type": ["Parameter Store Change"],
+            "detail": {
+                "name": [{"Ref": "PauseParameter"}, {"Fn::Sub": "${PauseParameter}-breaker"}],
+            },
+        },
+        "Targets": [{"Id": "extractor-fn", "Arn": {"Fn::GetAtt": "ExtractorFunction.Arn"}}],
+    });
+    assert_eq!(properties("StateRule"), rule);
+    assert_eq!(of_type("AWS::Events::Rule"), ["StateRule"]);
+    let permission = json!({
+        "FunctionName": {"Ref": "ExtractorFunction"},
+        "Action": "lambda:InvokeFunction",
+        "Principal": "events.amazonaws.com",
+        "SourceArn": {"Fn::GetAtt": "StateRule.Arn"},
+    });
+    assert_eq!(properties("StateRulePermission"), permission);
+    assert_eq!(of_type("AWS::Lambda::Permission"), ["StateRulePermission", "WebhookPermission"]);
+}
+
+#[test]
+fn the_controller_is_called_every_minute_and_never_again_for_the_minute_before() {
+    let schedule = json!({
+        "Description":
+            "Has extractor-fn bring everything in line with the pause and the circuit breaker",
+        "ScheduleExpression": "rate(1 minute)",
+        "FlexibleTimeWindow": {"Mode": "OFF"},
+        "Target": {
+            "Arn": {"Fn::GetAtt": "ExtractorFunction.Arn"},
+            "RoleArn": {"Fn::GetAtt": "ReconcileScheduleRole.Arn"},
+            "Input": r#"{"task":"reconcile"}"#,
+            "RetryPolicy": {"MaximumRetryAttempts": 0},
+        },
+    });
+    assert_eq!(properties("ReconcileSchedule"), schedule);
+    assert_eq!(of_type("AWS::Scheduler::Schedule"), ["ReconcileSchedule"]);
+
+    // Without the condition, the service could be made to use the role for somebody else's schedule.
+    let only_our_schedules = json!([{
+        "Effect": "Allow",
+        "Principal": {"Service": "scheduler.amazonaws.com"},
+        "Action": "sts:AssumeRole",
+        "Condition": {"StringEquals": {
+            "aws:SourceAccount": {"Ref": "AWS::AccountId"},
+            "aws:SourceArn": arn("scheduler", "schedule-group/default"),
+        }},
+    }]);
+    let role = properties("ReconcileScheduleRole");
+    assert_eq!(role["AssumeRolePolicyDocument"]["Statement"], only_our_schedules);
+
+    // Lambda would try for six hours what it could not start, and twice more what failed.
+    let calls = json!({
+        "FunctionName": {"Ref": "ExtractorFunction"},
+        "Qualifier": "$LATEST",
+        "MaximumRetryAttempts": 0,
+        "MaximumEventAgeInSeconds": 60,
+    });
+    assert_eq!(properties("ExtractorInvokeConfig"), calls);
+    assert_eq!(of_type("AWS::Lambda::EventInvokeConfig"), ["ExtractorInvokeConfig"]);
 }
 
 #[test]
@@ -206,10 +345,7 @@ fn a_key_decrypts_nothing_but_the_functions_own_secrets() {
     ] {
         let statements = statements(role);
         let decrypt = statements.iter().find(|found| found["Action"] == "kms:Decrypt").unwrap();
-        let arns = secrets.iter().map(|name| {
-            let all = "arn:${AWS::Partition}:ssm:${AWS::Region}:${AWS::AccountId}:parameter";
-            json!({"Fn::Sub": format!("{all}${{{name}}}")})
-        });
+        let arns = secrets.iter().map(|name| arn("ssm", &format!("parameter${{{name}}}")));
         let condition = json!({"StringEquals": {
             "kms:ViaService": {"Fn::Sub": "ssm.${AWS::Region}.${AWS::URLSuffix}"},
             "kms:EncryptionContext:PARAMETER_ARN": one_or_many(arns.collect()),
@@ -489,16 +625,30 @@ fn accepts(parameter: &str, value: &str) -> bool {
     Regex::new(&pattern).unwrap().is_match(value)
 }
 
-/// All statements of a role's policies, those under a condition too.
+/// All statements of a role's policies, those under a condition and those attached from elsewhere too.
 fn statements(role: &str) -> Vec<Value> {
-    let mut statements = Vec::new();
+    let mut documents = Vec::new();
     for policy in many(&properties(role)["Policies"]) {
         // [condition, then, else]
         let policy = policy["Fn::If"].get(1).cloned().unwrap_or(policy);
-        statements.extend(many(&policy["PolicyDocument"]["Statement"]));
+        documents.push(policy["PolicyDocument"].clone());
     }
+    for policy in of_type("AWS::IAM::Policy") {
+        let policy = properties(&policy);
+        if many(&policy["Roles"]).contains(&json!({"Ref": role})) {
+            documents.push(policy["PolicyDocument"].clone());
+        }
+    }
+    let statements =
+        documents.iter().flat_map(|document| many(&document["Statement"])).collect::<Vec<_>>();
     assert!(!statements.is_empty(), "{role} has no policies");
     statements
+}
+
+/// An ARN in this account and region.
+fn arn(service: &str, resource: &str) -> Value {
+    let account = "${AWS::Region}:${AWS::AccountId}";
+    json!({"Fn::Sub": format!("arn:${{AWS::Partition}}:{service}:{account}:{resource}")})
 }
 
 /// Every pair of an action and a resource that a statement allows.
