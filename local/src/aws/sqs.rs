@@ -79,6 +79,8 @@ pub struct Sqs {
 /// A queue. Times are milliseconds of the Unix clock.
 #[derive(Debug)]
 pub struct Queue {
+    /// When it was created.
+    pub created_at: Timestamp,
     /// How long a message stays.
     pub retention: SignedDuration,
     /// How long a receive hides a message, unless it says so itself.
@@ -111,6 +113,7 @@ struct Held {
 impl Default for Queue {
     fn default() -> Self {
         Self {
+            created_at: Timestamp::UNIX_EPOCH,
             retention: SignedDuration::from_hours(96),
             visibility: SignedDuration::from_mins(30),
             redrive: None,
@@ -183,7 +186,8 @@ impl State {
     /// A queue by the last part of its URL, as it is at this time.
     pub fn queue(&mut self, name: &str, now: Timestamp) -> &mut Queue {
         if !self.sqs.queues.contains_key(name) {
-            self.sqs.queues.insert(name.to_owned(), Queue::default());
+            let queue = Queue { created_at: now, ..Queue::default() };
+            self.sqs.queues.insert(name.to_owned(), queue);
         }
         let queue = self.sqs.queues.entry(name.to_owned()).or_default();
         queue.pass(now.as_millisecond());
@@ -407,18 +411,16 @@ impl State {
                 let queue = self.queue(&name, now);
                 let (hidden, delayed) = (queue.hidden.len(), queue.delayed.len());
                 let value = |name: &str| match name {
-                    "ApproximateNumberOfMessages" => queue.len() - hidden - delayed,
-                    "ApproximateNumberOfMessagesNotVisible" => hidden,
-                    "ApproximateNumberOfMessagesDelayed" => delayed,
-                    "MessageRetentionPeriod" => {
-                        usize::try_from(queue.retention.as_secs()).unwrap_or_default()
-                    }
-                    "CreatedTimestamp" => 0,
+                    "ApproximateNumberOfMessages" => (queue.len() - hidden - delayed).to_string(),
+                    "ApproximateNumberOfMessagesNotVisible" => hidden.to_string(),
+                    "ApproximateNumberOfMessagesDelayed" => delayed.to_string(),
+                    "MessageRetentionPeriod" => queue.retention.as_secs().to_string(),
+                    "CreatedTimestamp" => queue.created_at.as_second().to_string(),
                     other => panic!("not ours to ask: {other}"),
                 };
                 let wanted = names.iter().map(text);
                 let shown: Map<_, _> =
-                    wanted.map(|name| (name.clone(), json!(value(&name).to_string()))).collect();
+                    wanted.map(|name| (name.clone(), json!(value(&name)))).collect();
                 Ok(json!({"Attributes": shown}))
             }
             other => panic!("not ours to call: {other}"),
