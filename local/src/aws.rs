@@ -63,7 +63,8 @@ pub const THROTTLED: Fault =
     Fault::Refused(400, "com.amazon.coral.availability#ThrottlingException");
 
 /// What a real queue and a real mapping do as they please: without it messages come once and in
-/// order, and transitions take the time that the mapping says.
+/// order, and transitions take the time that the mapping says. With it messages come about in the
+/// order of their time, as SQS has it, and transitions take up to a minute.
 #[derive(Debug, Clone)]
 pub struct Disorder {
     /// Decides.
@@ -95,6 +96,8 @@ pub struct State {
     pub sqs_calls: usize,
     /// The messages sent, in their order, wherever they are now.
     pub messages: Vec<Message>,
+    /// The messages handed out to calls, by queue and id, with the time each was sent.
+    pub receives: Vec<(String, String, Timestamp)>,
     /// The visibility last set, in seconds by receipt handle.
     pub visibility: BTreeMap<String, i64>,
     /// The queues.

@@ -58,7 +58,12 @@ pub(crate) async fn changes(world: Arc<World>, function: Arc<Function>) {
 pub(crate) async fn run(world: Arc<World>, function: Arc<Function>, payload: Value) {
     let what = payload["task"].as_str().unwrap_or("change").to_owned();
     match function.invoke(&payload).await {
-        Ok(answer) => world.note(|| format!("{what}: {answer}")),
+        Ok((began, answer)) => {
+            world.note(|| format!("{what}: {answer}"));
+            if what == "reconcile" || what == "change" {
+                world.check_aligned(began);
+            }
+        }
         Err(Failure::Refused(why)) => {
             world.count("invocations that failed");
             world.note(|| format!("{what} fails: {why}"));

@@ -76,12 +76,12 @@ impl Function {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// Invokes it and waits for its answer.
-    pub(crate) async fn invoke(&self, payload: &Value) -> Result<Value, Failure> {
+    /// Invokes it and waits for its answer. Says when it began, too.
+    pub(crate) async fn invoke(&self, payload: &Value) -> Result<(Timestamp, Value), Failure> {
         let world = &self.world;
         let environment = self.environment().await;
-        let life = &environment.life;
-        life.fate().began = world.now();
+        let (life, began) = (&environment.life, world.now());
+        life.fate().began = began;
         life.fate().end = world.goes_wrong(world.plan.crashes).then(|| {
             let rng = &mut world.state().rng;
             // Most invocations make few calls; some make hundreds.
@@ -119,7 +119,7 @@ impl Function {
             }
             _ => self.rest(environment),
         }
-        ended
+        ended.map(|answer| (began, answer))
     }
 
     /// An environment that idles, or a new one.

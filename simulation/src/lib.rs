@@ -13,6 +13,7 @@ mod operator;
 mod outside;
 mod plan;
 mod seed;
+mod sweep;
 mod wire;
 mod world;
 
@@ -20,4 +21,5 @@ pub use crate::{
     history::{Keep, Tally},
     ledger::Violation,
     seed::{Report, run},
+    sweep::sweep,
 };

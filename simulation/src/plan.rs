@@ -146,18 +146,19 @@ fn pick<T: Copy>(rng: &mut Rng, from: &[T]) -> T {
 
 impl Plan {
     pub(crate) fn draw(rng: &mut Rng) -> Self {
-        // Hours are what a backlog, a back-off of an hour and a renewal need to meet each other.
-        let retention = SignedDuration::from_mins(rng.i64(360..540));
+        // Short, so that a pause can outlast it several times, but long beside the longest back-off
+        // of an hour and a fifth, as in every real setting.
+        let retention = SignedDuration::from_mins(rng.i64(720..960));
         let kept: Duration = retention.unsigned_abs();
         let (span, count) = match rng.u32(0..20) {
             0..12 => (moment(rng, 20 * MINUTE, 90 * MINUTE), rng.usize(5..40)),
             12..18 => (moment(rng, 90 * MINUTE, 5 * HOUR), rng.usize(20..80)),
-            _ => (kept + moment(rng, MINUTE, 2 * kept), rng.usize(20..150)),
+            _ => (kept + moment(rng, MINUTE, 2 * kept), rng.usize(20..120)),
         };
         let mut plan = Self {
             calm: span,
             retention,
-            quarantine_retention: SignedDuration::from_mins(rng.i64(480..900)),
+            quarantine_retention: SignedDuration::from_mins(rng.i64(720..960)),
             rate: pick(rng, &["4", "40"]),
             interval: pick(rng, &[MINUTE, 2 * MINUTE, 5 * MINUTE]),
             skipped: pick(rng, &[0.0, 0.1, 0.4]),
@@ -338,6 +339,18 @@ impl Plan {
             };
             self.deeds.push((moment(rng, Duration::ZERO, span), deed));
         }
+    }
+
+    /// A conversation by its id.
+    pub(crate) fn conversation(&self, id: &str) -> Option<&Conversation> {
+        self.conversations.get(id.strip_prefix("c-")?.parse::<usize>().ok()?)
+    }
+
+    /// Whether a customer was merged into another: it goes by the first of their conversations.
+    pub(crate) fn is_merged(&self, customer: &str) -> Option<bool> {
+        let number: usize = customer.strip_prefix("u-")?.parse().ok()?;
+        let first = self.conversations.get((number * 10).div_ceil(9))?;
+        (first.customer == customer).then_some(first.nature == Nature::Merged)
     }
 
     /// What is wrong with one side now.

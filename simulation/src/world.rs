@@ -19,6 +19,9 @@ use crate::{
     plan::Plan,
 };
 
+/// The renewal's.
+pub(crate) const RENEWAL: &str = "/relay/pause-renewal";
+
 /// When every world begins.
 pub(crate) const EPOCH: Timestamp = Timestamp::constant(1_767_225_600, 0);
 
