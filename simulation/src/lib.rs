@@ -5,6 +5,7 @@
 //! virtual time. Everything random comes from the seed, so a failure can be had again.
 
 mod bridge;
+mod drain;
 mod function;
 mod history;
 mod ledger;
@@ -18,7 +19,8 @@ mod wire;
 mod world;
 
 pub use crate::{
-    history::{Keep, Tally},
+    drain::{Drain, drain},
+    history::{COVERAGE, Keep, Tally},
     ledger::Violation,
     seed::{Report, run},
     sweep::sweep,

@@ -150,17 +150,18 @@ impl Plan {
         // of an hour and a fifth, as in every real setting.
         let retention = SignedDuration::from_mins(rng.i64(720..960));
         let kept: Duration = retention.unsigned_abs();
-        let (span, count) = match rng.u32(0..20) {
-            0..12 => (moment(rng, 20 * MINUTE, 90 * MINUTE), rng.usize(5..40)),
-            12..18 => (moment(rng, 90 * MINUTE, 5 * HOUR), rng.usize(20..80)),
-            _ => (kept + moment(rng, MINUTE, 2 * kept), rng.usize(20..120)),
+        // A schedule of minutes over a day would say nothing new and cost seconds.
+        let (span, intervals, count) = match rng.u32(0..20) {
+            0..12 => (moment(rng, 15 * MINUTE, HOUR), [1, 2, 5], rng.usize(5..30)),
+            12..19 => (moment(rng, HOUR, 3 * HOUR), [2, 5, 10], rng.usize(10..60)),
+            _ => (kept + moment(rng, MINUTE, kept * 3 / 2), [20, 30, 40], rng.usize(20..100)),
         };
         let mut plan = Self {
             calm: span,
             retention,
             quarantine_retention: SignedDuration::from_mins(rng.i64(720..960)),
             rate: pick(rng, &["4", "40"]),
-            interval: pick(rng, &[MINUTE, 2 * MINUTE, 5 * MINUTE]),
+            interval: pick(rng, &intervals) * MINUTE,
             skipped: pick(rng, &[0.0, 0.1, 0.4]),
             lost: pick(rng, &[0.0, 0.3, 1.0]),
             aws_faults: pick(rng, &[0.0, 0.002, 0.02]),
@@ -173,16 +174,50 @@ impl Plan {
             troubles: Vec::new(),
             deeds: Vec::new(),
         };
-        if span > kept {
-            // A schedule of minutes over a day would say nothing new and cost seconds.
-            plan.interval = pick(rng, &[10 * MINUTE, 20 * MINUTE]);
-        }
         plan.draw_events(rng, span, count);
         plan.draw_troubles(rng, span);
         plan.draw_pauses(rng, span, kept);
         plan.draw_hands(rng, span);
         plan.arrivals.sort_by_key(|(at, _)| *at);
         plan.deeds.sort_by_key(|(at, _)| *at);
+        plan
+    }
+
+    /// A backlog without any trouble: this many events, spread over this many conversations.
+    pub(crate) fn backlog(rng: &mut Rng, events: u64, conversations: u64) -> Self {
+        let conversations = usize::try_from(conversations).unwrap_or(usize::MAX).max(1);
+        let conversation = |number| Conversation::new(number, Nature::Plain);
+        let mut plan = Self {
+            calm: Duration::ZERO,
+            retention: SignedDuration::from_hours(14 * 24),
+            quarantine_retention: SignedDuration::from_hours(14 * 24),
+            rate: "4",
+            interval: MINUTE,
+            skipped: 0.0,
+            lost: 0.0,
+            aws_faults: 0.0,
+            net_faults: 0.0,
+            crashes: 0.0,
+            throttles: 0.0,
+            repeats: 0.0,
+            conversations: (0..conversations).map(conversation).collect(),
+            arrivals: Vec::new(),
+            troubles: Vec::new(),
+            deeds: Vec::new(),
+        };
+        for number in 0..usize::try_from(events).unwrap_or(usize::MAX) {
+            // Every conversation has one at least.
+            let index = if number < conversations { number } else { rng.usize(0..conversations) };
+            let Conversation { id, customer, .. } = &plan.conversations[index];
+            let json = json!({
+                "id": format!("e-{number}"), "type": "CONVERSATION/CLOSED",
+                "timestamp": EPOCH.to_string(),
+                "content": {"conversationId": id, "customerId": customer},
+            });
+            let event = Arrival::Event { id: format!("e-{number}"), conversation: index, json };
+            plan.arrivals.push((Duration::ZERO, event));
+        }
+        rng.shuffle(&mut plan.arrivals);
         plan
     }
 
@@ -197,12 +232,7 @@ impl Plan {
                 3 => Nature::Poison,
                 _ => Nature::Plain,
             };
-            self.conversations.push(Conversation {
-                id: format!("c-{number}"),
-                customer: format!("u-{}", number * 9 / 10),
-                nature,
-                items: vec![(Duration::ZERO, format!("c-{number}-i-0"))],
-            });
+            self.conversations.push(Conversation::new(number, nature));
         }
         // Most come spread over the span, some all at once.
         let burst = moment(rng, Duration::ZERO, span);
@@ -369,6 +399,18 @@ impl Plan {
             trouble.with == with && trouble.how == Ailment::Token && trouble.from <= now
         };
         self.troubles.iter().filter(replaced).count()
+    }
+}
+
+impl Conversation {
+    fn new(number: usize, nature: Nature) -> Self {
+        Self {
+            id: format!("c-{number}"),
+            // Nine customers have ten conversations.
+            customer: format!("u-{}", number * 9 / 10),
+            nature,
+            items: vec![(Duration::ZERO, format!("c-{number}-i-0"))],
+        }
     }
 }
 
