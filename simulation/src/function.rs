@@ -26,6 +26,8 @@ use crate::{
     world::{PAUSE, World},
 };
 
+/// `RENEW_HELD_EVENTS`. Without it a long pause loses events: `planted` shows it.
+const RENEWS: bool = true;
 /// The function's own timeout.
 const LIMIT: Duration = Duration::from_mins(5);
 
@@ -40,7 +42,6 @@ pub(crate) struct Function {
     number: AtomicU64,
     /// Environments older than this are of a version that is gone.
     deployed: AtomicU64,
-    renews: bool,
 }
 
 struct Environment {
@@ -66,7 +67,6 @@ impl Function {
             idle: Mutex::default(),
             number: AtomicU64::new(0),
             deployed: AtomicU64::new(0),
-            renews: true,
         }
     }
 
@@ -141,7 +141,7 @@ impl Function {
         let connector = SharedHttpConnector::new(wire);
         let region = format!("eu-west-{}", REGIONS.fetch_add(1, Ordering::Relaxed));
         let aws = world.aws.config_over(connector.clone(), &region);
-        let config = settings(world.plan.rate, self.renews);
+        let config = settings(world.plan.rate);
         let extractor = Extractor::new(&aws, config, Http::over(connector), world.clock());
         Environment { life, extractor: Arc::new(extractor) }
     }
@@ -157,7 +157,7 @@ impl Function {
 
 /// The function's settings.
 #[expect(clippy::expect_used, reason = "these are its settings, as the template has them")]
-pub(crate) fn settings(rate: &str, renews: bool) -> Config {
+pub(crate) fn settings(rate: &str) -> Config {
     let lookup = |name: &str| {
         Some(match name {
             "EVENTS_QUEUE_URL" => format!("{QUEUES}events"),
@@ -171,7 +171,7 @@ pub(crate) fn settings(rate: &str, renews: bool) -> Config {
             "GLADLY_REQUESTS_PER_SECOND" => rate.into(),
             "DESTINATION_URL" => DESTINATION.into(),
             "DESTINATION_TOKEN_PARAMETER" => "/relay/destination-token".into(),
-            "RENEW_HELD_EVENTS" => renews.to_string(),
+            "RENEW_HELD_EVENTS" => RENEWS.to_string(),
             "WATCH_WEBHOOK" => "false".into(),
             _ => return None,
         })

@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use simulation::{COVERAGE, Drain, Keep, Report, Tally, drain, run, sweep};
+use simulation::{COVERAGE, Keep, Report, Tally, drain, run, sweep};
 use tracing_subscriber::filter::LevelFilter;
 
 const USAGE: &str = "usage: simulation [--seeds N] [--from SEED] | --seed SEED [--verbose] | --drain EVENTS [--conversations N]";

@@ -136,23 +136,28 @@ impl World {
             return Reply::status(401);
         }
         let now = self.now();
+        let mut left = usize::MAX;
         if self.plan.rate == "4" {
             let mut state = self.state();
+            let others = if self.is_calm() { 0 } else { self.plan.others };
             let second = &mut state.quota.second;
-            while second
-                .front()
-                .is_some_and(|at| now.duration_since(*at) >= SignedDuration::from_secs(1))
-            {
+            let is_over = |at: &Timestamp| now.duration_since(*at) >= SignedDuration::from_secs(1);
+            while second.front().is_some_and(is_over) {
                 second.pop_front();
             }
-            if second.len() >= QUOTA {
+            left = QUOTA.saturating_sub(others + second.len());
+            if left == 0 {
                 state.tally.count("429s of Gladly's own");
                 return Reply::status(429);
             }
             second.push_back(now);
         }
         let path = request.uri().strip_prefix(GLADLY).unwrap_or_default();
-        self.rest(path)
+        let mut reply = self.rest(path);
+        if let Reply::Answer { headers, .. } = &mut reply {
+            headers.push(("ratelimit-remaining-second", left.saturating_sub(1).to_string()));
+        }
+        reply
     }
 
     fn rest(&self, path: &str) -> Reply {
