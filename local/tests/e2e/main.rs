@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
+mod control;
 mod hold;
 mod ingest;
 mod quarantine;
@@ -165,7 +166,7 @@ impl World {
         self.end_after(0).await;
     }
 
-    /// The same after this many invocations of extractor-fn that were no batch.
+    /// The same after this many invocations of extractor-fn that failed.
     async fn end_after(self, others: usize) {
         assert_eq!(self.destination.invalid(), Vec::<String>::new(), "deliveries fit the schema");
         let extractor = self.stack.logs(Function::Extractor).await.unwrap();
@@ -174,8 +175,8 @@ impl World {
         assert_nothing_leaked(&lines, &self.settings);
         assert_metrics_are_well_formed(&lines);
         let started = extractor.iter().filter(|line| line.starts_with("START ")).count();
-        let batches = batches(&extractor).len();
-        assert_eq!(batches, started - others, "one summary a batch: {extractor:#?}");
+        let summaries = batches(&extractor).len() + summaries(&extractor, "task done").len();
+        assert_eq!(summaries, started - others, "one summary each: {extractor:#?}");
         self.stack.delete().await.unwrap();
     }
 }
@@ -210,7 +211,11 @@ fn json_lines(lines: &[String]) -> Vec<Value> {
 
 /// extractor-fn's summaries of its batches.
 fn batches(lines: &[String]) -> Vec<Value> {
-    json_lines(lines).into_iter().filter(|line| line["message"] == "batch done").collect()
+    summaries(lines, "batch done")
+}
+
+fn summaries(lines: &[String], message: &str) -> Vec<Value> {
+    json_lines(lines).into_iter().filter(|line| line["message"] == message).collect()
 }
 
 #[track_caller]
