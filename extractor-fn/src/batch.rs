@@ -12,23 +12,27 @@ use shared::{Clock, Id, Metric, Parameter, chain, ssm_client};
 use tokio::{
     select,
     task::JoinSet,
-    time::{Duration, Instant, sleep_until},
+    time::{Duration, Instant, sleep_until, timeout_at},
 };
 use tracing::{error, info, warn};
 
 use crate::{
     Config, Http,
+    breaker::{Breaker, Side},
     coverage::Coverage,
     delivery::{self, Packer, Parcel},
     destination::{Destination, Verdict},
     fetch::{Fetched, Fetcher},
     gladly::{Gladly, GladlyError},
+    mapping::Mapping,
     pacer::Pacer,
     pause::{Guard, PAUSE_AGE},
-    queue::Queue,
+    queue::{Queue, sqs_client},
     record::{Event, Nameless, Record},
-    run::{Run, Stopped},
+    renewal::Ledger,
+    run::{Fault, Run, Stopped},
     settle::Outcome,
+    status::Pace,
 };
 
 /// Conversations fetched at once: enough to fill our share of the quota while each call takes up
@@ -43,11 +47,17 @@ const TOKEN_AGE: jiff::SignedDuration = jiff::SignedDuration::from_mins(1);
 
 /// The function: what it reaches, and what it remembers from batch to batch.
 pub struct Extractor {
-    guard: Arc<Guard>,
-    fetcher: Fetcher,
-    destination: Destination,
+    pub(crate) guard: Arc<Guard>,
+    pub(crate) fetcher: Fetcher,
+    pub(crate) destination: Destination,
     coverage: Coverage,
-    pub(crate) queue: Queue,
+    pub(crate) events: Queue,
+    pub(crate) quarantine: Queue,
+    pub(crate) mapping: Mapping,
+    pub(crate) ledger: Ledger,
+    /// Whether events are sent anew before the queue lets them expire.
+    pub(crate) renews: bool,
+    pub(crate) pace: Pace,
     pub(crate) clock: Clock,
 }
 
@@ -69,7 +79,13 @@ impl Extractor {
     pub fn new(aws: &SdkConfig, config: Config, http: Http, clock: Clock) -> Self {
         let ssm = ssm_client(aws);
         let secret = |name| Parameter::new(ssm.clone(), name, TOKEN_AGE, clock.clone());
-        let switch = Parameter::new(ssm.clone(), config.pause_parameter, PAUSE_AGE, clock.clone());
+        let name = config.pause_parameter;
+        let breaker = format!("{name}-breaker");
+        let breaker = Parameter::new(ssm.clone(), breaker, PAUSE_AGE, clock.clone());
+        let ledger = Ledger::new(ssm.clone(), format!("{name}-renewal"), clock.clone());
+        let switch = Parameter::new(ssm.clone(), name, PAUSE_AGE, clock.clone());
+        let guard = Guard::new(switch, Breaker::new(breaker, clock.clone()), clock.clone());
+        let sqs = sqs_client(aws);
         let gladly = Gladly::new(
             http.clone(),
             config.gladly,
@@ -87,11 +103,16 @@ impl Extractor {
             clock.clone(),
         );
         Self {
-            guard: Arc::new(Guard::new(switch, clock.clone())),
+            guard: Arc::new(guard),
             fetcher: Fetcher::new(gladly, config.shape, clock.clone()),
             destination,
             coverage: Coverage::new(),
-            queue: Queue::new(aws, config.events_queue_url, config.quarantine_queue_url),
+            events: Queue::new(sqs.clone(), config.events_queue_url),
+            quarantine: Queue::new(sqs, config.quarantine_queue_url),
+            mapping: Mapping::new(aws, config.function, config.events_queue_arn),
+            ledger,
+            renews: config.renew_held_events,
+            pace: Pace::new(config.gladly_rate),
             clock,
         }
     }
@@ -113,7 +134,15 @@ impl Extractor {
         let mut outcomes = vec![Outcome::Failed(None); records.len()];
 
         match run.permit().await {
-            Ok(()) => self.extract(&records, &run, &mut outcomes).await,
+            Ok(()) => {
+                self.extract(&records, &run, &mut outcomes).await;
+                if let Some(Fault { side, reason }) = run.fault() {
+                    let open = self.guard.breaker.open(*side, reason);
+                    if timeout_at(run.times.settle, open).await.is_err() {
+                        error!("no time to open the circuit breaker: {reason}");
+                    }
+                }
+            }
             Err(stopped) => {
                 warn!("holding {} records: {stopped}", records.len());
                 outcomes.fill(Outcome::Held);
@@ -125,6 +154,7 @@ impl Extractor {
         run.count(Metric::GladlyCalls, calls);
         run.count(Metric::GladlyThrottled, throttled);
         let metrics = run.metrics();
+        self.pace.note(calls, metrics.count(Metric::Forwarded));
         metrics.emit(self.now());
         info!(
             batch.records = records.len(),
@@ -188,6 +218,8 @@ impl Extractor {
                 deliveries.spawn(Arc::clone(self).deliver(parcels, Arc::clone(run)));
             }
             select! {
+                // In this order, so that a simulated run can be repeated.
+                biased;
                 Some(prepared) = fetches.join_next_with_id() => match prepared {
                     Ok((_, Prepared { parcel, given_back })) => {
                         packer.extend(parcel);
@@ -285,17 +317,19 @@ impl Extractor {
         match self.destination.deliver(&id, json, run).await {
             Verdict::Accepted => {
                 self.accepted(parcels, run, began.elapsed());
+                run.succeeded(Side::Destination).await;
                 Outcome::Delivered
             }
             Verdict::Refused(status) => Outcome::Refused(status),
             Verdict::Stopped(stopped) => stopped.into(),
             Verdict::NotReady { why, retry_after } => {
                 warn!(delivery.id = id, "gave a delivery back: {why}");
+                let conversations = parcels.iter().map(|parcel| &parcel.conversation);
+                run.failed(Side::Destination, conversations, &why);
                 Outcome::Failed(retry_after)
             }
             Verdict::Fault(why) => {
-                error!(delivery.id = id, "gave the batch back: {why}");
-                run.fail(why);
+                run.fail(Side::Destination, why);
                 Outcome::Failed(None)
             }
         }
@@ -338,8 +372,7 @@ fn note(outcomes: &mut [Outcome], ended: impl IntoIterator<Item = (usize, Outcom
 impl From<Stopped> for Outcome {
     fn from(stopped: Stopped) -> Self {
         match stopped {
-            Stopped::Held(_) => Self::Held,
-            Stopped::Fault(_) => Self::Failed(None),
+            Stopped::Held(_) | Stopped::Fault(_) => Self::Held,
         }
     }
 }
@@ -351,7 +384,9 @@ fn failure(conversation: &Id, err: &GladlyError, run: &Run) -> Outcome {
     let gladly = tracing::field::display(conversation);
     warn!(gladly.conversation_id = gladly, error = chain(err), "gave a conversation back");
     if err.is_fault() {
-        run.fail(err.to_string());
+        run.fail(Side::Gladly, chain(err));
+    } else if err.is_transient() {
+        run.failed(Side::Gladly, [conversation], &chain(err));
     }
     Outcome::Failed(err.retry_after())
 }

@@ -14,6 +14,10 @@ use shared::{ConfigError, Env};
 pub struct Config {
     /// The queue that events come from.
     pub events_queue_url: String,
+    /// The same queue, as the event source mapping names it.
+    pub events_queue_arn: String,
+    /// This function's own name.
+    pub function: String,
     /// Where events go that will never be delivered.
     pub quarantine_queue_url: String,
     /// The SSM parameter (String) that holds the operator's switch.
@@ -34,6 +38,8 @@ pub struct Config {
     pub destination_token_header: TokenHeader,
     /// What a delivery holds, and how it travels.
     pub shape: Shape,
+    /// Renew held events before the queue lets them expire.
+    pub renew_held_events: bool,
 }
 
 /// The switches of a delivery's form.
@@ -57,6 +63,8 @@ impl Config {
     pub fn read(env: &Env<'_>) -> Result<Self, ConfigError> {
         Ok(Self {
             events_queue_url: env.required("EVENTS_QUEUE_URL")?,
+            events_queue_arn: env.required("EVENTS_QUEUE_ARN")?,
+            function: env.required("AWS_LAMBDA_FUNCTION_NAME")?,
             quarantine_queue_url: env.required("QUARANTINE_QUEUE_URL")?,
             pause_parameter: env.required("PAUSE_PARAMETER")?,
             gladly: env.required("GLADLY_HOST")?,
@@ -71,6 +79,7 @@ impl Config {
                 contact: env.switch("FORWARD_CUSTOMER_CONTACT", true)?,
                 notes: env.switch("FORWARD_NOTES", true)?,
             },
+            renew_held_events: env.switch("RENEW_HELD_EVENTS", true)?,
         })
     }
 }
@@ -209,6 +218,12 @@ impl FromStr for TokenHeader {
 pub struct Rate(f64);
 
 impl Rate {
+    /// The number itself.
+    #[must_use]
+    pub fn per_second(self) -> f64 {
+        self.0
+    }
+
     /// Time from one request to the next. The 3 % keep the rate under the limit when the network
     /// lets one request catch up with the one before it.
     #[must_use]
@@ -303,6 +318,8 @@ mod tests {
                 "GLADLY_HOST" => Some("acme.gladly.com".to_owned()),
                 "DESTINATION_URL" => Some("https://ingest.example.com".to_owned()),
                 "EVENTS_QUEUE_URL"
+                | "EVENTS_QUEUE_ARN"
+                | "AWS_LAMBDA_FUNCTION_NAME"
                 | "QUARANTINE_QUEUE_URL"
                 | "PAUSE_PARAMETER"
                 | "GLADLY_EMAIL"

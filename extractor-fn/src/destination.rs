@@ -5,6 +5,7 @@ use std::{io::Write as _, time::Duration};
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_types::body::SdkBody;
 use flate2::{Compression, write::GzEncoder};
+use jiff::{SignedDuration, Timestamp};
 use shared::{Clock, Parameter, ParameterError, Secret, chain};
 use tokio::time::Instant;
 
@@ -16,6 +17,8 @@ use crate::{
 
 /// The most one delivery may take, tries included.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
+/// How old the token may be when the destination refuses it.
+const REFUSED_AGE: SignedDuration = SignedDuration::from_secs(10);
 /// The destination's answers are not read for what they say.
 const ANSWER_LIMIT: usize = 1 << 20;
 
@@ -59,9 +62,10 @@ impl Destination {
     /// Sends a delivery, the same bytes in every try, within the time there is and only while
     /// extraction may run.
     pub(crate) async fn deliver(&self, id: &str, json: Vec<u8>, run: &Run) -> Verdict {
-        let token = match self.token.value().await {
+        let mut token = match self.token.value().await {
             Ok(token) => token,
-            Err(err) => return no_token(&err),
+            Err(err) if err.is_lasting() => return no_token(&err),
+            Err(err) => return Verdict::NotReady { why: chain(&err), retry_after: None },
         };
         let body = if self.gzip { compress(&json) } else { json };
         let left = run.times.deliver.saturating_duration_since(Instant::now());
@@ -79,9 +83,15 @@ impl Destination {
                         let retry_after = answer.retry_after(self.clock.now());
                         (format!("the destination is not ready, status {status}"), retry_after)
                     }
-                    status => {
-                        return Verdict::Fault(format!("the destination answered {status}"));
+                    status @ (401 | 403) => {
+                        // The token may have been replaced since we read it.
+                        match self.token.refreshed(REFUSED_AGE).await {
+                            Ok(read) if read != token => token = read,
+                            _ => return refused(status),
+                        }
+                        (format!("the destination answered {status}"), None)
                     }
+                    status => return refused(status),
                 },
                 Err(err) => (format!("could not reach the destination: {}", chain(&err)), None),
             };
@@ -89,6 +99,11 @@ impl Destination {
                 return Verdict::NotReady { why, retry_after };
             }
         }
+    }
+
+    /// When the token was written. It is read anew for that.
+    pub(crate) async fn token_written_at(&self) -> Result<Option<Timestamp>, ParameterError> {
+        self.token.fresh().await.map(|(_, written_at)| written_at)
     }
 
     fn request(&self, id: &str, token: &Secret, body: &[u8]) -> HttpRequest {
@@ -106,6 +121,10 @@ impl Destination {
         }
         request
     }
+}
+
+fn refused(status: u16) -> Verdict {
+    Verdict::Fault(format!("the destination answered {status}"))
 }
 
 fn no_token(err: &ParameterError) -> Verdict {

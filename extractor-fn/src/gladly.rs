@@ -8,11 +8,12 @@ use std::{
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_types::body::SdkBody;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use shared::{Clock, Id, Parameter, ParameterError, Secret, chain};
 
 use crate::{
+    breaker::Side,
     config::GladlyHost,
     http::{Answer, Http, HttpError, Tries, is_transient},
     pacer::Pacer,
@@ -76,7 +77,20 @@ impl GladlyError {
 
     /// Whether every other call would fail the same way.
     pub(crate) fn is_fault(&self) -> bool {
-        matches!(self, Self::Refused(_) | Self::NoToken(_))
+        match self {
+            Self::Refused(_) => true,
+            Self::NoToken(err) => err.is_lasting(),
+            _ => false,
+        }
+    }
+
+    /// Whether the failure is Gladly's and passes by itself.
+    pub(crate) fn is_transient(&self) -> bool {
+        match self {
+            Self::NotReady { .. } => true,
+            Self::Unreachable(err) => !matches!(err, HttpError::TooLarge(_)),
+            _ => false,
+        }
     }
 }
 
@@ -174,6 +188,19 @@ impl Gladly {
         }
     }
 
+    /// Asks for what every API user may see, to find out whether Gladly answers and knows us.
+    pub(crate) async fn probe(&self, run: &Run) -> Result<(), GladlyError> {
+        match self.get("/organization", run).await?.status {
+            200 => Ok(()),
+            other => Err(GladlyError::Odd(other)),
+        }
+    }
+
+    /// When the token was written. It is read anew for that.
+    pub(crate) async fn token_written_at(&self) -> Result<Option<Timestamp>, ParameterError> {
+        self.token.fresh().await.map(|(_, written_at)| written_at)
+    }
+
     /// A list of everything of a kind: `agents`, `topics` or `inboxes`.
     pub(crate) async fn list(&self, kind: &'static str, run: &Run) -> Result<String, GladlyError> {
         let answer = self.get(&format!("/{kind}"), run).await?;
@@ -224,7 +251,10 @@ impl Gladly {
                             let retry_after = answer.retry_after(self.clock.now());
                             GladlyError::NotReady { status, retry_after }
                         }
-                        _ => return Ok(answer),
+                        _ => {
+                            run.succeeded(Side::Gladly).await;
+                            return Ok(answer);
+                        }
                     }
                 }
                 Err(err @ HttpError::TooLarge(_)) => return Err(GladlyError::Unreachable(err)),

@@ -1,16 +1,22 @@
 //! What the function can be invoked with.
 
 use std::{
-    fmt::{self, Debug, Formatter},
+    fmt::{self, Debug, Display, Formatter},
     sync::Arc,
     time::Duration,
 };
 
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsMessage};
 use lambda_runtime::{Diagnostic, LambdaEvent};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+use shared::chain;
 
-use crate::{Extractor, record::Nameless};
+use crate::{
+    Extractor,
+    controller::{ControlError, Occasion},
+    record::Nameless,
+};
 
 /// An invocation's payload, told apart by the fields that it has.
 #[derive(Debug)]
@@ -23,6 +29,11 @@ struct Fields {
     records: Option<Vec<SqsMessage>>,
     /// A task, from EventBridge Scheduler or by hand.
     task: Option<String>,
+    /// How many events a redrive is to send back.
+    max: Option<u64>,
+    /// `text`: the answer is a screen for people.
+    #[serde(rename = "as")]
+    form: Option<String>,
     /// An EventBridge event.
     source: Option<String>,
 }
@@ -42,7 +53,10 @@ pub enum InvocationError {
     Nameless(#[from] Nameless),
     /// Something this version does not do.
     #[error("{0} is not available in this version")]
-    NotAvailable(String),
+    NotAvailable(&'static str),
+    /// The controller could not do what it was asked for.
+    #[error("{0}")]
+    Failed(String),
     /// None of ours.
     #[error(
         r#"unknown invocation: it should be an SQS batch, a parameter change event of aws.ssm, or {{"task":"…"}}"#
@@ -62,9 +76,42 @@ impl From<InvocationError> for Diagnostic {
         let error_type = match err {
             InvocationError::Nameless(_) => "NamelessRecord",
             InvocationError::NotAvailable(_) => "NotAvailable",
+            InvocationError::Failed(_) => "ControlError",
             InvocationError::Unknown => "UnknownInvocation",
         };
         Self { error_type: error_type.into(), error_message: err.to_string() }
+    }
+}
+
+impl From<ControlError> for InvocationError {
+    fn from(err: ControlError) -> Self {
+        Self::Failed(chain(&err))
+    }
+}
+
+/// What an invocation answers.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum Answer {
+    /// What stays in the queue.
+    Batch(SqsBatchResponse),
+    /// What a task came to.
+    Document(Value),
+    /// The same, for people.
+    Screen(String),
+}
+
+impl Answer {
+    fn new(
+        answer: &(impl Serialize + Display),
+        form: Option<&str>,
+    ) -> Result<Self, InvocationError> {
+        match form {
+            Some("text") => Ok(Self::Screen(answer.to_string())),
+            _ => serde_json::to_value(answer)
+                .map(Self::Document)
+                .map_err(|err| InvocationError::Failed(err.to_string())),
+        }
     }
 }
 
@@ -73,23 +120,25 @@ impl Extractor {
     pub async fn handle(
         self: &Arc<Self>,
         event: LambdaEvent<Invocation>,
-    ) -> Result<SqsBatchResponse, InvocationError> {
-        match event.payload.0 {
-            Fields { records: Some(messages), .. } => {
-                let now = u64::try_from(self.now().as_millisecond()).unwrap_or_default();
-                let left = Duration::from_millis(event.context.deadline.saturating_sub(now));
-                Ok(self.batch(messages, left).await?)
+    ) -> Result<Answer, InvocationError> {
+        let now = u64::try_from(self.now().as_millisecond()).unwrap_or_default();
+        let left = Duration::from_millis(event.context.deadline.saturating_sub(now));
+        let Fields { records, task, max, form, source } = event.payload.0;
+        let form = form.as_deref();
+        match (records, task.as_deref(), source.as_deref()) {
+            (Some(messages), ..) => Ok(Answer::Batch(self.batch(messages, left).await?)),
+            (_, Some("reconcile"), _) => {
+                Answer::new(&self.reconcile(Occasion::Schedule, left).await?, form)
             }
-            Fields { task: Some(task), .. } => {
-                let known = ["reconcile", "status", "redrive", "backfill"].contains(&task.as_str());
-                Err(if known {
-                    InvocationError::NotAvailable(format!("the task {task}"))
-                } else {
-                    InvocationError::Unknown
-                })
+            (_, Some("status"), _) => {
+                let reasons = self.contents(left).await?.reasons();
+                Answer::new(&self.status().await?.with_reasons(reasons), form)
             }
-            Fields { source: Some(source), .. } if source == "aws.ssm" => {
-                Err(InvocationError::NotAvailable("the controller".into()))
+            (_, Some("quarantine"), _) => Answer::new(&self.contents(left).await?, form),
+            (_, Some("redrive"), _) => Answer::new(&self.redrive(max, left).await?, form),
+            (_, Some("backfill"), _) => Err(InvocationError::NotAvailable("the task backfill")),
+            (_, None, Some("aws.ssm")) => {
+                Answer::new(&self.reconcile(Occasion::Change, left).await?, form)
             }
             _ => Err(InvocationError::Unknown),
         }

@@ -1,10 +1,13 @@
 //! extractor-fn: fetches what each queued event is about from Gladly and forwards it.
 //!
 //! A batch goes through `record` (read), `fetch` (ask Gladly), `delivery` and `destination`
-//! (forward) to `settle`; `batch` drives it, and `run` says whether it may go on.
+//! (forward) to `settle`; `batch` drives it, and `run` says whether it may go on. The `controller`
+//! looks after the pause: `mapping`, `breaker` and `renewal`, and what it tells is a `status`.
 
 mod batch;
+mod breaker;
 mod config;
+mod controller;
 mod coverage;
 mod delivery;
 mod destination;
@@ -13,19 +16,23 @@ mod fresh;
 mod gladly;
 mod handler;
 mod http;
+mod mapping;
 mod pacer;
 mod pause;
 mod queue;
 mod record;
+mod redrive;
+mod renewal;
 mod run;
 mod settle;
 mod snapshot;
+mod status;
 mod unicode;
 
 pub use crate::{
     batch::Extractor,
     config::{Config, DestinationUrl, GladlyHost, Rate, Shape, TokenHeader},
-    handler::{Invocation, InvocationError},
+    handler::{Answer, Invocation, InvocationError},
     http::Http,
     record::Nameless,
 };

@@ -4,7 +4,11 @@ use std::{convert::Infallible, str::FromStr};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
-use shared::{Clock, Parameter, chain};
+use serde_json::Value;
+use shared::{Clock, Parameter, ParameterError, chain};
+use tokio::join;
+
+use crate::breaker::Breaker;
 
 /// How old the switch's state may be.
 pub(crate) const PAUSE_AGE: SignedDuration = SignedDuration::from_secs(10);
@@ -14,10 +18,33 @@ pub(crate) const PAUSE_AGE: SignedDuration = SignedDuration::from_secs(10);
 pub(crate) enum Switch {
     /// Extract.
     Running,
-    /// Hold everything, until a time if one is given.
-    Paused(Option<Timestamp>),
+    /// Hold everything.
+    Paused(Pause),
     /// Nobody can tell what the operator meant. Holding loses nothing; running might.
     Unintelligible,
+}
+
+/// What the operator says of a pause, as far as it can be read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Pause {
+    pub(crate) by: Option<String>,
+    pub(crate) reason: Option<String>,
+    pub(crate) since: Option<Timestamp>,
+    /// It ends by itself then.
+    pub(crate) until: Option<Timestamp>,
+}
+
+impl Switch {
+    /// What holds extraction at this time, if anything does. A pause is over when its time is.
+    pub(crate) fn held(&self, now: Timestamp) -> Option<Held> {
+        match self {
+            Self::Running => None,
+            Self::Paused(pause) => {
+                pause.until.is_none_or(|until| now < until).then_some(Held::Paused)
+            }
+            Self::Unintelligible => Some(Held::Unintelligible),
+        }
+    }
 }
 
 impl FromStr for Switch {
@@ -28,17 +55,25 @@ impl FromStr for Switch {
         struct Document {
             state: String,
             until: Option<Timestamp>,
+            // For people, so that nothing in them makes a pause unintelligible.
+            by: Option<Value>,
+            reason: Option<Value>,
+            since: Option<Value>,
         }
         let text = text.trim();
         // A list is no document, though serde would take one for a struct.
         let document = text.starts_with('{').then(|| serde_json::from_str(text).ok()).flatten();
-        let (state, until) = match document {
-            Some(Document { state, until }) => (state, until),
-            None => (text.to_owned(), None),
+        let (state, pause) = match document {
+            Some(Document { state, until, by, reason, since }) => {
+                let text = |value: Option<Value>| value?.as_str().map(str::to_owned);
+                let since = text(since).and_then(|since| since.parse().ok());
+                (state, Pause { by: text(by), reason: text(reason), since, until })
+            }
+            None => (text.to_owned(), Pause::default()),
         };
         Ok(match state.trim() {
             state if state.eq_ignore_ascii_case("running") => Self::Running,
-            state if state.eq_ignore_ascii_case("paused") => Self::Paused(until),
+            state if state.eq_ignore_ascii_case("paused") => Self::Paused(pause),
             _ => Self::Unintelligible,
         })
     }
@@ -51,29 +86,29 @@ pub(crate) enum Held {
     Paused,
     #[error("the pause parameter says neither running nor paused")]
     Unintelligible,
-    #[error("the pause parameter was never readable: {0}")]
+    #[error("the circuit breaker is open: {0}")]
+    Breaker(String),
+    #[error("the pause or the breaker parameter was never readable: {0}")]
     Unreadable(String),
 }
 
-/// Lets work through while extraction is running.
+/// Lets work through while neither the operator nor the breaker holds it.
 pub(crate) struct Guard {
-    switch: Parameter<Switch>,
+    pub(crate) switch: Parameter<Switch>,
+    pub(crate) breaker: Breaker,
     clock: Clock,
 }
 
 impl Guard {
-    pub(crate) fn new(switch: Parameter<Switch>, clock: Clock) -> Self {
-        Self { switch, clock }
+    pub(crate) fn new(switch: Parameter<Switch>, breaker: Breaker, clock: Clock) -> Self {
+        Self { switch, breaker, clock }
     }
 
     pub(crate) async fn permit(&self) -> Result<(), Held> {
-        let switch = self.switch.value().await.map_err(|err| Held::Unreadable(chain(&err)))?;
-        match *switch {
-            Switch::Running => Ok(()),
-            Switch::Paused(Some(until)) if until <= self.clock.now() => Ok(()),
-            Switch::Paused(_) => Err(Held::Paused),
-            Switch::Unintelligible => Err(Held::Unintelligible),
-        }
+        let (switch, breaker) = join!(self.switch.value(), self.breaker.value());
+        let unreadable = |err: ParameterError| Held::Unreadable(chain(&err));
+        let holder = switch.map_err(unreadable)?.held(self.clock.now());
+        holder.or(breaker.map_err(unreadable)?.held()).map_or(Ok(()), Err)
     }
 }
 
@@ -83,18 +118,26 @@ mod tests {
 
     #[test]
     fn words_and_documents_are_understood_and_all_else_is_not() {
-        let until: Timestamp = "2026-01-02T03:04:05Z".parse().unwrap();
+        let at = |text: &str| text.parse::<Timestamp>().ok();
+        let paused = Switch::Paused(Pause::default());
+        let told = Pause {
+            by: Some("ada".into()),
+            reason: Some("audit".into()),
+            since: at("2026-01-01T00:00:00Z"),
+            until: at("2026-01-02T03:04:05Z"),
+        };
         for (text, expected) in [
             ("running", Switch::Running),
             (" Running\n", Switch::Running),
-            ("PAUSED", Switch::Paused(None)),
-            (r#"{"state":"paused"}"#, Switch::Paused(None)),
+            ("PAUSED", paused.clone()),
+            (r#"{"state":"paused"}"#, paused.clone()),
+            (r#"{"state":"paused","by":7,"reason":[],"since":"lately"}"#, paused.clone()),
             (r#"{"state":"running","by":7,"new":[]}"#, Switch::Running),
             (
                 r#"{"state":"Paused","by":"ada","reason":"audit","since":"2026-01-01T00:00:00Z","until":"2026-01-02T04:04:05+01:00"}"#,
-                Switch::Paused(Some(until)),
+                Switch::Paused(told),
             ),
-            (r#"{"state":"paused","until":null}"#, Switch::Paused(None)),
+            (r#"{"state":"paused","until":null}"#, paused),
             ("", Switch::Unintelligible),
             ("stopped", Switch::Unintelligible),
             ("{}", Switch::Unintelligible),

@@ -1,82 +1,123 @@
-//! The events queue as the extractor uses it: visibility, and the way into quarantine.
+//! The two queues as the extractor uses them.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use aws_config::SdkConfig;
+use aws_lambda_events::sqs::SqsMessageAttribute;
 use aws_sdk_sqs::{
     Client,
     config::{Builder, retry::RetryConfig, timeout::TimeoutConfig},
-    error::SdkError,
-    operation::send_message::SendMessageError,
-    types::{ChangeMessageVisibilityBatchRequestEntry, MessageAttributeValue},
+    error::{BuildError, SdkError},
+    operation::{
+        get_queue_attributes::GetQueueAttributesError, receive_message::ReceiveMessageError,
+        send_message::SendMessageError, send_message_batch::SendMessageBatchError,
+    },
+    primitives::Blob,
+    types::{
+        ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry, Message,
+        MessageAttributeValue, MessageSystemAttributeName, QueueAttributeName,
+        SendMessageBatchRequestEntry,
+    },
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use shared::{Quarantined, Reason, chain};
+use tokio::sync::Mutex;
 use tracing::warn;
 
 use crate::record::Record;
 
 /// SQS takes this many entries in one request.
 pub(crate) const ENTRIES: usize = 10;
+/// SQS takes this many bytes in one request, attributes included; some room is left for them.
+const REQUEST_LIMIT: usize = (1 << 20) - (16 << 10);
+/// The longest delay of a message, in seconds.
+const LONGEST_DELAY: i32 = 900;
 const CALL_LIMIT: Duration = Duration::from_secs(5);
 const TRY_LIMIT: Duration = Duration::from_secs(2);
+/// How long what a queue said of its retention is believed.
+const RETENTION_AGE: SignedDuration = SignedDuration::from_mins(10);
 
-/// The queues.
+/// One of the queues.
 pub(crate) struct Queue {
     sqs: Client,
-    events_url: String,
-    quarantine_url: String,
+    url: String,
+    retention: Mutex<Option<(Timestamp, SignedDuration)>>,
 }
 
-/// Why a message does not stand in quarantine.
+/// What a queue says of itself. SQS calls its numbers approximate: they settle within a minute.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Depth {
+    /// Messages that are in flight or come back later.
+    pub(crate) hidden: u64,
+    /// All messages.
+    pub(crate) total: u64,
+    pub(crate) retention: SignedDuration,
+    pub(crate) created_at: Timestamp,
+}
+
+/// Why a queue did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum QuarantineError {
+pub(crate) enum QueueError {
     #[error("could not write the message")]
     Encode(#[from] serde_json::Error),
+    #[error("could not build the request")]
+    Build(#[from] BuildError),
     #[error("could not send to SQS")]
     Send(#[source] Box<SdkError<SendMessageError>>),
+    #[error("could not send to SQS")]
+    SendBatch(#[source] Box<SdkError<SendMessageBatchError>>),
+    #[error("could not receive from SQS")]
+    Receive(#[source] Box<SdkError<ReceiveMessageError>>),
+    #[error("could not read the queue's attributes")]
+    Attributes(#[source] Box<SdkError<GetQueueAttributesError>>),
+    #[error("the queue's attributes are not what they should be")]
+    Unintelligible,
+}
+
+/// An SQS client that gives up in time.
+pub(crate) fn sqs_client(aws: &SdkConfig) -> Client {
+    let timeouts =
+        TimeoutConfig::builder().operation_attempt_timeout(TRY_LIMIT).operation_timeout(CALL_LIMIT);
+    let retries = RetryConfig::standard().with_initial_backoff(Duration::from_millis(100));
+    let sqs = Builder::from(aws).timeout_config(timeouts.build()).retry_config(retries);
+    Client::from_conf(sqs.build())
 }
 
 impl Queue {
-    pub(crate) fn new(aws: &SdkConfig, events_url: String, quarantine_url: String) -> Self {
-        let timeouts = TimeoutConfig::builder()
-            .operation_attempt_timeout(TRY_LIMIT)
-            .operation_timeout(CALL_LIMIT);
-        let retries = RetryConfig::standard().with_initial_backoff(Duration::from_millis(100));
-        let sqs = Builder::from(aws).timeout_config(timeouts.build()).retry_config(retries);
-        Self { sqs: Client::from_conf(sqs.build()), events_url, quarantine_url }
+    pub(crate) fn new(sqs: Client, url: String) -> Self {
+        Self { sqs, url, retention: Mutex::default() }
     }
 
-    /// Makes records come back after so many seconds. One that cannot be told comes back when the
-    /// queue's own visibility timeout ends, so a failure costs time and nothing else.
-    pub(crate) async fn give_back(&self, records: &[(&Record, i32)]) {
-        let entries = records.iter().enumerate().filter_map(|(index, (record, seconds))| {
+    /// Makes messages come back after so many seconds. One that cannot be told comes back when its
+    /// visibility timeout ends, so a failure costs time and nothing else.
+    pub(crate) async fn give_back(&self, receipts: &[(&str, i32)]) {
+        let entries = receipts.iter().enumerate().filter_map(|(index, (receipt, seconds))| {
             let entry = ChangeMessageVisibilityBatchRequestEntry::builder()
                 .id(index.to_string())
-                .receipt_handle(&record.receipt)
+                .receipt_handle(*receipt)
                 .visibility_timeout(*seconds);
             entry.build().ok()
         });
-        let request = self.sqs.change_message_visibility_batch().queue_url(&self.events_url);
+        let request = self.sqs.change_message_visibility_batch().queue_url(&self.url);
         let answer = request.set_entries(Some(entries.collect())).send().await;
         let failed = match answer {
-            Ok(answer) if answer.failed.is_empty() => return,
-            Ok(answer) => {
-                answer.failed.into_iter().map(|entry| entry.code).collect::<Vec<_>>().join(", ")
-            }
-            Err(err) => chain(&err),
+            Ok(answer) => codes(answer.failed.into_iter().map(|entry| entry.code)),
+            Err(err) => Some(chain(&err)),
         };
-        warn!(error = failed, "could not set the visibility of some of {} records", records.len());
+        if let Some(failed) = failed {
+            let count = receipts.len();
+            warn!(error = failed, "could not set the visibility of some of {count} messages");
+        }
     }
 
     /// Puts a record aside for good. It may be deleted once this has returned.
-    pub(crate) async fn quarantine(
+    pub(crate) async fn put_aside(
         &self,
         record: &Record,
         received_at: Timestamp,
         reason: Reason,
         detail: &str,
-    ) -> Result<(), QuarantineError> {
+    ) -> Result<(), QueueError> {
         let message = Quarantined {
             received_at,
             reason,
@@ -84,11 +125,217 @@ impl Queue {
             origin: "extractor-fn",
             raw: record.body.as_bytes(),
         };
-        let value =
-            MessageAttributeValue::builder().data_type("String").string_value(reason.code());
-        let value = value.build().map_err(|err| QuarantineError::Send(Box::new(err.into())))?;
-        let send = self.sqs.send_message().queue_url(&self.quarantine_url);
-        let send = send.message_body(message.to_json()?).message_attributes("reason", value);
-        send.send().await.map(drop).map_err(|err| QuarantineError::Send(Box::new(err)))
+        let attributes = [("reason".to_owned(), text_attribute(reason.code())?)];
+        self.send(message.to_json()?, attributes.into(), 0).await
+    }
+
+    /// Sends a record anew, as it came, to be handed out after so many seconds or a quarter of an
+    /// hour. The old one may be deleted once this has returned.
+    pub(crate) async fn resend(&self, record: &Record, seconds: i32) -> Result<(), QueueError> {
+        let attributes = record.attributes.iter();
+        let attributes = attributes.map(|(name, value)| Ok((name.clone(), attribute(value)?)));
+        let attributes = attributes.collect::<Result<_, BuildError>>()?;
+        self.send(record.body.clone(), attributes, seconds.min(LONGEST_DELAY)).await
+    }
+
+    /// Sends a message. It is durable once this has returned.
+    pub(crate) async fn send(
+        &self,
+        body: String,
+        attributes: HashMap<String, MessageAttributeValue>,
+        delay: i32,
+    ) -> Result<(), QueueError> {
+        let send = self.sqs.send_message().queue_url(&self.url).message_body(body);
+        let send = send.set_message_attributes(Some(attributes)).delay_seconds(delay);
+        send.send().await.map(drop).map_err(|err| QueueError::Send(Box::new(err)))
+    }
+
+    /// Copies received messages byte for byte to the queue's end, then deletes the old ones: the
+    /// new ones have all of the retention before them. Says how many were copied; the others stay
+    /// as they are, and so does an old one that cannot be deleted.
+    pub(crate) async fn renew(&self, messages: &[Message]) -> usize {
+        let mut renewed = 0;
+        for some in requests(messages) {
+            let sent = self.send_all(some).await.unwrap_or_else(|err| {
+                warn!(error = chain(&err), "could not renew {} messages", some.len());
+                Vec::new()
+            });
+            self.delete(&sent).await;
+            renewed += sent.len();
+        }
+        renewed
+    }
+
+    /// The messages of these that SQS has taken.
+    async fn send_all<'a>(&self, messages: &'a [Message]) -> Result<Vec<&'a Message>, QueueError> {
+        let entries = messages.iter().enumerate().map(|(index, message)| {
+            let entry = SendMessageBatchRequestEntry::builder()
+                .id(index.to_string())
+                .message_body(message.body.as_deref().unwrap_or_default())
+                .set_message_attributes(message.message_attributes.clone());
+            entry.build()
+        });
+        let entries = entries.collect::<Result<_, _>>()?;
+        let request = self.sqs.send_message_batch().queue_url(&self.url);
+        let answer = request.set_entries(Some(entries)).send().await;
+        let answer = answer.map_err(|err| QueueError::SendBatch(Box::new(err)))?;
+        if let Some(failed) = codes(answer.failed.into_iter().map(|entry| entry.code)) {
+            warn!(error = failed, "could not renew some of {} messages", messages.len());
+        }
+        let sent = answer.successful.iter();
+        Ok(sent.filter_map(|sent| messages.get(sent.id.parse::<usize>().ok()?)).collect())
+    }
+
+    /// Deletes received messages, at most [`ENTRIES`]. One that stays comes back and is only
+    /// delivered twice.
+    pub(crate) async fn delete(&self, messages: &[&Message]) {
+        if messages.is_empty() {
+            return;
+        }
+        let entries = messages.iter().enumerate().filter_map(|(index, message)| {
+            let entry = DeleteMessageBatchRequestEntry::builder()
+                .id(index.to_string())
+                .receipt_handle(message.receipt_handle.as_deref().unwrap_or_default());
+            entry.build().ok()
+        });
+        let request = self.sqs.delete_message_batch().queue_url(&self.url);
+        let failed = match request.set_entries(Some(entries.collect())).send().await {
+            Ok(answer) => codes(answer.failed.into_iter().map(|entry| entry.code)),
+            Err(err) => Some(chain(&err)),
+        };
+        if let Some(failed) = failed {
+            warn!(error = failed, "could not delete some of {} messages", messages.len());
+        }
+    }
+
+    /// Receives up to ten messages and hides them for a while.
+    pub(crate) async fn receive(&self, hide: Duration) -> Result<Vec<Message>, QueueError> {
+        let seconds = hide.as_secs().try_into().unwrap_or(i32::MAX);
+        let request = self.sqs.receive_message().queue_url(&self.url).visibility_timeout(seconds);
+        let request = request
+            .max_number_of_messages(10)
+            .message_attribute_names("All")
+            .message_system_attribute_names(MessageSystemAttributeName::SentTimestamp);
+        let answer = request.send().await.map_err(|err| QueueError::Receive(Box::new(err)))?;
+        Ok(answer.messages.unwrap_or_default())
+    }
+
+    /// How full it is, and how long it keeps what it holds.
+    pub(crate) async fn depth(&self) -> Result<Depth, QueueError> {
+        use QueueAttributeName as Name;
+        let names = [
+            Name::ApproximateNumberOfMessages,
+            Name::ApproximateNumberOfMessagesNotVisible,
+            Name::ApproximateNumberOfMessagesDelayed,
+            Name::MessageRetentionPeriod,
+            Name::CreatedTimestamp,
+        ];
+        let request = self.sqs.get_queue_attributes().queue_url(&self.url);
+        let answer = request.set_attribute_names(Some(names.into())).send().await;
+        let answer = answer.map_err(|err| QueueError::Attributes(Box::new(err)))?;
+        let attributes = answer.attributes.unwrap_or_default();
+        let number = |name: Name| -> Result<u64, QueueError> {
+            let number = attributes.get(&name).and_then(|number| number.parse().ok());
+            number.ok_or(QueueError::Unintelligible)
+        };
+        let seconds = |name| -> Result<i64, QueueError> {
+            number(name)?.try_into().map_err(|_| QueueError::Unintelligible)
+        };
+        let hidden = number(Name::ApproximateNumberOfMessagesNotVisible)?
+            + number(Name::ApproximateNumberOfMessagesDelayed)?;
+        Ok(Depth {
+            hidden,
+            total: number(Name::ApproximateNumberOfMessages)? + hidden,
+            retention: SignedDuration::from_secs(seconds(Name::MessageRetentionPeriod)?),
+            created_at: Timestamp::from_second(seconds(Name::CreatedTimestamp)?)
+                .map_err(|_| QueueError::Unintelligible)?,
+        })
+    }
+
+    /// How long it keeps a message, as of some minutes ago.
+    pub(crate) async fn retention(&self, now: Timestamp) -> Result<SignedDuration, QueueError> {
+        let mut known = self.retention.lock().await;
+        match *known {
+            Some((read_at, retention)) if now.duration_since(read_at) < RETENTION_AGE => {
+                Ok(retention)
+            }
+            _ => {
+                let retention = self.depth().await?.retention;
+                *known = Some((now, retention));
+                Ok(retention)
+            }
+        }
+    }
+}
+
+/// When a received message was sent, by SQS's clock.
+pub(crate) fn sent_at(message: &Message) -> Option<Timestamp> {
+    let sent_at = message.attributes.as_ref()?.get(&MessageSystemAttributeName::SentTimestamp)?;
+    Timestamp::from_millisecond(sent_at.parse().ok()?).ok()
+}
+
+/// An attribute that is a text.
+pub(crate) fn text_attribute(text: &str) -> Result<MessageAttributeValue, BuildError> {
+    MessageAttributeValue::builder().data_type("String").string_value(text).build()
+}
+
+/// An attribute as Lambda hands it over, for SQS.
+fn attribute(value: &SqsMessageAttribute) -> Result<MessageAttributeValue, BuildError> {
+    let binary = value.binary_value.as_ref().map(|binary| Blob::new(binary.0.clone()));
+    MessageAttributeValue::builder()
+        .set_data_type(value.data_type.clone())
+        .set_string_value(value.string_value.clone())
+        .set_binary_value(binary)
+        .build()
+}
+
+/// Messages in as many as fit into one request each.
+fn requests(messages: &[Message]) -> impl Iterator<Item = &[Message]> {
+    let mut rest = messages;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = |message: &&Message| {
+            bytes += size(message);
+            bytes <= REQUEST_LIMIT
+        };
+        let count = rest.iter().take(ENTRIES).take_while(fits).count().max(1).min(rest.len());
+        let (some, others) = rest.split_at(count);
+        rest = others;
+        (!some.is_empty()).then_some(some)
+    })
+}
+
+fn size(message: &Message) -> usize {
+    let attributes = message.message_attributes.iter().flatten().map(|(name, value)| {
+        let text = value.string_value.as_ref().map_or(0, String::len);
+        let binary = value.binary_value.as_ref().map_or(0, |binary| binary.as_ref().len());
+        name.len() + value.data_type.len() + text + binary
+    });
+    message.body.as_ref().map_or(0, String::len) + attributes.sum::<usize>()
+}
+
+/// The codes of what failed in a batch, if anything did.
+fn codes(failed: impl Iterator<Item = String>) -> Option<String> {
+    let codes: Vec<_> = failed.collect();
+    (!codes.is_empty()).then(|| codes.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_holds_ten_messages_or_a_megabyte() {
+        let message = |bytes: usize| Message::builder().body("a".repeat(bytes)).build();
+        for (sizes, expected) in [
+            (vec![], vec![]),
+            (vec![1; 25], vec![10, 10, 5]),
+            (vec![400_000; 5], vec![2, 2, 1]),
+            (vec![1_040_000, 1_040_000], vec![1, 1]),
+            (vec![1_048_576, 1], vec![1, 1]),
+        ] {
+            let messages: Vec<_> = sizes.into_iter().map(message).collect();
+            assert_eq!(requests(&messages).map(<[_]>::len).collect::<Vec<_>>(), expected);
+        }
     }
 }

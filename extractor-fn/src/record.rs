@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use aws_lambda_events::sqs::SqsMessage;
+use aws_lambda_events::sqs::{SqsMessage, SqsMessageAttribute};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -20,6 +20,7 @@ pub(crate) struct Record {
     pub(crate) receives: u32,
     pub(crate) sent_at: Option<Timestamp>,
     pub(crate) first_received_at: Option<Timestamp>,
+    pub(crate) attributes: HashMap<String, SqsMessageAttribute>,
 }
 
 /// The batch cannot be settled record by record, so SQS keeps all of it.
@@ -39,6 +40,7 @@ impl TryFrom<SqsMessage> for Record {
             receives: number(&attributes, "ApproximateReceiveCount").unwrap_or(1),
             sent_at: instant(&attributes, "SentTimestamp"),
             first_received_at: instant(&attributes, "ApproximateFirstReceiveTimestamp"),
+            attributes: message.message_attributes,
         })
     }
 }

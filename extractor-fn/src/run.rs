@@ -8,10 +8,13 @@ use std::{
     },
 };
 
-use shared::{Metric, Metrics};
+use shared::{Id, Metric, Metrics};
 use tokio::time::{Duration, Instant};
 
-use crate::pause::{Guard, Held};
+use crate::{
+    breaker::Side,
+    pause::{Guard, Held},
+};
 
 /// The destination is at fault, not the conversations, once it refused this many and took none.
 const REFUSALS: u64 = 10;
@@ -23,14 +26,23 @@ pub(crate) enum Stopped {
     #[error(transparent)]
     Held(Held),
     /// One side failed in a way that everything else would meet too.
-    #[error("gave up: {0}")]
-    Fault(String),
+    #[error("gave up: {}", .0.reason)]
+    Fault(Fault),
 }
 
-/// A batch being worked on.
+/// What opens the circuit breaker.
+#[derive(Debug, Clone)]
+pub(crate) struct Fault {
+    pub(crate) side: Side,
+    pub(crate) reason: String,
+}
+
+/// A batch being worked on, or another task that asks Gladly.
 pub(crate) struct Run {
     guard: Arc<Guard>,
-    fault: OnceLock<String>,
+    /// Asks neither the switch nor the breaker: it is the controller, which looks after both.
+    unguarded: bool,
+    fault: OnceLock<Fault>,
     accepted: AtomicU64,
     refused: AtomicU64,
     metrics: Mutex<Metrics>,
@@ -41,6 +53,7 @@ impl Run {
     pub(crate) fn new(guard: Arc<Guard>, time_left: Duration) -> Self {
         Self {
             guard,
+            unguarded: false,
             fault: OnceLock::new(),
             accepted: AtomicU64::new(0),
             refused: AtomicU64::new(0),
@@ -49,18 +62,52 @@ impl Run {
         }
     }
 
-    /// Asks the switch, which is at most 10 s old, and whether the batch has given up.
+    /// A run of the controller's, which has to ask Gladly while nothing else may.
+    pub(crate) fn unguarded(guard: Arc<Guard>, time_left: Duration) -> Self {
+        Self { unguarded: true, ..Self::new(guard, time_left) }
+    }
+
+    /// Asks the switch and the breaker, which are at most 10 s old, and whether the batch has given
+    /// up.
     pub(crate) async fn permit(&self) -> Result<(), Stopped> {
-        if let Some(fault) = self.fault.get() {
+        if let Some(fault) = self.fault() {
             return Err(Stopped::Fault(fault.clone()));
+        }
+        if self.unguarded {
+            return Ok(());
         }
         self.guard.permit().await.map_err(Stopped::Held)
     }
 
     /// Gives the batch up.
-    pub(crate) fn fail(&self, fault: String) {
+    pub(crate) fn fail(&self, side: Side, reason: String) {
         // The first fault is the one to tell of.
-        let _ = self.fault.set(fault);
+        let _ = self.fault.set(Fault { side, reason });
+    }
+
+    /// Why the batch was given up.
+    pub(crate) fn fault(&self) -> Option<&Fault> {
+        self.fault.get()
+    }
+
+    /// A side did what it was asked for.
+    pub(crate) async fn succeeded(&self, side: Side) {
+        if !self.unguarded {
+            self.guard.breaker.succeeded(side).await;
+        }
+    }
+
+    /// A side failed with these conversations, in a way that passes. The batch is given up once
+    /// that is all it has done for a while.
+    pub(crate) fn failed<'a>(
+        &self,
+        side: Side,
+        conversations: impl IntoIterator<Item = &'a Id>,
+        why: &str,
+    ) {
+        if self.guard.breaker.failed(side, conversations) {
+            self.fail(side, format!("{side} does not work: {why}"));
+        }
     }
 
     pub(crate) fn count(&self, metric: Metric, count: u64) {
@@ -84,7 +131,7 @@ impl Run {
     pub(crate) fn refused(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
         if self.destination_refuses_all() {
-            self.fail("the destination refuses every conversation".into());
+            self.fail(Side::Destination, "the destination refuses every conversation".into());
         }
     }
 

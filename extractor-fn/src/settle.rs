@@ -24,6 +24,10 @@ const RECEIVES: u32 = 20;
 /// … and first received longer ago than this.
 const PATIENCE: SignedDuration = SignedDuration::from_hours(24);
 
+/// What is given back with less than this left is sent anew, or it might expire before its next
+/// turn; of a short retention a quarter.
+const LATE: SignedDuration = SignedDuration::from_hours(24);
+
 /// How a record ended.
 #[derive(Debug, Clone)]
 pub(crate) enum Outcome {
@@ -51,21 +55,24 @@ enum Settlement {
 }
 
 impl Outcome {
-    fn settlement(self, record: &Record, destination_at_fault: bool, now: Timestamp) -> Settlement {
+    fn settlement(self, record: &Record, run: &Run, now: Timestamp) -> Settlement {
         match self {
             Self::Delivered => Settlement::Delete,
             Self::Unusable(why) => Settlement::Quarantine(why.reason(), why.to_string()),
-            Self::Refused(status) if !destination_at_fault => Settlement::Quarantine(
+            Self::Refused(status) if !run.destination_refuses_all() => Settlement::Quarantine(
                 Reason::Rejected,
                 format!("the destination answered {status}"),
             ),
             Self::OutOfTime => Settlement::GiveBack(0),
             Self::LookAgain => Settlement::GiveBack(LAG),
             Self::Held | Self::Refused(_) => Settlement::GiveBack(back_off(record.receives, None)),
-            Self::Failed(_) if is_exhausted(record, now) => Settlement::Quarantine(
-                Reason::Exhausted,
-                format!("failed for more than a day, received {} times", record.receives),
-            ),
+            // What fails for everybody is no event's fault.
+            Self::Failed(_) if run.fault().is_none() && is_exhausted(record, now) => {
+                Settlement::Quarantine(
+                    Reason::Exhausted,
+                    format!("failed for more than a day, received {} times", record.receives),
+                )
+            }
             Self::Failed(retry_after) => {
                 Settlement::GiveBack(back_off(record.receives, retry_after))
             }
@@ -98,27 +105,62 @@ impl Extractor {
         outcomes: Vec<Outcome>,
         run: &Run,
     ) -> SqsBatchResponse {
-        let (now, at_fault) = (self.now(), run.destination_refuses_all());
+        let now = self.now();
         let settled = records.iter().zip(outcomes).map(async |(record, outcome)| {
-            match outcome.settlement(record, at_fault, now) {
+            let kept = match outcome.settlement(record, run, now) {
                 Settlement::Delete => None,
                 Settlement::GiveBack(seconds) => Some((record, seconds)),
                 Settlement::Quarantine(reason, detail) => {
                     self.put_aside(record, reason, &detail, now, run).await
                 }
-            }
+            };
+            let (record, seconds) = kept?;
+            let renewed = self.renewed(record, seconds, now, run).await;
+            (!renewed).then_some((record, seconds))
         });
         let kept: Vec<_> =
             stream::iter(settled).buffered(AT_ONCE).filter_map(async |kept| kept).collect().await;
 
-        let told = stream::iter(kept.chunks(ENTRIES))
-            .for_each_concurrent(AT_ONCE, |records| self.queue.give_back(records));
+        let receipts: Vec<_> =
+            kept.iter().map(|(record, seconds)| (&*record.receipt, *seconds)).collect();
+        let told = stream::iter(receipts.chunks(ENTRIES))
+            .for_each_concurrent(AT_ONCE, |receipts| self.events.give_back(receipts));
         if timeout_at(run.times.settle, told).await.is_err() {
             warn!("no time to set the visibility of all {} records given back", kept.len());
         }
         let mut response = SqsBatchResponse::default();
         response.set_failures(kept.into_iter().map(|(record, _)| record.message_id.clone()));
         response
+    }
+
+    /// Sends a record anew if the queue would soon let it expire while it is being given back.
+    /// Whether that was done: then it is the old one that is to be deleted.
+    async fn renewed(&self, record: &Record, seconds: i32, now: Timestamp, run: &Run) -> bool {
+        let Some(sent_at) = record.sent_at.filter(|_| self.renews) else {
+            return false;
+        };
+        let resend = async {
+            let retention = self.events.retention(now).await?;
+            if (sent_at + retention).duration_since(now) >= LATE.min(retention / 4) {
+                return Ok(false);
+            }
+            self.events.resend(record, seconds).await.map(|()| true)
+        };
+        let id = &record.message_id;
+        match timeout_at(run.times.settle, resend).await {
+            Ok(Ok(renewed)) => {
+                run.count(Metric::Renewed, renewed.into());
+                renewed
+            }
+            Ok(Err(err)) => {
+                warn!(sqs.message_id = id, error = chain(&err), "could not renew an event");
+                false
+            }
+            Err(_) => {
+                warn!(sqs.message_id = id, "no time to renew an event");
+                false
+            }
+        }
     }
 
     /// Quarantines a record, or gives it back if that fails.
@@ -132,7 +174,7 @@ impl Extractor {
     ) -> Option<(&'a Record, i32)> {
         let received_at = QueueMessage::read(&record.body).map(|message| message.received_at());
         let received_at = received_at.ok().or(record.sent_at).unwrap_or(now);
-        let send = self.queue.quarantine(record, received_at, reason, detail);
+        let send = self.quarantine.put_aside(record, received_at, reason, detail);
         let (id, code) = (&record.message_id, reason.code());
         match timeout_at(run.times.settle, send).await {
             Ok(Ok(())) => {

@@ -17,7 +17,7 @@ pub use crate::{
     error::chain,
     event::{Event, Id, Incoming, InvalidId, Unusable},
     log::init_log,
-    message::{MESSAGE_LIMIT, Origin, Quarantined, QueueMessage, Reason, milliseconds},
+    message::{MESSAGE_LIMIT, Origin, PutAside, Quarantined, QueueMessage, Reason, milliseconds},
     metrics::{Metric, Metrics},
     parameter::{Parameter, ParameterError, Secret, ssm_client},
 };

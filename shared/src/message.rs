@@ -202,6 +202,42 @@ impl Quarantined<'_> {
     }
 }
 
+/// A quarantine message, read again.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PutAside {
+    /// When the relay received it.
+    pub received_at: Timestamp,
+    /// Why it was put aside.
+    pub reason: Reason,
+    /// The same in words.
+    pub detail: String,
+    /// The function that put it aside.
+    pub origin: String,
+    /// Part of the original is missing.
+    #[serde(default)]
+    pub truncated: bool,
+    raw: String,
+    encoding: Option<String>,
+}
+
+impl PutAside {
+    /// Reads a message's body. `None` if it is without our envelope: SQS moved it.
+    #[must_use]
+    pub fn read(body: &str) -> Option<Self> {
+        body.trim_start().starts_with('{').then(|| serde_json::from_str(body).ok()).flatten()
+    }
+
+    /// The original, if it is a text.
+    #[must_use]
+    pub fn raw(&self) -> Option<String> {
+        match self.encoding.as_deref() {
+            None => Some(self.raw.clone()),
+            Some(_) => String::from_utf8(BASE64_STANDARD.decode(&self.raw).ok()?).ok(),
+        }
+    }
+}
+
 /// The longest beginning of `text` that takes at most `room` bytes once escaped.
 fn fitting(text: &str, room: usize) -> &str {
     let mut used = 0;
@@ -342,6 +378,8 @@ mod tests {
         #[test]
         fn any_bytes_come_back_from_quarantine(raw in any::<Vec<u8>>()) {
             let message = quarantined(&raw);
+            let read = PutAside::read(&message.to_string()).unwrap();
+            prop_assert_eq!(read.raw().map(String::into_bytes), str::from_utf8(&raw).ok().map(|raw| raw.into()));
             let kept = message["raw"].as_str().unwrap();
             let back = if message.get("encoding").is_some() {
                 BASE64_STANDARD.decode(kept).unwrap()

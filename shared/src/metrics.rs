@@ -40,6 +40,20 @@ pub enum Metric {
     DeliveryMs,
     /// Age of a delivery's oldest event, from its receipt to the destination's acceptance.
     EventAgeMs,
+    /// 1 while the pause parameter holds extraction.
+    Paused,
+    /// Events that wait to be forwarded.
+    Backlog,
+    /// The most that the oldest waiting event can be old, in the queue it is in.
+    OldestEventAgeSeconds,
+    /// The least that is left until a waiting event could expire.
+    ExpiresInSeconds,
+    /// How long forwarding all of them will take, about.
+    DrainSeconds,
+    /// Messages sent anew so that they do not expire.
+    Renewed,
+    /// 1 while the circuit breaker holds extraction.
+    BreakerOpen,
 }
 
 impl Metric {
@@ -61,12 +75,20 @@ impl Metric {
             Self::GladlyThrottled => "GladlyThrottled",
             Self::DeliveryMs => "DeliveryMs",
             Self::EventAgeMs => "EventAgeMs",
+            Self::Paused => "Paused",
+            Self::Backlog => "Backlog",
+            Self::OldestEventAgeSeconds => "OldestEventAgeSeconds",
+            Self::ExpiresInSeconds => "ExpiresInSeconds",
+            Self::DrainSeconds => "DrainSeconds",
+            Self::Renewed => "Renewed",
+            Self::BreakerOpen => "BreakerOpen",
         }
     }
 
     fn unit(self) -> &'static str {
         match self {
             Self::DeliveryMs | Self::EventAgeMs => "Milliseconds",
+            Self::OldestEventAgeSeconds | Self::ExpiresInSeconds | Self::DrainSeconds => "Seconds",
             _ => "Count",
         }
     }

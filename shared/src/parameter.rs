@@ -10,8 +10,10 @@ use std::{
 use aws_sdk_ssm::{
     Client,
     config::{Builder, retry::RetryConfig, timeout::TimeoutConfig},
-    error::SdkError,
-    operation::get_parameter::GetParameterError,
+    error::{ProvideErrorMetadata, SdkError},
+    operation::{get_parameter::GetParameterError, put_parameter::PutParameterError},
+    primitives::DateTime,
+    types::ParameterType,
 };
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Mutex;
@@ -44,6 +46,8 @@ pub struct Parameter<T> {
     clock: Clock,
     name: String,
     max_age: SignedDuration,
+    /// What holds while there is no such parameter.
+    absent: Option<Arc<T>>,
     /// Held across a read, so that many callers cost one.
     kept: Mutex<Kept<T>>,
 }
@@ -76,6 +80,30 @@ pub enum ParameterError {
         /// What it should be.
         reason: String,
     },
+    /// SSM did not take it.
+    #[error("could not write the parameter {name}")]
+    NotWritten {
+        /// The parameter's name.
+        name: String,
+        /// What SSM said.
+        source: Box<SdkError<PutParameterError>>,
+    },
+}
+
+impl ParameterError {
+    /// Whether it lasts until somebody writes the parameter or lets us read it. The other failures
+    /// pass by themselves.
+    #[must_use]
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Self::Unreadable { source, .. } => {
+                let code = source.as_service_error().and_then(ProvideErrorMetadata::code);
+                code.is_some_and(|code| !code.contains("Throttl") && !code.contains("Internal"))
+            }
+            Self::Unusable { .. } => true,
+            Self::NotWritten { .. } => false,
+        }
+    }
 }
 
 impl<T: FromStr<Err: Display>> Parameter<T> {
@@ -88,7 +116,13 @@ impl<T: FromStr<Err: Display>> Parameter<T> {
             failed_at: Timestamp::MIN,
             hurried_at: Timestamp::MIN,
         };
-        Self { ssm, clock, name, max_age, kept: Mutex::new(kept) }
+        Self { ssm, clock, name, max_age, absent: None, kept: Mutex::new(kept) }
+    }
+
+    /// The same parameter, which may be missing: then its value is this.
+    #[must_use]
+    pub fn or(self, absent: T) -> Self {
+        Self { absent: Some(Arc::new(absent)), ..self }
     }
 
     /// The value, at most `max_age` old. Where it cannot be read, the last good one, and an
@@ -119,14 +153,36 @@ impl<T: FromStr<Err: Display>> Parameter<T> {
         self.renew(&mut kept, now).await
     }
 
+    /// The value as it is now, and when it was written. An error if that cannot be read, whatever
+    /// was read before.
+    pub async fn fresh(&self) -> Result<(Arc<T>, Option<Timestamp>), ParameterError> {
+        let mut kept = self.kept.lock().await;
+        let now = self.clock.now();
+        let (value, written_at) = self.read().await?;
+        kept.keep(Arc::clone(&value), now);
+        Ok((value, written_at))
+    }
+
+    /// Writes another value, which then is the one that is kept.
+    pub async fn write(&self, text: String) -> Result<(), ParameterError> {
+        let value = text.parse().map_err(|err| self.unusable(&err))?;
+        let mut kept = self.kept.lock().await;
+        let now = self.clock.now();
+        let request = self.ssm.put_parameter().name(&self.name).value(text).overwrite(true);
+        let written = Box::pin(request.r#type(ParameterType::String).send()).await;
+        written.map_err(|err| ParameterError::NotWritten {
+            name: self.name.clone(),
+            source: Box::new(err),
+        })?;
+        kept.keep(Arc::new(value), now);
+        Ok(())
+    }
+
     async fn renew(&self, kept: &mut Kept<T>, now: Timestamp) -> Result<Arc<T>, ParameterError> {
         match self.read().await {
-            Ok(value) => {
-                let value = Arc::new(value);
-                kept.good = Some(Arc::clone(&value));
+            Ok((value, _)) => {
                 // Dated before the read: what was written during it may not be in it.
-                kept.read_at = now;
-                kept.failed_at = Timestamp::MIN;
+                kept.keep(Arc::clone(&value), now);
                 Ok(value)
             }
             Err(err) => {
@@ -140,19 +196,44 @@ impl<T: FromStr<Err: Display>> Parameter<T> {
         }
     }
 
-    async fn read(&self) -> Result<T, ParameterError> {
+    async fn read(&self) -> Result<(Arc<T>, Option<Timestamp>), ParameterError> {
         let request = self.ssm.get_parameter().name(&self.name).with_decryption(true);
         // Boxed: the SDK's futures are large, and this one is part of many others.
-        let answer = Box::pin(request.send()).await.map_err(|err| ParameterError::Unreadable {
-            name: self.name.clone(),
-            source: Box::new(err),
-        })?;
-        let text = answer.parameter().and_then(|parameter| parameter.value()).unwrap_or_default();
-        text.parse().map_err(|err: T::Err| ParameterError::Unusable {
-            name: self.name.clone(),
-            reason: err.to_string(),
-        })
+        let answer = match (Box::pin(request.send()).await, &self.absent) {
+            (Ok(answer), _) => answer,
+            (Err(err), Some(absent)) if is_missing(&err) => return Ok((Arc::clone(absent), None)),
+            (Err(err), _) => {
+                return Err(ParameterError::Unreadable {
+                    name: self.name.clone(),
+                    source: Box::new(err),
+                });
+            }
+        };
+        let found = answer.parameter();
+        let text = found.and_then(|parameter| parameter.value()).unwrap_or_default();
+        let value = text.parse().map_err(|err| self.unusable(&err))?;
+        let written_at = found.and_then(|parameter| parameter.last_modified_date());
+        let instant = |at: &DateTime| {
+            Timestamp::new(at.secs(), at.subsec_nanos().try_into().unwrap_or_default()).ok()
+        };
+        Ok((Arc::new(value), written_at.and_then(instant)))
     }
+
+    fn unusable(&self, reason: &T::Err) -> ParameterError {
+        ParameterError::Unusable { name: self.name.clone(), reason: reason.to_string() }
+    }
+}
+
+impl<T> Kept<T> {
+    fn keep(&mut self, value: Arc<T>, read_at: Timestamp) {
+        self.good = Some(value);
+        self.read_at = read_at;
+        self.failed_at = Timestamp::MIN;
+    }
+}
+
+fn is_missing(err: &SdkError<GetParameterError>) -> bool {
+    err.as_service_error().is_some_and(GetParameterError::is_parameter_not_found)
 }
 
 /// Whether `then` is less than `age` ago. A clock set back makes nothing young.

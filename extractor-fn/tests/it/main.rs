@@ -129,6 +129,8 @@ fn config(settings: &[(&str, &str)]) -> Config {
         given.map(|(_, value)| (*value).to_owned()).or_else(|| {
             Some(match name {
                 "EVENTS_QUEUE_URL" => format!("{QUEUES}events"),
+                "EVENTS_QUEUE_ARN" => "arn:aws:sqs:eu-west-1:123456789012:events".into(),
+                "AWS_LAMBDA_FUNCTION_NAME" => "extractor".into(),
                 "QUARANTINE_QUEUE_URL" => format!("{QUEUES}quarantine"),
                 "PAUSE_PARAMETER" => "/relay/pause".into(),
                 "GLADLY_EMAIL" => "relay@example.org".into(),

@@ -1,0 +1,198 @@
+//! The controller: brings the event source mapping in line with what the parameters say, lets the
+//! breaker try again, has held messages renewed, and tells how things are.
+
+use std::{sync::Arc, time::Duration};
+
+use shared::{Metric, Metrics, ParameterError, chain};
+use tokio::time::{Instant, sleep};
+use tracing::{error, info, warn};
+
+use crate::{
+    Extractor,
+    breaker::{Opening, Side, State},
+    mapping::MappingError,
+    queue::QueueError,
+    renewal::Kind,
+    run::Run,
+    status::{Facts, Status},
+};
+
+/// How long a change of the mapping is waited for; the next invocation goes on from there.
+const PATIENCE: Duration = Duration::from_secs(40);
+/// How often the mapping is looked at meanwhile.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long one invocation renews.
+const RENEWAL: Duration = Duration::from_secs(45);
+/// What every invocation keeps for its end.
+const RESERVE: Duration = Duration::from_secs(20);
+
+/// Why the controller could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ControlError {
+    #[error(transparent)]
+    Parameter(#[from] ParameterError),
+    #[error(transparent)]
+    Mapping(#[from] MappingError),
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+}
+
+/// What an invocation of the controller is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Occasion {
+    /// A parameter has changed.
+    Change,
+    /// Nothing special: everything is looked after.
+    Schedule,
+}
+
+impl Extractor {
+    /// Sets right what is not as it should be. Safe to run twice at once: everything is decided by
+    /// what is found, and looked at again once it is done.
+    ///
+    /// What fails does not keep the rest from being done; the first failure is returned.
+    pub(crate) async fn reconcile(
+        &self,
+        occasion: Occasion,
+        time_left: Duration,
+    ) -> Result<Status, ControlError> {
+        let end = Instant::now() + time_left.saturating_sub(RESERVE);
+        let mut failures = Vec::new();
+        let mut check = |result: Result<(), ControlError>| failures.extend(result.err());
+
+        check(self.try_again(end).await);
+        check(self.align(end.min(Instant::now() + PATIENCE)).await);
+        let mut renewed = 0;
+        if occasion == Occasion::Schedule {
+            let until = end.min(Instant::now() + RENEWAL);
+            for (kind, queue) in
+                [(Kind::Events, &self.events), (Kind::Quarantine, &self.quarantine)]
+            {
+                check(
+                    async {
+                        let depth = queue.depth().await?;
+                        let tend =
+                            self.ledger.tend(kind, queue, &depth, self.renews, until, &self.clock);
+                        renewed += tend.await?;
+                        Ok(())
+                    }
+                    .await,
+                );
+            }
+        }
+        let status = self.status().await;
+        let mut metrics = Metrics::default();
+        metrics.add(Metric::Renewed, renewed);
+        if let Ok(status) = &status {
+            let names = [
+                Metric::Paused,
+                Metric::BreakerOpen,
+                Metric::Backlog,
+                Metric::OldestEventAgeSeconds,
+                Metric::ExpiresInSeconds,
+                Metric::DrainSeconds,
+            ];
+            names
+                .into_iter()
+                .zip(status.figures())
+                .for_each(|(name, value)| metrics.record(name, value));
+        }
+        metrics.emit(self.now());
+        match (failures.into_iter().next(), status) {
+            (None, Ok(status)) => {
+                info!(renewed, "reconciled");
+                Ok(status)
+            }
+            (Some(err), _) | (None, Err(err)) => Err(err),
+        }
+    }
+
+    /// How things are. Changes nothing.
+    pub(crate) async fn status(&self) -> Result<Status, ControlError> {
+        let (switch, switched_at) = self.guard.switch.fresh().await?;
+        let breaker = self.guard.breaker.fresh().await?;
+        let mapping = self.mapping.find().await?;
+        let events = self.events.depth().await?;
+        let quarantine = self.quarantine.depth().await?;
+        let now = self.now();
+        Ok(Status::new(Facts {
+            switch: switch.as_ref().clone(),
+            switched_at,
+            breaker: breaker.as_ref().clone(),
+            mapping: mapping.state,
+            backlog: events.total,
+            in_flight: events.hidden,
+            quarantined: quarantine.total,
+            retention: events.retention,
+            floor: self.ledger.floor(Kind::Events, &events, now).await?,
+            drain_seconds: self.pace.drain(events.total),
+            renews: self.renews,
+            now,
+        }))
+    }
+
+    /// Brings the mapping in line with the parameters. Both are read again after every change, so
+    /// that whoever decided on something older corrects it.
+    async fn align(&self, until: Instant) -> Result<(), ControlError> {
+        loop {
+            let (switch, _) = self.guard.switch.fresh().await?;
+            let holder = switch.held(self.now());
+            let holder = holder.or(self.guard.breaker.fresh().await?.held());
+            let found = self.mapping.find().await?;
+            let wanted = holder.is_none();
+            match found.enabled() {
+                Some(enabled) if enabled == wanted => return Ok(()),
+                Some(_) => {
+                    match &holder {
+                        Some(holder) => warn!("switching the mapping off: {holder}"),
+                        None => info!("switching the mapping on"),
+                    }
+                    self.mapping.switch(&found, wanted).await?;
+                }
+                // On its way: waited for, never fought.
+                None => {}
+            }
+            if Instant::now() + LOOK >= until {
+                info!(mapping = found.state, "the mapping is still changing");
+                return Ok(());
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Lets an open breaker try again when it is time, or when the secret it may have failed for
+    /// was replaced since.
+    async fn try_again(&self, end: Instant) -> Result<(), ControlError> {
+        let breaker = &self.guard.breaker;
+        match &*breaker.fresh().await? {
+            State::Closed | State::HalfOpen(_) => {}
+            // Closed is safe: a fault that still stands opens it at its first call.
+            State::Unintelligible => {
+                error!("the breaker parameter is not as the relay writes it: closing the breaker");
+                breaker.close().await;
+            }
+            State::Open(opening) if !self.is_due(opening).await => {}
+            State::Open(opening) => match opening.cause {
+                Side::Destination => breaker.half_open(opening).await,
+                Side::Gladly => {
+                    let left = end.saturating_duration_since(Instant::now());
+                    let run = Run::unguarded(Arc::clone(&self.guard), left);
+                    match self.fetcher.gladly().probe(&run).await {
+                        Ok(()) => breaker.close().await,
+                        Err(err) => breaker.reopen(opening, &chain(&err)).await,
+                    }
+                }
+            },
+        }
+        Ok(())
+    }
+
+    async fn is_due(&self, opening: &Opening) -> bool {
+        let written_at = match opening.cause {
+            Side::Gladly => self.fetcher.gladly().token_written_at().await,
+            Side::Destination => self.destination.token_written_at().await,
+        };
+        let replaced = written_at.ok().flatten().is_some_and(|at| at > opening.opened_at());
+        replaced || opening.retry_at <= self.now()
+    }
+}

@@ -1,0 +1,271 @@
+//! The quarantine as an operator uses it: what lies there, and the way back.
+
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Display},
+    time::Duration,
+};
+
+use aws_sdk_sqs::types::Message;
+use jiff::Timestamp;
+use serde::Serialize;
+use shared::{Incoming, Origin, PutAside, QueueMessage, Reason, Unusable};
+use tokio::time::Instant;
+use tracing::info;
+
+use crate::{
+    Extractor,
+    controller::ControlError,
+    queue::{ENTRIES, Queue, QueueError, sent_at, text_attribute},
+    status::events,
+    unicode::whole_characters,
+};
+
+/// How long a message is hidden while it is looked at; at the end it is given back at once.
+const HIDE: Duration = Duration::from_mins(5);
+/// The quarantine has been seen once so many receives in a row found nothing.
+const EMPTY: u32 = 3;
+/// Messages that a list shows.
+const LISTED: usize = 1_000;
+/// Time kept for giving back what stays.
+const RESERVE: Duration = Duration::from_secs(30);
+
+/// What lies in quarantine.
+#[derive(Debug, Serialize)]
+pub(crate) struct Contents {
+    total: u64,
+    messages: Vec<Entry>,
+}
+
+/// A message in quarantine, without what it holds of the event.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Entry {
+    reason: String,
+    received_at: Timestamp,
+    origin: String,
+    detail: String,
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    kind: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    conversation_id: Option<String>,
+}
+
+/// What became of a redrive.
+#[derive(Debug, Serialize)]
+pub(crate) struct Redriven {
+    redriven: u64,
+    /// Truncated, or still no event.
+    stayed: u64,
+    /// There are others, for which there was no time or which were not asked for.
+    more: bool,
+}
+
+/// A message on its way back.
+struct Revived {
+    body: String,
+    kind: String,
+}
+
+impl Extractor {
+    /// Lists what lies in quarantine, at most [`LISTED`] messages of it.
+    pub(crate) async fn contents(&self, time_left: Duration) -> Result<Contents, ControlError> {
+        let total = self.quarantine.depth().await?.total;
+        let mut look = Look::new(&self.quarantine, time_left);
+        let mut messages = Vec::new();
+        while messages.len() < LISTED {
+            let Some(seen) = look.next().await? else { break };
+            messages.extend(seen.iter().map(Entry::read));
+            look.kept.extend(seen);
+        }
+        look.end().await;
+        messages.sort_by_key(|entry| entry.received_at);
+        Ok(Contents { total: total.max(messages.len() as u64), messages })
+    }
+
+    /// Sends quarantined events back into the events queue, at most `max`, each before it is taken
+    /// out of quarantine. What came to lie there since this began waits for the next time, or an
+    /// event that is rejected again would go round in circles.
+    pub(crate) async fn redrive(
+        &self,
+        max: Option<u64>,
+        time_left: Duration,
+    ) -> Result<Redriven, ControlError> {
+        let mut look = Look::new(&self.quarantine, time_left);
+        let redriven = self.send_back(&mut look, max.unwrap_or(u64::MAX)).await;
+        look.end().await;
+        let Redriven { redriven, stayed, more } = redriven?;
+        info!(redriven, stayed, more, "redriven");
+        Ok(Redriven { redriven, stayed, more })
+    }
+
+    async fn send_back(&self, look: &mut Look<'_>, max: u64) -> Result<Redriven, ControlError> {
+        let began = self.now();
+        let mut done = Redriven { redriven: 0, stayed: 0, more: false };
+        while let Some(seen) = look.next().await? {
+            for message in seen {
+                let is_new = sent_at(&message).is_some_and(|sent| sent > began);
+                let revived = revive(&message);
+                done.more |= !is_new && revived.is_some() && done.redriven >= max;
+                done.stayed += u64::from(!is_new && revived.is_none());
+                match revived {
+                    Some(Revived { body, kind }) if !is_new && done.redriven < max => {
+                        let kind = text_attribute(&kind).map_err(QueueError::from)?;
+                        self.events.send(body, [("type".to_owned(), kind)].into(), 0).await?;
+                        self.quarantine.delete(&[&message]).await;
+                        done.redriven += 1;
+                    }
+                    _ => look.kept.push(message),
+                }
+            }
+            if done.more {
+                break;
+            }
+        }
+        done.more |= look.out_of_time;
+        Ok(done)
+    }
+}
+
+/// The way through a queue, leaving it as it was.
+struct Look<'a> {
+    queue: &'a Queue,
+    until: Instant,
+    empty: u32,
+    kept: Vec<Message>,
+    out_of_time: bool,
+}
+
+impl<'a> Look<'a> {
+    fn new(queue: &'a Queue, time_left: Duration) -> Self {
+        let until = Instant::now() + time_left.saturating_sub(RESERVE).min(HIDE - RESERVE);
+        Self { queue, until, empty: 0, kept: Vec::new(), out_of_time: false }
+    }
+
+    /// Messages that were not seen yet, or `None` when there are no others or time is over.
+    async fn next(&mut self) -> Result<Option<Vec<Message>>, QueueError> {
+        while self.empty < EMPTY {
+            if Instant::now() >= self.until {
+                self.out_of_time = true;
+                return Ok(None);
+            }
+            let seen = self.queue.receive(HIDE).await?;
+            if !seen.is_empty() {
+                self.empty = 0;
+                return Ok(Some(seen));
+            }
+            self.empty += 1;
+        }
+        Ok(None)
+    }
+
+    /// Makes what was kept visible again.
+    async fn end(self) {
+        let receipts: Vec<_> = self
+            .kept
+            .iter()
+            .map(|message| (message.receipt_handle.as_deref().unwrap_or_default(), 0))
+            .collect();
+        for some in receipts.chunks(ENTRIES) {
+            self.queue.give_back(some).await;
+        }
+    }
+}
+
+/// The events queue's message for a quarantined one, if it can be one now.
+fn revive(message: &Message) -> Option<Revived> {
+    let body = message.body.as_deref()?;
+    let body = match PutAside::read(body) {
+        // SQS moved it here by itself, as it was.
+        None => body.to_owned(),
+        Some(aside) if aside.truncated => return None,
+        Some(aside) if aside.origin == "ingest-fn" => wrapped(&aside)?,
+        Some(aside) => aside.raw()?,
+    };
+    let (kind, _) = kind_of(&body).ok()?;
+    Some(Revived { body, kind })
+}
+
+/// A webhook that ingest-fn put aside, as it queues one that it does not.
+fn wrapped(aside: &PutAside) -> Option<String> {
+    let raw = aside.raw()?;
+    Incoming::read(&raw).ok()?;
+    QueueMessage::wrap(&raw, aside.received_at, Origin::Webhook).ok()?.to_json().ok()
+}
+
+/// An event's type and conversation, from its queue message.
+fn kind_of(body: &str) -> Result<(String, String), Unusable> {
+    let body = whole_characters(body.to_owned());
+    let event = QueueMessage::read(&body)?.event()?;
+    let conversation = event.conversation.ok_or(Unusable::NoConversation)?;
+    Ok((QueueMessage::type_attribute(&event.kind), conversation.to_string()))
+}
+
+impl Entry {
+    fn read(message: &Message) -> Self {
+        let body = message.body.as_deref().unwrap_or_default();
+        let Some(aside) = PutAside::read(body) else {
+            let received_at = QueueMessage::read(body).map(|message| message.received_at());
+            let (kind, conversation_id) = kind_of(body).ok().unzip();
+            return Self {
+                reason: Reason::Exhausted.code().into(),
+                received_at: received_at.ok().or(sent_at(message)).unwrap_or_default(),
+                origin: "sqs".into(),
+                detail: "received too often: moved by SQS itself".into(),
+                kind,
+                conversation_id,
+            };
+        };
+        let queued = if aside.origin == "ingest-fn" { wrapped(&aside) } else { aside.raw() };
+        let (kind, conversation_id) = queued.and_then(|body| kind_of(&body).ok()).unzip();
+        Self {
+            reason: aside.reason.code().into(),
+            received_at: aside.received_at,
+            origin: aside.origin,
+            detail: aside.detail,
+            kind,
+            conversation_id,
+        }
+    }
+}
+
+impl Contents {
+    /// How many there are of each reason.
+    pub(crate) fn reasons(&self) -> BTreeMap<String, u64> {
+        let mut reasons = BTreeMap::new();
+        for entry in &self.messages {
+            *reasons.entry(entry.reason.clone()).or_default() += 1;
+        }
+        reasons
+    }
+}
+
+impl Display for Contents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Entry { reason, received_at, detail, kind, conversation_id, .. } in &self.messages {
+            let at = received_at.strftime("%Y-%m-%d %H:%M");
+            let kind = kind.as_deref().unwrap_or("-");
+            let conversation = conversation_id.as_deref().unwrap_or("-");
+            writeln!(f, "{reason:<11}{at}  {kind:<31} {conversation}  {detail}")?;
+        }
+        let shown = self.messages.len() as u64;
+        if shown < self.total {
+            writeln!(f, "… and {}", events(self.total - shown))?;
+        }
+        match shown {
+            0 => f.write_str("Nothing is in quarantine."),
+            _ => write!(f, "{} in quarantine.", events(self.total)),
+        }
+    }
+}
+
+impl Display for Redriven {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.stayed > 0 {
+            let stayed = events(self.stayed);
+            writeln!(f, "{stayed} stay in quarantine: cut short, or still no event.")?;
+        }
+        write!(f, "{} went back into the events queue", events(self.redriven))?;
+        f.write_str(if self.more { "; there are more." } else { "." })
+    }
+}

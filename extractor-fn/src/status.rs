@@ -1,0 +1,276 @@
+//! What an operator wants to know, as a document and as a screen.
+
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Display},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+
+use crate::{
+    breaker::{Opening, State as Breaker},
+    config::Rate,
+    pause::{Pause, Switch},
+};
+
+/// Environments that extract at once: the template's `MaximumConcurrency`.
+const ENVIRONMENTS: f64 = 2.0;
+/// Calls to Gladly an event is taken to cost until enough of them were counted.
+const CALLS: f64 = 2.0;
+const ENOUGH: u64 = 100;
+
+/// How fast a backlog drains, by what events have cost so far.
+pub(crate) struct Pace {
+    rate: Rate,
+    calls: AtomicU64,
+    events: AtomicU64,
+}
+
+impl Pace {
+    pub(crate) fn new(rate: Rate) -> Self {
+        Self { rate, calls: AtomicU64::new(0), events: AtomicU64::new(0) }
+    }
+
+    /// A batch took so many calls to forward so many events.
+    pub(crate) fn note(&self, calls: u64, events: u64) {
+        self.calls.fetch_add(calls, Ordering::Relaxed);
+        self.events.fetch_add(events, Ordering::Relaxed);
+    }
+
+    /// Calls a second, of all environments.
+    fn per_second(&self) -> f64 {
+        self.rate.per_second() * ENVIRONMENTS
+    }
+
+    /// Seconds that forwarding so many events takes.
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "an estimate"
+    )]
+    pub(crate) fn drain(&self, events: u64) -> u64 {
+        let (calls, counted) =
+            (self.calls.load(Ordering::Relaxed), self.events.load(Ordering::Relaxed));
+        let calls = if counted < ENOUGH { CALLS } else { calls as f64 / counted as f64 };
+        (events as f64 * calls / self.per_second()).ceil() as u64
+    }
+}
+
+/// The `status` document.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Status {
+    state: Running,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until: Option<Timestamp>,
+    mapping: String,
+    backlog: u64,
+    in_flight: u64,
+    quarantined: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quarantined_by_reason: Option<BTreeMap<String, u64>>,
+    oldest_event_age_seconds: u64,
+    expires_in_seconds: u64,
+    drain_seconds: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    breaker: Option<Breaker>,
+    #[serde(skip)]
+    now: Timestamp,
+    #[serde(skip)]
+    renews: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Running {
+    Running,
+    Paused,
+    Breaker,
+}
+
+/// What a status is made of.
+pub(crate) struct Facts {
+    pub(crate) switch: Switch,
+    /// When the switch was written.
+    pub(crate) switched_at: Option<Timestamp>,
+    pub(crate) breaker: Breaker,
+    pub(crate) mapping: String,
+    pub(crate) backlog: u64,
+    pub(crate) in_flight: u64,
+    pub(crate) quarantined: u64,
+    pub(crate) retention: SignedDuration,
+    /// No waiting event was sent before this.
+    pub(crate) floor: Timestamp,
+    pub(crate) drain_seconds: u64,
+    pub(crate) renews: bool,
+    pub(crate) now: Timestamp,
+}
+
+impl Status {
+    pub(crate) fn new(facts: Facts) -> Self {
+        let now = facts.now;
+        let held = facts.switch.held(now);
+        let breaker_holds = facts.breaker.held();
+        let (state, Pause { by, reason, since, until }) = match (held, &breaker_holds, facts.switch)
+        {
+            (Some(_), _, Switch::Paused(pause)) => {
+                let since = pause.since.or(facts.switched_at);
+                (Running::Paused, Pause { since, ..pause })
+            }
+            (Some(held), _, _) => {
+                let reason = Some(held.to_string());
+                (Running::Paused, Pause { reason, since: facts.switched_at, ..Pause::default() })
+            }
+            (None, Some(held), _) => {
+                let (reason, since) = match &facts.breaker {
+                    Breaker::Open(Opening { reason, since, .. }) => (reason.clone(), Some(*since)),
+                    _ => (held.to_string(), None),
+                };
+                (Running::Breaker, Pause { reason: Some(reason), since, ..Pause::default() })
+            }
+            (None, None, _) => {
+                let since = facts.switched_at;
+                (Running::Running, Pause { since, ..Pause::default() })
+            }
+        };
+        let waiting = now.duration_since(facts.floor);
+        let age = if facts.backlog == 0 { SignedDuration::ZERO } else { waiting };
+        let left = facts.retention - age;
+        Self {
+            state,
+            by,
+            reason,
+            since,
+            until,
+            mapping: facts.mapping,
+            backlog: facts.backlog,
+            in_flight: facts.in_flight,
+            quarantined: facts.quarantined,
+            quarantined_by_reason: None,
+            oldest_event_age_seconds: seconds(age),
+            expires_in_seconds: seconds(left),
+            drain_seconds: facts.drain_seconds,
+            breaker: (facts.breaker != Breaker::Closed).then_some(facts.breaker),
+            now,
+            renews: facts.renews,
+        }
+    }
+
+    /// The same, with what the quarantine holds.
+    pub(crate) fn with_reasons(self, reasons: BTreeMap<String, u64>) -> Self {
+        Self { quarantined_by_reason: Some(reasons), ..self }
+    }
+
+    pub(crate) fn figures(&self) -> [u64; 6] {
+        [
+            (self.state == Running::Paused).into(),
+            matches!(self.breaker, Some(Breaker::Open(_))).into(),
+            self.backlog,
+            self.oldest_event_age_seconds,
+            self.expires_in_seconds,
+            self.drain_seconds,
+        ]
+    }
+}
+
+fn seconds(span: SignedDuration) -> u64 {
+    span.as_secs().try_into().unwrap_or_default()
+}
+
+/// The screen. Its last line says in a sentence what is the case.
+impl Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let since = self.since.map(|since| format!(", since {}", minute(since)));
+        let by = self.by.as_ref().map(|by| format!(" by {by}"));
+        let state = match self.state {
+            Running::Running => "running",
+            Running::Paused => "paused",
+            Running::Breaker => "held by the circuit breaker",
+        };
+        let mut line = |name: &str, text: String| writeln!(f, "{name:<12}{text}");
+        line("State", format!("{state}{}{}", by.unwrap_or_default(), since.unwrap_or_default()))?;
+        if let Some(reason) = &self.reason {
+            line("Why", reason.clone())?;
+        }
+        if let Some(until) = self.until {
+            let left = until.duration_since(self.now);
+            let left = if left.is_positive() {
+                format!("in {}", span(seconds(left)))
+            } else {
+                "over".into()
+            };
+            line("Until", format!("{} ({left})", minute(until)))?;
+        }
+        if let Some(Breaker::Open(opening) | Breaker::HalfOpen(opening)) = &self.breaker {
+            let Opening { cause, reason, since, retry_at, .. } = opening;
+            let next = match &self.breaker {
+                Some(Breaker::Open(_)) => format!("tries again at {}", minute(*retry_at)),
+                _ => "is trying again".into(),
+            };
+            line(
+                "Breaker",
+                format!("open for {cause} since {}, {next}: {reason}", minute(*since)),
+            )?;
+        }
+        line("Mapping", self.mapping.clone())?;
+        line("Backlog", format!("{}, {} of them in flight", events(self.backlog), self.in_flight))?;
+        if self.backlog > 0 {
+            let age = span(self.oldest_event_age_seconds);
+            let expires = span(self.expires_in_seconds);
+            let renewed = if self.renews {
+                "; renewed before that"
+            } else {
+                "; NOT renewed (RENEW_HELD_EVENTS=false)"
+            };
+            line("Oldest", format!("at most {age} old, cannot expire within {expires}{renewed}"))?;
+            line("Drain", format!("about {} once it runs", span(self.drain_seconds)))?;
+        }
+        let reasons = self.quarantined_by_reason.iter().flatten();
+        let reasons: Vec<_> = reasons.map(|(reason, count)| format!("{count} {reason}")).collect();
+        let reasons =
+            if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join(", ")) };
+        line("Quarantine", format!("{}{reasons}", events(self.quarantined)))?;
+        f.write_str(match (self.state, &*self.mapping) {
+            (Running::Running, "Enabled") => "Extraction is running.",
+            (Running::Running, _) => "Extraction is about to run: the mapping is not enabled yet.",
+            (Running::Paused, "Disabled") => {
+                "Extraction is paused: events are held, and none is received, fetched or forwarded."
+            }
+            (Running::Paused, _) => {
+                "Extraction is paused: events are held, within 15 s in every running extractor."
+            }
+            (Running::Breaker, _) => {
+                "Extraction is held until its cause is gone, which is tried by itself: events are held."
+            }
+        })
+    }
+}
+
+/// A time to the minute.
+fn minute(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%d %H:%M UTC").to_string()
+}
+
+/// How long something takes, in its two largest units.
+fn span(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min"),
+        (0, _, _) => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    }
+}
+
+pub(crate) fn events(count: u64) -> String {
+    if count == 1 { "1 event".into() } else { format!("{count} events") }
+}
