@@ -582,6 +582,12 @@ impl<'a> Stack<'a> {
         }
     }
 
+    /// Has nobody call the controller every minute any more, for whoever wants to switch the mapping.
+    pub async fn stop_schedule(&self) -> Result<(), StackError> {
+        let prefix = format!("{}-ReconcileSchedule-", self.name);
+        Ok(self.cloud.emulator.delete_schedules(&prefix).await?)
+    }
+
     /// Switches the event source mapping on or off.
     pub async fn enable_mapping(&self, enabled: bool) -> Result<(), StackError> {
         let path = format!("/event-source-mappings/{}", self.mapping);

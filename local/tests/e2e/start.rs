@@ -61,10 +61,10 @@ async fn an_invocation_that_means_nothing_is_told_so() {
         let message = answered.payload["errorMessage"].as_str().unwrap();
         assert!(message.starts_with(explanation), "{message}");
     }
-    let lines = json_lines(&world.stack.logs(Function::Extractor).await.unwrap());
+    let mut lines = json_lines(&world.stack.logs(Function::Extractor).await.unwrap());
+    lines.retain(|line| line["level"] == "ERROR");
     assert_eq!(lines.len(), cases.len(), "one line a failure: {lines:#?}");
     for (line, (_, _, explanation)) in lines.iter().zip(&cases) {
-        assert_eq!(line["level"], "ERROR");
         assert!(line["message"].as_str().unwrap().starts_with(explanation), "{line}");
     }
     // Nor does it hurt what comes after.
