@@ -1,29 +1,45 @@
-//! SQS and SSM in this process: they read the SDK's own requests, and can fail in every way AWS can.
+//! The account in this process: SQS, SSM and the event source mapping. They read the SDK's own
+//! requests, keep to AWS's own limits, and can fail in every way AWS can.
+
+mod lambda;
+mod sqs;
+mod ssm;
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    future,
+    fmt, future,
     sync::{Arc, Mutex, MutexGuard},
+    time::SystemTime,
 };
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
-use aws_smithy_async::rt::sleep::{SharedAsyncSleep, TokioSleep};
+use aws_smithy_async::{
+    rt::sleep::{SharedAsyncSleep, TokioSleep},
+    time::{SharedTimeSource, TimeSource},
+};
 use aws_smithy_runtime_api::client::{
     http::{HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn},
     orchestrator::{HttpRequest, HttpResponse},
     result::ConnectorError,
 };
 use aws_smithy_types::body::SdkBody;
+use fastrand::Rng;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::server::lock;
 
-/// SQS's own limit, attributes included.
-const MIB: usize = 1 << 20;
+pub use self::{
+    lambda::Mapping,
+    sqs::{Message, Queue, Received, Sqs},
+    ssm::Write,
+};
 
 /// What every queue's URL begins with.
 pub const QUEUES: &str = "https://sqs.eu-west-1.amazonaws.com/123456789012/";
+/// What every queue's ARN begins with.
+pub const QUEUE_ARNS: &str = "arn:aws:sqs:eu-west-1:123456789012:";
 
 /// How a call fails.
 #[derive(Debug, Clone, Copy)]
@@ -36,21 +52,26 @@ pub enum Fault {
     Hang,
     /// No connection.
     Reset,
+    /// The call takes effect, and then the connection breaks instead of carrying the answer.
+    Lost,
+    /// Of a batch, the entries whose bit is set fail.
+    Entries(u16),
 }
 
 /// AWS asks for less.
 pub const THROTTLED: Fault =
     Fault::Refused(400, "com.amazon.coral.availability#ThrottlingException");
 
-/// A message that SQS has taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message {
-    /// The last part of its queue's URL.
-    pub queue: String,
-    /// Its body.
-    pub body: String,
-    /// Every attribute's name and value, all of them strings.
-    pub attributes: Vec<(String, String)>,
+/// What a real queue and a real mapping do as they please: without it messages come once and in
+/// order, and transitions take the time that the mapping says.
+#[derive(Debug, Clone)]
+pub struct Disorder {
+    /// Decides.
+    pub rng: Rng,
+    /// How likely a message stays where it is when it is received, or comes back when deleted.
+    pub twice: f64,
+    /// How likely a receive finds less than there is.
+    pub short: f64,
 }
 
 /// An account.
@@ -58,6 +79,10 @@ pub struct Message {
 pub struct State {
     /// The parameters' texts, by name.
     pub parameters: BTreeMap<String, String>,
+    /// When each was last written.
+    pub modified: BTreeMap<String, Timestamp>,
+    /// What was written by calls.
+    pub writes: Vec<Write>,
     /// How SSM fails, for as long as it is set.
     pub ssm_fault: Option<Fault>,
     /// Calls to SSM.
@@ -68,148 +93,211 @@ pub struct State {
     pub sqs_fault: Option<Fault>,
     /// Calls to SQS.
     pub sqs_calls: usize,
-    /// The messages sent.
+    /// The messages sent, in their order, wherever they are now.
     pub messages: Vec<Message>,
     /// The visibility last set, in seconds by receipt handle.
     pub visibility: BTreeMap<String, i64>,
+    /// The queues.
+    pub sqs: Sqs,
+    /// How Lambda fails, for as long as it is set.
+    pub lambda_fault: Option<Fault>,
+    /// Calls to Lambda.
+    pub lambda_calls: usize,
+    /// The event source mapping.
+    pub mapping: Mapping,
+    /// What cannot be relied on.
+    pub disorder: Option<Disorder>,
 }
 
 /// A handle on one account.
-#[derive(Debug, Clone, Default)]
-pub struct Aws(Arc<Mutex<State>>);
+#[derive(Clone)]
+pub struct Aws(Arc<Account>);
+
+struct Account {
+    state: Mutex<State>,
+    now: Box<dyn Fn() -> Timestamp + Send + Sync>,
+}
+
+/// The parts of AWS that the relay calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Service {
+    /// Parameters.
+    Ssm,
+    /// Queues.
+    Sqs,
+    /// The mapping.
+    Lambda,
+}
+
+impl Service {
+    /// Whom a request goes to, if it goes to AWS.
+    #[must_use]
+    pub fn of(request: &HttpRequest) -> Option<Self> {
+        let host = request.uri().strip_prefix("https://")?.split('/').next()?;
+        let (service, rest) = host.split_once('.')?;
+        match (service, rest.ends_with(".amazonaws.com")) {
+            ("ssm", true) => Some(Self::Ssm),
+            ("sqs", true) => Some(Self::Sqs),
+            ("lambda", true) => Some(Self::Lambda),
+            _ => None,
+        }
+    }
+}
+
+impl Default for Aws {
+    /// An account on the machine's own clock.
+    fn default() -> Self {
+        Self::new(Timestamp::now)
+    }
+}
+
+impl fmt::Debug for Aws {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Aws")
+    }
+}
+
+impl TimeSource for Aws {
+    fn now(&self) -> SystemTime {
+        (self.0.now)().into()
+    }
+}
 
 impl Aws {
+    /// An account in which it is always `now()`.
+    pub fn new(now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
+        Self(Arc::new(Account { state: Mutex::default(), now: Box::new(now) }))
+    }
+
     /// What the account holds, and how it fails.
     pub fn state(&self) -> MutexGuard<'_, State> {
-        lock(&self.0)
+        lock(&self.0.state)
     }
 
     /// Writes a parameter.
     pub fn put(&self, name: &str, text: &str) {
-        self.state().parameters.insert(name.to_owned(), text.to_owned());
+        let now = (self.0.now)();
+        let mut state = self.state();
+        state.parameters.insert(name.to_owned(), text.to_owned());
+        state.modified.insert(name.to_owned(), now);
     }
 
     /// The settings of an SDK that reaches nothing but this account. Sleeps are tokio's.
     #[must_use]
     pub fn config(&self) -> SdkConfig {
-        let connector = SharedHttpConnector::new(self.clone());
+        self.config_over(SharedHttpConnector::new(self.clone()), "eu-west-1")
+    }
+
+    /// The settings of an SDK that reaches this account by a way of its own. The SDK counts its
+    /// tries by the region's name, for the whole process.
+    #[must_use]
+    pub fn config_over(&self, connector: SharedHttpConnector, region: &str) -> SdkConfig {
         let credentials = Credentials::new("AKIDEXAMPLE", "c", None, None, "test");
         SdkConfig::builder()
             .behavior_version(BehaviorVersion::latest())
-            .region(Region::new("eu-west-1"))
+            .region(Region::new(region.to_owned()))
             .credentials_provider(SharedCredentialsProvider::new(credentials))
             .sleep_impl(SharedAsyncSleep::new(TokioSleep::new()))
+            .time_source(SharedTimeSource::new(self.clone()))
             .http_client(http_client_fn(move |_, _| connector.clone()))
             .build()
     }
-}
 
-impl HttpConnector for Aws {
+    /// Answers a request, or fails in the given way.
+    ///
     /// # Panics
     ///
     /// On requests that the relay never makes: they fail the test that makes them.
-    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+    #[must_use]
+    pub fn answer(&self, request: &HttpRequest, fault: Option<Fault>) -> HttpConnectorFuture {
         let header = |name| request.headers().get(name).unwrap_or_default();
         assert!(header("authorization").starts_with("AWS4-HMAC-SHA256 "), "signed");
         let text = String::from_utf8_lossy(request.body().bytes().unwrap_or_default());
         let asked: Value = serde_json::from_str(&text).unwrap_or_default();
 
+        let now = (self.0.now)();
         let mut state = self.state();
-        let answer = match (header("content-type"), header("x-amz-target")) {
-            ("application/x-amz-json-1.1", "AmazonSSM.GetParameter") => state.parameter(&asked),
-            ("application/x-amz-json-1.0", target) => state.sqs(target, &asked),
-            other => panic!("not ours to call: {other:?}"),
+        let failed = match fault {
+            Some(Fault::Entries(failed)) => failed,
+            _ => 0,
         };
-        let (status, body) = match answer {
-            Ok(body) => (200, body.to_string()),
-            Err(Fault::Refused(status, code)) => {
-                (status, json!({"__type": code, "message": "no"}).to_string())
+        let answer = match fault {
+            None | Some(Fault::Lost | Fault::Entries(_)) => {
+                match (Service::of(request), header("content-type"), header("x-amz-target")) {
+                    (Some(Service::Ssm), "application/x-amz-json-1.1", target) => {
+                        state.ssm(target, &asked, now)
+                    }
+                    (Some(Service::Sqs), "application/x-amz-json-1.0", target) => {
+                        state.sqs(target, &asked, failed, now)
+                    }
+                    (Some(Service::Lambda), _, "") => {
+                        state.lambda(request.method(), request.uri(), &asked, now)
+                    }
+                    other => panic!("not ours to call: {other:?}"),
+                }
             }
-            Err(Fault::Garbage(status)) => {
-                let secrets: String = state.parameters.values().cloned().collect();
-                (status, format!(r#"{{"Parameter":{{"Value":"{text}{secrets}"#))
-            }
-            Err(Fault::Hang) => return HttpConnectorFuture::new(future::pending()),
-            Err(Fault::Reset) => {
+            Some(fault) => Err(fault),
+        };
+        let (status, body, code) = match (answer, fault) {
+            (_, Some(Fault::Lost)) | (Err(Fault::Reset | Fault::Lost), _) => {
                 return HttpConnectorFuture::ready(Err(ConnectorError::io("reset".into())));
             }
+            (Ok(body), _) => (200, body.to_string(), None),
+            (Err(Fault::Refused(status, code)), _) => {
+                (status, json!({"__type": code, "message": "no"}).to_string(), Some(code))
+            }
+            (Err(Fault::Garbage(status)), _) => {
+                let secrets: String = state.parameters.values().cloned().collect();
+                (status, format!(r#"{{"Parameter":{{"Value":"{text}{secrets}"#), None)
+            }
+            (Err(Fault::Hang | Fault::Entries(_)), _) => {
+                return HttpConnectorFuture::new(future::pending());
+            }
         };
-        let answer = status.try_into().map(|status| HttpResponse::new(status, SdkBody::from(body)));
+        let answer = status.try_into().map(|status| {
+            let mut answer = HttpResponse::new(status, SdkBody::from(body));
+            if let Some(code) = code {
+                // Where Lambda says what went wrong.
+                answer.headers_mut().insert("x-amzn-errortype", code);
+            }
+            answer
+        });
         HttpConnectorFuture::ready(answer.map_err(|err| ConnectorError::other(Box::new(err), None)))
     }
 }
 
+impl HttpConnector for Aws {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let fault = self.state().fault(Service::of(&request));
+        self.answer(&request, fault)
+    }
+}
+
 impl State {
-    fn parameter(&mut self, asked: &Value) -> Result<Value, Fault> {
-        self.ssm_calls += 1;
-        assert_eq!(asked["WithDecryption"], true);
-        if let Some(fault) = self.ssm_fault {
-            return Err(fault);
-        }
-        let value = self.parameters.get(&text(&asked["Name"]));
-        let value = value.ok_or(Fault::Refused(400, "ParameterNotFound"))?;
-        Ok(json!({"Parameter": {"Name": asked["Name"], "Value": value}}))
-    }
-
-    fn sqs(&mut self, target: &str, asked: &Value) -> Result<Value, Fault> {
-        self.sqs_calls += 1;
-        if let Some(fault) = self.sqs_faults.pop_front().or(self.sqs_fault) {
-            return Err(fault);
-        }
-        match target {
-            "AmazonSQS.SendMessage" => self.send(asked),
-            "AmazonSQS.ChangeMessageVisibilityBatch" => Ok(self.change_visibility(asked)),
-            other => panic!("not ours to call: {other}"),
+    /// Counts a call and tells how it is to fail.
+    fn fault(&mut self, service: Option<Service>) -> Option<Fault> {
+        match service? {
+            Service::Ssm => {
+                self.ssm_calls += 1;
+                self.ssm_fault
+            }
+            Service::Sqs => {
+                self.sqs_calls += 1;
+                self.sqs_faults.pop_front().or(self.sqs_fault)
+            }
+            Service::Lambda => {
+                self.lambda_calls += 1;
+                self.lambda_fault
+            }
         }
     }
 
-    fn send(&mut self, asked: &Value) -> Result<Value, Fault> {
-        let body = text(&asked["MessageBody"]);
-        let attributes = asked["MessageAttributes"].as_object().into_iter().flatten();
-        let attributes: Vec<_> = attributes
-            .map(|(name, value)| {
-                assert_eq!(value["DataType"], "String");
-                (name.clone(), text(&value["StringValue"]))
-            })
-            .collect();
-        let taken = |text: &str| !text.is_empty() && text.chars().all(character_is_taken);
-        if !taken(&body) || !attributes.iter().all(|(_, value)| taken(value)) {
-            return Err(Fault::Refused(400, "com.amazonaws.sqs#InvalidMessageContents"));
-        }
-        let extra = |(name, value): &(String, String)| name.len() + "String".len() + value.len();
-        if body.len() + attributes.iter().map(extra).sum::<usize>() > MIB {
-            return Err(Fault::Refused(400, "com.amazonaws.sqs#InvalidParameterValue"));
-        }
-        self.messages.push(Message { queue: queue(asked), body, attributes });
-        Ok(json!({"MessageId": "m-1", "MD5OfMessageBody": "0"}))
-    }
-
-    fn change_visibility(&mut self, asked: &Value) -> Value {
-        assert_eq!(queue(asked), "events");
-        let entries = asked["Entries"].as_array().map_or(&[][..], |entries| entries);
-        assert!((1..=10).contains(&entries.len()), "SQS takes 1 to 10 entries");
-        for entry in entries {
-            let seconds = entry["VisibilityTimeout"].as_i64().unwrap_or(-1);
-            assert!((0..=43_200).contains(&seconds), "SQS takes 0 to 43,200 s");
-            self.visibility.insert(text(&entry["ReceiptHandle"]), seconds);
-        }
-        let done = entries.iter().map(|entry| json!({"Id": entry["Id"]}));
-        json!({"Successful": done.collect::<Vec<_>>(), "Failed": []})
+    /// Whether what is this likely happens now.
+    fn happens(&mut self, how: impl Fn(&Disorder) -> f64) -> bool {
+        self.disorder.as_mut().is_some_and(|disorder| disorder.rng.f64() < how(disorder))
     }
 }
 
 fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
-}
-
-/// The last part of the queue's URL.
-fn queue(asked: &Value) -> String {
-    let url = text(&asked["QueueUrl"]);
-    assert!(url.starts_with(QUEUES), "not our queue");
-    url[QUEUES.len()..].to_owned()
-}
-
-/// SQS refuses the others, though JSON may hold them.
-fn character_is_taken(character: char) -> bool {
-    matches!(character, '\t' | '\n' | '\r' | ' '..='\u{fffd}' | '\u{10000}'..)
 }

@@ -1,0 +1,68 @@
+//! EventBridge: the schedule, and parameter changes that are told late, twice or never.
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::{Value, json};
+use tokio::{task::spawn_local, time::sleep};
+
+use crate::{
+    function::{Failure, Function, seconds},
+    world::World,
+};
+
+/// Invokes the function on schedule, mostly.
+pub(crate) async fn schedule(world: Arc<World>, function: Arc<Function>) {
+    loop {
+        sleep(world.plan.interval).await;
+        if world.goes_wrong(world.plan.skipped) {
+            world.count("skipped schedules");
+            continue;
+        }
+        spawn_local(run(Arc::clone(&world), Arc::clone(&function), json!({"task": "reconcile"})));
+    }
+}
+
+/// Tells the function of changed parameters.
+pub(crate) async fn changes(world: Arc<World>, function: Arc<Function>) {
+    loop {
+        sleep(Duration::from_millis(500)).await;
+        let changed = std::mem::take(&mut world.state().changes);
+        for name in changed {
+            if world.goes_wrong(world.plan.lost) {
+                world.count("lost parameter events");
+                continue;
+            }
+            let times = if world.goes_wrong(0.05) { 2 } else { 1 };
+            for _ in 0..times {
+                let late =
+                    world.time_between(200, if world.goes_wrong(0.2) { 90_000 } else { 3_000 });
+                let (world, function) = (Arc::clone(&world), Arc::clone(&function));
+                spawn_local(async move {
+                    sleep(late).await;
+                    world.count("parameter events");
+                    let event = json!({
+                        "version": "0", "id": "6a7e8feb-b491-4cf7-a9f1-bf3703467718",
+                        "detail-type": "Parameter Store Change", "source": "aws.ssm",
+                        "account": "123456789012", "time": seconds(world.now()), "region": "eu-west-1",
+                        "resources": [format!("arn:aws:ssm:eu-west-1:123456789012:parameter{name}")],
+                        "detail": {"operation": "Update", "name": name, "type": "String"},
+                    });
+                    run(world, function, event).await;
+                });
+            }
+        }
+    }
+}
+
+/// One invocation that nobody waits for and nobody repeats.
+pub(crate) async fn run(world: Arc<World>, function: Arc<Function>, payload: Value) {
+    let what = payload["task"].as_str().unwrap_or("change").to_owned();
+    match function.invoke(&payload).await {
+        Ok(answer) => world.note(|| format!("{what}: {answer}")),
+        Err(Failure::Refused(why)) => {
+            world.count("invocations that failed");
+            world.note(|| format!("{what} fails: {why}"));
+        }
+        Err(_) => {}
+    }
+}

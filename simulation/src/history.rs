@@ -1,0 +1,85 @@
+//! What happened, line by line, and how often what was meant to happen did.
+
+use std::{collections::BTreeMap, time::Duration};
+
+/// What is done with the lines of a history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// They are never written.
+    Nothing,
+    /// They are part of the report.
+    Lines,
+    /// They are shown on standard error, too, as they come.
+    Shown,
+}
+
+/// The lines.
+#[derive(Debug)]
+pub(crate) struct History {
+    keep: Keep,
+    lines: Vec<String>,
+}
+
+impl History {
+    pub(crate) fn new(keep: Keep) -> Self {
+        Self { keep, lines: Vec::new() }
+    }
+
+    /// Writes a line, made only if somebody wants it.
+    pub(crate) fn note(&mut self, at: Duration, line: impl FnOnce() -> String) {
+        if self.keep == Keep::Nothing {
+            return;
+        }
+        let (minutes, rest) = (at.as_secs() / 60, at.as_millis() % 60_000);
+        let line = format!(
+            "{:>3}:{:02}:{:02}.{:03}  {}",
+            minutes / 60,
+            minutes % 60,
+            rest / 1_000,
+            rest % 1_000,
+            line()
+        );
+        if self.keep == Keep::Shown {
+            eprintln!("{line}");
+        }
+        self.lines.push(line);
+    }
+
+    pub(crate) fn into_lines(self) -> Vec<String> {
+        self.lines
+    }
+}
+
+/// How often each thing happened.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tally(BTreeMap<&'static str, u64>);
+
+impl Tally {
+    /// Counts one more.
+    pub(crate) fn count(&mut self, what: &'static str) {
+        self.add(what, 1);
+    }
+
+    /// Counts many more.
+    pub(crate) fn add(&mut self, what: &'static str, times: u64) {
+        *self.0.entry(what).or_default() += times;
+    }
+
+    /// How often it happened.
+    #[must_use]
+    pub fn of(&self, what: &str) -> u64 {
+        self.0.get(what).copied().unwrap_or_default()
+    }
+
+    /// Adds another tally to this one.
+    pub fn merge(&mut self, other: &Self) {
+        for (what, times) in &other.0 {
+            self.add(what, *times);
+        }
+    }
+
+    /// Everything counted, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.0.iter().map(|(what, times)| (*what, *times))
+    }
+}

@@ -1,0 +1,280 @@
+//! What was promised, and what became of it.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+
+use crate::{
+    plan::{Meaning, Nature},
+    world::{BREAKER, PAUSE, World},
+};
+
+/// Nothing is forwarded later than this after a pause.
+const GRACE: SignedDuration = SignedDuration::from_secs(15);
+
+/// A promise that was not kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Which one.
+    pub promise: &'static str,
+    /// What happened instead.
+    pub how: String,
+}
+
+/// The promises, in words.
+pub(crate) mod promise {
+    pub(crate) const KEPT: &str =
+        "every accepted event is delivered at least once or stands in quarantine with a reason";
+    pub(crate) const HEALTHY: &str = "quarantine holds only what there is a reason for";
+    pub(crate) const HELD: &str = "nothing is delivered more than 15 s into a pause";
+    pub(crate) const OPERATOR: &str = "the pause parameter is the operator's alone";
+    pub(crate) const SWITCH: &str = "the mapping is not switched on while the operator pauses";
+    pub(crate) const ALIGNED: &str = "a reconcile leaves the mapping as the parameters say";
+    pub(crate) const QUIET: &str =
+        "a held event is received at most once in a renewal while the mapping is off";
+    pub(crate) const HONEST: &str = "a delivery carries what Gladly showed, under the schema";
+    pub(crate) const DRAINED: &str = "once all troubles are over the backlog drains";
+    pub(crate) const SOUND: &str = "nothing panics, and nothing is asked that AWS does not take";
+}
+
+/// An event that was accepted.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) at: Timestamp,
+    pub(crate) conversation: usize,
+    pub(crate) deliveries: u32,
+    pub(crate) quarantined: bool,
+}
+
+/// The books.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    pub(crate) events: BTreeMap<String, Accepted>,
+    /// Messages that were never an event, and whether each stands in quarantine.
+    pub(crate) foreign: BTreeMap<String, bool>,
+    /// What the operator wrote, in order.
+    pub(crate) words: Vec<(Timestamp, Meaning, String)>,
+    pub(crate) violation: Option<Violation>,
+    /// The last states of the breaker.
+    breaker: String,
+    writes_seen: usize,
+    switches_seen: usize,
+}
+
+impl Ledger {
+    /// Since when the operator's word has held everything without a break, if it does.
+    pub(crate) fn held_since(&self, now: Timestamp) -> Option<Timestamp> {
+        let mut since = None;
+        for (index, (at, meaning, _)) in self.words.iter().enumerate() {
+            let end = self.words.get(index + 1).map_or(now, |(next, ..)| *next);
+            since = match meaning {
+                Meaning::Running => None,
+                Meaning::Held => since.or(Some(*at)),
+                Meaning::HeldUntil(until) if *until <= end => None,
+                Meaning::HeldUntil(_) => since.or(Some(*at)),
+            };
+        }
+        since
+    }
+}
+
+impl World {
+    /// Checks a delivery against the operator's word at the moment it is sent. What is on its way
+    /// then may arrive: nobody can call it back.
+    pub(crate) fn check_pause(&self, excused: bool) {
+        let now = self.now();
+        let held = self.state().ledger.held_since(now);
+        let Some(since) = held else { return };
+        if now.duration_since(since) <= GRACE {
+            self.count("deliveries within the grace");
+        } else if excused {
+            self.count("deliveries while the parameter was unreadable");
+        } else {
+            self.violate(promise::HELD, || {
+                format!("a delivery left {} after the pause", now.duration_since(since))
+            });
+        }
+    }
+
+    /// Looks at what calls have done to the account since the last look.
+    pub(crate) fn audit(&self, environment: u64, began: Timestamp) {
+        let now = self.now();
+        let (writes, switches, sent) = {
+            let seen = {
+                let ledger = &self.state().ledger;
+                (ledger.writes_seen, ledger.switches_seen)
+            };
+            let mut account = self.aws.state();
+            let writes: Vec<_> = account.writes[seen.0..].to_vec();
+            let switches: Vec<_> = account.mapping.switches[seen.1..].to_vec();
+            (writes, switches, std::mem::take(&mut account.messages))
+        };
+        if !writes.is_empty() || !switches.is_empty() {
+            let ledger = &mut self.state().ledger;
+            ledger.writes_seen += writes.len();
+            ledger.switches_seen += switches.len();
+        }
+        for write in writes {
+            self.note(|| format!("env {environment} writes {} {}", write.name, write.text));
+            match write.name.as_str() {
+                PAUSE => {
+                    self.violate(promise::OPERATOR, || {
+                        format!("the function wrote {:?}", write.text)
+                    });
+                }
+                BREAKER => {
+                    self.see_breaker(&write.text);
+                    self.state().changes.push(BREAKER);
+                }
+                _ => {}
+            }
+        }
+        for (_, enabled) in switches {
+            self.note(|| {
+                format!(
+                    "env {environment} switches the mapping {}",
+                    if enabled { "on" } else { "off" }
+                )
+            });
+            self.count(if enabled { "mapping switched on" } else { "mapping switched off" });
+            self.switched.notify_waiters();
+            let since = self.state().ledger.held_since(now);
+            // What was read before the pause is stale, and the next reconcile corrects it.
+            if enabled
+                && let Some(since) = since
+                && since < began
+            {
+                self.violate(promise::SWITCH, || {
+                    format!(
+                        "switched on {} after the pause, by an invocation that began after it",
+                        now.duration_since(since)
+                    )
+                });
+            } else if enabled && since.is_some() {
+                self.count("stale decisions");
+            }
+        }
+        for message in sent {
+            match message.queue.as_str() {
+                "events" => self.count("events renewed or redriven"),
+                _ => self.check_quarantined(&message.body),
+            }
+        }
+    }
+
+    fn see_breaker(&self, text: &str) {
+        let document: Value = serde_json::from_str(text).unwrap_or_default();
+        let state = document["state"].as_str().unwrap_or_default().to_owned();
+        let before = std::mem::replace(&mut self.state().ledger.breaker, state.clone());
+        match (before.as_str(), state.as_str()) {
+            ("half-open", "open") => self.count("breaker re-opened"),
+            (before, "open") if before != "open" => self.count("breaker opened"),
+            (before, "half-open") if before != "half-open" => self.count("breaker half-open"),
+            ("open" | "half-open", "closed") => self.count("breaker closed"),
+            _ => {}
+        }
+    }
+
+    /// Checks that there is a reason for what is put into quarantine.
+    pub(crate) fn check_quarantined(&self, body: &str) {
+        let envelope: Value = serde_json::from_str(body).unwrap_or_default();
+        let enveloped = envelope["reason"].is_string() && envelope["raw"].is_string();
+        let reason = envelope["reason"].as_str().filter(|_| enveloped).unwrap_or("exhausted");
+        let raw = envelope["raw"].as_str().filter(|_| enveloped).unwrap_or(body);
+        self.note(|| format!("quarantined as {reason}: {raw}"));
+        if raw.starts_with("foreign-") {
+            if reason != "unreadable" {
+                self.violate(promise::HEALTHY, || format!("{raw} stands there as {reason}"));
+            }
+            self.state().ledger.foreign.insert(raw.to_owned(), true);
+            self.count("quarantined as unreadable");
+            return;
+        }
+        let message: Value = serde_json::from_str(raw).unwrap_or_default();
+        let id = message["event"]["id"].as_str().unwrap_or_default().to_owned();
+        let mut state = self.state();
+        let Some(event) = state.ledger.events.get_mut(&id) else {
+            drop(state);
+            self.violate(promise::HEALTHY, || format!("no event of ours: {raw}"));
+            return;
+        };
+        event.quarantined = true;
+        let conversation = &self.plan.conversations[event.conversation];
+        let refused = state.delivered.refused_alone(&conversation.id);
+        drop(state);
+        if reason == "rejected" && refused {
+            self.count("quarantined as rejected");
+        } else {
+            let nature = conversation.nature;
+            self.violate(promise::HEALTHY, || {
+                format!("event {id} of a {nature:?} conversation stands there as {reason}")
+            });
+        }
+    }
+
+    /// The account's end: whether everything is where it should be. `None` while it is not yet.
+    pub(crate) fn is_drained(&self) -> bool {
+        let now = self.now();
+        self.aws.state().queue("events", now).is_empty()
+    }
+
+    /// Checks what became of every event.
+    pub(crate) fn check_end(&self) {
+        let now = self.now();
+        let quarantine: Vec<_> = {
+            let mut account = self.aws.state();
+            account.queue("quarantine", now).bodies().map(|(_, body)| body.clone()).collect()
+        };
+        // Whoever was moved there by the redrive policy has not been seen before.
+        for event in self.state().ledger.events.values_mut() {
+            event.quarantined = false;
+        }
+        for stands in self.state().ledger.foreign.values_mut() {
+            *stands = false;
+        }
+        for body in quarantine {
+            self.check_quarantined(&body);
+        }
+        let state = self.state();
+        let lost = state.ledger.events.iter();
+        let lost = lost.filter(|(_, event)| event.deliveries == 0 && !event.quarantined);
+        let lost: Vec<_> = lost.map(|(id, _)| id.clone()).collect();
+        let foreign = state.ledger.foreign.iter().filter(|(_, stands)| !**stands);
+        let foreign: Vec<_> = foreign.map(|(id, _)| id.clone()).collect();
+        drop(state);
+        if !lost.is_empty() || !foreign.is_empty() {
+            let lost: Vec<_> = lost.into_iter().chain(foreign).collect();
+            self.violate(promise::KEPT, || format!("lost: {}", lost.join(", ")));
+        }
+        let text = self.aws.state().parameters.get(PAUSE).cloned().unwrap_or_default();
+        let last = self.state().ledger.words.last().map(|(.., text)| text.clone());
+        if last.is_some_and(|last| last != text) {
+            self.violate(promise::OPERATOR, || format!("it says {text:?} in the end"));
+        }
+    }
+
+    /// Says why the backlog has not drained.
+    pub(crate) fn check_drained(&self, waited: Duration) {
+        let now = self.now();
+        let (left, mapping) = {
+            let mut account = self.aws.state();
+            (account.queue("events", now).len(), account.mapping.state(now))
+        };
+        let breaker = self.aws.state().parameters.get(BREAKER).cloned().unwrap_or_default();
+        self.violate(promise::DRAINED, || {
+            format!(
+                "{left} messages are left after {} minutes; mapping {mapping}, breaker {breaker:?}",
+                waited.as_secs() / 60
+            )
+        });
+    }
+}
+
+/// Whether the destination refuses a conversation for good.
+pub(crate) fn refusal(nature: Nature) -> Option<u16> {
+    match nature {
+        Nature::Guilty(status) => Some(status),
+        _ => None,
+    }
+}

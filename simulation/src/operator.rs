@@ -1,0 +1,122 @@
+//! The operator and Gladly's webhooks: what is done to the relay from outside.
+
+use std::sync::Arc;
+
+use serde_json::json;
+use shared::{Origin, QueueMessage};
+use tokio::{task::spawn_local, time::sleep};
+
+use crate::{
+    bridge,
+    function::Function,
+    ledger::Accepted,
+    mapping::settled,
+    plan::{Arrival, Deed, Meaning, Side, Word},
+    world::{BREAKER, PAUSE, World},
+};
+
+/// Puts the events into the queue as ingest-fn does.
+pub(crate) async fn arrive(world: Arc<World>) {
+    for (at, arrival) in &world.plan.arrivals {
+        sleep(at.saturating_sub(world.elapsed())).await;
+        let now = world.now();
+        match arrival {
+            Arrival::Event { id, conversation, json } => {
+                let text = json.to_string();
+                let message = QueueMessage::wrap(&text, now, Origin::Webhook);
+                let Ok(body) = message.and_then(|message| message.to_json()) else { continue };
+                let kind = json["type"].as_str().unwrap_or_default().to_owned();
+                let message =
+                    world.aws.state().send("events", &body, vec![("type".into(), kind)], 0, now);
+                world.note(|| format!("{id} is accepted as {message}"));
+                world.count("events accepted");
+                let accepted = Accepted {
+                    at: now,
+                    conversation: *conversation,
+                    deliveries: 0,
+                    quarantined: false,
+                };
+                world.state().ledger.events.entry(id.clone()).or_insert(accepted);
+            }
+            Arrival::Foreign(text) => {
+                world.aws.state().send("events", text, Vec::new(), 0, now);
+                world.state().ledger.foreign.insert(text.clone(), false);
+            }
+        }
+    }
+}
+
+/// Does what the plan says, and resumes when all troubles are over.
+pub(crate) async fn operate(world: Arc<World>, function: Arc<Function>) {
+    for (at, deed) in &world.plan.deeds {
+        sleep(at.saturating_sub(world.elapsed())).await;
+        act(&world, &function, deed);
+    }
+    sleep(world.plan.calm.saturating_sub(world.elapsed())).await;
+    world.note(|| "all troubles are over".into());
+    for side in [Side::Gladly, Side::Destination] {
+        act(&world, &function, &Deed::Token(side));
+    }
+    let running = Word::running(&mut world.state().rng);
+    let last = if world.state().rng.bool() { Deed::Resume } else { Deed::Say(running) };
+    act(&world, &function, &last);
+}
+
+fn act(world: &Arc<World>, function: &Arc<Function>, deed: &Deed) {
+    world.note(|| format!("operator: {deed:?}"));
+    match deed {
+        Deed::Say(word) => world.say(word),
+        Deed::Resume => {
+            let word = Word { text: "running".into(), meaning: Meaning::Running };
+            world.say(&word);
+            let closed = json!({"state": "closed"}).to_string();
+            world.aws.put(BREAKER, &closed);
+            world.state().changes.push(BREAKER);
+            invoke(world, function, &json!({"task": "reconcile"}));
+        }
+        Deed::Invoke(payload) => {
+            if payload["task"] == "redrive" {
+                world.count("redrives");
+            }
+            invoke(world, function, payload);
+        }
+        Deed::Token(side) => {
+            let name = if *side == Side::Gladly { "gladly" } else { "destination" };
+            world.aws.put(&format!("/relay/{name}-token"), &world.token(*side));
+        }
+        Deed::Toggle(enabled) => {
+            world.count("switched past the controller");
+            let now = world.now();
+            let settles_at = settled(&mut world.state().rng, now);
+            let mapping = &mut world.aws.state().mapping;
+            if mapping.enabled != *enabled {
+                (mapping.enabled, mapping.settles_at) = (*enabled, settles_at);
+            }
+            world.switched.notify_waiters();
+        }
+        Deed::Deploy => {
+            world.count("deploys");
+            function.deploy();
+        }
+    }
+}
+
+fn invoke(world: &Arc<World>, function: &Arc<Function>, payload: &serde_json::Value) {
+    spawn_local(bridge::run(Arc::clone(world), Arc::clone(function), payload.clone()));
+}
+
+impl World {
+    /// Writes the operator's word.
+    fn say(&self, word: &Word) {
+        self.count(match word.meaning {
+            Meaning::Running => "resumes",
+            Meaning::Held => "pauses",
+            Meaning::HeldUntil(_) => "pauses until a time",
+        });
+        self.aws.put(PAUSE, &word.text);
+        let now = self.now();
+        let mut state = self.state();
+        state.ledger.words.push((now, word.meaning, word.text.clone()));
+        state.changes.push(PAUSE);
+    }
+}

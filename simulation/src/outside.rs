@@ -1,0 +1,381 @@
+//! Gladly and the destination, as far as the relay sees them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    future,
+    time::Duration,
+};
+
+use aws_smithy_runtime_api::client::{
+    orchestrator::{HttpRequest, HttpResponse},
+    result::ConnectorError,
+};
+use aws_smithy_types::body::SdkBody;
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use crate::{
+    ledger::{promise, refusal},
+    plan::{Ailment, Nature, Side},
+    world::{EPOCH, World},
+};
+
+/// Where Gladly is.
+pub(crate) const GLADLY: &str = "https://acme.gladly.com/api/v1";
+/// Where deliveries go.
+pub(crate) const DESTINATION: &str = "https://ingest.example.com/deliveries";
+/// Requests that Gladly takes in a second, all of the organisation's together.
+const QUOTA: usize = 10;
+/// How far an event may be ahead of the clock by which a snapshot covers it.
+const SKEW: SignedDuration = SignedDuration::from_secs(5);
+
+/// What somebody outside does with a request.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    Answer { status: u16, body: String, headers: Vec<(&'static str, String)> },
+    Reset,
+    Hang,
+}
+
+/// When Gladly was asked.
+#[derive(Debug, Default)]
+pub(crate) struct Quota {
+    second: VecDeque<Timestamp>,
+}
+
+/// What the destination has.
+#[derive(Debug, Default)]
+pub(crate) struct Delivered {
+    /// When the fetch of every snapshot it took began, by conversation.
+    snapshots: BTreeMap<String, Vec<Timestamp>>,
+    /// Conversations that were refused with nothing beside them.
+    refused: BTreeSet<String>,
+}
+
+impl Delivered {
+    pub(crate) fn refused_alone(&self, conversation: &str) -> bool {
+        self.refused.contains(conversation)
+    }
+}
+
+impl Reply {
+    fn json(body: &Value) -> Self {
+        Self::Answer { status: 200, body: body.to_string(), headers: Vec::new() }
+    }
+
+    fn status(status: u16) -> Self {
+        Self::Answer { status, body: "{}".into(), headers: Vec::new() }
+    }
+
+    /// The reply as the client gets it.
+    pub(crate) async fn send(self) -> Result<HttpResponse, ConnectorError> {
+        match self {
+            Self::Answer { status, body, headers } => {
+                let status =
+                    status.try_into().map_err(|err| ConnectorError::other(Box::new(err), None))?;
+                let mut response = HttpResponse::new(status, SdkBody::from(body));
+                for (name, value) in headers {
+                    response.headers_mut().insert(name, value);
+                }
+                Ok(response)
+            }
+            Self::Reset => Err(ConnectorError::io("reset".into())),
+            Self::Hang => future::pending().await,
+        }
+    }
+}
+
+impl World {
+    /// How one side fails now, if it does.
+    fn failure(&self, side: Side) -> Option<Reply> {
+        let ailment = match self.plan.ailment(side, self.elapsed()) {
+            Some(Ailment::Flaky) => self.goes_wrong(0.5).then_some(Ailment::Reset)?,
+            Some(ailment) => ailment,
+            None if self.goes_wrong(self.plan.net_faults) => {
+                let faults =
+                    [Ailment::Reset, Ailment::Hang, Ailment::Status(503), Ailment::Status(429)];
+                faults[self.state().rng.usize(0..faults.len())]
+            }
+            None => return None,
+        };
+        Some(match ailment {
+            Ailment::Status(429) => Reply::Answer {
+                status: 429,
+                body: "{}".into(),
+                headers: vec![("retry-after", self.state().rng.u32(1..8).to_string())],
+            },
+            Ailment::Status(status) => Reply::status(status),
+            Ailment::Hang => Reply::Hang,
+            Ailment::Reset | Ailment::Flaky | Ailment::Token => Reply::Reset,
+        })
+    }
+
+    /// The token that one side takes now.
+    pub(crate) fn token(&self, side: Side) -> String {
+        let name = if side == Side::Gladly { "gladly" } else { "destination" };
+        format!("{name}-token-{}", self.plan.tokens_replaced(side, self.elapsed()))
+    }
+
+    /// Gladly's answer.
+    pub(crate) async fn gladly(&self, request: &HttpRequest) -> Reply {
+        if self.goes_wrong(0.02) {
+            self.count("slow answers");
+            let long = self.time_between(1_000, 12_000);
+            sleep(long).await;
+        }
+        self.count("calls to Gladly");
+        if let Some(reply) = self.failure(Side::Gladly) {
+            self.count("failed calls to Gladly");
+            return reply;
+        }
+        let token = request.headers().get("authorization").unwrap_or_default().to_owned();
+        if token != basic(&self.token(Side::Gladly)) {
+            self.count("refused credentials");
+            return Reply::status(401);
+        }
+        let now = self.now();
+        if self.plan.rate == "4" {
+            let mut state = self.state();
+            let second = &mut state.quota.second;
+            while second
+                .front()
+                .is_some_and(|at| now.duration_since(*at) >= SignedDuration::from_secs(1))
+            {
+                second.pop_front();
+            }
+            if second.len() >= QUOTA {
+                state.tally.count("429s of Gladly's own");
+                return Reply::status(429);
+            }
+            second.push_back(now);
+        }
+        let path = request.uri().strip_prefix(GLADLY).unwrap_or_default();
+        self.rest(path)
+    }
+
+    fn rest(&self, path: &str) -> Reply {
+        let parts: Vec<_> = path.split('/').skip(1).collect();
+        let by_id =
+            |id: &str| self.plan.conversations.iter().find(|conversation| conversation.id == id);
+        match parts[..] {
+            ["organization"] => Reply::json(&json!({"id": "o-1", "name": "Acme"})),
+            ["agents"] => Reply::json(&json!([{"id": "a-1", "name": "Ada"}])),
+            ["inboxes"] => Reply::json(&json!([{"id": "x-1", "name": "Help"}])),
+            ["topics"] => Reply::json(&json!([{"id": "t-1", "name": "Refunds"}])),
+            ["conversations", id] | ["conversations", id, "items"] => {
+                let Some(conversation) = by_id(id) else { return Reply::status(404) };
+                match conversation.nature {
+                    Nature::Gone => return Reply::status(404),
+                    Nature::Poison if !self.is_calm() => return Reply::status(500),
+                    _ => {}
+                }
+                if parts.len() == 3 {
+                    let shown = conversation.items.iter().filter(|(at, _)| *at <= self.elapsed());
+                    let shown = shown.map(|(at, item)| json!({
+                        "id": item, "conversationId": id, "timestamp": instant(*at).to_string(),
+                        "initiator": {"id": conversation.customer, "type": "CUSTOMER"},
+                        "content": {"type": "SMS", "content": format!("text of {item}"), "from": "+1", "to": "+2"},
+                    }));
+                    return Reply::json(&shown.collect());
+                }
+                Reply::json(&json!({
+                    "id": id, "customerId": conversation.customer, "status": "CLOSED", "inboxId": "x-1",
+                    "agentId": "a-1", "topicIds": ["t-1"], "createdAt": EPOCH.to_string(),
+                }))
+            }
+            ["customer-profiles", id] => {
+                let owned =
+                    |id: &str| self.plan.conversations.iter().find(|owned| owned.customer == id);
+                match (owned(id), id.strip_suffix("-merged")) {
+                    (Some(conversation), _) if conversation.nature == Nature::Merged => Reply::Answer {
+                        status: 301,
+                        body: json!({"errors": [{"code": "moved", "meta": {"old": id, "new": format!("{id}-merged")}}]}).to_string(),
+                        headers: Vec::new(),
+                    },
+                    (Some(_), _) | (None, Some(_)) => {
+                        Reply::json(&json!({"id": id, "name": format!("name of {id}"), "emails": [{"original": "a@example.org"}]}))
+                    }
+                    _ => Reply::status(404),
+                }
+            }
+            _ => {
+                self.violate(promise::SOUND, || format!("Gladly has no {path}"));
+                Reply::status(404)
+            }
+        }
+    }
+
+    /// The destination's answer.
+    pub(crate) async fn destination(&self, request: &HttpRequest, environment: u64) -> Reply {
+        self.count("deliveries");
+        let failure = self.failure(Side::Destination);
+        // What was taken may go unanswered.
+        let unheard = matches!(failure, Some(Reply::Reset | Reply::Hang)) && self.goes_wrong(0.3);
+        let mut failure = failure;
+        if let Some(failure) = failure.take_if(|_| !unheard) {
+            self.count("failed deliveries");
+            if matches!(failure, Reply::Answer { status: 400, .. }) {
+                self.note_refusal(&read(request));
+            }
+            return failure;
+        }
+        let token = request.headers().get("authorization").unwrap_or_default();
+        if token != format!("Bearer {}", self.token(Side::Destination)) {
+            self.count("refused credentials");
+            return Reply::status(403);
+        }
+        let delivery = read(request);
+        if request.headers().get("idempotency-key") != delivery["id"].as_str() {
+            self.violate(promise::HONEST, || "the idempotency key is not the delivery's id".into());
+        }
+        let guilty = conversations(&delivery).into_iter().find_map(|id| {
+            let of = |id| self.plan.conversations.iter().find(|conversation| conversation.id == id);
+            refusal(of(id)?.nature)
+        });
+        if let Some(status) = guilty {
+            self.count("refused deliveries");
+            self.note_refusal(&delivery);
+            return Reply::status(status);
+        }
+        if let Err(why) = self.take(&delivery, environment) {
+            self.violate(promise::HONEST, || format!("{why}: {delivery}"));
+        }
+        if let Some(failure) = failure {
+            self.count("answers lost");
+            return failure;
+        }
+        Reply::status(200)
+    }
+
+    fn note_refusal(&self, delivery: &Value) {
+        let ids = conversations(delivery);
+        if let [id] = ids.iter().collect::<Vec<_>>()[..] {
+            self.state().delivered.refused.insert((*id).to_owned());
+        }
+    }
+
+    /// Books a delivery, or says what is wrong with it.
+    fn take(&self, delivery: &Value, environment: u64) -> Result<(), String> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        if delivery["schema"] != "gladly-relay/delivery/1"
+            || delivery["organization"] != "acme.gladly.com"
+        {
+            return Err("another schema or organisation".into());
+        }
+        let now = self.now();
+        let list = |name: &str| delivery[name].as_array().cloned().unwrap_or_default();
+        let mut fetched = BTreeMap::new();
+        for snapshot in list("conversations") {
+            let (id, at) =
+                (text(&snapshot["id"]), text(&snapshot["fetchedAt"]).parse::<Timestamp>());
+            let at = at.map_err(|_| "no fetchedAt")?;
+            self.check_snapshot(&snapshot, &id, at)?;
+            self.state().delivered.snapshots.entry(id.clone()).or_default().push(at);
+            fetched.insert(id, at);
+        }
+        for event in list("events") {
+            let (id, conversation) = (text(&event["id"]), text(&event["conversationId"]));
+            let recorded =
+                text(&event["timestamp"]).parse::<Timestamp>().map_err(|_| "no timestamp")?;
+            let mut state = self.state();
+            let known = state.delivered.snapshots.get(&conversation).into_iter().flatten();
+            let covered = known.clone().any(|at| at.duration_since(recorded) >= SKEW);
+            let Some(booked) = state.ledger.events.get_mut(&id) else {
+                return Err(format!("{id} is no event of ours"));
+            };
+            let planned = &self.plan.conversations[booked.conversation];
+            if planned.id != conversation {
+                return Err(format!("{id} is about {}, not {conversation}", planned.id));
+            }
+            booked.deliveries += 1;
+            let (first, waited) = (booked.deliveries == 1, now.duration_since(booked.at));
+            let honest = match event["snapshot"].as_str() {
+                Some("included") => fetched.contains_key(&conversation),
+                Some("covered") => covered,
+                Some("gone") => planned.nature == Nature::Gone,
+                _ => false,
+            };
+            let tally = &mut state.tally;
+            tally.count(if first { "events delivered" } else { "events delivered again" });
+            if first && waited > self.plan.retention {
+                tally.count("events delivered past the retention");
+            }
+            match event["snapshot"].as_str() {
+                Some("covered") => tally.count("events covered"),
+                Some("gone") => tally.count("events gone"),
+                _ => {}
+            }
+            drop(state);
+            self.note(|| {
+                format!("env {environment} delivers {id} of {conversation}, {}", event["snapshot"])
+            });
+            if !honest {
+                return Err(format!("{id} says {}", event["snapshot"]));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a snapshot is whole and of one conversation.
+    fn check_snapshot(
+        &self,
+        snapshot: &Value,
+        id: &str,
+        fetched_at: Timestamp,
+    ) -> Result<(), String> {
+        let conversation =
+            self.plan.conversations.iter().find(|conversation| conversation.id == id);
+        let conversation = conversation.ok_or_else(|| format!("there is no conversation {id}"))?;
+        let customer = match conversation.nature {
+            Nature::Merged => format!("{}-merged", conversation.customer),
+            _ => conversation.customer.clone(),
+        };
+        // Two conversations may share a customer, of whom one is known to be merged.
+        let theirs = snapshot["customer"]["id"].as_str().unwrap_or_default();
+        if theirs.trim_end_matches("-merged") != customer.trim_end_matches("-merged") {
+            return Err(format!("{id} has the customer {theirs:?}"));
+        }
+        let items = snapshot["items"].as_array().map_or(&[][..], |items| items);
+        let there: BTreeSet<_> = items.iter().filter_map(|item| item["id"].as_str()).collect();
+        for (at, item) in &conversation.items {
+            if instant(*at) <= fetched_at && !there.contains(item.as_str()) {
+                return Err(format!("{item} showed before the fetch"));
+            }
+        }
+        for item in items {
+            let item_id = item["id"].as_str().unwrap_or_default();
+            let whole = item_id.starts_with(&format!("{id}-i-"))
+                && item["type"] == "SMS"
+                && item["text"] == format!("text of {item_id}")
+                && item["author"] == json!({"kind": "customer", "id": conversation.customer});
+            if !whole {
+                return Err(format!("{id} has the item {item}"));
+            }
+        }
+        let named = snapshot["inbox"]["name"] == "Help" && snapshot["agent"]["name"] == "Ada";
+        if snapshot["status"] != "CLOSED" || !named || snapshot["topics"][0]["name"] != "Refunds" {
+            return Err(format!("{id} lacks what Gladly says of it"));
+        }
+        Ok(())
+    }
+}
+
+fn read(request: &HttpRequest) -> Value {
+    serde_json::from_slice(request.body().bytes().unwrap_or_default()).unwrap_or_default()
+}
+
+fn conversations(delivery: &Value) -> BTreeSet<&str> {
+    let events = delivery["events"].as_array().into_iter().flatten();
+    events.filter_map(|event| event["conversationId"].as_str()).collect()
+}
+
+fn instant(at: Duration) -> Timestamp {
+    EPOCH + SignedDuration::try_from(at).unwrap_or_default()
+}
+
+/// Basic credentials of the API user.
+fn basic(token: &str) -> String {
+    format!("Basic {}", BASE64_STANDARD.encode(format!("relay@example.org:{token}")))
+}

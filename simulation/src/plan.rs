@@ -1,0 +1,391 @@
+//! What a seed has in store: the events, the troubles, and what the operator does.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+
+use crate::world::EPOCH;
+
+/// Everything that is drawn before the world begins. Times are counted from its beginning.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// When all troubles are over and the operator resumes.
+    pub(crate) calm: Duration,
+    pub(crate) retention: SignedDuration,
+    pub(crate) quarantine_retention: SignedDuration,
+    /// `GLADLY_REQUESTS_PER_SECOND`.
+    pub(crate) rate: &'static str,
+    /// Time between two scheduled invocations, and how likely one is skipped.
+    pub(crate) interval: Duration,
+    pub(crate) skipped: f64,
+    /// How likely a change event never comes.
+    pub(crate) lost: f64,
+    /// How likely a call to AWS fails.
+    pub(crate) aws_faults: f64,
+    /// How likely a call to Gladly or a delivery fails.
+    pub(crate) net_faults: f64,
+    /// How likely an invocation's environment dies in it.
+    pub(crate) crashes: f64,
+    /// How likely Lambda throttles an invocation of a batch.
+    pub(crate) throttles: f64,
+    /// How likely SQS hands out or keeps a message once more.
+    pub(crate) repeats: f64,
+    pub(crate) conversations: Vec<Conversation>,
+    pub(crate) arrivals: Vec<(Duration, Arrival)>,
+    pub(crate) troubles: Vec<Trouble>,
+    pub(crate) deeds: Vec<(Duration, Deed)>,
+}
+
+/// What is special about a conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Nature {
+    Plain,
+    /// The destination refuses it with this status.
+    Guilty(u16),
+    /// Gladly no longer has it.
+    Gone,
+    /// Its customer was merged into another.
+    Merged,
+    /// Gladly fails over it until all troubles are over.
+    Poison,
+}
+
+#[derive(Debug)]
+pub(crate) struct Conversation {
+    pub(crate) id: String,
+    pub(crate) customer: String,
+    pub(crate) nature: Nature,
+    /// When each item shows, and its id.
+    pub(crate) items: Vec<(Duration, String)>,
+}
+
+/// A message of the events queue.
+#[derive(Debug)]
+pub(crate) enum Arrival {
+    /// Accepted by the relay.
+    Event { id: String, conversation: usize, json: Value },
+    /// Put there by somebody else.
+    Foreign(String),
+}
+
+/// Something that is wrong for a while.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Trouble {
+    pub(crate) from: Duration,
+    pub(crate) to: Duration,
+    pub(crate) with: Side,
+    pub(crate) how: Ailment,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    Gladly,
+    Destination,
+    Ssm,
+    Sqs,
+    Lambda,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ailment {
+    Status(u16),
+    Reset,
+    Hang,
+    /// Half of the calls fail.
+    Flaky,
+    /// The token is no longer the one in the parameter.
+    Token,
+}
+
+/// What the operator does.
+#[derive(Debug, Clone)]
+pub(crate) enum Deed {
+    /// Writes the pause parameter.
+    Say(Word),
+    /// `make resume`.
+    Resume,
+    /// Invokes the function by hand.
+    Invoke(Value),
+    /// Writes the right token.
+    Token(Side),
+    /// Switches the mapping past the controller.
+    Toggle(bool),
+    /// Ships a new version: every environment begins anew.
+    Deploy,
+}
+
+/// A text of the pause parameter, and what it means by the contract.
+#[derive(Debug, Clone)]
+pub(crate) struct Word {
+    pub(crate) text: String,
+    pub(crate) meaning: Meaning,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Meaning {
+    Running,
+    Held,
+    HeldUntil(Timestamp),
+}
+
+const MINUTE: Duration = Duration::from_mins(1);
+const HOUR: Duration = Duration::from_hours(1);
+
+/// A moment of a time span.
+fn moment(rng: &mut Rng, from: Duration, to: Duration) -> Duration {
+    let (from, to) = (from.as_millis(), to.as_millis().max(from.as_millis() + 1));
+    let drawn = rng.u64(u64::try_from(from).unwrap_or(0)..u64::try_from(to).unwrap_or(u64::MAX));
+    Duration::from_millis(drawn)
+}
+
+fn pick<T: Copy>(rng: &mut Rng, from: &[T]) -> T {
+    from[rng.usize(0..from.len())]
+}
+
+impl Plan {
+    pub(crate) fn draw(rng: &mut Rng) -> Self {
+        // Hours are what a backlog, a back-off of an hour and a renewal need to meet each other.
+        let retention = SignedDuration::from_mins(rng.i64(360..540));
+        let kept: Duration = retention.unsigned_abs();
+        let (span, count) = match rng.u32(0..20) {
+            0..12 => (moment(rng, 20 * MINUTE, 90 * MINUTE), rng.usize(5..40)),
+            12..18 => (moment(rng, 90 * MINUTE, 5 * HOUR), rng.usize(20..80)),
+            _ => (kept + moment(rng, MINUTE, 2 * kept), rng.usize(20..150)),
+        };
+        let mut plan = Self {
+            calm: span,
+            retention,
+            quarantine_retention: SignedDuration::from_mins(rng.i64(480..900)),
+            rate: pick(rng, &["4", "40"]),
+            interval: pick(rng, &[MINUTE, 2 * MINUTE, 5 * MINUTE]),
+            skipped: pick(rng, &[0.0, 0.1, 0.4]),
+            lost: pick(rng, &[0.0, 0.3, 1.0]),
+            aws_faults: pick(rng, &[0.0, 0.002, 0.02]),
+            net_faults: pick(rng, &[0.0, 0.01, 0.05]),
+            crashes: pick(rng, &[0.0, 0.05, 0.25]),
+            throttles: pick(rng, &[0.0, 0.1]),
+            repeats: pick(rng, &[0.0, 0.01, 0.05]),
+            conversations: Vec::new(),
+            arrivals: Vec::new(),
+            troubles: Vec::new(),
+            deeds: Vec::new(),
+        };
+        if span > kept {
+            // A schedule of minutes over a day would say nothing new and cost seconds.
+            plan.interval = pick(rng, &[10 * MINUTE, 20 * MINUTE]);
+        }
+        plan.draw_events(rng, span, count);
+        plan.draw_troubles(rng, span);
+        plan.draw_pauses(rng, span, kept);
+        plan.draw_hands(rng, span);
+        plan.arrivals.sort_by_key(|(at, _)| *at);
+        plan.deeds.sort_by_key(|(at, _)| *at);
+        plan
+    }
+
+    fn draw_events(&mut self, rng: &mut Rng, span: Duration, count: usize) {
+        let conversations = rng.usize(1..=count.div_ceil(2));
+        for number in 0..conversations {
+            let nature = match rng.u32(0..30) {
+                // Ten refused together would be the destination's fault: one in a hundred events.
+                0 if number < 8 => Nature::Guilty(pick(rng, &[400, 413, 422])),
+                1 => Nature::Gone,
+                2 => Nature::Merged,
+                3 => Nature::Poison,
+                _ => Nature::Plain,
+            };
+            self.conversations.push(Conversation {
+                id: format!("c-{number}"),
+                customer: format!("u-{}", number * 9 / 10),
+                nature,
+                items: vec![(Duration::ZERO, format!("c-{number}-i-0"))],
+            });
+        }
+        // Most come spread over the span, some all at once.
+        let burst = moment(rng, Duration::ZERO, span);
+        for number in 0..count {
+            let at = if rng.u32(0..4) == 0 {
+                burst + moment(rng, Duration::ZERO, MINUTE)
+            } else {
+                moment(rng, Duration::ZERO, span)
+            };
+            if rng.u32(0..60) == 0 {
+                self.arrivals.push((at, Arrival::Foreign(format!("foreign-{number}"))));
+                continue;
+            }
+            let index = rng.usize(0..conversations);
+            let conversation = &mut self.conversations[index];
+            let mut content = json!({
+                "conversationId": conversation.id, "customerId": conversation.customer,
+            });
+            let kind = if rng.bool() {
+                let item = format!("{}-i-{}", conversation.id, conversation.items.len());
+                content["messageId"] = json!(item);
+                let lag = if rng.u32(0..8) == 0 {
+                    moment(rng, 5 * MINUTE / 60, MINUTE / 2)
+                } else {
+                    Duration::ZERO
+                };
+                conversation.items.push((at + lag, item));
+                "MESSAGE/RECEIVED"
+            } else {
+                pick(rng, &["CONVERSATION/CLOSED", "CONVERSATION/UPDATED", "TOPIC/ADDED"])
+            };
+            let id = format!("e-{number}");
+            let timestamp = EPOCH + SignedDuration::try_from(at).unwrap_or_default();
+            let json = json!({
+                "id": id, "type": kind, "timestamp": timestamp.to_string(),
+                "initiator": {"id": "a-1", "type": "AGENT"}, "content": content,
+            });
+            let late = at + moment(rng, Duration::ZERO, 2 * MINUTE / 60);
+            if rng.u32(0..20) == 0 {
+                // Gladly did not hear our answer.
+                let again = late + moment(rng, MINUTE, 20 * MINUTE);
+                let event =
+                    Arrival::Event { id: id.clone(), conversation: index, json: json.clone() };
+                self.arrivals.push((again, event));
+            }
+            self.arrivals.push((late, Arrival::Event { id, conversation: index, json }));
+        }
+        for conversation in &mut self.conversations {
+            conversation.items.sort();
+        }
+    }
+
+    fn draw_troubles(&mut self, rng: &mut Rng, span: Duration) {
+        for _ in 0..rng.u32(0..4) {
+            let with = pick(
+                rng,
+                &[
+                    Side::Gladly,
+                    Side::Gladly,
+                    Side::Destination,
+                    Side::Destination,
+                    Side::Ssm,
+                    Side::Sqs,
+                    Side::Lambda,
+                ],
+            );
+            let outside = matches!(with, Side::Gladly | Side::Destination);
+            let how = match rng.u32(0..if outside { 7 } else { 4 }) {
+                0 => Ailment::Status(if outside { pick(rng, &[500, 502, 503, 429]) } else { 500 }),
+                1 => Ailment::Reset,
+                2 => Ailment::Hang,
+                3 => Ailment::Flaky,
+                4 if with == Side::Destination => Ailment::Status(pick(rng, &[404, 400])),
+                _ => Ailment::Token,
+            };
+            let from = moment(rng, Duration::ZERO, span);
+            let longest = if outside { span / 2 } else { 10 * MINUTE };
+            let to = (from + moment(rng, MINUTE, longest)).min(span);
+            if how == Ailment::Token {
+                self.deeds.push((to, Deed::Token(with)));
+            }
+            self.troubles.push(Trouble { from, to, with, how });
+        }
+    }
+
+    fn draw_pauses(&mut self, rng: &mut Rng, span: Duration, retention: Duration) {
+        let mut at = moment(rng, Duration::ZERO, span / 2);
+        for number in 0..rng.u32(0..4) {
+            let longest = match rng.u32(0..3) {
+                _ if number == 0 && span > retention => span,
+                0 => span / 2,
+                _ => 20 * MINUTE,
+            };
+            let end = (at + moment(rng, 5 * MINUTE / 60, longest)).min(span);
+            let word = match rng.u32(0..6) {
+                0 => Word::until(end),
+                1 => Word::nonsense(rng),
+                _ => Word::paused(rng),
+            };
+            let until = matches!(word.meaning, Meaning::HeldUntil(_));
+            self.deeds.push((at, Deed::Say(word)));
+            if rng.u32(0..3) == 0 {
+                self.deeds.push((at, Deed::Invoke(json!({"task": "reconcile"}))));
+            }
+            if !until {
+                let back = if rng.bool() { Deed::Resume } else { Deed::Say(Word::running(rng)) };
+                self.deeds.push((end, back));
+            }
+            at = end + moment(rng, Duration::ZERO, span / 3);
+            if at >= span {
+                break;
+            }
+        }
+        if rng.u32(0..4) == 0 {
+            let mut at = moment(rng, Duration::ZERO, span);
+            for flip in 0..rng.u32(2..9) {
+                let word = if flip % 2 == 0 { Word::paused(rng) } else { Word::running(rng) };
+                self.deeds.push((at, Deed::Say(word)));
+                at += moment(rng, Duration::ZERO, MINUTE / 2);
+            }
+        }
+    }
+
+    fn draw_hands(&mut self, rng: &mut Rng, span: Duration) {
+        for _ in 0..rng.u32(0..5) {
+            let deed = match rng.u32(0..8) {
+                0 => Deed::Toggle(true),
+                1 => Deed::Toggle(false),
+                2 => Deed::Deploy,
+                3 | 4 => Deed::Invoke(json!({"task": "status"})),
+                5 => Deed::Invoke(json!({"task": "quarantine"})),
+                6 => Deed::Invoke(json!({"task": "redrive", "max": rng.u32(1..50)})),
+                _ => Deed::Invoke(json!({"task": "reconcile"})),
+            };
+            self.deeds.push((moment(rng, Duration::ZERO, span), deed));
+        }
+    }
+
+    /// What is wrong with one side now.
+    pub(crate) fn ailment(&self, with: Side, now: Duration) -> Option<Ailment> {
+        let wrong = |trouble: &&Trouble| {
+            trouble.with == with
+                && trouble.how != Ailment::Token
+                && (trouble.from..trouble.to).contains(&now)
+        };
+        self.troubles.iter().find(wrong).map(|trouble| trouble.how)
+    }
+
+    /// How often the token of one side has been replaced there.
+    pub(crate) fn tokens_replaced(&self, with: Side, now: Duration) -> usize {
+        let replaced = |trouble: &&Trouble| {
+            trouble.with == with && trouble.how == Ailment::Token && trouble.from <= now
+        };
+        self.troubles.iter().filter(replaced).count()
+    }
+}
+
+impl Word {
+    pub(crate) fn running(rng: &mut Rng) -> Self {
+        let text = pick(rng, &["running", " Running\n", r#"{"state":"running","by":"ada"}"#]);
+        Self { text: text.into(), meaning: Meaning::Running }
+    }
+
+    fn paused(rng: &mut Rng) -> Self {
+        let text = pick(
+            rng,
+            &[
+                "paused",
+                "PAUSED",
+                r#"{"state":"paused","by":"ada","reason":"audit","since":"2026-01-01T00:00:00Z"}"#,
+            ],
+        );
+        Self { text: text.into(), meaning: Meaning::Held }
+    }
+
+    fn until(end: Duration) -> Self {
+        let until = EPOCH + SignedDuration::try_from(end).unwrap_or_default();
+        let text = json!({"state": "paused", "by": "ada", "until": until.to_string()}).to_string();
+        Self { text, meaning: Meaning::HeldUntil(until) }
+    }
+
+    fn nonsense(rng: &mut Rng) -> Self {
+        let text =
+            pick(rng, &["stopped", r#"{"state":"running","until":"tomorrow"}"#, "[\"running\"]"]);
+        Self { text: text.into(), meaning: Meaning::Held }
+    }
+}
