@@ -259,8 +259,7 @@ impl Display for Contents {
 impl Display for Redriven {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.stayed > 0 {
-            let stayed = events(self.stayed);
-            writeln!(f, "{stayed} stay in quarantine: cut short, or still no event.")?;
+            writeln!(f, "Left in quarantine, cut short or still no event: {}.", self.stayed)?;
         }
         write!(f, "{} went back into the events queue", events(self.redriven))?;
         f.write_str(if self.more { "; there are more." } else { "." })

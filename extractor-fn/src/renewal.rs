@@ -131,7 +131,9 @@ impl Book {
         let due = now.duration_since(self.floor(depth, now)) > depth.retention / 2;
         let begins = self.pass.is_none() && due && depth.total > 0;
         if begins {
-            self.pass = Some(Pass { begun_at: now, renewed: 0 });
+            // As precise as SQS, or what is sent in this very millisecond would be taken for older.
+            let begun_at = Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now);
+            self.pass = Some(Pass { begun_at, renewed: 0 });
         }
         begins
     }
