@@ -6,6 +6,7 @@
 mod hold;
 mod ingest;
 mod quarantine;
+mod schedule;
 mod settle;
 mod start;
 mod volume;
