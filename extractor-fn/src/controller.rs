@@ -99,11 +99,8 @@ impl Extractor {
         }
         metrics.emit(self.now());
         match (failures.into_iter().next(), status) {
-            (None, Ok(status)) => {
-                info!(renewed, "reconciled");
-                Ok(status)
-            }
-            (Some(err), _) | (None, Err(err)) => Err(err),
+            (None, status) => status,
+            (Some(err), _) => Err(err),
         }
     }
 

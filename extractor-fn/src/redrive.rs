@@ -11,7 +11,6 @@ use jiff::Timestamp;
 use serde::Serialize;
 use shared::{Incoming, Origin, PutAside, QueueMessage, Reason, Unusable};
 use tokio::time::Instant;
-use tracing::info;
 
 use crate::{
     Extractor,
@@ -94,9 +93,7 @@ impl Extractor {
         let mut look = Look::new(&self.quarantine, time_left);
         let redriven = self.send_back(&mut look, max.unwrap_or(u64::MAX)).await;
         look.end().await;
-        let Redriven { redriven, stayed, more } = redriven?;
-        info!(redriven, stayed, more, "redriven");
-        Ok(Redriven { redriven, stayed, more })
+        redriven
     }
 
     async fn send_back(&self, look: &mut Look<'_>, max: u64) -> Result<Redriven, ControlError> {

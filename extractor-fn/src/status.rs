@@ -142,6 +142,8 @@ impl Status {
                 (Running::Running, Pause { since, ..Pause::default() })
             }
         };
+        // To the second, as people read it.
+        let since = since.map(|since| Timestamp::from_second(since.as_second()).unwrap_or(since));
         let waiting = now.duration_since(facts.floor);
         let age = if facts.backlog == 0 { SignedDuration::ZERO } else { waiting };
         let left = facts.retention - age;

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
+mod control;
 mod hold;
 mod ingest;
 mod quarantine;
@@ -182,7 +183,7 @@ impl World {
         assert_metrics_are_well_formed(&lines);
         let started = extractor.iter().filter(|line| line.starts_with("START ")).count();
         // Other tests may have kept this one waiting until the schedule called.
-        let done = batches(&extractor).len() + reconciles(&extractor).len();
+        let done = batches(&extractor).len() + summaries(&extractor, "task done").len();
         assert_eq!(done + failed, started, "one summary an invocation: {extractor:#?}");
         self.stack.delete().await.unwrap();
     }
@@ -218,12 +219,12 @@ fn json_lines(lines: &[String]) -> Vec<Value> {
 
 /// extractor-fn's summaries of its batches.
 fn batches(lines: &[String]) -> Vec<Value> {
-    json_lines(lines).into_iter().filter(|line| line["message"] == "batch done").collect()
+    summaries(lines, "batch done")
 }
 
-/// extractor-fn's summaries of what it did as the controller.
-fn reconciles(lines: &[String]) -> Vec<Value> {
-    json_lines(lines).into_iter().filter(|line| line["message"] == "reconciled").collect()
+/// What is logged once at the end of every invocation, a batch or a task.
+fn summaries(lines: &[String], message: &str) -> Vec<Value> {
+    json_lines(lines).into_iter().filter(|line| line["message"] == message).collect()
 }
 
 #[track_caller]
