@@ -2,7 +2,7 @@
 
 use local::stack::Function;
 
-use crate::{World, eventually, reconciles};
+use crate::{World, eventually, summaries};
 
 #[tokio::test]
 async fn whatever_was_missed_is_put_right_within_a_minute() {
@@ -19,7 +19,8 @@ async fn whatever_was_missed_is_put_right_within_a_minute() {
     world.arrived(&ids).await;
     world.settled().await;
     eventually("the controller is done", async || {
-        !reconciles(&world.stack.logs(Function::Extractor).await.unwrap()).is_empty()
+        let lines = world.stack.logs(Function::Extractor).await.unwrap();
+        !summaries(&lines, "task done").is_empty()
     })
     .await;
     world.end().await;
