@@ -7,6 +7,7 @@ mod control;
 mod hold;
 mod ingest;
 mod quarantine;
+mod schedule;
 mod settle;
 mod start;
 mod volume;
