@@ -140,9 +140,10 @@ impl Extractor {
             match found.enabled() {
                 Some(enabled) if enabled == wanted => return Ok(()),
                 Some(_) => {
-                    match &holder {
-                        Some(holder) => warn!("switching the mapping off: {holder}"),
-                        None => info!("switching the mapping on"),
+                    if let Some(holder) = &holder {
+                        warn!("switching the mapping off: {holder}");
+                    } else {
+                        info!("switching the mapping on");
                     }
                     self.mapping.switch(&found, wanted).await?;
                 }

@@ -150,8 +150,7 @@ async fn the_status_tells_what_an_operator_asks() {
 
     let mut status = world.task("status").await;
     // SQS tells its creation to the second, and the mapping took a moment.
-    for (figure, about) in
-        [("oldestEventAgeSeconds", 3 * 3_600), ("expiresInSeconds", 93 * 3_600)]
+    for (figure, about) in [("oldestEventAgeSeconds", 3 * 3_600), ("expiresInSeconds", 93 * 3_600)]
     {
         let seconds = status.as_object_mut().unwrap().remove(figure).unwrap().as_i64().unwrap();
         assert!((seconds - about).abs() <= 3, "{figure}: {seconds}");
