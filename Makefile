@@ -5,8 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-# Where and how "make deploy" and "make package" work: make deploy STACK=acme-relay
-STACK ?= gladly-relay
+# How "make package" builds.
 ARCH ?= arm64
 
 TOOLS := .tools/venv
@@ -20,7 +19,7 @@ step = @printf '\n== %s\n' "$(1)"; $(2) || { printf '\n%s: this failed; the line
 
 .PHONY: help
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ## Try it on this machine
 
@@ -79,6 +78,32 @@ pin: ## Write the exact versions of the Python tools anew, after a change of too
 	  printf '# Written by "make pin" from %s.in: every package that the tools need, held to its version and contents.\n%s\n' $$name "$$pinned" > tools/$$name.txt; \
 	done
 
+## Operate it: what "make up" started, or with STACK=name a stack in your AWS account
+
+# As it was typed: a dollar sign in a reason begins no variable.
+override REASON := $(value REASON)
+export REASON
+
+.PHONY: pause
+pause: ## Hold every event from now on (REASON="…" UNTIL=2026-12-01T08:00:00Z STACK=name)
+	@tools/relay pause
+
+.PHONY: resume
+resume: ## Go on after a pause, or after the circuit breaker has opened (STACK=name)
+	@tools/relay resume
+
+.PHONY: status
+status: ## Tell what runs, what waits and for how long that is safe (STACK=name)
+	@tools/relay status
+
+.PHONY: quarantine
+quarantine: ## List what was put aside, and why (STACK=name)
+	@tools/relay quarantine
+
+.PHONY: redrive
+redrive: ## Put what was put aside back into the events queue (MAX=number STACK=name)
+	@tools/relay redrive
+
 ## Ship it
 
 .PHONY: package
@@ -87,7 +112,7 @@ package: $(PACKAGER)/.ready ## Build the functions for AWS into target/lambda/ (
 
 .PHONY: deploy
 deploy: tools ## Deploy what "make package" built with "sam deploy" (STACK=gladly-relay)
-	@PATH="$$PWD/$(TOOLS)/bin:$$PATH" tools/deploy $(STACK)
+	@PATH="$$PWD/$(TOOLS)/bin:$$PATH" tools/deploy $(or $(STACK),gladly-relay)
 
 # A failed installation leaves no .ready behind, so the next try begins anew.
 $(TOOLS)/.ready: tools/local.txt

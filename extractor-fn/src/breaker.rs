@@ -155,6 +155,12 @@ impl Breaker {
         self.half_open.store(matches!(state, State::HalfOpen(_)), Ordering::Relaxed);
     }
 
+    /// To the second, as people read it.
+    fn now(&self) -> Timestamp {
+        let now = self.clock.now();
+        Timestamp::from_second(now.as_second()).unwrap_or(now)
+    }
+
     fn outage(&self, side: Side) -> &Mutex<Outage> {
         match side {
             Side::Gladly => &self.gladly,
@@ -193,7 +199,7 @@ impl Breaker {
 
     /// Holds extraction. An open breaker stays as it is, whoever opened it.
     pub(crate) async fn open(&self, cause: Side, reason: &str) {
-        let now = self.clock.now();
+        let now = self.now();
         let opening = match self.fresh().await.as_deref() {
             Ok(State::Open(_)) => return,
             Ok(State::HalfOpen(opening)) if opening.cause == cause => {
@@ -207,7 +213,7 @@ impl Breaker {
 
     /// Keeps it open for longer: what it was opened for still stands.
     pub(crate) async fn reopen(&self, opening: &Opening, reason: &str) {
-        self.write(State::Open(opening.again(reason.to_owned(), self.clock.now()))).await;
+        self.write(State::Open(opening.again(reason.to_owned(), self.now()))).await;
     }
 
     /// Lets deliveries try.

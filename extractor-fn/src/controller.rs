@@ -99,11 +99,8 @@ impl Extractor {
         }
         metrics.emit(self.now());
         match (failures.into_iter().next(), status) {
-            (None, Ok(status)) => {
-                info!(renewed, "reconciled");
-                Ok(status)
-            }
-            (Some(err), _) | (None, Err(err)) => Err(err),
+            (None, status) => status,
+            (Some(err), _) => Err(err),
         }
     }
 
@@ -143,9 +140,10 @@ impl Extractor {
             match found.enabled() {
                 Some(enabled) if enabled == wanted => return Ok(()),
                 Some(_) => {
-                    match &holder {
-                        Some(holder) => warn!("switching the mapping off: {holder}"),
-                        None => info!("switching the mapping on"),
+                    if let Some(holder) = &holder {
+                        warn!("switching the mapping off: {holder}");
+                    } else {
+                        info!("switching the mapping on");
                     }
                     self.mapping.switch(&found, wanted).await?;
                 }

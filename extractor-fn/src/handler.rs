@@ -11,6 +11,8 @@ use lambda_runtime::{Diagnostic, LambdaEvent};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use shared::chain;
+use tokio::time::Instant;
+use tracing::info;
 
 use crate::{
     Extractor,
@@ -121,25 +123,38 @@ impl Extractor {
         self: &Arc<Self>,
         event: LambdaEvent<Invocation>,
     ) -> Result<Answer, InvocationError> {
+        let began = Instant::now();
         let now = u64::try_from(self.now().as_millisecond()).unwrap_or_default();
         let left = Duration::from_millis(event.context.deadline.saturating_sub(now));
         let Fields { records, task, max, form, source } = event.payload.0;
-        let form = form.as_deref();
-        match (records, task.as_deref(), source.as_deref()) {
-            (Some(messages), ..) => Ok(Answer::Batch(self.batch(messages, left).await?)),
-            (_, Some("reconcile"), _) => {
-                Answer::new(&self.reconcile(Occasion::Schedule, left).await?, form)
-            }
-            (_, Some("status"), _) => {
+        if let Some(messages) = records {
+            return Ok(Answer::Batch(self.batch(messages, left).await?));
+        }
+        let task = task.or_else(|| (source? == "aws.ssm").then(|| "change".to_owned()));
+        let task = task.as_deref().unwrap_or_default();
+        let answer = self.task(task, max, form.as_deref(), left).await?;
+        let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        info!(task, duration_ms, "task done");
+        Ok(answer)
+    }
+
+    async fn task(
+        &self,
+        task: &str,
+        max: Option<u64>,
+        form: Option<&str>,
+        left: Duration,
+    ) -> Result<Answer, InvocationError> {
+        match task {
+            "change" => Answer::new(&self.reconcile(Occasion::Change, left).await?, form),
+            "reconcile" => Answer::new(&self.reconcile(Occasion::Schedule, left).await?, form),
+            "status" => {
                 let reasons = self.contents(left).await?.reasons();
                 Answer::new(&self.status().await?.with_reasons(reasons), form)
             }
-            (_, Some("quarantine"), _) => Answer::new(&self.contents(left).await?, form),
-            (_, Some("redrive"), _) => Answer::new(&self.redrive(max, left).await?, form),
-            (_, Some("backfill"), _) => Err(InvocationError::NotAvailable("the task backfill")),
-            (_, None, Some("aws.ssm")) => {
-                Answer::new(&self.reconcile(Occasion::Change, left).await?, form)
-            }
+            "quarantine" => Answer::new(&self.contents(left).await?, form),
+            "redrive" => Answer::new(&self.redrive(max, left).await?, form),
+            "backfill" => Err(InvocationError::NotAvailable("the task backfill")),
             _ => Err(InvocationError::Unknown),
         }
     }

@@ -11,7 +11,6 @@ use jiff::Timestamp;
 use serde::Serialize;
 use shared::{Incoming, Origin, PutAside, QueueMessage, Reason, Unusable};
 use tokio::time::Instant;
-use tracing::info;
 
 use crate::{
     Extractor,
@@ -23,6 +22,8 @@ use crate::{
 
 /// How long a message is hidden while it is looked at; at the end it is given back at once.
 const HIDE: Duration = Duration::from_mins(5);
+/// The longest look: nothing comes back before it ends.
+const LOOK: Duration = Duration::from_mins(4);
 /// The quarantine has been seen once so many receives in a row found nothing.
 const EMPTY: u32 = 3;
 /// Messages that a list shows.
@@ -54,7 +55,8 @@ struct Entry {
 /// What became of a redrive.
 #[derive(Debug, Serialize)]
 pub(crate) struct Redriven {
-    redriven: u64,
+    #[serde(rename = "redriven")]
+    sent: u64,
     /// Truncated, or still no event.
     stayed: u64,
     /// There are others, for which there was no time or which were not asked for.
@@ -94,26 +96,24 @@ impl Extractor {
         let mut look = Look::new(&self.quarantine, time_left);
         let redriven = self.send_back(&mut look, max.unwrap_or(u64::MAX)).await;
         look.end().await;
-        let Redriven { redriven, stayed, more } = redriven?;
-        info!(redriven, stayed, more, "redriven");
-        Ok(Redriven { redriven, stayed, more })
+        redriven
     }
 
     async fn send_back(&self, look: &mut Look<'_>, max: u64) -> Result<Redriven, ControlError> {
         let began = self.now();
-        let mut done = Redriven { redriven: 0, stayed: 0, more: false };
+        let mut done = Redriven { sent: 0, stayed: 0, more: false };
         while let Some(seen) = look.next().await? {
             for message in seen {
                 let is_new = sent_at(&message).is_some_and(|sent| sent > began);
                 let revived = revive(&message);
-                done.more |= !is_new && revived.is_some() && done.redriven >= max;
+                done.more |= !is_new && revived.is_some() && done.sent >= max;
                 done.stayed += u64::from(!is_new && revived.is_none());
                 match revived {
-                    Some(Revived { body, kind }) if !is_new && done.redriven < max => {
+                    Some(Revived { body, kind }) if !is_new && done.sent < max => {
                         let kind = text_attribute(&kind).map_err(QueueError::from)?;
                         self.events.send(body, [("type".to_owned(), kind)].into(), 0).await?;
                         self.quarantine.delete(&[&message]).await;
-                        done.redriven += 1;
+                        done.sent += 1;
                     }
                     _ => look.kept.push(message),
                 }
@@ -138,7 +138,7 @@ struct Look<'a> {
 
 impl<'a> Look<'a> {
     fn new(queue: &'a Queue, time_left: Duration) -> Self {
-        let until = Instant::now() + time_left.saturating_sub(RESERVE).min(HIDE - RESERVE);
+        let until = Instant::now() + time_left.saturating_sub(RESERVE).min(LOOK);
         Self { queue, until, empty: 0, kept: Vec::new(), out_of_time: false }
     }
 
@@ -262,10 +262,9 @@ impl Display for Contents {
 impl Display for Redriven {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.stayed > 0 {
-            let stayed = events(self.stayed);
-            writeln!(f, "{stayed} stay in quarantine: cut short, or still no event.")?;
+            writeln!(f, "Left in quarantine, cut short or still no event: {}.", self.stayed)?;
         }
-        write!(f, "{} went back into the events queue", events(self.redriven))?;
+        write!(f, "{} went back into the events queue", events(self.sent))?;
         f.write_str(if self.more { "; there are more." } else { "." })
     }
 }

@@ -31,7 +31,8 @@ use tracing::{info, warn};
 
 use crate::queue::{Depth, Queue, sent_at};
 
-/// How long a pass hides what it receives: time enough to copy it, and to see other messages first.
+/// How long a pass hides what it receives: time enough to copy it, and to see other messages first;
+/// of a short retention an eighth.
 const HIDE: Duration = Duration::from_mins(1);
 /// A pass has seen everything once so many receives in a row found nothing to renew.
 const QUIET: u32 = 50;
@@ -130,7 +131,9 @@ impl Book {
         let due = now.duration_since(self.floor(depth, now)) > depth.retention / 2;
         let begins = self.pass.is_none() && due && depth.total > 0;
         if begins {
-            self.pass = Some(Pass { begun_at: now, renewed: 0 });
+            // As precise as SQS, or what is sent in this very millisecond would be taken for older.
+            let begun_at = Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now);
+            self.pass = Some(Pass { begun_at, renewed: 0 });
         }
         begins
     }
@@ -192,7 +195,8 @@ impl Ledger {
             return Ok(0);
         };
         let before = pass.renewed;
-        let all = sweep(queue, &mut pass, until).await;
+        let hide = HIDE.min(depth.retention.unsigned_abs() / 8);
+        let all = sweep(queue, &mut pass, hide, until).await;
         // One message that cannot be copied must not keep the next pass from beginning.
         let overdue = clock.now().duration_since(pass.begun_at) > depth.retention / 8;
         if all || overdue {
@@ -215,7 +219,7 @@ impl Ledger {
 }
 
 /// Renews what was sent before the pass began. Whether everything was seen, and all of it renewed.
-async fn sweep(queue: &Queue, pass: &mut Pass, until: Instant) -> bool {
+async fn sweep(queue: &Queue, pass: &mut Pass, hide: Duration, until: Instant) -> bool {
     let (mut quiet, mut complete) = (0, true);
     // What was received and stays hidden, with the time it comes back.
     let mut hidden = VecDeque::<(Instant, usize)>::new();
@@ -231,7 +235,7 @@ async fn sweep(queue: &Queue, pass: &mut Pass, until: Instant) -> bool {
         }
         sleep_until(begins).await;
 
-        let messages = match queue.receive(HIDE).await {
+        let messages = match queue.receive(hide).await {
             Ok(messages) => messages,
             Err(err) => {
                 warn!(error = chain(&err), "a renewal stopped");
@@ -243,7 +247,7 @@ async fn sweep(queue: &Queue, pass: &mut Pass, until: Instant) -> bool {
         let received = messages.len();
         let old: Vec<_> = messages.into_iter().filter(is_old).collect();
         let renewed = if old.is_empty() { 0 } else { queue.renew(&old).await };
-        hidden.push_back((Instant::now() + HIDE, received - renewed));
+        hidden.push_back((Instant::now() + hide, received - renewed));
         quiet = if old.is_empty() { quiet + 1 } else { 0 };
         complete &= renewed == old.len();
         pass.renewed += renewed as u64;

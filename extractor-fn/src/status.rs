@@ -63,7 +63,7 @@ impl Pace {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Status {
-    state: Running,
+    state: Extraction,
     #[serde(skip_serializing_if = "Option::is_none")]
     by: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -91,7 +91,7 @@ pub(crate) struct Status {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Running {
+enum Extraction {
     Running,
     Paused,
     Breaker,
@@ -124,24 +124,26 @@ impl Status {
         {
             (Some(_), _, Switch::Paused(pause)) => {
                 let since = pause.since.or(facts.switched_at);
-                (Running::Paused, Pause { since, ..pause })
+                (Extraction::Paused, Pause { since, ..pause })
             }
             (Some(held), _, _) => {
                 let reason = Some(held.to_string());
-                (Running::Paused, Pause { reason, since: facts.switched_at, ..Pause::default() })
+                (Extraction::Paused, Pause { reason, since: facts.switched_at, ..Pause::default() })
             }
             (None, Some(held), _) => {
                 let (reason, since) = match &facts.breaker {
                     Breaker::Open(Opening { reason, since, .. }) => (reason.clone(), Some(*since)),
                     _ => (held.to_string(), None),
                 };
-                (Running::Breaker, Pause { reason: Some(reason), since, ..Pause::default() })
+                (Extraction::Breaker, Pause { reason: Some(reason), since, ..Pause::default() })
             }
             (None, None, _) => {
                 let since = facts.switched_at;
-                (Running::Running, Pause { since, ..Pause::default() })
+                (Extraction::Running, Pause { since, ..Pause::default() })
             }
         };
+        // To the second, as people read it.
+        let since = since.map(|since| Timestamp::from_second(since.as_second()).unwrap_or(since));
         let waiting = now.duration_since(facts.floor);
         let age = if facts.backlog == 0 { SignedDuration::ZERO } else { waiting };
         let left = facts.retention - age;
@@ -172,7 +174,7 @@ impl Status {
 
     pub(crate) fn figures(&self) -> [u64; 6] {
         [
-            (self.state == Running::Paused).into(),
+            (self.state == Extraction::Paused).into(),
             matches!(self.breaker, Some(Breaker::Open(_))).into(),
             self.backlog,
             self.oldest_event_age_seconds,
@@ -192,9 +194,9 @@ impl Display for Status {
         let since = self.since.map(|since| format!(", since {}", minute(since)));
         let by = self.by.as_ref().map(|by| format!(" by {by}"));
         let state = match self.state {
-            Running::Running => "running",
-            Running::Paused => "paused",
-            Running::Breaker => "held by the circuit breaker",
+            Extraction::Running => "running",
+            Extraction::Paused => "paused",
+            Extraction::Breaker => "held by the circuit breaker",
         };
         let mut line = |name: &str, text: String| writeln!(f, "{name:<12}{text}");
         line("State", format!("{state}{}{}", by.unwrap_or_default(), since.unwrap_or_default()))?;
@@ -240,15 +242,15 @@ impl Display for Status {
             if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join(", ")) };
         line("Quarantine", format!("{}{reasons}", events(self.quarantined)))?;
         f.write_str(match (self.state, &*self.mapping) {
-            (Running::Running, "Enabled") => "Extraction is running.",
-            (Running::Running, _) => "Extraction is about to run: the mapping is not enabled yet.",
-            (Running::Paused, "Disabled") => {
+            (Extraction::Running, "Enabled") => "Extraction is running.",
+            (Extraction::Running, _) => "Extraction is about to run: the mapping is not enabled yet.",
+            (Extraction::Paused, "Disabled") => {
                 "Extraction is paused: events are held, and none is received, fetched or forwarded."
             }
-            (Running::Paused, _) => {
+            (Extraction::Paused, _) => {
                 "Extraction is paused: events are held, within 15 s in every running extractor."
             }
-            (Running::Breaker, _) => {
+            (Extraction::Breaker, _) => {
                 "Extraction is held until its cause is gone, which is tried by itself: events are held."
             }
         })

@@ -140,6 +140,18 @@ impl Emulator {
         Ok(answer("peek", self.request("sqs", Method::GET, &path)).await?.json().await?)
     }
 
+    /// Deletes the schedules whose names begin like this.
+    pub(crate) async fn delete_schedules(&self, prefix: &str) -> Result<(), EmulatorError> {
+        let list =
+            self.request("scheduler", Method::GET, &format!("/schedules?NamePrefix={prefix}"));
+        let found: Value = answer("ListSchedules", list).await?.json().await?;
+        for schedule in found["Schedules"].as_array().into_iter().flatten() {
+            let path = format!("/schedules/{}", schedule["Name"].as_str().unwrap_or_default());
+            answer("DeleteSchedule", self.request("scheduler", Method::DELETE, &path)).await?;
+        }
+        Ok(())
+    }
+
     async fn json(
         &self,
         service: &str,

@@ -48,7 +48,6 @@ async fn start() -> Result<(), Box<dyn Error>> {
         aws_url,
         ..
     } = &running;
-    let aws = format!(".tools/venv/bin/aws --endpoint-url {aws_url}");
     say(&format!(
         r#"
 The relay runs. It holds nothing that "make down" would not take away.
@@ -58,8 +57,7 @@ The relay runs. It holds nothing that "make down" would not take away.
   Destination  {destination_url}
   AWS          {aws_url}
 
-To try, each on its own line (the commands of AWS need "export AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test
-AWS_DEFAULT_REGION=us-east-1" once):
+To try, each on its own line:
 
   # Let something happen at Gladly, which sends a webhook; then see what arrived.
   curl -d '{{"type":"CONVERSATION/CLOSED","conversation":"{conversation}"}}' -H 'content-type: application/json' {gladly_url}/_sim/emit
@@ -69,18 +67,16 @@ AWS_DEFAULT_REGION=us-east-1" once):
   curl -H 'x-api-key: {webhook_key}' -d '{{"type":"PING"}}' {webhook_url}
   curl -d '{{"type":"PING"}}' {webhook_url}
   curl -H 'x-api-key: {webhook_key}' -d 'nonsense' {webhook_url}
-  {aws} sqs receive-message --queue-url {quarantine} --visibility-timeout 0
+  make quarantine
 
-  # Pause, and go on: what arrives in between is held.
-  {aws} ssm put-parameter --overwrite --name {pause} --value paused
-  {aws} ssm put-parameter --overwrite --name {pause} --value running
+  # Pause, and go on: what arrives in between is held. "make status" tells where everything is.
+  make pause REASON='trying it out'
+  make resume
 
   # Make Gladly fail twice.
   curl -d '{{"on":"GET /api/v1/*","times":2,"status":500}}' -H 'content-type: application/json' {gladly_url}/_sim/faults
 
-"make down" ends it."#,
-        quarantine = running.quarantine_queue,
-        pause = running.pause_parameter,
+"make down" ends it."#
     ));
     Ok(())
 }

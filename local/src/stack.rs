@@ -477,6 +477,19 @@ impl<'a> Stack<'a> {
         Ok(())
     }
 
+    /// Sends many messages to a queue, past ingest-fn.
+    pub async fn send_all(&self, queue: Queue, bodies: &[String]) -> Result<(), StackError> {
+        for some in bodies.chunks(10) {
+            let entries = some.iter().enumerate();
+            let entries: Vec<_> = entries
+                .map(|(id, body)| json!({"Id": id.to_string(), "MessageBody": body}))
+                .collect();
+            let batch = json!({"QueueUrl": self.queue_url(queue), "Entries": entries});
+            self.cloud.emulator.sqs("SendMessageBatch", batch).await?;
+        }
+        Ok(())
+    }
+
     /// A queue's attributes by name, as SQS gives them.
     pub async fn queue_attributes(
         &self,
@@ -567,6 +580,12 @@ impl<'a> Stack<'a> {
                 None => return Ok(lines),
             }
         }
+    }
+
+    /// Has nobody call the controller every minute any more, for whoever wants to switch the mapping.
+    pub async fn stop_schedule(&self) -> Result<(), StackError> {
+        let prefix = format!("{}-ReconcileSchedule-", self.name);
+        Ok(self.cloud.emulator.delete_schedules(&prefix).await?)
     }
 
     /// Switches the event source mapping on or off.

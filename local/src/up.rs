@@ -17,8 +17,11 @@ use tokio::{net::TcpListener, sync::mpsc};
 use crate::{
     emulator::root,
     scene::Scene,
-    stack::{Artifacts, Cloud, Queue, StackError},
+    stack::{Artifacts, Cloud, StackError},
 };
+
+/// The stack's name.
+const STACK: &str = "gladly-relay";
 
 /// How long the background process may take; it needs about five seconds once everything is built.
 const PATIENCE: Duration = Duration::from_mins(3);
@@ -40,10 +43,6 @@ pub struct Running {
     pub destination_url: String,
     /// The emulated AWS.
     pub aws_url: String,
-    /// The SSM parameter that pauses the extraction.
-    pub pause_parameter: String,
-    /// The queue of what cannot be forwarded.
-    pub quarantine_queue: String,
 }
 
 impl Running {
@@ -71,7 +70,8 @@ impl Running {
 
 /// Starts [`serve`] in the background and waits until everything is there.
 pub async fn up() -> Result<Running, UpError> {
-    // One that crashed has left it.
+    // One that crashed has left them.
+    let _ = fs::remove_file(shell_file());
     let _ = fs::remove_file(state_file());
     fs::create_dir_all(folder()).map_err(UpError::Background)?;
     let log = File::create(log_file()).map_err(UpError::Background)?;
@@ -100,7 +100,7 @@ pub async fn up() -> Result<Running, UpError> {
 pub async fn serve() -> Result<(), UpError> {
     let Scene { gladly, destination, settings } = Scene::start(12).map_err(UpError::Server)?;
     let cloud = Cloud::start("up", &Artifacts::build().await?).await?;
-    let stack = cloud.deploy("gladly-relay", &settings).await?;
+    let stack = cloud.deploy(STACK, &settings).await?;
     let webhook_key = settings.webhook_keys.concat();
     gladly.subscribe(stack.webhook_url(), &[("x-api-key", &webhook_key)]);
 
@@ -116,8 +116,6 @@ pub async fn serve() -> Result<(), UpError> {
         conversation: gladly.world().conversations.keys().next().cloned().unwrap_or_default(),
         destination_url: destination.url().to_owned(),
         aws_url: cloud.emulator().endpoint(),
-        pause_parameter: stack.pause_parameter().to_owned(),
-        quarantine_queue: stack.queue_url(Queue::Quarantine).to_owned(),
     };
     let app = Router::new().route(
         &path,
@@ -127,11 +125,14 @@ pub async fn serve() -> Result<(), UpError> {
         }),
     );
     let server = tokio::spawn(axum::serve(listener, app).into_future());
+    fs::write(shell_file(), format!("endpoint={}\nstack={STACK}\n", running.aws_url))
+        .map_err(UpError::Background)?;
     write(&running).map_err(UpError::Background)?;
 
     stopped.recv().await;
     server.abort();
     drop(cloud);
+    let _ = fs::remove_file(shell_file());
     let _ = fs::remove_file(state_file());
     Ok(())
 }
@@ -154,6 +155,11 @@ fn folder() -> PathBuf {
 
 fn state_file() -> PathBuf {
     folder().join("running.json")
+}
+
+/// For `tools/relay`, which reads no JSON: where AWS is, and the stack's name.
+fn shell_file() -> PathBuf {
+    folder().join("aws.env")
 }
 
 fn log_file() -> PathBuf {

@@ -5,10 +5,14 @@
 #![expect(clippy::unwrap_used, reason = "all of this crate is a test")]
 
 mod batch;
+mod breaker;
+mod control;
 mod deliver;
 mod fetch;
 mod hold;
 mod leak;
+mod redrive;
+mod renewal;
 mod time;
 
 use std::{borrow::Borrow, collections::BTreeMap, sync::Arc, time::Duration};
@@ -61,7 +65,7 @@ impl World {
             };
         let destination = destination::Options { token: (name, value), ..Default::default() };
         let destination = Destination::start(destination).unwrap();
-        let aws = account();
+        let aws = account(Aws::default());
         let urls = [("GLADLY_HOST", gladly.url()), ("DESTINATION_URL", destination.url())];
         let settings: Vec<_> = urls.into_iter().chain(settings.iter().copied()).collect();
         let extractor =
@@ -115,8 +119,7 @@ impl Drop for World {
 }
 
 /// An account whose parameters are as they should be.
-fn account() -> Aws {
-    let aws = Aws::default();
+fn account(aws: Aws) -> Aws {
     aws.put("/relay/pause", "running");
     aws.put("/relay/gladly-token", GLADLY_TOKEN);
     aws.put("/relay/destination-token", DESTINATION_TOKEN);

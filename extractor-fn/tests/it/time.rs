@@ -24,7 +24,7 @@ use tokio::time::{Duration, Instant, sleep};
 use crate::{FIRST_WAIT, Record, Settled, account, config, record, settle};
 
 /// What a server does with a request.
-enum Reply {
+pub(crate) enum Reply {
     Json(Value),
     Status(u16, Option<&'static str>),
     Late(Duration, Value),
@@ -67,30 +67,42 @@ impl HttpConnector for Net {
     }
 }
 
-struct World {
-    aws: Aws,
+/// An extractor and all of its world on one virtual clock.
+pub(crate) struct World {
+    pub(crate) aws: Aws,
     net: Net,
-    extractor: Arc<Extractor>,
+    pub(crate) extractor: Arc<Extractor>,
+    pub(crate) clock: Clock,
     began: Instant,
 }
 
 impl World {
-    fn new(reply: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Self {
-        Self::at_rate("1000", reply)
+    pub(crate) fn new(reply: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Self {
+        Self::with(&[], reply)
     }
 
     fn at_rate(rate: &str, reply: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Self {
-        let (aws, net) = (account(), Net(Arc::new(reply), Arc::default()));
-        let http = Http::over(SharedHttpConnector::new(net.clone()));
+        Self::with(&[("GLADLY_REQUESTS_PER_SECOND", rate)], reply)
+    }
+
+    /// A world in which some settings differ.
+    pub(crate) fn with(
+        settings: &[(&str, &str)],
+        reply: impl Fn(&str) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let (start, began) = (Timestamp::now(), Instant::now());
-        let clock = Clock::new(move || start + SignedDuration::try_from(began.elapsed()).unwrap());
-        let config = config(&[
+        let now = move || start + SignedDuration::try_from(began.elapsed()).unwrap();
+        let (aws, net) = (account(Aws::new(now)), Net(Arc::new(reply), Arc::default()));
+        let world = [
             ("GLADLY_HOST", "acme.gladly.com"),
             ("DESTINATION_URL", "https://ingest.example.com/deliveries"),
-            ("GLADLY_REQUESTS_PER_SECOND", rate),
-        ]);
-        let extractor = Arc::new(Extractor::new(&aws.config(), config, http, clock));
-        Self { aws, net, extractor, began }
+        ];
+        let settings: Vec<_> = world.iter().chain(settings).copied().collect();
+        let http = Http::over(SharedHttpConnector::new(net.clone()));
+        let clock = Clock::new(now);
+        let extractor =
+            Arc::new(Extractor::new(&aws.config(), config(&settings), http, clock.clone()));
+        Self { aws, net, extractor, clock, began }
     }
 
     async fn batch(&self, records: &[Record], left: Duration) -> Settled {
@@ -103,16 +115,16 @@ impl World {
         settled
     }
 
-    fn times(&self, part: &str) -> Vec<Instant> {
+    pub(crate) fn times(&self, part: &str) -> Vec<Instant> {
         let calls = self.net.1.lock().unwrap();
         calls.iter().filter(|(path, _)| path.contains(part)).map(|(_, at)| *at).collect()
     }
 }
 
-const LEFT: Duration = Duration::from_mins(5);
+pub(crate) const LEFT: Duration = Duration::from_mins(5);
 
 /// A Gladly and a destination that work.
-fn working(path: &str) -> Reply {
+pub(crate) fn working(path: &str) -> Reply {
     Reply::Json(match path {
         path if path.ends_with("/items") => json!([]),
         path if path.contains("/conversations/") => json!({"customerId": "u"}),
@@ -122,7 +134,7 @@ fn working(path: &str) -> Reply {
 }
 
 /// Events of as many conversations, without a time, so that nothing covers them.
-fn records(count: usize) -> Vec<Record> {
+pub(crate) fn records(count: usize) -> Vec<Record> {
     let event = |n: usize| json!({"id": format!("e-{n}"), "type": "A", "content": {"conversationId": format!("c-{n}")}});
     (0..count).map(|n| record(n, &event(n))).collect()
 }

@@ -1,4 +1,4 @@
-//! The pause.
+//! The pause, held by the guard alone: nobody switches the mapping off here.
 
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,7 @@ use crate::{World, eventually, is_given_back};
 #[tokio::test]
 async fn nothing_moves_while_paused_and_everything_after() {
     let world = World::new("paused").await;
+    world.stack.stop_schedule().await.unwrap();
     world.stack.set_pause(r#"{"state":"paused","by":"ada","reason":"audit"}"#).await.unwrap();
     let ids = world.queue_all(&["c-1", "c-2", "c-3"]).await;
     for message in world.given_back(3).await {
@@ -29,6 +30,7 @@ async fn nothing_moves_while_paused_and_everything_after() {
 #[tokio::test]
 async fn a_running_extractor_heeds_a_pause_within_15_s() {
     let world = World::new("heeds").await;
+    world.stack.stop_schedule().await.unwrap();
     let first = world.queue_all(&["c-0"]).await;
     world.arrived(&first).await;
     world.settled().await;

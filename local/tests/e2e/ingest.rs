@@ -113,7 +113,7 @@ async fn every_kind_of_event_is_queued_and_delivered() {
 #[tokio::test]
 async fn a_queued_event_waits_in_the_queue_as_gladly_sent_it() {
     let world = World::new("waits").await;
-    world.stack.enable_mapping(false).await.unwrap();
+    world.gather().await;
     let event =
         "{ \"type\":\"A/Ä\", \"content\":{\"conversationId\":\"c\"}, \"x\":\"\u{1f600}\u{fffe}\" }";
     assert_eq!(world.post(event).await, answer(200, "queued"));
@@ -211,7 +211,7 @@ async fn a_queue_that_refuses_has_gladly_send_the_event_again() {
 #[tokio::test]
 async fn a_queue_that_is_gone_is_answered_503() {
     let world = World::new("gone-queues").await;
-    world.stack.enable_mapping(false).await.unwrap();
+    world.gather().await;
     let event = world.event("c").to_string();
     world.stack.delete_queue(Queue::Quarantine).await.unwrap();
     assert_eq!(world.post("no event").await, answer(503, "unavailable"));

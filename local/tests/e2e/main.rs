@@ -3,9 +3,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
+mod control;
 mod hold;
 mod ingest;
 mod quarantine;
+mod schedule;
 mod settle;
 mod start;
 mod volume;
@@ -75,6 +77,12 @@ impl World {
         settings.destination_url = format!("{}/deliveries", destination.url());
         let stack = cloud().await.deploy(name, &settings).await.unwrap();
         Self { stack, settings, gladly, destination }
+    }
+
+    /// Lets events gather in the queue until the mapping is enabled, which the controller would do within a minute.
+    async fn gather(&self) {
+        self.stack.stop_schedule().await.unwrap();
+        self.stack.enable_mapping(false).await.unwrap();
     }
 
     /// A key that opens the door.
@@ -165,8 +173,8 @@ impl World {
         self.end_after(0).await;
     }
 
-    /// The same after this many invocations of extractor-fn that were no batch.
-    async fn end_after(self, others: usize) {
+    /// The same after this many invocations of extractor-fn that failed, each with a line that says why.
+    async fn end_after(self, failed: usize) {
         assert_eq!(self.destination.invalid(), Vec::<String>::new(), "deliveries fit the schema");
         let extractor = self.stack.logs(Function::Extractor).await.unwrap();
         let mut lines = self.stack.logs(Function::Ingest).await.unwrap();
@@ -174,8 +182,9 @@ impl World {
         assert_nothing_leaked(&lines, &self.settings);
         assert_metrics_are_well_formed(&lines);
         let started = extractor.iter().filter(|line| line.starts_with("START ")).count();
-        let batches = batches(&extractor).len();
-        assert_eq!(batches, started - others, "one summary a batch: {extractor:#?}");
+        // Other tests may have kept this one waiting until the schedule called.
+        let done = batches(&extractor).len() + summaries(&extractor, "task done").len();
+        assert_eq!(done + failed, started, "one summary an invocation: {extractor:#?}");
         self.stack.delete().await.unwrap();
     }
 }
@@ -210,7 +219,12 @@ fn json_lines(lines: &[String]) -> Vec<Value> {
 
 /// extractor-fn's summaries of its batches.
 fn batches(lines: &[String]) -> Vec<Value> {
-    json_lines(lines).into_iter().filter(|line| line["message"] == "batch done").collect()
+    summaries(lines, "batch done")
+}
+
+/// What is logged once at the end of every invocation, a batch or a task.
+fn summaries(lines: &[String], message: &str) -> Vec<Value> {
+    json_lines(lines).into_iter().filter(|line| line["message"] == message).collect()
 }
 
 #[track_caller]

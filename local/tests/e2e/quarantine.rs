@@ -100,7 +100,7 @@ async fn a_large_event_is_delivered_whole() {
 #[tokio::test]
 async fn what_the_destination_rejects_is_quarantined_and_its_neighbours_are_delivered() {
     let world = World::new("rejected").await;
-    world.stack.enable_mapping(false).await.unwrap();
+    world.gather().await;
     let refusals = [
         ("c-2", StatusCode::BAD_REQUEST),
         ("c-4", StatusCode::PAYLOAD_TOO_LARGE),
@@ -138,7 +138,7 @@ async fn what_the_destination_rejects_is_quarantined_and_its_neighbours_are_deli
 #[tokio::test]
 async fn an_unreadable_message_is_quarantined_and_its_neighbours_are_delivered() {
     let world = World::new("poison").await;
-    world.stack.enable_mapping(false).await.unwrap();
+    world.gather().await;
     let mut ids = world.queue_all(&["c-1", "c-2"]).await;
     let wrapped = |event: &str| {
         format!(r#"{{"v":1,"receivedAt":"2026-01-02T03:04:05.000Z","event":{event}}}"#)

@@ -28,7 +28,7 @@ async fn what_is_given_back_is_delivered_once_its_cause_is_gone() {
     world.gladly.fault(on(Fault::status(500).body(&*said), "gladly-down"));
     world.gladly.fault(on(Fault::cut(), "gladly-cut/items"));
     world.destination.fault(Fault::status(503).body(&*said));
-    world.stack.enable_mapping(false).await.unwrap();
+    world.gather().await;
     let mut ids = world.queue_all(&["destination-down", "gladly-down", "gladly-cut", "gone"]).await;
     world.gladly.world().delete_conversation("gone");
     // Gladly's reads lag behind its events.
@@ -63,7 +63,7 @@ async fn what_is_given_back_is_delivered_once_its_cause_is_gone() {
 #[tokio::test]
 async fn what_gladly_cannot_give_is_given_back_alone() {
     let world = World::new("alone").await;
-    world.stack.enable_mapping(false).await.unwrap();
+    world.gather().await;
     let elsewhere = format!("{}/elsewhere", world.destination.url());
     let faults = [
         ("redirected", Fault::redirect(302, &elsewhere)),
@@ -91,7 +91,7 @@ async fn what_gladly_cannot_give_is_given_back_alone() {
 #[tokio::test]
 async fn a_destination_that_rejects_everything_is_at_fault_itself() {
     let world = World::new("at-fault").await;
-    world.stack.enable_mapping(false).await.unwrap();
+    world.gather().await;
     world.destination.fault(Fault::status(422));
     let conversations = (0..10).map(|number| format!("c-{number}"));
     for conversation in conversations {
@@ -110,7 +110,7 @@ async fn refused_credentials_cost_time_and_no_event() {
     for (name, secret) in [("gladly-401", "gladly-token"), ("destination-401", "destination-token")]
     {
         let world = World::new(name).await;
-        world.stack.enable_mapping(false).await.unwrap();
+        world.gather().await;
         let parameter = format!("/{name}/{secret}");
         world.stack.put_secret(&parameter, "outdated").await.unwrap();
         world.queue_all(&["c-1", "c-2"]).await;
@@ -127,7 +127,7 @@ async fn refused_credentials_cost_time_and_no_event() {
 #[tokio::test]
 async fn a_wait_that_was_asked_for_is_kept() {
     let world = World::new("retry-after").await;
-    world.stack.enable_mapping(false).await.unwrap();
+    world.gather().await;
     world.queue_all(&["c-1"]).await;
     world.destination.fault(Fault::status(429).header("retry-after", "500"));
     world.stack.enable_mapping(true).await.unwrap();
@@ -141,7 +141,7 @@ async fn a_wait_that_was_asked_for_is_kept() {
 async fn what_does_not_fit_into_an_invocation_goes_back_at_once() {
     let world = World::with("short", &[("GladlyRequestsPerSecond", "4")]).await;
     world.stack.configure(Function::Extractor, &json!({"Timeout": 12})).await.unwrap();
-    world.stack.enable_mapping(false).await.unwrap();
+    world.gather().await;
     // At 4 requests a second these take 8 s, and 12 s leave less for fetching.
     let conversations: Vec<_> = (0..10).map(|number| format!("c-{number}")).collect();
     let conversations: Vec<_> = conversations.iter().map(String::as_str).collect();

@@ -13,7 +13,7 @@ async fn a_burst_costs_two_calls_a_conversation() {
     let world = World::new("burst").await;
     // One environment, so that the count is exact: each would look at a conversation once.
     world.stack.reserve_concurrency(Function::Extractor, 1).await.unwrap();
-    world.stack.enable_mapping(false).await.unwrap();
+    world.gather().await;
     let minute_ago = (Timestamp::now() - SignedDuration::from_mins(1)).to_string();
     let mut ids = Vec::new();
     for number in 0..20 {

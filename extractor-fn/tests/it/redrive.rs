@@ -1,0 +1,112 @@
+//! The way out of quarantine.
+
+use serde_json::{Value, json};
+
+use crate::time::{World, working};
+
+const RECEIVED: &str = "2026-01-02T03:04:05.678Z";
+const EVENT: &str = r#"{ "type":"A/Ä", "id":"e-1", "content":{"conversationId":"c-1"} }"#;
+
+fn aside(origin: &str, reason: &str, raw: &str) -> Value {
+    json!({"v": 1, "receivedAt": RECEIVED, "reason": reason, "detail": "why", "origin": origin, "raw": raw})
+}
+
+fn queued() -> String {
+    let escaped = EVENT.replace('Ä', r"\u00c4");
+    format!(r#"{{"v":1,"receivedAt":"{RECEIVED}","event":{escaped}}}"#)
+}
+
+impl World {
+    fn put_aside(&self, body: &str) {
+        let now = self.clock.now();
+        self.aws.state().send("quarantine", body, Vec::new(), 0, now);
+    }
+
+    fn bodies(&self, queue: &str) -> Vec<String> {
+        let now = self.clock.now();
+        self.aws.state().queue(queue, now).bodies().map(|(_, body)| body.to_string()).collect()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_can_be_an_event_goes_back_and_the_rest_stays() {
+    let mut cut = aside("extractor-fn", "rejected", &queued());
+    cut["truncated"] = json!(true);
+    let mut coded = aside("ingest-fn", "unreadable", "/wA=");
+    coded["encoding"] = json!("base64");
+    let cases = [
+        (aside("extractor-fn", "rejected", &queued()).to_string(), true),
+        (aside("extractor-fn", "exhausted", &queued()).to_string(), true),
+        // What ingest-fn put aside is read again, by rules that may have changed since.
+        (aside("ingest-fn", "unreadable", EVENT).to_string(), true),
+        // SQS's own redrive policy moved it.
+        (queued(), true),
+        (aside("ingest-fn", "unreadable", "hello").to_string(), false),
+        (aside("ingest-fn", "no-type", r#"{"content":{"conversationId":"c"}}"#).to_string(), false),
+        (aside("ingest-fn", "unreadable", r#"{"type":"PING"}"#).to_string(), false),
+        (aside("ingest-fn", "unreadable", r#"{"type":"A","content":{}}"#).to_string(), false),
+        (aside("extractor-fn", "unreadable", "hello").to_string(), false),
+        (cut.to_string(), false),
+        (coded.to_string(), false),
+        ("hello".to_owned(), false),
+    ];
+    for (body, goes) in cases {
+        let world = World::new(working);
+        world.put_aside(&body);
+        let answer = world.task("redrive").await;
+        let (redriven, stayed) = if goes { (1, 0) } else { (0, 1) };
+        assert_eq!(
+            answer,
+            json!({"redriven": redriven, "stayed": stayed, "more": false}),
+            "{body}"
+        );
+        if goes {
+            assert_eq!(world.bodies("events"), [queued()], "{body}");
+            assert!(world.bodies("quarantine").is_empty());
+            let now = world.clock.now();
+            let message = world.aws.state().receive("events", 1, None, now).unwrap().remove(0);
+            assert_eq!(message.attributes, [("type".to_owned(), "A/?".to_owned())]);
+        } else {
+            assert!(world.bodies("events").is_empty());
+            assert_eq!(world.bodies("quarantine"), [body]);
+            assert_eq!(world.task("quarantine").await["total"], 1, "and can be seen again at once");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_go_back_than_were_asked_for() {
+    let world = World::new(working);
+    for _ in 0..25 {
+        world.put_aside(&aside("extractor-fn", "rejected", &queued()).to_string());
+    }
+    world.put_aside("hello");
+    for (max, redriven, more) in [(0, 0, true), (7, 7, true), (18, 18, false), (5, 0, false)] {
+        let answer = world.invoke(json!({"task": "redrive", "max": max})).await.unwrap();
+        assert_eq!(
+            (&answer["redriven"], &answer["more"]),
+            (&json!(redriven), &json!(more)),
+            "{max}"
+        );
+    }
+    assert_eq!((world.bodies("events").len(), world.bodies("quarantine").len()), (25, 1));
+    let screen = world.invoke(json!({"task": "redrive", "as": "text"})).await.unwrap();
+    assert_eq!(
+        screen,
+        "Left in quarantine, cut short or still no event: 1.\n0 events went back into the events queue."
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_was_not_taken_stays_in_quarantine() {
+    let world = World::new(working);
+    world.put_aside(&aside("extractor-fn", "rejected", &queued()).to_string());
+    world.aws.state().sqs_faults = [local::aws::Fault::Hang; 1].into_iter().collect();
+    // The first receive hangs and is tried again; then the send fails for good.
+    world.task("quarantine").await;
+    world.aws.state().sqs_fault = Some(local::aws::THROTTLED);
+    world.invoke(json!({"task": "redrive"})).await.unwrap_err();
+    world.aws.state().sqs_fault = None;
+    assert_eq!((world.bodies("events").len(), world.bodies("quarantine").len()), (0, 1));
+    assert_eq!(world.task("redrive").await["redriven"], 1);
+}

@@ -1,0 +1,165 @@
+//! No event outlives its queue's retention, or rather: none has to.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use jiff::{SignedDuration, Timestamp};
+use local::aws::{Fault, THROTTLED};
+use serde_json::{Value, json};
+use tokio::time::{Duration, sleep};
+
+use crate::{
+    settle,
+    time::{LEFT, World, records, working},
+};
+
+const HOUR: SignedDuration = SignedDuration::from_hours(1);
+
+impl World {
+    /// What a queue holds, by body, and when each was sent.
+    fn held(&self, queue: &str) -> Vec<(Timestamp, String)> {
+        let now = self.clock.now();
+        let mut state = self.aws.state();
+        state.queue(queue, now).bodies().map(|(sent, body)| (sent, body.to_string())).collect()
+    }
+
+    fn fill(&self, queue: &str, count: usize) -> BTreeSet<String> {
+        let now = self.clock.now();
+        let bodies: BTreeSet<_> = (0..count).map(|n| format!("{{\"n\":{n}}}")).collect();
+        for body in &bodies {
+            let kind = vec![("type".to_owned(), "A".to_owned())];
+            self.aws.state().send(queue, body, kind, 0, now);
+        }
+        bodies
+    }
+
+    fn ledger(&self) -> Value {
+        let text = self.aws.state().parameters.get("/relay/pause-renewal").cloned();
+        text.map_or(Value::Null, |text| serde_json::from_str(&text).unwrap())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_given_back_late_is_sent_anew_first() {
+    for (said, waits) in [("paused", true), ("running", false)] {
+        let world =
+            World::new(
+                move |path| {
+                    if waits { working(path) } else { crate::time::Reply::Status(503, None) }
+                },
+            );
+        world.aws.put("/relay/pause", said);
+        // The queue keeps messages for 96 hours.
+        for (age, late) in [(71, false), (73, true), (95, true)] {
+            world.aws.state().messages.clear();
+            let records: Vec<_> = records(12).into_iter().map(|r| r.since(HOUR * age)).collect();
+            let settled = settle(&world.extractor, &world.aws, &records, LEFT).await;
+            let sent = world.aws.state().messages.clone();
+            if late {
+                settled.is_done();
+                let bodies: BTreeSet<_> = sent.iter().map(|message| message.body.clone()).collect();
+                assert_eq!(bodies, records.iter().map(|record| record.body.clone()).collect());
+                let kind = [("type".to_owned(), "A".to_owned())];
+                assert!(sent.iter().all(|sent| sent.queue == "events" && sent.attributes == kind));
+            } else {
+                assert_eq!((settled.kept.len(), sent.len()), (12, 0), "{age} h");
+            }
+        }
+        let now = world.clock.now();
+        let visible = world.aws.state().receive("events", 10, None, now).unwrap();
+        assert!(visible.is_empty(), "they come back as late as they would have");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operator_who_chose_expiry_gets_it() {
+    let world = World::with(&[("RENEW_HELD_EVENTS", "false")], working);
+    world.aws.put("/relay/pause", "paused");
+    let records: Vec<_> = records(3).into_iter().map(|record| record.since(HOUR * 95)).collect();
+    let settled = settle(&world.extractor, &world.aws, &records, LEFT).await;
+    assert_eq!(settled.kept.len(), 3);
+    world.fill("events", 3);
+    for _ in 0..100 {
+        world.task("reconcile").await;
+        sleep(Duration::from_hours(1)).await;
+    }
+    assert!(world.held("events").is_empty());
+    assert!(world.aws.state().messages.is_empty(), "nothing was sent");
+    let screen = world.invoke(json!({"task": "status", "as": "text"})).await.unwrap();
+    assert!(screen.as_str().unwrap().contains("0 events"), "{screen}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_sent_anew_is_given_back() {
+    let world = World::new(working);
+    world.aws.put("/relay/pause", "paused");
+    world.aws.state().sqs_fault = Some(THROTTLED);
+    let records: Vec<_> = records(1).into_iter().map(|record| record.since(HOUR * 95)).collect();
+    let settled = settle(&world.extractor, &world.aws, &records, LEFT).await;
+    assert_eq!(settled.kept, ["m-0"]);
+    world.aws.state().sqs_fault = None;
+    settle(&world.extractor, &world.aws, &records, LEFT).await.is_done();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_of_a_month_loses_nothing_and_costs_a_receive_a_renewal() {
+    let world = World::new(working);
+    world.aws.put("/relay/pause", "paused");
+    world.task("reconcile").await;
+    let (events, aside) = (world.fill("events", 250), world.fill("quarantine", 15));
+    world.aws.state().queue("quarantine", world.clock.now()).retention = HOUR * 14 * 24;
+    let mut before = world.aws.state().sqs_calls;
+    let mut busy = Vec::new();
+    for hour in 0..30 * 24 {
+        world.task("reconcile").await;
+        let calls = world.aws.state().sqs_calls - before;
+        if calls > 20 {
+            busy.push(hour);
+        }
+        sleep(Duration::from_hours(1)).await;
+        before = world.aws.state().sqs_calls;
+    }
+    let now = world.clock.now();
+    for (queue, bodies, most) in [("events", events, 48), ("quarantine", aside, 7 * 24)] {
+        let held = world.held(queue);
+        assert_eq!(held.len(), bodies.len(), "no copy is left behind in {queue}");
+        assert_eq!(held.iter().map(|(_, body)| body.clone()).collect::<BTreeSet<_>>(), bodies);
+        let oldest = held.iter().map(|(sent, _)| now.duration_since(*sent)).max().unwrap();
+        assert!(oldest <= HOUR * (most + 2), "{queue}: {oldest:?}");
+    }
+    let receives = world.aws.state().receive("events", 10, None, now).unwrap();
+    assert!(receives.iter().all(|message| message.receives <= 3), "copies begin anew");
+    assert!(receives.iter().all(|message| message.attributes[0].0 == "type"));
+    assert!((20..80).contains(&busy.len()), "most hours nothing is received: {busy:?}");
+    world.assert_pause_is_the_operators();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pass_goes_on_where_a_fault_ended_it() {
+    let world = World::new(working);
+    world.aws.put("/relay/pause", "paused");
+    world.task("reconcile").await;
+    let events = world.fill("events", 1_000);
+    sleep(Duration::from_hours(49)).await;
+    // Some calls that work, some entries of a batch that do not, then nothing does.
+    let mut faults = VecDeque::from([Fault::Entries(0); 150]);
+    faults.extend([Fault::Entries(0b101); 3]);
+    faults.extend([THROTTLED; 9]);
+    world.aws.state().sqs_faults = faults;
+    // Whether that fails the invocation depends on what is throttled last.
+    let _ = world.invoke(json!({"task": "reconcile"})).await;
+    let begun = world.ledger()["events"]["pass"].clone();
+    let renewed = begun["renewed"].as_u64().unwrap();
+    assert!((100..1_000).contains(&renewed), "{renewed}");
+
+    sleep(Duration::from_mins(1)).await;
+    while let Some(pass) = world.ledger()["events"].get("pass") {
+        assert_eq!(pass["begunAt"], begun["begunAt"]);
+        world.task("reconcile").await;
+        sleep(Duration::from_mins(1)).await;
+    }
+    let now = world.clock.now();
+    let held = world.held("events");
+    assert!(held.iter().all(|(sent, _)| now.duration_since(*sent) < HOUR));
+    assert_eq!(held.iter().map(|(_, body)| body.clone()).collect::<BTreeSet<_>>(), events);
+    assert!(held.len() < 1_010, "a copy or two, of what could not be deleted: {}", held.len());
+}

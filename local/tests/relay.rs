@@ -1,0 +1,312 @@
+//! `tools/relay` with an AWS CLI that only notes what it is asked for.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::{Value, json};
+
+/// Stands for the AWS CLI. It writes its arguments down, a call a file, and answers from files of the command's name.
+const AWS: &str = r#"#!/bin/bash
+set -eu
+number=$(($(ls "$NOTES" | wc -l) + 1))
+printf '%s\0' "$@" >"$NOTES/$number"
+if [ "${1-}" = --endpoint-url ]; then shift 2; fi
+for argument; do
+  case $argument in fileb://*) cp "${argument#fileb://}" "$ANSWERS/task" ;; esac
+done
+if [ -e "$ANSWERS/$2.error" ]; then cat "$ANSWERS/$2.error" >&2; exit 254; fi
+if [ "$2" = invoke ]; then cp "$ANSWERS/answer" "${!#}"; fi
+if [ -e "$ANSWERS/$2" ]; then cat "$ANSWERS/$2"; fi
+"#;
+
+/// A folder with the script, as in the repository, and the false AWS CLI.
+struct Desk {
+    folder: PathBuf,
+}
+
+/// How a command ended, and what it showed.
+struct Ended {
+    succeeded: bool,
+    shown: String,
+    complaint: String,
+}
+
+impl Desk {
+    fn new(name: &str) -> Self {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("relay-{name}"));
+        let _ = fs::remove_dir_all(&folder);
+        for part in ["tools", "bin", "notes", "answers", "temporary"] {
+            fs::create_dir_all(folder.join(part)).unwrap();
+        }
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tools/relay");
+        fs::copy(script, folder.join("tools/relay")).unwrap();
+        fs::write(folder.join("bin/aws"), AWS).unwrap();
+        fs::set_permissions(folder.join("bin/aws"), fs::Permissions::from_mode(0o755)).unwrap();
+        let desk = Self { folder };
+        desk.answers(
+            "describe-stacks",
+            "PauseParameterName\t/acme/pause\nExtractorFunctionName\tx-1\n",
+        );
+        desk.answers("invoke", "None\n");
+        desk.answers("answer", r#""State       paused\nExtraction is paused.""#);
+        desk
+    }
+
+    fn answers(&self, what: &str, text: &str) {
+        fs::write(self.folder.join("answers").join(what), text).unwrap();
+    }
+
+    fn run(&self, command: &str, environment: &[(&str, &str)]) -> Ended {
+        let output = Command::new("bash")
+            .args(["tools/relay", command])
+            .current_dir(&self.folder)
+            .env_clear()
+            .env("PATH", format!("{}:/usr/bin:/bin", self.folder.join("bin").display()))
+            .env("NOTES", self.folder.join("notes"))
+            .env("ANSWERS", self.folder.join("answers"))
+            .env("TMPDIR", self.folder.join("temporary"))
+            .envs(environment.iter().copied())
+            .output()
+            .unwrap();
+        let left = fs::read_dir(self.folder.join("temporary")).unwrap().count();
+        assert_eq!(left, 0, "no file is left behind");
+        Ended {
+            succeeded: output.status.success(),
+            shown: String::from_utf8(output.stdout).unwrap(),
+            complaint: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// The calls of the AWS CLI so far, in their order.
+    fn calls(&self) -> Vec<Vec<String>> {
+        let notes = self.folder.join("notes");
+        let count = fs::read_dir(&notes).unwrap().count();
+        let call = |number: usize| {
+            let note = fs::read_to_string(notes.join(number.to_string())).unwrap();
+            note.split_terminator('\0').map(str::to_owned).collect()
+        };
+        (1..=count).map(call).collect()
+    }
+
+    /// What was written into which parameter.
+    fn written(&self) -> Vec<(String, String)> {
+        let after = |call: &[String], name: &str| {
+            call[call.iter().position(|argument| argument == name).unwrap() + 1].clone()
+        };
+        let calls = self.calls();
+        let writes = calls.iter().filter(|call| call.contains(&"put-parameter".to_owned()));
+        writes.map(|call| (after(call, "--name"), after(call, "--value"))).collect()
+    }
+
+    fn task(&self) -> Value {
+        serde_json::from_slice(&fs::read(self.folder.join("answers/task")).unwrap()).unwrap()
+    }
+}
+
+#[test]
+fn a_pause_says_who_and_why_whatever_characters_they_have() {
+    let desk = Desk::new("pause");
+    let reason = r#"it's "quoted" \ $HOME `id` & 50 % – déjà vu 😀 {"state":"running"}"#;
+    let until = "2099-02-28T08:00:00.5+01:00";
+    let told = [("STACK", "acme"), ("BY", r#"Ada "L""#), ("REASON", reason), ("UNTIL", until)];
+    let ended = desk.run("pause", &told);
+    assert_eq!(ended.complaint, "");
+    assert_eq!(ended.shown, "State       paused\nExtraction is paused.\n");
+    assert!(ended.succeeded);
+
+    let [(parameter, value)] = &desk.written()[..] else { panic!("{:?}", desk.calls()) };
+    assert_eq!(parameter, "/acme/pause");
+    let mut value: Value = serde_json::from_str(value).unwrap();
+    let since = value["since"].take().as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    assert!(since.duration_until(jiff::Timestamp::now()).as_secs() < 60);
+    assert_eq!(
+        value,
+        json!({"state": "paused", "by": r#"Ada "L""#, "reason": reason, "since": null, "until": until})
+    );
+    assert_eq!(desk.task(), json!({"task": "reconcile", "as": "text"}));
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_before_anything_is_asked_or_written() {
+    let desk = Desk::new("nonsense");
+    let cases = [
+        ("pause", "REASON", "two\nlines", "REASON must be one line"),
+        ("pause", "REASON", "a bell \u{7}", "REASON must be one line"),
+        ("pause", "BY", "\u{1b}[2J", "BY must be one line"),
+        ("pause", "REASON", &"x".repeat(1_001), "REASON is too long"),
+        ("pause", "UNTIL", "tomorrow", "UNTIL must be a time"),
+        ("pause", "UNTIL", "2099-12-01", "UNTIL must be a time"),
+        ("pause", "UNTIL", "2099-12-01T08:00:00", "UNTIL must be a time"),
+        ("pause", "UNTIL", "2099-12-01 08:00:00Z", "UNTIL must be a time"),
+        ("pause", "UNTIL", "2099-12-01T08:00Z", "UNTIL must be a time"),
+        ("pause", "UNTIL", "2099-02-29T08:00:00Z", "UNTIL must be a time"),
+        ("pause", "UNTIL", "2099-13-01T08:00:00Z", "UNTIL must be a time"),
+        ("pause", "UNTIL", "2099-12-01T24:00:00Z", "UNTIL must be a time"),
+        ("pause", "UNTIL", "2099-12-01T08:00:00+24:00", "UNTIL must be a time"),
+        ("pause", "UNTIL", "2099-12-01T08:00:00Z\",\"x\":\"", "UNTIL must be a time"),
+        ("pause", "UNTIL", "2024-02-29T23:59:59Z", "UNTIL is in the past"),
+        ("redrive", "MAX", "all", "MAX must be a number"),
+        ("redrive", "MAX", "0", "MAX must be a number"),
+        ("redrive", "MAX", "-1", "MAX must be a number"),
+    ];
+    for (command, name, value, complaint) in cases {
+        let ended = desk.run(command, &[("STACK", "acme"), (name, value)]);
+        assert!(!ended.succeeded, "{name}={value}");
+        let expected = format!("make {command}: {complaint}");
+        assert!(ended.complaint.starts_with(&expected), "{name}={value}: {}", ended.complaint);
+        assert_eq!(ended.complaint.lines().count(), 1, "{}", ended.complaint);
+    }
+    // Just past, and just not yet, in a zone of its own.
+    let at = |minutes: i64| {
+        let at = jiff::Timestamp::now() + jiff::SignedDuration::from_mins(minutes);
+        at.to_zoned(jiff::tz::offset(-5).to_time_zone())
+            .strftime("%Y-%m-%dT%H:%M:%S%:z")
+            .to_string()
+    };
+    assert!(!desk.run("pause", &[("STACK", "acme"), ("UNTIL", &at(-1))]).succeeded);
+    assert_eq!(desk.calls(), Vec::<Vec<String>>::new());
+    assert!(desk.run("pause", &[("STACK", "acme"), ("UNTIL", &at(1))]).succeeded);
+}
+
+#[test]
+fn resume_lifts_the_pause_and_closes_the_breaker() {
+    let desk = Desk::new("resume");
+    assert!(desk.run("resume", &[("STACK", "acme")]).succeeded);
+    let written = desk.written();
+    let written: Vec<_> = written.iter().map(|(name, value)| (&**name, &**value)).collect();
+    let closed = r#"{"state":"closed"}"#;
+    assert_eq!(written, [("/acme/pause", "running"), ("/acme/pause-breaker", closed)]);
+    assert_eq!(desk.task(), json!({"task": "reconcile", "as": "text"}));
+}
+
+#[test]
+fn other_commands_ask_and_write_nothing() {
+    let desk = Desk::new("ask");
+    for (command, max, task) in [
+        ("status", "", json!({"task": "status", "as": "text"})),
+        ("quarantine", "", json!({"task": "quarantine", "as": "text"})),
+        ("redrive", "", json!({"task": "redrive", "as": "text"})),
+        ("redrive", "25", json!({"task": "redrive", "max": 25, "as": "text"})),
+    ] {
+        assert!(desk.run(command, &[("STACK", "acme"), ("MAX", max)]).succeeded);
+        assert_eq!(desk.task(), task);
+    }
+    assert_eq!(desk.written(), []);
+}
+
+#[test]
+fn the_answer_is_shown_as_it_was_meant() {
+    let desk = Desk::new("answer");
+    let screen = "A \"tab\"\tand \\ and / – 😀 \u{85}é\nlast line \\n";
+    // As Lambda gives it, and with everything outside ASCII escaped; neither steers a terminal.
+    let plain = format!("{}\u{1b}[2J\u{7f}\"", json!(screen).to_string().trim_end_matches('"'));
+    let escaped =
+        r#""A \"tab\"\tand \\ and \/ \u2013 \ud83d\ude00 \u0085\u00e9\nlast line \\n\u001b[2J\b""#;
+    for answer in [plain.as_str(), escaped] {
+        desk.answers("answer", answer);
+        let ended = desk.run("status", &[("STACK", "acme")]);
+        assert_eq!(ended.complaint, "");
+        assert_eq!(ended.shown, format!("{}[2J\n", screen.replace('\u{85}', "")));
+    }
+}
+
+#[test]
+fn every_failure_is_one_sentence() {
+    let failed = "An error occurred (AccessDeniedException) when calling the Invoke operation (reached max retries: 4): User: ada is not authorized to perform: lambda:InvokeFunction";
+    for (name, command, answers, complaint) in [
+        (
+            "no-stack",
+            "status",
+            (
+                "describe-stacks.error",
+                "\nAn error occurred (ValidationError) when calling the DescribeStacks operation: Stack with id acme does not exist\n",
+            ),
+            "make status: there is no stack acme in this AWS account and region.",
+        ),
+        (
+            "other-stack",
+            "status",
+            ("describe-stacks", "None\n"),
+            "make status: acme is no relay: it has not the outputs of one.",
+        ),
+        (
+            "no-permission",
+            "status",
+            ("invoke.error", failed),
+            "make status: extractor-fn could not be asked: User: ada is not authorized to perform: lambda:InvokeFunction",
+        ),
+        (
+            "not-written",
+            "pause",
+            (
+                "put-parameter.error",
+                "An error occurred (ThrottlingException) when calling the PutParameter operation: Rate exceeded",
+            ),
+            "make pause: the pause was not written: AWS is busy with too many requests; try again in a minute.",
+        ),
+        (
+            "half-done",
+            "pause",
+            ("invoke.error", "Could not connect to the endpoint URL: \"https://lambda\""),
+            "make pause: the pause is written, and holds within 15 s whatever else happens; but extractor-fn could not be asked: AWS is out of reach.",
+        ),
+        (
+            "no-screen",
+            "status",
+            ("answer", "{\"state\":\"running\"}"),
+            "make status: extractor-fn answered what is no screen; is it an older version?",
+        ),
+    ] {
+        let desk = Desk::new(name);
+        desk.answers(answers.0, answers.1);
+        let ended = desk.run(command, &[("STACK", "acme")]);
+        assert!(!ended.succeeded && ended.shown.is_empty(), "{name}");
+        assert_eq!(ended.complaint.trim_end(), complaint, "{name}");
+    }
+
+    let desk = Desk::new("function-error");
+    desk.answers("invoke", "Unhandled\n");
+    desk.answers(
+        "answer",
+        r#"{"errorType":"ControlError","errorMessage":"could not look for the \"mapping\""}"#,
+    );
+    let ended = desk.run("resume", &[("STACK", "acme")]);
+    let complaint = "make resume: the pause is lifted, and extraction goes on within a minute or two; but \
+                     extractor-fn failed: could not look for the \"mapping\"";
+    assert_eq!(ended.complaint.trim_end(), complaint);
+    assert!(!ended.succeeded);
+}
+
+#[test]
+fn without_a_name_it_is_the_stack_of_make_up_or_none() {
+    let desk = Desk::new("up");
+    let ended = desk.run("status", &[]);
+    assert!(ended.complaint.starts_with("make status: no relay runs on this machine"));
+    assert!(!ended.succeeded);
+    assert_eq!(desk.calls(), Vec::<Vec<String>>::new());
+
+    fs::create_dir_all(desk.folder.join(".local/up")).unwrap();
+    let state = "endpoint=http://127.0.0.1:4566\nstack=gladly-relay\n";
+    fs::write(desk.folder.join(".local/up/aws.env"), state).unwrap();
+    assert!(desk.run("status", &[("AWS_PROFILE", "production")]).succeeded);
+    for call in desk.calls() {
+        assert_eq!(call[..2], ["--endpoint-url", "http://127.0.0.1:4566"]);
+    }
+    desk.answers(
+        "describe-stacks.error",
+        "Could not connect to the endpoint URL: \"http://127.0.0.1:4566/\"",
+    );
+    let ended = desk.run("status", &[]);
+    let complaint = "make status: the stack could not be looked up: what \"make up\" started has ended; start it again.";
+    assert_eq!(ended.complaint.trim_end(), complaint);
+    // One of that name in an account is another.
+    let before = desk.calls().len();
+    assert!(!desk.run("status", &[("STACK", "gladly-relay")]).succeeded);
+    assert_eq!(desk.calls()[before][0], "cloudformation");
+}
