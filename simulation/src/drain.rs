@@ -15,13 +15,13 @@ use tokio::{
 };
 
 use crate::{
-    Keep, Tally, Violation, bridge, function::Function, ledger::promise, mapping, operator,
-    plan::Plan, world::World,
+    Keep, Tally, Violation, function::Function, ledger::promise, mapping, operator, plan::Plan,
+    world::World,
 };
 
 /// Requests a second that one environment may make: `GLADLY_REQUESTS_PER_SECOND`.
 const SHARE: f64 = 4.0;
-/// How long an environment uses a customer that it has fetched does not matter below this.
+/// When the backlog is let go: long after its last event.
 const START: Duration = Duration::from_mins(10);
 
 /// What a drain came to.
@@ -123,8 +123,7 @@ async fn live(drain: &mut Drain) {
     operator::arrive(Arc::clone(&world)).await;
     sleep(START.saturating_sub(world.elapsed())).await;
     let began = world.elapsed();
-    let mut tasks = vec![spawn_local(mapping::poll(Arc::clone(&world), Arc::clone(&function)))];
-    tasks.push(spawn_local(bridge::schedule(Arc::clone(&world), function)));
+    let polling = spawn_local(mapping::poll(Arc::clone(&world), function));
     // Ten times as long as it takes.
     let limit = Duration::from_secs(10 * drain.ideal()) / 4 + Duration::from_hours(1);
     while !world.is_drained() && world.elapsed() - began < limit {
@@ -136,9 +135,7 @@ async fn live(drain: &mut Drain) {
     } else {
         world.check_drained(drain.lasted)
     }
-    for task in tasks {
-        task.abort();
-    }
+    polling.abort();
     let mut state = world.state();
     drain.violation = state.ledger.violation.take();
     let tally: &Tally = &state.tally;

@@ -149,7 +149,8 @@ impl Function {
     /// Keeps an environment for the next invocation, mostly.
     fn rest(&self, environment: Environment) {
         let old = environment.life.number < self.deployed.load(Ordering::Relaxed);
-        if !old && self.world.state().rng.u32(0..40) != 0 {
+        let recycled = self.world.state().rng.f64() < self.world.plan.recycled;
+        if !old && !recycled {
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(environment);
         }
     }

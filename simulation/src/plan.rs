@@ -30,6 +30,8 @@ pub(crate) struct Plan {
     pub(crate) net_faults: f64,
     /// How likely an invocation's environment dies in it.
     pub(crate) crashes: f64,
+    /// How likely an environment is not used again after an invocation.
+    pub(crate) recycled: f64,
     /// How likely Lambda throttles an invocation of a batch.
     pub(crate) throttles: f64,
     /// How likely SQS hands out or keeps a message once more.
@@ -170,6 +172,7 @@ impl Plan {
             aws_faults: pick(rng, &[0.0, 0.002, 0.02]),
             net_faults: pick(rng, &[0.0, 0.01, 0.05]),
             crashes: pick(rng, &[0.0, 0.05, 0.25]),
+            recycled: 0.03,
             throttles: pick(rng, &[0.0, 0.1]),
             repeats: pick(rng, &[0.0, 0.01, 0.05]),
             conversations: Vec::new(),
@@ -208,6 +211,7 @@ impl Plan {
             aws_faults: 0.0,
             net_faults: 0.0,
             crashes: 0.0,
+            recycled: 0.0,
             throttles: 0.0,
             repeats: 0.0,
             conversations: (0..conversations).map(conversation).collect(),
@@ -372,7 +376,8 @@ impl Plan {
                 0 => Deed::Toggle(true),
                 1 => Deed::Toggle(false),
                 2 => Deed::Deploy,
-                3 | 4 => Deed::Invoke(json!({"task": "status"})),
+                3 => Deed::Invoke(json!({"task": "status"})),
+                4 => Deed::Invoke(json!({"task": "status", "as": "text"})),
                 5 => Deed::Invoke(json!({"task": "quarantine"})),
                 6 => Deed::Invoke(json!({"task": "redrive", "max": rng.u32(1..50)})),
                 _ => Deed::Invoke(json!({"task": "reconcile"})),
