@@ -7,9 +7,9 @@
 //!
 //! - at first the queue's creation, and never further back than its retention: what is older is gone;
 //! - when the queue is seen empty, that time less a margin, because SQS counts approximately;
-//! - when a pass has gone over the whole queue, its begin less a quarter of the retention: a message
-//!   that was in flight elsewhere or came out of order may have been missed, and so gets another
-//!   chance before it expires.
+//! - when a pass has gone over the whole queue, its begin less a quarter of the retention, for the
+//!   sake of those that it missed because they were in flight elsewhere or came out of order, and an
+//!   eighth more if it saw some that it could not copy. So each has another chance before it expires.
 //!
 //! A pass begins when the floor is half the retention ago. In a long pause that is once at half the
 //! retention and then every quarter, each costing a message one receive.
@@ -75,6 +75,9 @@ pub(crate) struct Pass {
     /// What was sent before this is to be renewed.
     pub(crate) begun_at: Timestamp,
     pub(crate) renewed: u64,
+    /// Copies that failed; some of them may have been made since.
+    #[serde(default)]
+    pub(crate) failed: u64,
 }
 
 impl FromStr for Books {
@@ -133,13 +136,14 @@ impl Book {
         if begins {
             // As precise as SQS, or what is sent in this very millisecond would be taken for older.
             let begun_at = Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now);
-            self.pass = Some(Pass { begun_at, renewed: 0 });
+            self.pass = Some(Pass { begun_at, renewed: 0, failed: 0 });
         }
         begins
     }
 
     fn end(&mut self, depth: &Depth, pass: &Pass) {
-        let floor = pass.begun_at - depth.retention / 4;
+        let eighths = if pass.failed == 0 { 2 } else { 3 };
+        let floor = pass.begun_at - depth.retention / 8 * eighths;
         self.floor = Some(self.floor.map_or(floor, |known| known.max(floor)));
         self.pass = None;
     }
@@ -196,11 +200,9 @@ impl Ledger {
         };
         let before = pass.renewed;
         let hide = HIDE.min(depth.retention.unsigned_abs() / 8);
-        let all = sweep(queue, &mut pass, hide, until).await;
-        // One message that cannot be copied must not keep the next pass from beginning.
-        let overdue = clock.now().duration_since(pass.begun_at) > depth.retention / 8;
-        if all || overdue {
-            info!(renewed = pass.renewed, "renewed what the {kind:?} queue held");
+        if sweep(queue, &mut pass, hide, until).await {
+            let Pass { renewed, failed, .. } = pass;
+            info!(renewed, failed, "renewed what the {kind:?} queue held");
             books.book(kind).end(depth, &pass);
         } else {
             books.book(kind).pass = Some(pass.clone());
@@ -218,9 +220,9 @@ impl Ledger {
     }
 }
 
-/// Renews what was sent before the pass began. Whether everything was seen, and all of it renewed.
+/// Renews what was sent before the pass began. Whether all of it was seen.
 async fn sweep(queue: &Queue, pass: &mut Pass, hide: Duration, until: Instant) -> bool {
-    let (mut quiet, mut complete) = (0, true);
+    let mut quiet = 0;
     // What was received and stays hidden, with the time it comes back.
     let mut hidden = VecDeque::<(Instant, usize)>::new();
     while quiet < QUIET {
@@ -249,10 +251,10 @@ async fn sweep(queue: &Queue, pass: &mut Pass, hide: Duration, until: Instant) -
         let renewed = if old.is_empty() { 0 } else { queue.renew(&old).await };
         hidden.push_back((Instant::now() + hide, received - renewed));
         quiet = if old.is_empty() { quiet + 1 } else { 0 };
-        complete &= renewed == old.len();
         pass.renewed += renewed as u64;
+        pass.failed += (old.len() - renewed) as u64;
     }
-    complete
+    true
 }
 
 #[cfg(test)]
@@ -302,7 +304,7 @@ mod tests {
 
     #[test]
     fn a_document_that_cannot_be_read_knows_nothing() {
-        let text = r#"{"events":{"floor":"2026-01-02T03:04:05Z","pass":{"begunAt":"2026-01-02T03:04:05Z","renewed":7}},"quarantine":{}}"#;
+        let text = r#"{"events":{"floor":"2026-01-02T03:04:05Z","pass":{"begunAt":"2026-01-02T03:04:05Z","renewed":7,"failed":1}},"quarantine":{}}"#;
         let books: Books = text.parse().unwrap();
         assert_eq!(books.events.pass.as_ref().unwrap().renewed, 7);
         assert_eq!(serde_json::to_string(&books).unwrap(), text);

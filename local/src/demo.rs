@@ -12,13 +12,11 @@ use crate::{
     emulator::EmulatorError,
     gladly::{EVENT_TYPES, Gladly},
     scene::Scene,
-    stack::{Answer, Artifacts, Cloud, Queue, Stack, StackError},
+    stack::{Answer, Artifacts, Cloud, Function, Queue, Stack, StackError},
 };
 
-/// How long anything may take that the demo waits for. The slowest is a held event's return, 36 s.
+/// How long anything may take that the demo waits for.
 const PATIENCE: Duration = Duration::from_secs(90);
-/// How long a running extractor may go on with what it last read of the switch.
-const SWITCH_AGE: Duration = Duration::from_secs(10);
 /// The batching window of the event source mapping, and a second.
 const GATHER: Duration = Duration::from_secs(6);
 /// Webhooks sent at once: each takes a process of its own on the emulated AWS.
@@ -72,8 +70,8 @@ pub async fn demo() -> Result<(), DemoError> {
     demo.ten_events().await?;
     demo.strangers_and_nonsense().await?;
     let burst = demo.burst().await?;
-    let (held, drained) = demo.pause().await?;
-    demo.summary(&burst, held, drained, began.elapsed())?;
+    let hold = demo.pause().await?;
+    demo.summary(&burst, &hold, began.elapsed())?;
     demo.stack.delete().await?;
     Ok(())
 }
@@ -82,6 +80,16 @@ pub async fn demo() -> Result<(), DemoError> {
 struct Burst {
     calls: usize,
     took: Duration,
+}
+
+/// How long the steps of the pause took.
+struct Hold {
+    /// From the flip until nothing was received any more.
+    flip: Duration,
+    /// From resuming to the first delivery.
+    first: Duration,
+    /// From resuming to the last.
+    all: Duration,
 }
 
 impl Demo<'_> {
@@ -193,10 +201,14 @@ impl Demo<'_> {
         Ok(burst)
     }
 
-    async fn pause(&mut self) -> Result<(usize, Duration), DemoError> {
-        heading("An operator pauses: the parameter says \"paused\"");
+    async fn pause(&mut self) -> Result<Hold, DemoError> {
+        heading("An operator pauses, as \"make pause REASON=…\" does");
+        let began = Instant::now();
         self.stack.set_pause(r#"{"state":"paused","by":"demo","reason":"to show it"}"#).await?;
-        progress("an extractor looks at the switch every 10 s", SWITCH_AGE).await;
+        let screen = self.controller("reconcile").await?;
+        let flip = began.elapsed();
+        screen.lines().for_each(|line| say(&format!("  {line}")));
+        check(self.stack.mapping_state().await? == "Disabled", "the mapping is off")?;
         let conversations = self.conversations(5);
         let events: Vec<_> = (0..HELD_EVENTS)
             .map(|n| {
@@ -208,37 +220,50 @@ impl Demo<'_> {
             .collect();
         let calls = self.gladly.traffic().count("/api/v1/**");
         let sent = self.send(&events).await?;
-        // Each has been handed out and given back once it is in flight.
-        self.until("the events are held", async |demo| {
-            Ok(demo.stack.counts(Queue::Events).await?.in_flight == HELD_EVENTS as u64)
-        })
-        .await?;
+        let held = self.stack.peek(Queue::Events).await?;
+        let receives: u64 = held.iter().map(|message| message.receive_count).sum();
         let arrived = sent.iter().filter(|id| self.destination.times(id) > 0).count();
         say(&format!(
-            "  {HELD_EVENTS} more events were accepted; {HELD_EVENTS} are held, {arrived} forwarded"
+            "  {HELD_EVENTS} more events were accepted; {} are held, received {receives} times, {arrived} forwarded",
+            held.len()
         ));
+        check(held.len() == HELD_EVENTS && receives == 0, "held events cost nothing")?;
         check(arrived == 0, "nothing is forwarded while paused")?;
         check(
             self.gladly.traffic().count("/api/v1/**") == calls,
             "nothing is fetched while paused",
         )?;
 
-        heading("The operator resumes: \"running\"");
+        heading("What \"make status\" shows");
+        let screen = self.controller("status").await?;
+        screen.lines().for_each(|line| say(&format!("  {line}")));
+        check(screen.contains(&format!("Backlog     {HELD_EVENTS} events")), "it tells the truth")?;
+
+        heading("The operator resumes, as \"make resume\" does");
         let began = Instant::now();
         self.stack.set_pause("running").await?;
-        say("  held events come back within about half a minute of their last look at the switch");
+        let screen = self.controller("reconcile").await?;
+        say(&format!("  {}", screen.lines().last().unwrap_or_default()));
+        let any = |destination: &Destination| sent.iter().any(|id| destination.times(id) > 0);
+        if !self.destination.wait_for(any, PATIENCE).await {
+            return Err(missed("an event is forwarded"));
+        }
+        let first = began.elapsed();
         self.arrived(&sent).await?;
-        say(&format!("  all {HELD_EVENTS} forwarded after {:.0} s", began.elapsed().as_secs_f64()));
-        Ok((HELD_EVENTS, began.elapsed()))
+        let all = began.elapsed();
+        say(&format!("  all {HELD_EVENTS} forwarded after {:.0} s", all.as_secs_f64()));
+        Ok(Hold { flip, first, all })
     }
 
-    fn summary(
-        &self,
-        burst: &Burst,
-        held: usize,
-        drained: Duration,
-        took: Duration,
-    ) -> Result<(), DemoError> {
+    /// Has the controller do a task, and returns its screen.
+    async fn controller(&self, task: &str) -> Result<String, DemoError> {
+        let task = json!({"task": task, "as": "text"});
+        let answer = self.stack.invoke(Function::Extractor, &task).await?;
+        check(!answer.failed, "the controller answers")?;
+        Ok(text(&answer.payload).to_owned())
+    }
+
+    fn summary(&self, burst: &Burst, hold: &Hold, took: Duration) -> Result<(), DemoError> {
         let traffic = self.gladly.traffic();
         let lost = self.sent.iter().filter(|id| self.destination.times(id) == 0).count();
         let twice = self.sent.iter().filter(|id| self.destination.times(id) > 1).count();
@@ -278,8 +303,10 @@ impl Demo<'_> {
             (
                 "pause",
                 format!(
-                    "{held} held, none forwarded; all of them {:.0} s after resuming",
-                    drained.as_secs_f64()
+                    "held {:.1} s after the flip, {HELD_EVENTS} events without a receive; first delivery {:.1} s after resuming, all {:.0} s",
+                    hold.flip.as_secs_f64(),
+                    hold.first.as_secs_f64(),
+                    hold.all.as_secs_f64()
                 ),
             ),
             ("time", format!("{:.0} s", took.as_secs_f64())),
@@ -329,22 +356,6 @@ impl Demo<'_> {
         } else {
             Err(missed("every event is forwarded"))
         }
-    }
-
-    /// Asks the emulated AWS until something is true.
-    async fn until(
-        &self,
-        what: &str,
-        holds: impl AsyncFn(&Self) -> Result<bool, StackError>,
-    ) -> Result<(), DemoError> {
-        let began = Instant::now();
-        while began.elapsed() < PATIENCE {
-            if holds(self).await? {
-                return Ok(());
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        Err(missed(what))
     }
 }
 

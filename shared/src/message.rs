@@ -379,7 +379,7 @@ mod tests {
         fn any_bytes_come_back_from_quarantine(raw in any::<Vec<u8>>()) {
             let message = quarantined(&raw);
             let read = PutAside::read(&message.to_string()).unwrap();
-            prop_assert_eq!(read.raw().map(String::into_bytes), str::from_utf8(&raw).ok().map(|raw| raw.into()));
+            prop_assert_eq!(read.raw().map(String::into_bytes), str::from_utf8(&raw).ok().map(Into::into));
             let kept = message["raw"].as_str().unwrap();
             let back = if message.get("encoding").is_some() {
                 BASE64_STANDARD.decode(kept).unwrap()

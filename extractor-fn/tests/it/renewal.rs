@@ -101,7 +101,7 @@ async fn what_cannot_be_sent_anew_is_given_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_of_a_month_loses_nothing_and_costs_a_receive_a_renewal() {
+async fn a_long_pause_loses_nothing_and_costs_a_receive_a_renewal() {
     let world = World::new(working);
     world.aws.put("/relay/pause", "paused");
     world.task("reconcile").await;
@@ -109,7 +109,7 @@ async fn a_pause_of_a_month_loses_nothing_and_costs_a_receive_a_renewal() {
     world.aws.state().queue("quarantine", world.clock.now()).retention = HOUR * 14 * 24;
     let mut before = world.aws.state().sqs_calls;
     let mut busy = Vec::new();
-    for hour in 0..30 * 24 {
+    for hour in 0..12 * 24 {
         world.task("reconcile").await;
         let calls = world.aws.state().sqs_calls - before;
         if calls > 20 {
@@ -129,7 +129,7 @@ async fn a_pause_of_a_month_loses_nothing_and_costs_a_receive_a_renewal() {
     let receives = world.aws.state().receive("events", 10, None, now).unwrap();
     assert!(receives.iter().all(|message| message.receives <= 3), "copies begin anew");
     assert!(receives.iter().all(|message| message.attributes[0].0 == "type"));
-    assert!((20..80).contains(&busy.len()), "most hours nothing is received: {busy:?}");
+    assert!((7..30).contains(&busy.len()), "most hours nothing is received: {busy:?}");
     world.assert_pause_is_the_operators();
 }
 
@@ -157,9 +157,20 @@ async fn a_pass_goes_on_where_a_fault_ended_it() {
         world.task("reconcile").await;
         sleep(Duration::from_mins(1)).await;
     }
-    let now = world.clock.now();
+    let old = |held: &[(Timestamp, String)]| {
+        let now = world.clock.now();
+        held.iter().filter(|(sent, _)| now.duration_since(*sent) > HOUR * 40).count()
+    };
+    let missed = old(&world.held("events"));
+    assert!(missed < 25, "{missed}");
+
+    // Those have another chance, and sooner than usual.
+    for _ in 0..13 {
+        sleep(Duration::from_hours(1)).await;
+        world.task("reconcile").await;
+    }
     let held = world.held("events");
-    assert!(held.iter().all(|(sent, _)| now.duration_since(*sent) < HOUR));
+    assert_eq!(old(&held), 0);
     assert_eq!(held.iter().map(|(_, body)| body.clone()).collect::<BTreeSet<_>>(), events);
     assert!(held.len() < 1_010, "a copy or two, of what could not be deleted: {}", held.len());
 }
