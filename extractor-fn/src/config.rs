@@ -83,9 +83,7 @@ impl Config {
                 notes: env.switch("FORWARD_NOTES", true)?,
             },
             renew_held_events: env.switch("RENEW_HELD_EVENTS", true)?,
-            watched_webhook: env
-                .optional::<String>("WEBHOOK_URL")?
-                .filter(|_| watches),
+            watched_webhook: env.optional::<String>("WEBHOOK_URL")?.filter(|_| watches),
         })
     }
 }

@@ -7,9 +7,9 @@ use std::{
 };
 
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsMessage};
+use jiff::Timestamp;
 use lambda_runtime::{Diagnostic, LambdaEvent};
 use serde::{Deserialize, Deserializer, Serialize};
-use jiff::Timestamp;
 use serde_json::Value;
 use shared::chain;
 use tokio::time::Instant;

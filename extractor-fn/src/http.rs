@@ -99,7 +99,10 @@ impl Http {
     }
 
     /// Begins an exchange whose answer is read as it comes. `None` and the status unless it is 200.
-    pub(crate) async fn lines(&self, request: HttpRequest) -> Result<Result<Lines, u16>, HttpError> {
+    pub(crate) async fn lines(
+        &self,
+        request: HttpRequest,
+    ) -> Result<Result<Lines, u16>, HttpError> {
         let answer = timeout(LINE_PATIENCE, self.0.call(request)).await;
         let mut response = answer.map_err(|_| HttpError::Late)?.map_err(HttpError::Broken)?;
         let status = response.status().as_u16();

@@ -170,7 +170,11 @@ impl Queue {
         for some in requests(&messages) {
             let sent = self.send_all(some).await?.len();
             if sent < some.len() {
-                return Err(QueueError::NotTaken(format!("{} of {}", some.len() - sent, some.len())));
+                return Err(QueueError::NotTaken(format!(
+                    "{} of {}",
+                    some.len() - sent,
+                    some.len()
+                )));
             }
         }
         Ok(())
