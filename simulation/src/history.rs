@@ -52,7 +52,7 @@ impl History {
 
 /// What has to happen in any few hundred seeds, or the simulation no longer tests what it is for.
 pub const COVERAGE: [&str; 40] = [
-    "429s of Gladly's own",
+    "quotas nearly used up",
     "AWS faults",
     "answers lost",
     "batches",

@@ -151,6 +151,9 @@ impl World {
                 return Reply::status(429);
             }
             second.push_back(now);
+            if left <= 3 {
+                state.tally.count("quotas nearly used up");
+            }
         }
         let path = request.uri().strip_prefix(GLADLY).unwrap_or_default();
         let mut reply = self.rest(path);
