@@ -73,10 +73,8 @@ impl Extractor {
         let (mut renewed, mut enabled) = (0, None);
         if occasion == Occasion::Schedule {
             let until = end.min(Instant::now() + RENEWAL);
-            match self.watch(Watching::Sometimes, end).await {
-                Ok(health) => enabled = health.map(|health| health.is_right()),
-                Err(err) => failures.push(err),
-            }
+            let watched = self.watch(Watching::Sometimes, end).await;
+            check(watched.map(|health| enabled = health.map(|health| health.is_right())));
             for (kind, queue) in
                 [(Kind::Events, &self.events), (Kind::Quarantine, &self.quarantine)]
             {

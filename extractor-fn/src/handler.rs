@@ -19,6 +19,7 @@ use crate::{
     Extractor,
     controller::{ControlError, Occasion, RESERVE},
     record::Nameless,
+    watchdog::Watching,
 };
 
 /// An invocation's payload, told apart by the fields that it has.
@@ -153,6 +154,11 @@ impl Extractor {
         match task {
             "change" => Answer::new(&self.reconcile(Occasion::Change, left).await?, form),
             "reconcile" => Answer::new(&self.reconcile(Occasion::Schedule, left).await?, form),
+            "watch" => {
+                let end = Instant::now() + work;
+                self.watch(Watching::Now, end).await?;
+                Answer::new(&self.status().await?, form)
+            }
             "status" => {
                 self.look(work).await;
                 let reasons = self.contents(left).await?.reasons();
