@@ -127,7 +127,8 @@ impl Wire {
                     Service::Sqs => "calls to SQS",
                     Service::Lambda => "calls to Lambda",
                 });
-                let fault = world.aws_fault(service);
+                let target = request.headers().get("x-amz-target").unwrap_or_default();
+                let fault = world.aws_fault(service, target.ends_with("Batch"));
                 if let Some(fault) = fault {
                     world.count("AWS faults");
                     world.note(|| format!("env {} meets {fault:?} at {service:?}", life.number));
@@ -164,7 +165,7 @@ fn names_pause(body: &[u8]) -> bool {
 
 impl World {
     /// How a call to AWS fails now, if it does.
-    fn aws_fault(&self, service: Service) -> Option<Fault> {
+    fn aws_fault(&self, service: Service, batch: bool) -> Option<Fault> {
         let side = match service {
             Service::Ssm => Side::Ssm,
             Service::Sqs => Side::Sqs,
@@ -175,17 +176,17 @@ impl World {
             Some(Ailment::Hang) => Some(Fault::Hang),
             Some(Ailment::Flaky) if self.goes_wrong(0.5) => Some(Fault::Lost),
             Some(Ailment::Reset | Ailment::Token) => Some(Fault::Reset),
-            _ if self.goes_wrong(self.plan.aws_faults) => {
-                let rng = &mut self.state().rng;
-                Some(match rng.u32(0..10) {
-                    0 => Fault::Refused(500, "InternalError"),
-                    1 => THROTTLED,
-                    2 => Fault::Reset,
-                    3 => Fault::Hang,
-                    4 => Fault::Garbage(502),
-                    5..8 => Fault::Entries(rng.u16(..)),
-                    _ => Fault::Lost,
-                })
+            _ if self.goes_wrong(self.plan.aws_faults) => Some(match self.state().rng.u32(0..7) {
+                0 => Fault::Refused(500, "InternalError"),
+                1 => THROTTLED,
+                2 => Fault::Reset,
+                3 => Fault::Hang,
+                4 => Fault::Garbage(502),
+                _ => Fault::Lost,
+            }),
+            // What is answered 200 all the same is what is most easily overlooked.
+            _ if batch && self.goes_wrong(5.0 * self.plan.aws_faults) => {
+                Some(Fault::Entries(self.state().rng.u16(..)))
             }
             _ => None,
         }
