@@ -19,7 +19,7 @@ step = @printf '\n== %s\n' "$(1)"; $(2) || { printf '\n%s: this failed; the line
 
 .PHONY: help
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ## Try it on this machine
 
@@ -86,6 +86,24 @@ pin: ## Write the exact versions of the Python tools anew, after a change of too
 	  pinned=$$(.tools/uv/bin/uv --quiet pip compile --universal --python-version=3.10 --generate-hashes --no-annotate --no-header tools/$$name.in); \
 	  printf '# Written by "make pin" from %s.in: every package that the tools need, held to its version and contents.\n%s\n' $$name "$$pinned" > tools/$$name.txt; \
 	done
+
+## Set it up: what "make up" started, or with STACK=name a stack in your AWS account
+
+.PHONY: secrets
+secrets: ## Write the tokens and the webhook key as SSM SecureStrings, once Gladly knows them (STACK=name)
+	@tools/setup secrets
+
+.PHONY: webhook
+webhook: ## Create or update the webhook at Gladly (STACK=name)
+	@tools/setup webhook
+
+.PHONY: doctor
+doctor: ## Tell in a line each what is right, what is wrong and how to mend it (STACK=name)
+	@tools/setup doctor
+
+.PHONY: rotate-key
+rotate-key: ## Replace the webhook key without a gap, in two steps (STACK=name DAYS=1 HEADER=no FORCE=1)
+	@tools/setup rotate-key
 
 ## Operate it: what "make up" started, or with STACK=name a stack in your AWS account
 
