@@ -54,6 +54,8 @@ pub enum Metric {
     Renewed,
     /// 1 while the circuit breaker holds extraction.
     BreakerOpen,
+    /// 1 while Gladly's webhook is enabled and subscribed to everything.
+    WebhookEnabled,
 }
 
 impl Metric {
@@ -82,6 +84,7 @@ impl Metric {
             Self::DrainSeconds => "DrainSeconds",
             Self::Renewed => "Renewed",
             Self::BreakerOpen => "BreakerOpen",
+            Self::WebhookEnabled => "WebhookEnabled",
         }
     }
 
