@@ -10,6 +10,8 @@ ARCH ?= arm64
 
 TOOLS := .tools/venv
 PACKAGER := .tools/package
+# Run as "make build" built it: cargo run would build one package alone, with other features of what it shares.
+LOCAL = "$${CARGO_TARGET_DIR:-target}"/debug/local
 TARGET_arm64 := --arm64
 TARGET_x86_64 := --x86-64
 FUNCTIONS := --package=ingest-fn --package=extractor-fn
@@ -24,16 +26,16 @@ help: ## List the commands
 ## Try it on this machine
 
 .PHONY: demo
-demo: build ## Watch webhooks travel through the real stack, on an emulated AWS
-	@cargo run --quiet --locked --package=local -- demo
+demo: build ## Watch webhooks travel through the real stack, on an emulated AWS (TOUR=full shows more)
+	@$(LOCAL) demo $(TOUR)
 
 .PHONY: up
 up: build ## Start the same in the background, to play with
-	@cargo run --quiet --locked --package=local -- up
+	@$(LOCAL) up
 
 .PHONY: down
 down: ## Stop what "make up" started
-	@cargo run --quiet --locked --package=local -- down
+	@$(LOCAL) down
 
 ## Change it
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use local::{
-    demo,
+    demo::{self, Tour},
     up::{self, Running},
 };
 
@@ -16,7 +16,10 @@ use local::{
 async fn main() -> ExitCode {
     let command = env::args().nth(1).unwrap_or_default();
     let done = match command.as_str() {
-        "demo" => demo::demo().await.map_err(Into::into),
+        "demo" => {
+            let full = env::args().nth(2).is_some_and(|tour| tour == "full");
+            demo::demo(if full { Tour::Full } else { Tour::Short }).await.map_err(Into::into)
+        }
         "up" => start().await,
         "down" => stop().await,
         // What "up" runs in the background.

@@ -655,6 +655,12 @@ impl<'a> Stack<'a> {
         Ok(response.json().await.map_err(EmulatorError::from)?)
     }
 
+    /// Tells the extractor at which URL Gladly finds the webhook: behind the emulator it is not the one that the
+    /// template gives it.
+    pub async fn know_webhook(&self) -> Result<(), StackError> {
+        self.set_variable(Function::Extractor, "WEBHOOK_URL", Some(&self.webhook_url)).await
+    }
+
     /// Lets at most this many environments of a function run at once.
     pub async fn reserve_concurrency(
         &self,
