@@ -54,9 +54,37 @@ pub enum Metric {
     Renewed,
     /// 1 while the circuit breaker holds extraction.
     BreakerOpen,
+    /// 1 while Gladly's webhook is enabled.
+    WebhookEnabled,
 }
 
 impl Metric {
+    /// All of them, for whoever watches.
+    pub const ALL: [Self; 22] = [
+        Self::Queued,
+        Self::Ignored,
+        Self::Quarantined,
+        Self::Unauthorized,
+        Self::Unavailable,
+        Self::KeySlot,
+        Self::Forwarded,
+        Self::Snapshots,
+        Self::Covered,
+        Self::Gone,
+        Self::GladlyCalls,
+        Self::GladlyThrottled,
+        Self::DeliveryMs,
+        Self::EventAgeMs,
+        Self::Paused,
+        Self::Backlog,
+        Self::OldestEventAgeSeconds,
+        Self::ExpiresInSeconds,
+        Self::DrainSeconds,
+        Self::Renewed,
+        Self::BreakerOpen,
+        Self::WebhookEnabled,
+    ];
+
     /// The metric's name in CloudWatch.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -82,6 +110,7 @@ impl Metric {
             Self::DrainSeconds => "DrainSeconds",
             Self::Renewed => "Renewed",
             Self::BreakerOpen => "BreakerOpen",
+            Self::WebhookEnabled => "WebhookEnabled",
         }
     }
 
@@ -182,6 +211,14 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whoever_watches_is_told_of_every_metric() {
+        // A variant that is left out of the list leaves its place to the next one, or a hole.
+        for (place, metric) in Metric::ALL.into_iter().enumerate() {
+            assert_eq!(metric as usize, place, "{}", metric.name());
+        }
+    }
 
     #[test]
     fn a_line_is_in_the_embedded_metric_format() {
