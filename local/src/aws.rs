@@ -22,6 +22,7 @@ use aws_smithy_runtime_api::client::{
     http::{HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn},
     orchestrator::{HttpRequest, HttpResponse},
     result::ConnectorError,
+    stalled_stream_protection::StalledStreamProtectionConfig,
 };
 use aws_smithy_types::body::SdkBody;
 use fastrand::Rng;
@@ -63,7 +64,8 @@ pub const THROTTLED: Fault =
     Fault::Refused(400, "com.amazon.coral.availability#ThrottlingException");
 
 /// What a real queue and a real mapping do as they please: without it messages come once and in
-/// order, and transitions take the time that the mapping says.
+/// order, and transitions take the time that the mapping says. With it messages come about in the
+/// order of their time, as SQS has it, and transitions take up to a minute.
 #[derive(Debug, Clone)]
 pub struct Disorder {
     /// Decides.
@@ -95,6 +97,8 @@ pub struct State {
     pub sqs_calls: usize,
     /// The messages sent, in their order, wherever they are now.
     pub messages: Vec<Message>,
+    /// The messages handed out to calls, by queue and id, with the time each was sent.
+    pub receives: Vec<(String, String, Timestamp)>,
     /// The visibility last set, in seconds by receipt handle.
     pub visibility: BTreeMap<String, i64>,
     /// The queues.
@@ -199,6 +203,8 @@ impl Aws {
             .credentials_provider(SharedCredentialsProvider::new(credentials))
             .sleep_impl(SharedAsyncSleep::new(TokioSleep::new()))
             .time_source(SharedTimeSource::new(self.clone()))
+            // Nothing here ever trickles, and watching for it takes a tenth of a call's time.
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .http_client(http_client_fn(move |_, _| connector.clone()))
             .build()
     }

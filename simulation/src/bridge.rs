@@ -7,7 +7,7 @@ use tokio::{task::spawn_local, time::sleep};
 
 use crate::{
     function::{Failure, Function, seconds},
-    world::World,
+    world::{GUARD_ALONE, World},
 };
 
 /// Invokes the function on schedule, mostly.
@@ -56,9 +56,17 @@ pub(crate) async fn changes(world: Arc<World>, function: Arc<Function>) {
 
 /// One invocation that nobody waits for and nobody repeats.
 pub(crate) async fn run(world: Arc<World>, function: Arc<Function>, payload: Value) {
+    if GUARD_ALONE {
+        return;
+    }
     let what = payload["task"].as_str().unwrap_or("change").to_owned();
     match function.invoke(&payload).await {
-        Ok(answer) => world.note(|| format!("{what}: {answer}")),
+        Ok((began, answer)) => {
+            world.note(|| format!("{what}: {answer}"));
+            if what == "reconcile" || what == "change" {
+                world.check_aligned(began);
+            }
+        }
         Err(Failure::Refused(why)) => {
             world.count("invocations that failed");
             world.note(|| format!("{what} fails: {why}"));

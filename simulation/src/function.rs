@@ -26,6 +26,8 @@ use crate::{
     world::{PAUSE, World},
 };
 
+/// `RENEW_HELD_EVENTS`. Without it a long pause loses events: `planted` shows it.
+const RENEWS: bool = true;
 /// The function's own timeout.
 const LIMIT: Duration = Duration::from_mins(5);
 
@@ -40,7 +42,6 @@ pub(crate) struct Function {
     number: AtomicU64,
     /// Environments older than this are of a version that is gone.
     deployed: AtomicU64,
-    renews: bool,
 }
 
 struct Environment {
@@ -66,7 +67,6 @@ impl Function {
             idle: Mutex::default(),
             number: AtomicU64::new(0),
             deployed: AtomicU64::new(0),
-            renews: true,
         }
     }
 
@@ -76,12 +76,12 @@ impl Function {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// Invokes it and waits for its answer.
-    pub(crate) async fn invoke(&self, payload: &Value) -> Result<Value, Failure> {
+    /// Invokes it and waits for its answer. Says when it began, too.
+    pub(crate) async fn invoke(&self, payload: &Value) -> Result<(Timestamp, Value), Failure> {
         let world = &self.world;
         let environment = self.environment().await;
-        let life = &environment.life;
-        life.fate().began = world.now();
+        let (life, began) = (&environment.life, world.now());
+        life.fate().began = began;
         life.fate().end = world.goes_wrong(world.plan.crashes).then(|| {
             let rng = &mut world.state().rng;
             // Most invocations make few calls; some make hundreds.
@@ -119,7 +119,7 @@ impl Function {
             }
             _ => self.rest(environment),
         }
-        ended
+        ended.map(|answer| (began, answer))
     }
 
     /// An environment that idles, or a new one.
@@ -141,7 +141,7 @@ impl Function {
         let connector = SharedHttpConnector::new(wire);
         let region = format!("eu-west-{}", REGIONS.fetch_add(1, Ordering::Relaxed));
         let aws = world.aws.config_over(connector.clone(), &region);
-        let config = settings(world.plan.rate, self.renews);
+        let config = settings(world.plan.rate);
         let extractor = Extractor::new(&aws, config, Http::over(connector), world.clock());
         Environment { life, extractor: Arc::new(extractor) }
     }
@@ -149,7 +149,8 @@ impl Function {
     /// Keeps an environment for the next invocation, mostly.
     fn rest(&self, environment: Environment) {
         let old = environment.life.number < self.deployed.load(Ordering::Relaxed);
-        if !old && self.world.state().rng.u32(0..40) != 0 {
+        let recycled = self.world.state().rng.f64() < self.world.plan.recycled;
+        if !old && !recycled {
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(environment);
         }
     }
@@ -157,7 +158,7 @@ impl Function {
 
 /// The function's settings.
 #[expect(clippy::expect_used, reason = "these are its settings, as the template has them")]
-pub(crate) fn settings(rate: &str, renews: bool) -> Config {
+pub(crate) fn settings(rate: &str) -> Config {
     let lookup = |name: &str| {
         Some(match name {
             "EVENTS_QUEUE_URL" => format!("{QUEUES}events"),
@@ -171,7 +172,7 @@ pub(crate) fn settings(rate: &str, renews: bool) -> Config {
             "GLADLY_REQUESTS_PER_SECOND" => rate.into(),
             "DESTINATION_URL" => DESTINATION.into(),
             "DESTINATION_TOKEN_PARAMETER" => "/relay/destination-token".into(),
-            "RENEW_HELD_EVENTS" => renews.to_string(),
+            "RENEW_HELD_EVENTS" => RENEWS.to_string(),
             "WATCH_WEBHOOK" => "false".into(),
             _ => return None,
         })

@@ -50,6 +50,50 @@ impl History {
     }
 }
 
+/// What has to happen in any few hundred seeds, or the simulation no longer tests what it is for.
+pub const COVERAGE: [&str; 40] = [
+    "quotas nearly used up",
+    "AWS faults",
+    "answers lost",
+    "batches",
+    "breaker closed",
+    "breaker half-open",
+    "breaker opened",
+    "breaker re-opened",
+    "crashes",
+    "deletions that failed",
+    "deliveries within the grace",
+    "deploys",
+    "events covered",
+    "events delivered",
+    "events delivered again",
+    "events delivered past the retention",
+    "events gone",
+    "events renewed or redriven",
+    "failed calls to Gladly",
+    "failed deliveries",
+    "lost parameter events",
+    "mapping switched off",
+    "mapping switched on",
+    "messages received in renewals",
+    "messages repeated by SQS",
+    "parameter events",
+    "pauses",
+    "pauses until a time",
+    "polls of a mapping that says Disabled",
+    "quarantined as rejected",
+    "quarantined as unreadable",
+    "reconciles with nothing left to do",
+    "redrives",
+    "refused credentials",
+    "renewals",
+    "resumes",
+    "skipped schedules",
+    "slow answers",
+    "switched past the controller",
+    "throttled batches",
+];
+
 /// How often each thing happened.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tally(BTreeMap<&'static str, u64>);

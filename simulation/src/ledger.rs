@@ -1,13 +1,13 @@
 //! What was promised, and what became of it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, mem, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use crate::{
-    plan::{Meaning, Nature},
-    world::{BREAKER, PAUSE, World},
+    plan::{Meaning, Nature, Side},
+    world::{BREAKER, EPOCH, PAUSE, RENEWAL, World},
 };
 
 /// Nothing is forwarded later than this after a pause.
@@ -48,7 +48,7 @@ pub(crate) struct Accepted {
 }
 
 /// The books.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Ledger {
     pub(crate) events: BTreeMap<String, Accepted>,
     /// Messages that were never an event, and whether each stands in quarantine.
@@ -56,10 +56,29 @@ pub(crate) struct Ledger {
     /// What the operator wrote, in order.
     pub(crate) words: Vec<(Timestamp, Meaning, String)>,
     pub(crate) violation: Option<Violation>,
-    /// The last states of the breaker.
+    /// When anything last changed that decides whether the mapping is to be on.
+    pub(crate) changed_at: Timestamp,
+    /// The last state of the breaker.
     breaker: String,
-    writes_seen: usize,
-    switches_seen: usize,
+    /// Since when the renewal of the events queue is going on, if it is.
+    pass: Option<Timestamp>,
+    /// How often each message was received in the pass that began then, while the mapping was off.
+    received: BTreeMap<(Timestamp, String), u32>,
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self {
+            events: BTreeMap::new(),
+            foreign: BTreeMap::new(),
+            words: Vec::new(),
+            violation: None,
+            changed_at: EPOCH,
+            breaker: "closed".into(),
+            pass: None,
+            received: BTreeMap::new(),
+        }
+    }
 }
 
 impl Ledger {
@@ -100,21 +119,13 @@ impl World {
     /// Looks at what calls have done to the account since the last look.
     pub(crate) fn audit(&self, environment: u64, began: Timestamp) {
         let now = self.now();
-        let (writes, switches, sent) = {
-            let seen = {
-                let ledger = &self.state().ledger;
-                (ledger.writes_seen, ledger.switches_seen)
-            };
+        let (writes, switches, sent, receives) = {
             let mut account = self.aws.state();
-            let writes: Vec<_> = account.writes[seen.0..].to_vec();
-            let switches: Vec<_> = account.mapping.switches[seen.1..].to_vec();
-            (writes, switches, std::mem::take(&mut account.messages))
+            let switches = mem::take(&mut account.mapping.switches);
+            let sent = mem::take(&mut account.messages);
+            let receives = mem::take(&mut account.receives);
+            (mem::take(&mut account.writes), switches, sent, receives)
         };
-        if !writes.is_empty() || !switches.is_empty() {
-            let ledger = &mut self.state().ledger;
-            ledger.writes_seen += writes.len();
-            ledger.switches_seen += switches.len();
-        }
         for write in writes {
             self.note(|| format!("env {environment} writes {} {}", write.name, write.text));
             match write.name.as_str() {
@@ -127,6 +138,7 @@ impl World {
                     self.see_breaker(&write.text);
                     self.state().changes.push(BREAKER);
                 }
+                RENEWAL => self.see_renewal(&write.text),
                 _ => {}
             }
         }
@@ -139,6 +151,7 @@ impl World {
             });
             self.count(if enabled { "mapping switched on" } else { "mapping switched off" });
             self.switched.notify_waiters();
+            self.state().ledger.changed_at = now;
             let since = self.state().ledger.held_since(now);
             // What was read before the pause is stale, and the next reconcile corrects it.
             if enabled
@@ -155,6 +168,11 @@ impl World {
                 self.count("stale decisions");
             }
         }
+        for (queue, id, sent_at) in receives {
+            if queue == "events" {
+                self.check_receive(environment, &id, sent_at);
+            }
+        }
         for message in sent {
             match message.queue.as_str() {
                 "events" => self.count("events renewed or redriven"),
@@ -163,16 +181,78 @@ impl World {
         }
     }
 
-    fn see_breaker(&self, text: &str) {
+    pub(crate) fn see_breaker(&self, text: &str) {
         let document: Value = serde_json::from_str(text).unwrap_or_default();
         let state = document["state"].as_str().unwrap_or_default().to_owned();
-        let before = std::mem::replace(&mut self.state().ledger.breaker, state.clone());
+        let before = {
+            let ledger = &mut self.state().ledger;
+            ledger.changed_at = self.now();
+            mem::replace(&mut ledger.breaker, state.clone())
+        };
         match (before.as_str(), state.as_str()) {
             ("half-open", "open") => self.count("breaker re-opened"),
             (before, "open") if before != "open" => self.count("breaker opened"),
             (before, "half-open") if before != "half-open" => self.count("breaker half-open"),
             ("open" | "half-open", "closed") => self.count("breaker closed"),
             _ => {}
+        }
+    }
+
+    fn see_renewal(&self, text: &str) {
+        let document: Value = serde_json::from_str(text).unwrap_or_default();
+        let begun = document["events"]["pass"]["begunAt"].as_str().and_then(|at| at.parse().ok());
+        let before = mem::replace(&mut self.state().ledger.pass, begun);
+        if begun.is_some() && before != begun {
+            self.count("renewals");
+        }
+    }
+
+    /// Checks a receive by the function itself.
+    fn check_receive(&self, environment: u64, id: &str, sent_at: Timestamp) {
+        let (pass, times) = {
+            let ledger = &mut self.state().ledger;
+            let pass = ledger.pass;
+            // Copies and newcomers are seen while the old ones are looked for.
+            let times = pass.filter(|begun| sent_at < *begun).map(|begun| {
+                let times = ledger.received.entry((begun, id.to_owned())).or_default();
+                *times += 1;
+                *times
+            });
+            (pass, times)
+        };
+        self.count("messages received in renewals");
+        if pass.is_none() {
+            self.violate(promise::QUIET, || format!("env {environment} received {id} without one"));
+        }
+        // What fails, is cut short or comes twice is tried again.
+        let plan = &self.plan;
+        let sheltered = plan.aws_faults == 0.0
+            && plan.crashes == 0.0
+            && plan.repeats == 0.0
+            && plan.troubles.iter().all(|trouble| trouble.with != Side::Sqs);
+        if sheltered && times.is_some_and(|times| times > 1) {
+            self.violate(promise::QUIET, || format!("env {environment} received {id} twice"));
+        }
+    }
+
+    /// Checks what a reconcile leaves behind, where nothing changed while it was at work.
+    pub(crate) fn check_aligned(&self, began: Timestamp) {
+        let now = self.now();
+        let (enabled, settled) = {
+            let mapping = &self.aws.state().mapping;
+            (mapping.enabled, mapping.settles_at <= now)
+        };
+        let state = self.state();
+        let held = |at| state.ledger.held_since(at).is_some();
+        let steady = state.ledger.changed_at < began && held(began) == held(now);
+        let wanted = !held(now) && state.ledger.breaker != "open";
+        drop(state);
+        if steady && settled {
+            self.count("reconciles with nothing left to do");
+            if enabled != wanted {
+                let word = if enabled { "on" } else { "off" };
+                self.violate(promise::ALIGNED, || format!("it is {word}"));
+            }
         }
     }
 

@@ -91,7 +91,7 @@ async fn work(world: &World, function: &Function, batch: Vec<Received>) {
     world.note(|| format!("a batch of {}: {}", batch.len(), ids(&batch)));
     let records: Vec<_> = batch.iter().map(record).collect();
     let answer = match function.invoke(&json!({"Records": records})).await {
-        Ok(answer) => answer,
+        Ok((_, answer)) => answer,
         Err(failure) => {
             if let Failure::Refused(why) = failure {
                 world.note(|| format!("the batch fails: {why}"));

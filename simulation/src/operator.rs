@@ -71,6 +71,7 @@ fn act(world: &Arc<World>, function: &Arc<Function>, deed: &Deed) {
             world.say(&word);
             let closed = json!({"state": "closed"}).to_string();
             world.aws.put(BREAKER, &closed);
+            world.see_breaker(&closed);
             world.state().changes.push(BREAKER);
             invoke(world, function, &json!({"task": "reconcile"}));
         }
@@ -92,6 +93,7 @@ fn act(world: &Arc<World>, function: &Arc<Function>, deed: &Deed) {
             if mapping.enabled != *enabled {
                 (mapping.enabled, mapping.settles_at) = (*enabled, settles_at);
             }
+            world.state().ledger.changed_at = now;
             world.switched.notify_waiters();
         }
         Deed::Deploy => {
@@ -117,6 +119,7 @@ impl World {
         let now = self.now();
         let mut state = self.state();
         state.ledger.words.push((now, word.meaning, word.text.clone()));
+        state.ledger.changed_at = now;
         state.changes.push(PAUSE);
     }
 }

@@ -136,36 +136,44 @@ impl World {
             return Reply::status(401);
         }
         let now = self.now();
+        let mut left = usize::MAX;
         if self.plan.rate == "4" {
             let mut state = self.state();
+            let others = if self.is_calm() { 0 } else { self.plan.others };
             let second = &mut state.quota.second;
-            while second
-                .front()
-                .is_some_and(|at| now.duration_since(*at) >= SignedDuration::from_secs(1))
-            {
+            let is_over = |at: &Timestamp| now.duration_since(*at) >= SignedDuration::from_secs(1);
+            while second.front().is_some_and(is_over) {
                 second.pop_front();
             }
-            if second.len() >= QUOTA {
+            left = QUOTA.saturating_sub(others + second.len());
+            if left == 0 {
                 state.tally.count("429s of Gladly's own");
                 return Reply::status(429);
             }
             second.push_back(now);
+            if left <= 3 {
+                state.tally.count("quotas nearly used up");
+            }
         }
         let path = request.uri().strip_prefix(GLADLY).unwrap_or_default();
-        self.rest(path)
+        let mut reply = self.rest(path);
+        if let Reply::Answer { headers, .. } = &mut reply {
+            headers.push(("ratelimit-remaining-second", left.saturating_sub(1).to_string()));
+        }
+        reply
     }
 
     fn rest(&self, path: &str) -> Reply {
         let parts: Vec<_> = path.split('/').skip(1).collect();
-        let by_id =
-            |id: &str| self.plan.conversations.iter().find(|conversation| conversation.id == id);
         match parts[..] {
             ["organization"] => Reply::json(&json!({"id": "o-1", "name": "Acme"})),
             ["agents"] => Reply::json(&json!([{"id": "a-1", "name": "Ada"}])),
             ["inboxes"] => Reply::json(&json!([{"id": "x-1", "name": "Help"}])),
             ["topics"] => Reply::json(&json!([{"id": "t-1", "name": "Refunds"}])),
             ["conversations", id] | ["conversations", id, "items"] => {
-                let Some(conversation) = by_id(id) else { return Reply::status(404) };
+                let Some(conversation) = self.plan.conversation(id) else {
+                    return Reply::status(404);
+                };
                 match conversation.nature {
                     Nature::Gone => return Reply::status(404),
                     Nature::Poison if !self.is_calm() => return Reply::status(500),
@@ -186,18 +194,21 @@ impl World {
                 }))
             }
             ["customer-profiles", id] => {
-                let owned =
-                    |id: &str| self.plan.conversations.iter().find(|owned| owned.customer == id);
-                match (owned(id), id.strip_suffix("-merged")) {
-                    (Some(conversation), _) if conversation.nature == Nature::Merged => Reply::Answer {
-                        status: 301,
-                        body: json!({"errors": [{"code": "moved", "meta": {"old": id, "new": format!("{id}-merged")}}]}).to_string(),
-                        headers: Vec::new(),
-                    },
-                    (Some(_), _) | (None, Some(_)) => {
-                        Reply::json(&json!({"id": id, "name": format!("name of {id}"), "emails": [{"original": "a@example.org"}]}))
+                let known = self.plan.is_merged(id.trim_end_matches("-merged"));
+                match known {
+                    Some(true) if !id.ends_with("-merged") => {
+                        let moved = json!({"code": "moved", "meta": {"old": id, "new": format!("{id}-merged")}});
+                        Reply::Answer {
+                            status: 301,
+                            body: json!({"errors": [moved]}).to_string(),
+                            headers: Vec::new(),
+                        }
                     }
-                    _ => Reply::status(404),
+                    Some(_) => Reply::json(&json!({
+                        "id": id, "name": format!("name of {id}"),
+                        "emails": [{"original": "a@example.org"}],
+                    })),
+                    None => Reply::status(404),
                 }
             }
             _ => {
@@ -230,10 +241,9 @@ impl World {
         if request.headers().get("idempotency-key") != delivery["id"].as_str() {
             self.violate(promise::HONEST, || "the idempotency key is not the delivery's id".into());
         }
-        let guilty = conversations(&delivery).into_iter().find_map(|id| {
-            let of = |id| self.plan.conversations.iter().find(|conversation| conversation.id == id);
-            refusal(of(id)?.nature)
-        });
+        let guilty = conversations(&delivery)
+            .into_iter()
+            .find_map(|id| refusal(self.plan.conversation(id)?.nature));
         if let Some(status) = guilty {
             self.count("refused deliveries");
             self.note_refusal(&delivery);
@@ -325,17 +335,12 @@ impl World {
         id: &str,
         fetched_at: Timestamp,
     ) -> Result<(), String> {
-        let conversation =
-            self.plan.conversations.iter().find(|conversation| conversation.id == id);
+        let conversation = self.plan.conversation(id);
         let conversation = conversation.ok_or_else(|| format!("there is no conversation {id}"))?;
-        let customer = match conversation.nature {
-            Nature::Merged => format!("{}-merged", conversation.customer),
-            _ => conversation.customer.clone(),
-        };
-        // Two conversations may share a customer, of whom one is known to be merged.
-        let theirs = snapshot["customer"]["id"].as_str().unwrap_or_default();
-        if theirs.trim_end_matches("-merged") != customer.trim_end_matches("-merged") {
-            return Err(format!("{id} has the customer {theirs:?}"));
+        let merged = self.plan.is_merged(&conversation.customer).unwrap_or_default();
+        let customer = format!("{}{}", conversation.customer, if merged { "-merged" } else { "" });
+        if snapshot["customer"]["id"] != customer {
+            return Err(format!("{id} has the customer {}", snapshot["customer"]));
         }
         let items = snapshot["items"].as_array().map_or(&[][..], |items| items);
         let there: BTreeSet<_> = items.iter().filter_map(|item| item["id"].as_str()).collect();

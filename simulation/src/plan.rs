@@ -17,6 +17,8 @@ pub(crate) struct Plan {
     pub(crate) quarantine_retention: SignedDuration,
     /// `GLADLY_REQUESTS_PER_SECOND`.
     pub(crate) rate: &'static str,
+    /// Requests a second that others of the organisation make.
+    pub(crate) others: usize,
     /// Time between two scheduled invocations, and how likely one is skipped.
     pub(crate) interval: Duration,
     pub(crate) skipped: f64,
@@ -28,6 +30,8 @@ pub(crate) struct Plan {
     pub(crate) net_faults: f64,
     /// How likely an invocation's environment dies in it.
     pub(crate) crashes: f64,
+    /// How likely an environment is not used again after an invocation.
+    pub(crate) recycled: f64,
     /// How likely Lambda throttles an invocation of a batch.
     pub(crate) throttles: f64,
     /// How likely SQS hands out or keeps a message once more.
@@ -146,25 +150,29 @@ fn pick<T: Copy>(rng: &mut Rng, from: &[T]) -> T {
 
 impl Plan {
     pub(crate) fn draw(rng: &mut Rng) -> Self {
-        // Hours are what a backlog, a back-off of an hour and a renewal need to meet each other.
-        let retention = SignedDuration::from_mins(rng.i64(360..540));
+        // Short, so that a pause can outlast it several times, but long beside the longest back-off
+        // of an hour and a fifth, as in every real setting.
+        let retention = SignedDuration::from_mins(rng.i64(720..960));
         let kept: Duration = retention.unsigned_abs();
-        let (span, count) = match rng.u32(0..20) {
-            0..12 => (moment(rng, 20 * MINUTE, 90 * MINUTE), rng.usize(5..40)),
-            12..18 => (moment(rng, 90 * MINUTE, 5 * HOUR), rng.usize(20..80)),
-            _ => (kept + moment(rng, MINUTE, 2 * kept), rng.usize(20..150)),
+        // A schedule of minutes over a day would say nothing new and cost seconds.
+        let (span, intervals, count) = match rng.u32(0..20) {
+            0..12 => (moment(rng, 15 * MINUTE, HOUR), [1, 2, 5], rng.usize(5..30)),
+            12..19 => (moment(rng, HOUR, 3 * HOUR), [2, 5, 10], rng.usize(10..60)),
+            _ => (kept + moment(rng, MINUTE, kept * 3 / 2), [5, 10, 10], rng.usize(20..100)),
         };
         let mut plan = Self {
             calm: span,
             retention,
-            quarantine_retention: SignedDuration::from_mins(rng.i64(480..900)),
+            quarantine_retention: SignedDuration::from_mins(rng.i64(720..960)),
             rate: pick(rng, &["4", "40"]),
-            interval: pick(rng, &[MINUTE, 2 * MINUTE, 5 * MINUTE]),
+            others: pick(rng, &[0, 2, 7]),
+            interval: pick(rng, &intervals) * MINUTE,
             skipped: pick(rng, &[0.0, 0.1, 0.4]),
             lost: pick(rng, &[0.0, 0.3, 1.0]),
             aws_faults: pick(rng, &[0.0, 0.002, 0.02]),
             net_faults: pick(rng, &[0.0, 0.01, 0.05]),
             crashes: pick(rng, &[0.0, 0.05, 0.25]),
+            recycled: 0.03,
             throttles: pick(rng, &[0.0, 0.1]),
             repeats: pick(rng, &[0.0, 0.01, 0.05]),
             conversations: Vec::new(),
@@ -173,8 +181,10 @@ impl Plan {
             deeds: Vec::new(),
         };
         if span > kept {
-            // A schedule of minutes over a day would say nothing new and cost seconds.
-            plan.interval = pick(rng, &[10 * MINUTE, 20 * MINUTE]);
+            // Of so short a retention an hour is a large part: what fails that often and for that
+            // long in a real setting takes a day.
+            plan.skipped = plan.skipped.min(0.1);
+            plan.crashes = plan.crashes.min(0.05);
         }
         plan.draw_events(rng, span, count);
         plan.draw_troubles(rng, span);
@@ -182,6 +192,46 @@ impl Plan {
         plan.draw_hands(rng, span);
         plan.arrivals.sort_by_key(|(at, _)| *at);
         plan.deeds.sort_by_key(|(at, _)| *at);
+        plan
+    }
+
+    /// A backlog without any trouble: this many events, spread over this many conversations.
+    pub(crate) fn backlog(rng: &mut Rng, events: u64, conversations: u64) -> Self {
+        let conversations = usize::try_from(conversations).unwrap_or(usize::MAX).max(1);
+        let conversation = |number| Conversation::new(number, Nature::Plain);
+        let mut plan = Self {
+            calm: Duration::ZERO,
+            retention: SignedDuration::from_hours(14 * 24),
+            quarantine_retention: SignedDuration::from_hours(14 * 24),
+            rate: "4",
+            others: 0,
+            interval: MINUTE,
+            skipped: 0.0,
+            lost: 0.0,
+            aws_faults: 0.0,
+            net_faults: 0.0,
+            crashes: 0.0,
+            recycled: 0.0,
+            throttles: 0.0,
+            repeats: 0.0,
+            conversations: (0..conversations).map(conversation).collect(),
+            arrivals: Vec::new(),
+            troubles: Vec::new(),
+            deeds: Vec::new(),
+        };
+        for number in 0..usize::try_from(events).unwrap_or(usize::MAX) {
+            // Every conversation has one at least.
+            let index = if number < conversations { number } else { rng.usize(0..conversations) };
+            let Conversation { id, customer, .. } = &plan.conversations[index];
+            let json = json!({
+                "id": format!("e-{number}"), "type": "CONVERSATION/CLOSED",
+                "timestamp": EPOCH.to_string(),
+                "content": {"conversationId": id, "customerId": customer},
+            });
+            let event = Arrival::Event { id: format!("e-{number}"), conversation: index, json };
+            plan.arrivals.push((Duration::ZERO, event));
+        }
+        rng.shuffle(&mut plan.arrivals);
         plan
     }
 
@@ -196,12 +246,7 @@ impl Plan {
                 3 => Nature::Poison,
                 _ => Nature::Plain,
             };
-            self.conversations.push(Conversation {
-                id: format!("c-{number}"),
-                customer: format!("u-{}", number * 9 / 10),
-                nature,
-                items: vec![(Duration::ZERO, format!("c-{number}-i-0"))],
-            });
+            self.conversations.push(Conversation::new(number, nature));
         }
         // Most come spread over the span, some all at once.
         let burst = moment(rng, Duration::ZERO, span);
@@ -331,13 +376,26 @@ impl Plan {
                 0 => Deed::Toggle(true),
                 1 => Deed::Toggle(false),
                 2 => Deed::Deploy,
-                3 | 4 => Deed::Invoke(json!({"task": "status"})),
+                3 => Deed::Invoke(json!({"task": "status"})),
+                4 => Deed::Invoke(json!({"task": "status", "as": "text"})),
                 5 => Deed::Invoke(json!({"task": "quarantine"})),
                 6 => Deed::Invoke(json!({"task": "redrive", "max": rng.u32(1..50)})),
                 _ => Deed::Invoke(json!({"task": "reconcile"})),
             };
             self.deeds.push((moment(rng, Duration::ZERO, span), deed));
         }
+    }
+
+    /// A conversation by its id.
+    pub(crate) fn conversation(&self, id: &str) -> Option<&Conversation> {
+        self.conversations.get(id.strip_prefix("c-")?.parse::<usize>().ok()?)
+    }
+
+    /// Whether a customer was merged into another: it goes by the first of their conversations.
+    pub(crate) fn is_merged(&self, customer: &str) -> Option<bool> {
+        let number: usize = customer.strip_prefix("u-")?.parse().ok()?;
+        let first = self.conversations.get((number * 10).div_ceil(9))?;
+        (first.customer == customer).then_some(first.nature == Nature::Merged)
     }
 
     /// What is wrong with one side now.
@@ -356,6 +414,18 @@ impl Plan {
             trouble.with == with && trouble.how == Ailment::Token && trouble.from <= now
         };
         self.troubles.iter().filter(replaced).count()
+    }
+}
+
+impl Conversation {
+    fn new(number: usize, nature: Nature) -> Self {
+        Self {
+            id: format!("c-{number}"),
+            // Nine customers have ten conversations.
+            customer: format!("u-{}", number * 9 / 10),
+            nature,
+            items: vec![(Duration::ZERO, format!("c-{number}-i-0"))],
+        }
     }
 }
 

@@ -122,6 +122,11 @@ impl Wire {
         sleep(world.time_between(least, most) / 2).await;
         let answer = match service {
             Some(service) => {
+                world.count(match service {
+                    Service::Ssm => "calls to SSM",
+                    Service::Sqs => "calls to SQS",
+                    Service::Lambda => "calls to Lambda",
+                });
                 let fault = world.aws_fault(service);
                 if let Some(fault) = fault {
                     world.count("AWS faults");

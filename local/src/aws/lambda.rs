@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::{Fault, QUEUE_ARNS, State};
+use super::{Disorder, Fault, QUEUE_ARNS, State};
 
 /// The mapping's place in the API.
 const PATH: &str = "/2015-03-31/event-source-mappings";
@@ -109,9 +109,10 @@ impl State {
                     self.mapping.conflicts += 1;
                     return Err(Fault::Refused(409, "ResourceInUseException"));
                 }
-                if let Some(disorder) = &mut self.disorder {
-                    self.mapping.transition =
-                        SignedDuration::from_millis(disorder.rng.i64(1_000..60_000));
+                if let Some(Disorder { rng, .. }) = &mut self.disorder {
+                    // Mostly seconds, at times as long as it gets.
+                    let longest = if rng.u32(0..5) == 0 { 60_000 } else { 6_000 };
+                    self.mapping.transition = SignedDuration::from_millis(rng.i64(1_000..longest));
                 }
                 self.mapping.switches.push((now, enabled));
                 self.mapping.switch(enabled, now);

@@ -1,14 +1,14 @@
 //! Standard queues: what they hold, hide, hand out again and let expire.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 
-use super::{Fault, QUEUES, State, text};
+use super::{Disorder, Fault, QUEUES, State, text};
 
 /// SQS's own limit of a message and of a batch, attributes included.
 const MIB: usize = 1 << 20;
@@ -16,6 +16,8 @@ const MIB: usize = 1 << 20;
 const IN_FLIGHT: usize = 120_000;
 /// Entries of a batch.
 const ENTRIES: std::ops::RangeInclusive<usize> = 1..=10;
+/// How far from its place in the order a message mostly comes.
+const NEAR: usize = 30;
 /// The longest a message may be hidden, in seconds.
 const HIDDEN: i64 = 43_200;
 /// The longest a message may be delayed, in seconds.
@@ -91,8 +93,8 @@ pub struct Queue {
     pub expired: Vec<Arc<str>>,
     messages: BTreeMap<u64, Held>,
     ages: BTreeSet<(i64, u64)>,
-    /// May name messages that are gone.
-    visible: Vec<u64>,
+    /// Oldest in sight first. May name messages that are gone.
+    visible: VecDeque<u64>,
     hidden: BTreeSet<(i64, u64)>,
     delayed: BTreeSet<(i64, u64)>,
 }
@@ -120,7 +122,7 @@ impl Default for Queue {
             expired: Vec::new(),
             messages: BTreeMap::new(),
             ages: BTreeSet::new(),
-            visible: Vec::new(),
+            visible: VecDeque::new(),
             hidden: BTreeSet::new(),
             delayed: BTreeSet::new(),
         }
@@ -160,7 +162,7 @@ impl Queue {
                 && due <= now
             {
                 waiting.pop_first();
-                self.visible.push(number);
+                self.visible.push_back(number);
             }
         }
     }
@@ -286,12 +288,12 @@ impl State {
             if count == 0 {
                 return None;
             }
-            let index = self.disorder.as_mut().map(|disorder| disorder.rng.usize(0..count));
+            let index = self.disorder.as_mut().map_or(0, |Disorder { rng, .. }| {
+                let near = if rng.u32(0..10) == 0 { count } else { count.min(NEAR) };
+                rng.usize(0..near)
+            });
             let queue = self.queue(name, now);
-            let number = match index {
-                Some(index) => queue.visible.swap_remove(index),
-                None => queue.visible.remove(0),
-            };
+            let number = queue.visible.swap_remove_front(index)?;
             let Some(held) = queue.messages.get(&number) else { continue };
             let Some((most, to)) = &queue.redrive else { return Some(number) };
             if held.receives < *most {
@@ -390,6 +392,9 @@ impl State {
                 assert!(visibility.is_none_or(|seconds| (0..=HIDDEN).contains(&seconds)));
                 let received =
                     self.receive(&name, usize::try_from(most).unwrap_or(1), visibility, now)?;
+                let log = received.iter();
+                let log = log.map(|message| (name.clone(), message.id.clone(), message.sent_at));
+                self.receives.extend(log);
                 Ok(json!({"Messages": received.iter().map(shown).collect::<Vec<_>>()}))
             }
             "DeleteMessage" => {
@@ -450,7 +455,7 @@ impl Queue {
         if delayed {
             self.delayed.insert((held.due, number));
         } else {
-            self.visible.push(number);
+            self.visible.push_back(number);
         }
         self.messages.insert(number, held);
     }

@@ -1,0 +1,144 @@
+//! A backlog after a resume: how many calls it costs to drain it, and how fast that goes.
+
+use std::{
+    collections::BTreeSet,
+    fmt::{self, Display},
+    sync::Arc,
+    time::Duration,
+};
+
+use fastrand::Rng;
+use tokio::{
+    runtime::Builder,
+    task::{LocalSet, spawn_local},
+    time::sleep,
+};
+
+use crate::{
+    Keep, Tally, Violation, function::Function, ledger::promise, mapping, operator, plan::Plan,
+    world::World,
+};
+
+/// Requests a second that one environment may make: `GLADLY_REQUESTS_PER_SECOND`.
+const SHARE: f64 = 4.0;
+/// When the backlog is let go: long after its last event.
+const START: Duration = Duration::from_mins(10);
+
+/// What a drain came to.
+#[derive(Debug)]
+pub struct Drain {
+    /// Events in the backlog.
+    pub events: u64,
+    /// Conversations that they are about.
+    pub conversations: u64,
+    /// Customers of those.
+    pub customers: u64,
+    /// Calls to Gladly.
+    pub calls: u64,
+    /// 429s among the answers.
+    pub throttled: u64,
+    /// From the first call to the last delivery, on the world's own clock.
+    pub lasted: Duration,
+    /// A promise that was broken.
+    pub violation: Option<Violation>,
+}
+
+impl Drain {
+    /// Two calls a conversation, and one a customer.
+    #[must_use]
+    pub fn ideal(&self) -> u64 {
+        2 * self.conversations + self.customers
+    }
+
+    /// Calls made for each that was needed.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "far less than 2^52 calls")]
+    pub fn ratio(&self) -> f64 {
+        self.calls as f64 / self.ideal().max(1) as f64
+    }
+
+    /// Calls a second, as a part of our share.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "far less than 2^52 calls")]
+    pub fn use_of_share(&self) -> f64 {
+        self.calls as f64 / self.lasted.as_secs_f64() / SHARE
+    }
+}
+
+impl Display for Drain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { events, conversations, customers, calls, throttled, lasted, .. } = self;
+        writeln!(f, "{events} events on {conversations} conversations of {customers} customers")?;
+        writeln!(
+            f,
+            "{calls} calls to Gladly, {:.3} for each of the {} needed; {throttled} answered 429",
+            self.ratio(),
+            self.ideal()
+        )?;
+        write!(
+            f,
+            "{} minutes, {:.1} % of our share of {SHARE} a second",
+            lasted.as_secs() / 60,
+            100.0 * self.use_of_share()
+        )?;
+        if let Some(Violation { promise, how }) = &self.violation {
+            write!(f, "\nA promise is broken: {promise}.\n  {how}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Drains a backlog with one environment.
+#[must_use]
+pub fn drain(events: u64, conversations: u64) -> Drain {
+    fastrand::seed(events);
+    let mut drain = Drain {
+        events,
+        conversations,
+        customers: 0,
+        calls: 0,
+        throttled: 0,
+        lasted: Duration::ZERO,
+        violation: None,
+    };
+    match Builder::new_current_thread().enable_time().start_paused(true).build() {
+        Ok(runtime) => LocalSet::new().block_on(&runtime, live(&mut drain)),
+        Err(err) => {
+            drain.violation =
+                Some(Violation { promise: promise::SOUND, how: format!("no runtime: {err}") });
+        }
+    }
+    drain
+}
+
+async fn live(drain: &mut Drain) {
+    let mut rng = Rng::with_seed(drain.events);
+    let plan = Plan::backlog(&mut rng, drain.events, drain.conversations);
+    let customers: BTreeSet<_> =
+        plan.conversations.iter().map(|conversation| &conversation.customer).collect();
+    drain.customers = customers.len() as u64;
+    let world = World::new(rng, plan, Keep::Nothing);
+    let function = Arc::new(Function::new(Arc::clone(&world)));
+
+    operator::arrive(Arc::clone(&world)).await;
+    sleep(START.saturating_sub(world.elapsed())).await;
+    let began = world.elapsed();
+    let polling = spawn_local(mapping::poll(Arc::clone(&world), function));
+    // Ten times as long as it takes.
+    let limit = Duration::from_secs(10 * drain.ideal()) / 4 + Duration::from_hours(1);
+    while !world.is_drained() && world.elapsed() - began < limit {
+        sleep(Duration::from_secs(1)).await;
+    }
+    drain.lasted = world.elapsed() - began;
+    if world.is_drained() {
+        world.check_end()
+    } else {
+        world.check_drained(drain.lasted)
+    }
+    polling.abort();
+    let mut state = world.state();
+    drain.violation = state.ledger.violation.take();
+    let tally: &Tally = &state.tally;
+    drain.calls = tally.of("calls to Gladly");
+    drain.throttled = tally.of("429s of Gladly's own");
+}

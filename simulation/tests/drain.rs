@@ -1,0 +1,12 @@
+//! What a backlog costs once it is let go.
+
+use simulation::drain;
+
+#[test]
+fn a_backlog_drains_at_our_share_with_hardly_a_call_too_many() {
+    let drain = drain(2_000, 400);
+    assert_eq!(drain.violation, None);
+    assert_eq!((drain.customers, drain.throttled), (360, 0));
+    assert!((1.0..=1.1).contains(&drain.ratio()), "{drain}");
+    assert!((0.9..=1.0).contains(&drain.use_of_share()), "{drain}");
+}

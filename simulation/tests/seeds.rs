@@ -1,0 +1,31 @@
+//! A few hundred worlds, and one of them twice.
+
+#![expect(clippy::unwrap_used, reason = "all of this crate is a test")]
+
+use simulation::{COVERAGE, Keep, run, sweep};
+
+#[test]
+fn every_promise_is_kept_in_300_worlds_in_which_everything_happens() {
+    let (tally, failed) = sweep(0..300, |_| {});
+    if let Some(report) = failed {
+        let violation = report.violation.unwrap();
+        panic!(
+            "seed {} breaks a promise: {}.\n  {}\nRun it again with: make simulate SEED={}",
+            report.seed, violation.promise, violation.how, report.seed
+        );
+    }
+    let never: Vec<_> = COVERAGE.iter().filter(|what| tally.of(what) == 0).collect();
+    assert!(never.is_empty(), "these never happened: {never:?}");
+}
+
+#[test]
+fn a_seed_is_the_same_world_every_time() {
+    for seed in [3, 20, 77] {
+        let (first, second) = (run(seed, Keep::Lines), run(seed, Keep::Lines));
+        for (line, again) in first.history.iter().zip(&second.history) {
+            assert_eq!(line, again, "of seed {seed}");
+        }
+        assert_eq!(first.history.len(), second.history.len());
+        assert_eq!(first.tally, second.tally);
+    }
+}
