@@ -13,7 +13,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
 # The controller is called this often in the run, in seconds; on AWS it is called once a minute.
 STEP = 5
@@ -55,10 +55,17 @@ def points(lines, metric, began):
 
 def span(seconds, _=None):
     """Seconds as people read them."""
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if abs(seconds) >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:g} s"
+    for size, name in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {name}"
+    return f"{seconds * 1000:.3g} ms" if seconds else "0"
+
+
+def steps_of(most):
+    """Between two lines of a grid over seconds: what people count in."""
+    small = [base * size for size in (0.001, 0.01, 0.1) for base in (1, 2, 5)]
+    large = [1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 43200, 86400, 172800, 604800]
+    return next((step for step in small + large if most / step <= 4.5), most)
 
 
 def clock(seconds, _=None):
@@ -75,7 +82,7 @@ def frame(figure, widget, height):
     x, y = widget["x"] * COLUMN + GAP, height - (widget["y"] + widget["height"]) * ROW + GAP
     w, h = widget["width"] * COLUMN - 2 * GAP, widget["height"] * ROW - 2 * GAP
     card = Rectangle((x / width, y / tall), w / width, h / tall, transform=figure.transFigure)
-    card.set(facecolor="white", edgecolor=LINE, linewidth=0.8)
+    card.set(facecolor="white", edgecolor=LINE, linewidth=0.8, zorder=-2)
     figure.add_artist(card)
     title = widget["properties"]["title"]
     figure.text((x + 0.12) / width, (y + h - 0.13) / tall, title, va="top", weight="bold", size=9.5, color=INK)
@@ -92,7 +99,7 @@ def draw_metric(figure, widget, inner, lines, began, ended):
     columns = 2 if widget["width"] > 6 or len(metrics) > 3 else 1
     legend = 0.2 + 0.17 * -(-len(metrics) // columns)
     sides = properties["yAxis"]
-    left = figure.add_axes(inner(0.62, legend + 0.3, 0.62 if "right" in sides else 0.2, 0.42))
+    left = figure.add_axes(inner(0.62, legend + 0.2, 0.62 if "right" in sides else 0.2, 0.42))
     axes = {"left": left}
     if "right" in sides:
         axes["right"] = left.twinx()
@@ -109,23 +116,29 @@ def draw_metric(figure, widget, inner, lines, began, ended):
             steps = [(step + 0.5) * STEP for step in range(int((ended - began) // STEP) + 1)]
             found = [(step, filled.get(step, 0)) for step in steps]
         times, values = [point[0] for point in found], [point[1] for point in found]
+        if not bars:
+            # Where nothing was sent for a while, nothing is known.
+            for place in range(len(found) - 1, 0, -1):
+                if times[place] - times[place - 1] > 4 * STEP:
+                    times.insert(place, times[place - 1])
+                    values.insert(place, float("nan"))
         alone = {"marker": "o", "markersize": 3} if len(found) < 3 else {}
         (line,) = axis.plot(times, values, color=options["color"], linewidth=1.5, label=label, **alone)
         if not bars and properties["title"].startswith("Is it running"):
-            axis.fill_between(times, values, color=options["color"], alpha=0.35, step=None, linewidth=0)
+            axis.fill_between(times, values, color=options["color"], alpha=0.35, linewidth=0)
         handles.append(line)
     for rule in properties.get("annotations", {}).get("horizontal", []):
         left.axhline(rule["value"], color=rule["color"], linewidth=1, linestyle="--")
         left.text(0, rule["value"], f' {rule["label"]} {span(rule["value"])}', color=rule["color"], size=7, va="bottom")
     for side, axis in axes.items():
         label = sides[side].get("label", "")
-        axis.set_ylim(bottom=0, top=max(1, axis.get_ylim()[1]) * 1.08)
+        axis.set_ylim(bottom=0, top=max(1, axis.dataLim.y1) * 1.12)
         axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-        if label == "seconds":
-            axis.yaxis.set_major_formatter(FuncFormatter(span))
-        elif label == "ms":
-            axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: span(value / 1000)))
-        if label not in ("seconds", "ms"):
+        second = {"seconds": 1, "ms": 1000}.get(label)
+        if second:
+            axis.yaxis.set_major_locator(MultipleLocator(steps_of(axis.get_ylim()[1] / second) * second))
+            axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _, second=second: span(value / second)))
+        else:
             axis.set_ylabel(unit(label), size=7, color=FAINT, labelpad=2)
         if label.startswith("1 ="):
             axis.yaxis.set_major_locator(MaxNLocator(1, integer=True))
@@ -134,7 +147,7 @@ def draw_metric(figure, widget, inner, lines, began, ended):
             spine.set_visible(False)
     left.spines["bottom"].set(visible=True, color=LINE)
     left.set_xlim(0, ended - began)
-    left.xaxis.set_major_locator(MaxNLocator(6))
+    left.xaxis.set_major_locator(MultipleLocator(60))
     left.xaxis.set_major_formatter(FuncFormatter(clock))
     left.grid(axis="y", color=LINE, linewidth=0.5)
     left.set_axisbelow(True)

@@ -67,9 +67,11 @@ pub async fn screen() -> Result<(), ScreenError> {
         let logs = stack.logs(function).await?;
         lines.extend(logs.iter().filter_map(|line| serde_json::from_str(line).ok()));
     }
+    let quarantine = stack.queue_url(Queue::Quarantine).rsplit('/').next().unwrap_or_default();
     let names = [
-        (stack.function_name(Function::Ingest), "IngestFunction"),
-        (stack.function_name(Function::Extractor), "ExtractorFunction"),
+        ("FunctionName", stack.function_name(Function::Ingest), "IngestFunction"),
+        ("FunctionName", stack.function_name(Function::Extractor), "ExtractorFunction"),
+        ("QueueName", quarantine, "QuarantineQueue"),
     ];
     let states = states(&lines, &names);
     let body = cloud.emulator().dashboard(&format!("gladly-relay-{REGION}")).await?;
@@ -87,24 +89,21 @@ pub async fn screen() -> Result<(), ScreenError> {
 const REGION: &str = "us-east-1";
 
 /// The alarms of the template, and whether each is raised now.
-fn states(lines: &[Value], names: &[(&str, &str)]) -> Value {
-    let renamed: Vec<_> = lines
-        .iter()
-        .cloned()
-        .map(|mut line| {
-            let name = names.iter().find(|(name, _)| line["FunctionName"] == *name);
-            if let Some((_, resource)) = name {
-                line["FunctionName"] = json!(resource);
+fn states(lines: &[Value], names: &[(&str, &str, &str)]) -> Value {
+    let mut lines = lines.to_vec();
+    for line in &mut lines {
+        for (dimension, name, resource) in names {
+            if line[dimension] == *name {
+                line[dimension] = json!(resource);
             }
-            line
-        })
-        .collect();
+        }
+    }
     let template = template::read();
     let resources = template["Resources"].as_object().into_iter().flatten();
     let alarms = resources.filter(|(_, resource)| resource["Type"] == "AWS::CloudWatch::Alarm");
     let now = Timestamp::now();
     alarms
-        .map(|(name, _)| (name.clone(), json!(Alarm::named(name).is_raised_by(&renamed, now))))
+        .map(|(name, _)| (name.clone(), json!(Alarm::named(name).is_raised_by(&lines, now))))
         .collect::<serde_json::Map<_, _>>()
         .into()
 }

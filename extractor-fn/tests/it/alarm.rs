@@ -93,9 +93,8 @@ mod scenario {
         }
         world.aws.put("/relay/pause", "running");
         let now = world.clock.now();
-        world.aws.state().receive("events", 10, None, now).unwrap().iter().for_each(|message| {
-            world.aws.state().delete(&message.receipt, now);
-        });
+        let left = world.aws.state().receive("events", 10, None, now).unwrap();
+        left.iter().for_each(|message| world.aws.state().delete(&message.receipt, now));
         world.minutes(60).await;
         mark(world.clock.now());
     }
