@@ -76,9 +76,9 @@ pub async fn screen() -> Result<(), ScreenError> {
     let states = states(&lines, &names);
     let body = cloud.emulator().dashboard(&format!("gladly-relay-{REGION}")).await?;
     let folder = root().join(".local/dashboard");
-    let lines: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    let lines: Vec<_> = lines.iter().map(Value::to_string).collect();
     fs::write(folder.join("body.json"), body)?;
-    fs::write(folder.join("lines.jsonl"), lines)?;
+    fs::write(folder.join("lines.jsonl"), lines.join("\n"))?;
     fs::write(folder.join("alarms.json"), states.to_string())?;
     say("Collected what was sent.");
     stack.delete().await?;
@@ -190,7 +190,7 @@ impl Run<'_> {
         }
 
         say("The destination refuses a conversation; another is gone from Gladly");
-        let [refused, gone] = self.two(gladly);
+        let [refused, gone] = two(gladly);
         destination.refuse(&refused, StatusCode::UNPROCESSABLE_ENTITY);
         gladly.emit(EVENT_TYPES[0], &refused);
         let event = gladly.world().event(EVENT_TYPES[1], &gone);
@@ -223,12 +223,13 @@ impl Run<'_> {
         }
         self.scene.gladly.subscribe(self.stack.webhook_url(), &[("x-api-key", key)]);
     }
+}
 
-    fn two(&self, gladly: &Gladly) -> [String; 2] {
-        let world = gladly.world();
-        let mut ids = world.conversations.keys().cloned();
-        [ids.next().unwrap_or_default(), ids.next().unwrap_or_default()]
-    }
+/// Two of its conversations.
+fn two(gladly: &Gladly) -> [String; 2] {
+    let world = gladly.world();
+    let mut ids = world.conversations.keys().cloned();
+    [ids.next().unwrap_or_default(), ids.next().unwrap_or_default()]
 }
 
 fn say(line: &str) {
