@@ -119,6 +119,14 @@ quarantine: ## List what was put aside, and why (STACK=name)
 redrive: ## Put what was put aside back into the events queue (MAX=number STACK=name)
 	@tools/relay redrive
 
+.PHONY: backfill
+backfill: ## Queue again what Gladly lists of the last 24 hours (FROM=2026-12-01T08:00:00Z TO=time STACK=name)
+	@tools/relay backfill
+
+.PHONY: import
+import: ## Queue again the conversations of Gladly's exports of the last 14 days (FROM=time TO=time STACK=name)
+	@tools/relay import
+
 ## Ship it
 
 .PHONY: package

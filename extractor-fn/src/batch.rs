@@ -18,6 +18,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     Config, Http,
+    backfill::Backlog,
     breaker::{Breaker, Side},
     coverage::Coverage,
     delivery::{self, Packer, Parcel},
@@ -33,6 +34,7 @@ use crate::{
     run::{Fault, Run, Stopped},
     settle::Outcome,
     status::Pace,
+    watchdog::Watchdog,
 };
 
 /// Conversations fetched at once: enough to fill our share of the quota while each call takes up
@@ -41,7 +43,7 @@ const FETCHES: usize = 8;
 /// Deliveries sent at once.
 const DELIVERIES: usize = 2;
 /// Deliveries that may wait before fetching waits for them.
-const BACKLOG: usize = 2;
+const WAITING: usize = 2;
 /// How old the tokens may be.
 const TOKEN_AGE: jiff::SignedDuration = jiff::SignedDuration::from_mins(1);
 
@@ -55,6 +57,8 @@ pub struct Extractor {
     pub(crate) quarantine: Queue,
     pub(crate) mapping: Mapping,
     pub(crate) ledger: Ledger,
+    pub(crate) backlog: Backlog,
+    pub(crate) watchdog: Option<Watchdog>,
     /// Whether events are sent anew before the queue lets them expire.
     pub(crate) renews: bool,
     pub(crate) pace: Pace,
@@ -83,6 +87,7 @@ impl Extractor {
         let breaker = format!("{name}-breaker");
         let breaker = Parameter::new(ssm.clone(), breaker, PAUSE_AGE, clock.clone());
         let ledger = Ledger::new(ssm.clone(), format!("{name}-renewal"), clock.clone());
+        let backlog = Backlog::new(ssm.clone(), format!("{name}-backfill"), clock.clone());
         let switch = Parameter::new(ssm.clone(), name, PAUSE_AGE, clock.clone());
         let guard = Guard::new(switch, Breaker::new(breaker, clock.clone()), clock.clone());
         let sqs = sqs_client(aws);
@@ -111,6 +116,8 @@ impl Extractor {
             quarantine: Queue::new(sqs, config.quarantine_queue_url),
             mapping: Mapping::new(aws, config.function, config.events_queue_arn),
             ledger,
+            backlog,
+            watchdog: config.watched_webhook.map(Watchdog::new),
             renews: config.renew_held_events,
             pace: Pace::new(config.gladly_rate),
             clock,
@@ -204,7 +211,7 @@ impl Extractor {
         let mut deliveries = JoinSet::<Vec<(usize, Outcome)>>::new();
         loop {
             let begins = Instant::now() < run.times.begin;
-            while begins && fetches.len() < FETCHES && packer.waiting() < BACKLOG {
+            while begins && fetches.len() < FETCHES && packer.waiting() < WAITING {
                 let Some(group) = waiting.pop_front() else { break };
                 let events = Arc::clone(&group.events);
                 let task = fetches.spawn(Arc::clone(self).prepare(group, Arc::clone(run)));

@@ -40,6 +40,8 @@ pub struct Config {
     pub shape: Shape,
     /// Renew held events before the queue lets them expire.
     pub renew_held_events: bool,
+    /// The URL of the webhook at Gladly that is watched, if one is.
+    pub watched_webhook: Option<String>,
 }
 
 /// The switches of a delivery's form.
@@ -61,6 +63,7 @@ impl Config {
 
     /// Reads the settings that `env` finds.
     pub fn read(env: &Env<'_>) -> Result<Self, ConfigError> {
+        let watches = env.switch("WATCH_WEBHOOK", true)?;
         Ok(Self {
             events_queue_url: env.required("EVENTS_QUEUE_URL")?,
             events_queue_arn: env.required("EVENTS_QUEUE_ARN")?,
@@ -80,6 +83,7 @@ impl Config {
                 notes: env.switch("FORWARD_NOTES", true)?,
             },
             renew_held_events: env.switch("RENEW_HELD_EVENTS", true)?,
+            watched_webhook: env.optional::<String>("WEBHOOK_URL")?.filter(|_| watches),
         })
     }
 }

@@ -10,11 +10,13 @@ use tracing::{error, info, warn};
 use crate::{
     Extractor,
     breaker::{Opening, Side, State},
+    gladly::GladlyError,
     mapping::MappingError,
     queue::QueueError,
     renewal::Kind,
     run::Run,
     status::{Facts, Status},
+    watchdog::{Watchdog, Watching},
 };
 
 /// How long a change of the mapping is waited for; the next invocation goes on from there.
@@ -23,8 +25,10 @@ const PATIENCE: Duration = Duration::from_secs(40);
 const LOOK: Duration = Duration::from_secs(1);
 /// How long one invocation renews.
 const RENEWAL: Duration = Duration::from_secs(45);
+/// What a backfill gets at least, however long the renewal took.
+const LEAST: Duration = Duration::from_secs(5);
 /// What every invocation keeps for its end.
-const RESERVE: Duration = Duration::from_secs(20);
+pub(crate) const RESERVE: Duration = Duration::from_secs(20);
 
 /// Why the controller could not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +39,10 @@ pub(crate) enum ControlError {
     Mapping(#[from] MappingError),
     #[error(transparent)]
     Queue(#[from] QueueError),
+    #[error(transparent)]
+    Gladly(#[from] GladlyError),
+    #[error("from must be a time before to, and within {0}")]
+    NoRange(&'static str),
 }
 
 /// What an invocation of the controller is for.
@@ -62,9 +70,11 @@ impl Extractor {
 
         check(self.try_again(end).await);
         check(self.align(end.min(Instant::now() + PATIENCE)).await);
-        let mut renewed = 0;
+        let (mut renewed, mut enabled) = (0, None);
         if occasion == Occasion::Schedule {
             let until = end.min(Instant::now() + RENEWAL);
+            let watched = self.watch(Watching::Sometimes, end).await;
+            check(watched.map(|health| enabled = health.map(|health| health.is_right())));
             for (kind, queue) in
                 [(Kind::Events, &self.events), (Kind::Quarantine, &self.quarantine)]
             {
@@ -79,6 +89,8 @@ impl Extractor {
                     .await,
                 );
             }
+            let left = until.saturating_duration_since(Instant::now()).max(LEAST);
+            check(self.catch_up(left).await.map(drop));
         }
         let status = self.status().await;
         let mut metrics = Metrics::default();
@@ -96,6 +108,9 @@ impl Extractor {
                 .into_iter()
                 .zip(status.figures())
                 .for_each(|(name, value)| metrics.record(name, value));
+        }
+        if let Some(enabled) = enabled {
+            metrics.record(Metric::WebhookEnabled, enabled.into());
         }
         metrics.emit(self.now());
         match (failures.into_iter().next(), status) {
@@ -124,6 +139,7 @@ impl Extractor {
             floor: self.ledger.floor(Kind::Events, &events, now).await?,
             drain_seconds: self.pace.drain(events.total),
             renews: self.renews,
+            webhook: self.watchdog.as_ref().and_then(Watchdog::known),
             now,
         }))
     }

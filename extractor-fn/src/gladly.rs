@@ -9,13 +9,14 @@ use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_types::body::SdkBody;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use jiff::{SignedDuration, Timestamp};
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::{Value, json};
 use shared::{Clock, Id, Parameter, ParameterError, Secret, chain};
 
 use crate::{
     breaker::Side,
     config::GladlyHost,
-    http::{Answer, Http, HttpError, Tries, is_transient},
+    http::{Answer, Http, HttpError, Lines, Tries, is_transient},
     pacer::Pacer,
     run::{Run, Stopped},
     unicode::whole_characters,
@@ -25,6 +26,8 @@ use crate::{
 const CALL_LIMIT: Duration = Duration::from_secs(10);
 /// The largest answer taken, in bytes. A thousand items are a few MiB.
 const ANSWER_LIMIT: usize = 32 << 20;
+/// The file of an export with what was said.
+pub(crate) const EXPORTED_ITEMS: &str = "conversation_items.jsonl";
 /// How old the token may be when Gladly refuses it.
 const REFUSED_AGE: SignedDuration = SignedDuration::from_secs(10);
 
@@ -92,6 +95,38 @@ impl GladlyError {
             _ => false,
         }
     }
+}
+
+/// A webhook at Gladly, as far as it matters to us.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Webhook {
+    pub(crate) id: Id,
+    #[serde(default)]
+    pub(crate) url: String,
+    #[serde(default)]
+    pub(crate) enabled: bool,
+    #[serde(default)]
+    pub(crate) events: Vec<String>,
+    /// When Gladly gave it up, if it did.
+    pub(crate) disabled_at_due_to_retry_limit: Option<Timestamp>,
+}
+
+/// An export job.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Export {
+    pub(crate) id: Id,
+    pub(crate) parameters: Exported,
+    #[serde(default)]
+    pub(crate) files: Vec<String>,
+}
+
+/// What an export job covers.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Exported {
+    pub(crate) start_at: Timestamp,
+    pub(crate) end_at: Timestamp,
 }
 
 /// A list of items, which may be cut.
@@ -196,6 +231,81 @@ impl Gladly {
         }
     }
 
+    /// The organisation's webhooks, as Gladly lists them.
+    pub(crate) async fn webhooks(&self, run: &Run) -> Result<Vec<Webhook>, GladlyError> {
+        let answer = self.get("/webhooks", run).await?;
+        match answer.status {
+            200 => serde_json::from_str(&text(answer))
+                .map_err(|_| GladlyError::Unreadable("a list of webhooks")),
+            other => Err(GladlyError::Odd(other)),
+        }
+    }
+
+    /// Switches a webhook on again. Gladly sends it a PING first, and refuses (400) if that is not
+    /// answered.
+    pub(crate) async fn enable(&self, webhook: &Id, run: &Run) -> Result<(), GladlyError> {
+        let path = format!("/webhooks/{webhook}");
+        let answer = self.call("PATCH", &path, Some(&json!({"enabled": true})), run).await?;
+        match answer.status {
+            200..=299 => Ok(()),
+            other => Err(GladlyError::Odd(other)),
+        }
+    }
+
+    /// The completed export jobs that were updated since, oldest first.
+    pub(crate) async fn exports(
+        &self,
+        since: Timestamp,
+        run: &Run,
+    ) -> Result<Vec<Export>, GladlyError> {
+        let answer =
+            self.get(&format!("/export/jobs?status=COMPLETED&startAt={since:.0}"), run).await?;
+        match answer.status {
+            200 => {
+                let mut jobs: Vec<Export> = serde_json::from_str(&text(answer))
+                    .map_err(|_| GladlyError::Unreadable("a list of export jobs"))?;
+                jobs.sort_by_key(|job| job.parameters.start_at);
+                Ok(jobs)
+            }
+            other => Err(GladlyError::Odd(other)),
+        }
+    }
+
+    /// What happened in a range of the last 24 hours, oldest first, a line an event.
+    pub(crate) async fn events(
+        &self,
+        from: Timestamp,
+        to: Timestamp,
+        run: &Run,
+    ) -> Result<Lines, GladlyError> {
+        let range = format!("startAt={from:.3}&endAt={to:.3}");
+        self.lines(&format!("/events?{range}&entities=CONVERSATION&entities=CONTACT"), run).await
+    }
+
+    /// The conversations' items of an export, a line an item.
+    pub(crate) async fn exported_items(&self, job: &Id, run: &Run) -> Result<Lines, GladlyError> {
+        self.lines(&format!("/export/jobs/{job}/files/{EXPORTED_ITEMS}"), run).await
+    }
+
+    /// An answer that may be too long for memory. What breaks off is asked for anew by whoever
+    /// knows how far it came.
+    async fn lines(&self, path: &str, run: &Run) -> Result<Lines, GladlyError> {
+        let token = self.token.value().await?;
+        run.permit().await?;
+        let turn = self.pacer.turn(CALL_LIMIT).await;
+        turn.map_err(|wait| GladlyError::NotReady { status: 429, retry_after: Some(wait) })?;
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        let request = self.request("GET", path, None, &token);
+        match self.http.lines(request).await.map_err(GladlyError::Unreachable)? {
+            Ok(lines) => Ok(lines),
+            Err(status @ (401 | 403)) => Err(GladlyError::Refused(status)),
+            Err(status) if is_transient(status) => {
+                Err(GladlyError::NotReady { status, retry_after: None })
+            }
+            Err(status) => Err(GladlyError::Odd(status)),
+        }
+    }
+
     /// When the token was written. It is read anew for that.
     pub(crate) async fn token_written_at(&self) -> Result<Option<Timestamp>, ParameterError> {
         self.token.fresh().await.map(|(_, written_at)| written_at)
@@ -222,6 +332,16 @@ impl Gladly {
     /// One call: tried again while its failure is one that passes, at our pace, and only while
     /// extraction may run.
     async fn get(&self, path: &str, run: &Run) -> Result<Answer, GladlyError> {
+        self.call("GET", path, None, run).await
+    }
+
+    async fn call(
+        &self,
+        method: &'static str,
+        path: &str,
+        body: Option<&Value>,
+        run: &Run,
+    ) -> Result<Answer, GladlyError> {
         let mut tries = Tries::new(CALL_LIMIT);
         let mut token = self.token.value().await?;
         loop {
@@ -233,7 +353,7 @@ impl Gladly {
             // Asked again: the wait for our turn may have been long.
             run.permit().await?;
             self.calls.fetch_add(1, Ordering::Relaxed);
-            let request = self.request(path, &token);
+            let request = self.request(method, path, body, &token);
             let err = match Box::pin(tries.send(&self.http, request, ANSWER_LIMIT)).await {
                 Ok(answer) => {
                     self.heed(&answer);
@@ -267,10 +387,22 @@ impl Gladly {
         }
     }
 
-    fn request(&self, path: &str, token: &Secret) -> HttpRequest {
+    fn request(
+        &self,
+        method: &'static str,
+        path: &str,
+        body: Option<&Value>,
+        token: &Secret,
+    ) -> HttpRequest {
         let credentials = BASE64_STANDARD.encode(format!("{}:{}", self.email, token.expose()));
-        let mut request = HttpRequest::new(SdkBody::empty());
+        let body = body.map(Value::to_string);
+        let json = body.is_some();
+        let mut request = HttpRequest::new(body.map_or_else(SdkBody::empty, SdkBody::from));
         let url = format!("{}/api/v1{path}", self.host.base());
+        let _ = request.set_method(method);
+        if json {
+            request.headers_mut().insert("content-type", "application/json");
+        }
         // The host was checked when the settings were read, and ids hold nothing that a URL cannot.
         let _ = request.set_uri(url);
         request.headers_mut().insert("authorization", format!("Basic {credentials}"));

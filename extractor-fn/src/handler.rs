@@ -7,6 +7,7 @@ use std::{
 };
 
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsMessage};
+use jiff::Timestamp;
 use lambda_runtime::{Diagnostic, LambdaEvent};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
@@ -16,8 +17,9 @@ use tracing::info;
 
 use crate::{
     Extractor,
-    controller::{ControlError, Occasion},
+    controller::{ControlError, Occasion, RESERVE},
     record::Nameless,
+    watchdog::Watching,
 };
 
 /// An invocation's payload, told apart by the fields that it has.
@@ -33,6 +35,9 @@ struct Fields {
     task: Option<String>,
     /// How many events a redrive is to send back.
     max: Option<u64>,
+    /// What a backfill or an import is to cover.
+    from: Option<Timestamp>,
+    to: Option<Timestamp>,
     /// `text`: the answer is a screen for people.
     #[serde(rename = "as")]
     form: Option<String>,
@@ -53,9 +58,9 @@ pub enum InvocationError {
     /// SQS keeps the whole batch.
     #[error(transparent)]
     Nameless(#[from] Nameless),
-    /// Something this version does not do.
-    #[error("{0} is not available in this version")]
-    NotAvailable(&'static str),
+    /// A backfill of nothing.
+    #[error(r#"from is missing: it should be a time such as "2026-01-02T03:04:05Z", as to may be"#)]
+    NoRange,
     /// The controller could not do what it was asked for.
     #[error("{0}")]
     Failed(String),
@@ -77,7 +82,7 @@ impl From<InvocationError> for Diagnostic {
     fn from(err: InvocationError) -> Self {
         let error_type = match err {
             InvocationError::Nameless(_) => "NamelessRecord",
-            InvocationError::NotAvailable(_) => "NotAvailable",
+            InvocationError::NoRange => "NoRange",
             InvocationError::Failed(_) => "ControlError",
             InvocationError::Unknown => "UnknownInvocation",
         };
@@ -126,13 +131,13 @@ impl Extractor {
         let began = Instant::now();
         let now = u64::try_from(self.now().as_millisecond()).unwrap_or_default();
         let left = Duration::from_millis(event.context.deadline.saturating_sub(now));
-        let Fields { records, task, max, form, source } = event.payload.0;
-        if let Some(messages) = records {
+        let mut fields = event.payload.0;
+        if let Some(messages) = fields.records.take() {
             return Ok(Answer::Batch(self.batch(messages, left).await?));
         }
-        let task = task.or_else(|| (source? == "aws.ssm").then(|| "change".to_owned()));
-        let task = task.as_deref().unwrap_or_default();
-        let answer = self.task(task, max, form.as_deref(), left).await?;
+        let changed = || (fields.source.as_deref()? == "aws.ssm").then_some("change");
+        let task = fields.task.as_deref().or_else(changed).unwrap_or_default();
+        let answer = self.task(task, &fields, left).await?;
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         info!(task, duration_ms, "task done");
         Ok(answer)
@@ -141,20 +146,37 @@ impl Extractor {
     async fn task(
         &self,
         task: &str,
-        max: Option<u64>,
-        form: Option<&str>,
+        fields: &Fields,
         left: Duration,
     ) -> Result<Answer, InvocationError> {
+        let form = fields.form.as_deref();
+        let work = left.saturating_sub(RESERVE);
         match task {
             "change" => Answer::new(&self.reconcile(Occasion::Change, left).await?, form),
             "reconcile" => Answer::new(&self.reconcile(Occasion::Schedule, left).await?, form),
+            "watch" => {
+                let end = Instant::now() + work;
+                self.watch(Watching::Now, end).await?;
+                Answer::new(&self.status().await?, form)
+            }
             "status" => {
+                self.look(work).await;
                 let reasons = self.contents(left).await?.reasons();
                 Answer::new(&self.status().await?.with_reasons(reasons), form)
             }
             "quarantine" => Answer::new(&self.contents(left).await?, form),
-            "redrive" => Answer::new(&self.redrive(max, left).await?, form),
-            "backfill" => Err(InvocationError::NotAvailable("the task backfill")),
+            "redrive" => Answer::new(&self.redrive(fields.max, left).await?, form),
+            "backfill" | "import" => {
+                let (Some(from), to) = (fields.from, fields.to.unwrap_or_else(|| self.now()))
+                else {
+                    return Err(InvocationError::NoRange);
+                };
+                let done = match task {
+                    "backfill" => self.backfill(from, to, work).await?,
+                    _ => self.import(from, to, work).await?,
+                };
+                Answer::new(&done, form)
+            }
             _ => Err(InvocationError::Unknown),
         }
     }

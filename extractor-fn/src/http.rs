@@ -22,6 +22,10 @@ use jiff::Timestamp;
 use tokio::time::{Instant, sleep, timeout};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+/// The longest line of a stream that is kept, in bytes.
+const LINE_LIMIT: usize = 4 << 20;
+/// How long a stream may be silent.
+const LINE_PATIENCE: Duration = Duration::from_secs(30);
 /// Tries of one call.
 const TRIES: u32 = 3;
 /// Wait before the second try; it doubles from there.
@@ -94,6 +98,22 @@ impl Http {
         http_client_fn(move |_, _| connector.clone())
     }
 
+    /// Begins an exchange whose answer is read as it comes. `None` and the status unless it is 200.
+    pub(crate) async fn lines(
+        &self,
+        request: HttpRequest,
+    ) -> Result<Result<Lines, u16>, HttpError> {
+        let answer = timeout(LINE_PATIENCE, self.0.call(request)).await;
+        let mut response = answer.map_err(|_| HttpError::Late)?.map_err(HttpError::Broken)?;
+        let status = response.status().as_u16();
+        let body = std::mem::replace(response.body_mut(), SdkBody::empty());
+        Ok(if status == 200 {
+            Ok(Lines { body, buffer: Vec::new(), skipping: false })
+        } else {
+            Err(status)
+        })
+    }
+
     /// One exchange. The answer's body may have `limit` bytes.
     async fn exchange(&self, request: HttpRequest, limit: usize) -> Result<Answer, HttpError> {
         let mut response = self.0.call(request).await.map_err(HttpError::Broken)?;
@@ -108,6 +128,43 @@ impl Http {
             }
         }
         Ok(Answer { status: response.status().as_u16(), body, response })
+    }
+}
+
+/// An answer that is read line by line, however long it is.
+pub(crate) struct Lines {
+    body: SdkBody,
+    buffer: Vec<u8>,
+    /// The line that is being read is too long to be kept.
+    skipping: bool,
+}
+
+impl Lines {
+    /// The next line, or `None` after the last. One with more than [`LINE_LIMIT`] bytes is left out.
+    pub(crate) async fn next(&mut self) -> Result<Option<Vec<u8>>, HttpError> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let rest = self.buffer.split_off(end + 1);
+                let line = std::mem::replace(&mut self.buffer, rest);
+                if !std::mem::take(&mut self.skipping) {
+                    return Ok(Some(line));
+                }
+                continue;
+            }
+            if self.buffer.len() > LINE_LIMIT {
+                self.buffer.clear();
+                self.skipping = true;
+            }
+            match timeout(LINE_PATIENCE, self.body.frame()).await.map_err(|_| HttpError::Late)? {
+                Some(frame) => {
+                    if let Ok(data) = frame.map_err(HttpError::Cut)?.into_data() {
+                        self.buffer.extend_from_slice(&data);
+                    }
+                }
+                None if self.buffer.is_empty() || self.skipping => return Ok(None),
+                None => return Ok(Some(std::mem::take(&mut self.buffer))),
+            }
+        }
     }
 }
 

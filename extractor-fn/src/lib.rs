@@ -2,8 +2,10 @@
 //!
 //! A batch goes through `record` (read), `fetch` (ask Gladly), `delivery` and `destination`
 //! (forward) to `settle`; `batch` drives it, and `run` says whether it may go on. The `controller`
-//! looks after the pause: `mapping`, `breaker` and `renewal`, and what it tells is a `status`.
+//! looks after the pause (`mapping`, `breaker`, `renewal`) and Gladly's side (`watchdog`, `backfill`), and
+//! what it tells is a `status`.
 
+mod backfill;
 mod batch;
 mod breaker;
 mod config;
@@ -28,6 +30,7 @@ mod settle;
 mod snapshot;
 mod status;
 mod unicode;
+mod watchdog;
 
 pub use crate::{
     batch::Extractor,

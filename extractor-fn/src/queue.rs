@@ -37,6 +37,14 @@ const TRY_LIMIT: Duration = Duration::from_secs(2);
 /// How long what a queue said of its retention is believed.
 const RETENTION_AGE: SignedDuration = SignedDuration::from_mins(10);
 
+/// A message to be sent to the events queue.
+#[derive(Debug, Clone)]
+pub(crate) struct Outgoing {
+    pub(crate) body: String,
+    /// Its attribute `type`.
+    pub(crate) kind: String,
+}
+
 /// One of the queues.
 pub(crate) struct Queue {
     sqs: Client,
@@ -72,6 +80,8 @@ pub(crate) enum QueueError {
     Attributes(#[source] Box<SdkError<GetQueueAttributesError>>),
     #[error("the queue's attributes are not what they should be")]
     Unintelligible,
+    #[error("SQS did not take some of the messages: {0}")]
+    NotTaken(String),
 }
 
 /// An SQS client that gives up in time.
@@ -148,6 +158,26 @@ impl Queue {
         let send = self.sqs.send_message().queue_url(&self.url).message_body(body);
         let send = send.set_message_attributes(Some(attributes)).delay_seconds(delay);
         send.send().await.map(drop).map_err(|err| QueueError::Send(Box::new(err)))
+    }
+
+    /// Sends new messages, at most [`ENTRIES`]. All of them are durable once this has returned.
+    pub(crate) async fn send_new(&self, messages: Vec<Outgoing>) -> Result<(), QueueError> {
+        let messages = messages.into_iter().map(|Outgoing { body, kind }| {
+            let message = Message::builder().body(body);
+            Ok(message.message_attributes("type", text_attribute(&kind)?).build())
+        });
+        let messages = messages.collect::<Result<Vec<_>, BuildError>>()?;
+        for some in requests(&messages) {
+            let sent = self.send_all(some).await?.len();
+            if sent < some.len() {
+                return Err(QueueError::NotTaken(format!(
+                    "{} of {}",
+                    some.len() - sent,
+                    some.len()
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Copies received messages byte for byte to the queue's end, then deletes the old ones: the

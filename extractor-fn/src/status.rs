@@ -13,6 +13,7 @@ use crate::{
     breaker::{Opening, State as Breaker},
     config::Rate,
     pause::{Pause, Switch},
+    watchdog::Health,
 };
 
 /// Environments that extract at once: the template's `MaximumConcurrency`.
@@ -83,6 +84,8 @@ pub(crate) struct Status {
     drain_seconds: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     breaker: Option<Breaker>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    webhook: Option<Health>,
     #[serde(skip)]
     now: Timestamp,
     #[serde(skip)]
@@ -112,6 +115,7 @@ pub(crate) struct Facts {
     pub(crate) floor: Timestamp,
     pub(crate) drain_seconds: u64,
     pub(crate) renews: bool,
+    pub(crate) webhook: Option<Health>,
     pub(crate) now: Timestamp,
 }
 
@@ -162,6 +166,7 @@ impl Status {
             expires_in_seconds: seconds(left),
             drain_seconds: facts.drain_seconds,
             breaker: (facts.breaker != Breaker::Closed).then_some(facts.breaker),
+            webhook: facts.webhook,
             now,
             renews: facts.renews,
         }
@@ -241,6 +246,9 @@ impl Display for Status {
         let reasons =
             if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join(", ")) };
         line("Quarantine", format!("{}{reasons}", events(self.quarantined)))?;
+        if let Some(webhook) = &self.webhook {
+            line("Webhook", webhook.to_string())?;
+        }
         f.write_str(match (self.state, &*self.mapping) {
             (Extraction::Running, "Enabled") => "Extraction is running.",
             (Extraction::Running, _) => "Extraction is about to run: the mapping is not enabled yet.",

@@ -193,10 +193,12 @@ fn each_function_may_do_what_its_code_does_and_nothing_else() {
         ("ssm:GetParameter", &parameter("PauseParameter")),
         ("ssm:GetParameter", &state("breaker")),
         ("ssm:GetParameter", &state("renewal")),
+        ("ssm:GetParameter", &state("backfill")),
         ("ssm:GetParameter", &parameter("GladlyTokenParameter")),
         ("ssm:GetParameter", &parameter("DestinationTokenParameter")),
         ("ssm:PutParameter", &state("breaker")),
         ("ssm:PutParameter", &state("renewal")),
+        ("ssm:PutParameter", &state("backfill")),
         ("lambda:ListEventSourceMappings", &anything),
         ("lambda:UpdateEventSourceMapping", &mapping),
         ("kms:Decrypt", &any_key),
@@ -264,7 +266,7 @@ fn nothing_here_may_write_the_operators_parameter() {
         }
     }
     // Whole names: the pause parameter's is how both begin.
-    let own = ["breaker", "renewal"]
+    let own = ["breaker", "renewal", "backfill"]
         .map(|state| arn("ssm", &format!("parameter${{PauseParameter}}-{state}")).to_string());
     assert_eq!(written, BTreeSet::from(own));
 }

@@ -54,7 +54,7 @@ pub enum Metric {
     Renewed,
     /// 1 while the circuit breaker holds extraction.
     BreakerOpen,
-    /// 1 while Gladly's webhook is enabled.
+    /// 1 while Gladly's webhook is enabled and subscribed to everything.
     WebhookEnabled,
 }
 

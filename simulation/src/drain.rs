@@ -126,14 +126,14 @@ async fn live(drain: &mut Drain) {
     let polling = spawn_local(mapping::poll(Arc::clone(&world), function));
     // Ten times as long as it takes.
     let limit = Duration::from_secs(10 * drain.ideal()) / 4 + Duration::from_hours(1);
-    while !world.is_drained() && world.elapsed() - began < limit {
+    while !world.is_drained() && world.elapsed() < began + limit {
         sleep(Duration::from_secs(1)).await;
     }
-    drain.lasted = world.elapsed() - began;
+    drain.lasted = world.elapsed().saturating_sub(began);
     if world.is_drained() {
-        world.check_end()
+        world.check_end();
     } else {
-        world.check_drained(drain.lasted)
+        world.check_drained(drain.lasted);
     }
     polling.abort();
     let mut state = world.state();

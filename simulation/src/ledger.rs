@@ -89,9 +89,8 @@ impl Ledger {
             let end = self.words.get(index + 1).map_or(now, |(next, ..)| *next);
             since = match meaning {
                 Meaning::Running => None,
-                Meaning::Held => since.or(Some(*at)),
                 Meaning::HeldUntil(until) if *until <= end => None,
-                Meaning::HeldUntil(_) => since.or(Some(*at)),
+                Meaning::Held | Meaning::HeldUntil(_) => since.or(Some(*at)),
             };
         }
         since
@@ -328,8 +327,8 @@ impl World {
             self.violate(promise::KEPT, || format!("lost: {}", lost.join(", ")));
         }
         let text = self.aws.state().parameters.get(PAUSE).cloned().unwrap_or_default();
-        let last = self.state().ledger.words.last().map(|(.., text)| text.clone());
-        if last.is_some_and(|last| last != text) {
+        let said = self.state().ledger.words.last().map(|(.., text)| text.clone());
+        if said.is_some_and(|said| said != text) {
             self.violate(promise::OPERATOR, || format!("it says {text:?} in the end"));
         }
     }
@@ -356,5 +355,36 @@ pub(crate) fn refusal(nature: Nature) -> Option<u16> {
     match nature {
         Nature::Guilty(status) => Some(status),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_lasts_from_its_first_word_to_its_last() {
+        let at = |second| EPOCH + SignedDuration::from_secs(second);
+        let words = [
+            (at(10), Meaning::Held),
+            (at(20), Meaning::HeldUntil(at(50))),
+            (at(60), Meaning::HeldUntil(at(80))),
+            (at(70), Meaning::Held),
+            (at(90), Meaning::Running),
+        ];
+        let words = words.map(|(at, meaning)| (at, meaning, String::new())).to_vec();
+        for (now, since) in [
+            (9, None),
+            (15, Some(10)),
+            (49, Some(10)),
+            (50, None),
+            (65, Some(60)),
+            (89, Some(60)),
+            (91, None),
+        ] {
+            let said = words.iter().filter(|(said_at, ..)| *said_at <= at(now)).cloned().collect();
+            let ledger = Ledger { words: said, ..Ledger::default() };
+            assert_eq!(ledger.held_since(at(now)), since.map(at), "at {now} s");
+        }
     }
 }

@@ -65,10 +65,9 @@ pub(crate) async fn operate(world: Arc<World>, function: Arc<Function>) {
 fn act(world: &Arc<World>, function: &Arc<Function>, deed: &Deed) {
     world.note(|| format!("operator: {deed:?}"));
     match deed {
-        Deed::Say(word) => world.say(word),
+        Deed::Say(said) => world.say(said),
         Deed::Resume => {
-            let word = Word { text: "running".into(), meaning: Meaning::Running };
-            world.say(&word);
+            world.say(&Word { text: "running".into(), meaning: Meaning::Running });
             let closed = json!({"state": "closed"}).to_string();
             world.aws.put(BREAKER, &closed);
             world.see_breaker(&closed);

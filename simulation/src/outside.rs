@@ -219,7 +219,7 @@ impl World {
     }
 
     /// The destination's answer.
-    pub(crate) async fn destination(&self, request: &HttpRequest, environment: u64) -> Reply {
+    pub(crate) fn destination(&self, request: &HttpRequest, environment: u64) -> Reply {
         self.count("deliveries");
         let failure = self.failure(Side::Destination);
         // What was taken may go unanswered.

@@ -79,17 +79,16 @@ async fn live(seed: u64, keep: Keep, report: &mut Report) {
     world.note(|| format!("{:?}", world.plan));
     let function = Arc::new(Function::new(Arc::clone(&world)));
     let both = || (Arc::clone(&world), Arc::clone(&function));
-    let mut tasks = vec![spawn_local(operator::arrive(Arc::clone(&world)))];
-    for _ in 0..2 {
-        let (world, function) = both();
-        tasks.push(spawn_local(mapping::poll(world, function)));
-    }
-    let (w, f) = both();
-    tasks.push(spawn_local(bridge::schedule(w, f)));
-    let (w, f) = both();
-    tasks.push(spawn_local(bridge::changes(w, f)));
-    let (w, f) = both();
-    tasks.push(spawn_local(operator::operate(w, f)));
+    let (arrivals, first, second) = (Arc::clone(&world), both(), both());
+    let (schedule, changes, operator) = (both(), both(), both());
+    let tasks = [
+        spawn_local(operator::arrive(arrivals)),
+        spawn_local(mapping::poll(first.0, first.1)),
+        spawn_local(mapping::poll(second.0, second.1)),
+        spawn_local(bridge::schedule(schedule.0, schedule.1)),
+        spawn_local(bridge::changes(changes.0, changes.1)),
+        spawn_local(operator::operate(operator.0, operator.1)),
+    ];
 
     let limit = world.plan.calm + DRAIN;
     loop {

@@ -131,7 +131,7 @@ impl Wire {
                 if let Some(fault) = fault {
                     world.count("AWS faults");
                     world.note(|| format!("env {} meets {fault:?} at {service:?}", life.number));
-                    if request.body().bytes().is_some_and(|body| names_pause(body)) {
+                    if request.body().bytes().is_some_and(names_pause) {
                         life.fate().blind_at = world.now();
                     }
                 }
@@ -139,7 +139,7 @@ impl Wire {
                 world.audit(life.number, life.fate().began);
                 Ok(answer)
             }
-            None if delivers => Err(world.destination(&request, life.number).await),
+            None if delivers => Err(world.destination(&request, life.number)),
             None if request.uri().starts_with(GLADLY) => Err(world.gladly(&request).await),
             None => panic!("nobody is at {}", request.uri()),
         };

@@ -1,7 +1,5 @@
 //! A few hundred worlds, and one of them twice.
 
-#![expect(clippy::unwrap_used, reason = "all of this crate is a test")]
-
 use simulation::{COVERAGE, Keep, run, sweep};
 
 #[test]

@@ -124,7 +124,7 @@ async fn an_event_that_fails_for_a_day_is_put_aside_at_last() {
 async fn what_is_no_batch_is_refused_in_words() {
     let world = World::new();
     for (payload, expected) in [
-        (json!({"task": "backfill"}), "the task backfill is not available in this version"),
+        (json!({"task": "backfill"}), "from is missing"),
         (json!({"task": "dance"}), "unknown invocation"),
         (json!({}), "unknown invocation"),
         (json!({"source": "aws.s3"}), "unknown invocation"),

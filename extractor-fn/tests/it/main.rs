@@ -10,6 +10,7 @@ mod breaker;
 mod control;
 mod deliver;
 mod fetch;
+mod gap;
 mod hold;
 mod leak;
 mod redrive;

@@ -26,6 +26,7 @@ use crate::{FIRST_WAIT, Record, Settled, account, config, record, settle};
 /// What a server does with a request.
 pub(crate) enum Reply {
     Json(Value),
+    Text(String),
     Status(u16, Option<&'static str>),
     Late(Duration, Value),
     Hang,
@@ -50,6 +51,7 @@ impl HttpConnector for Net {
         HttpConnectorFuture::new(async move {
             let (status, body, retry_after) = match reply {
                 Reply::Json(body) => (200, body.to_string(), None),
+                Reply::Text(body) => (200, body, None),
                 Reply::Status(status, retry_after) => (status, String::new(), retry_after),
                 Reply::Late(wait, body) => {
                     sleep(wait).await;

@@ -12,13 +12,13 @@ use crate::{World, eventually};
 
 impl World {
     /// Has the controller do a task.
-    async fn task(&self, task: &Value) -> Value {
+    pub(crate) async fn task(&self, task: &Value) -> Value {
         let answer = self.stack.invoke(Function::Extractor, task).await.unwrap();
         assert!(!answer.failed, "{answer:?}");
         answer.payload
     }
 
-    async fn reconcile(&self) -> Value {
+    pub(crate) async fn reconcile(&self) -> Value {
         self.task(&json!({"task": "reconcile"})).await
     }
 

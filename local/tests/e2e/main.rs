@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
 mod control;
+mod gap;
 mod hold;
 mod ingest;
 mod quarantine;
@@ -53,6 +54,12 @@ impl World {
 
     /// A world in which some parameters of the template differ.
     async fn with(name: &str, parameters: &[(&str, &str)]) -> Self {
+        // A second try of a webhook after 0.6 s.
+        Self::at_pace(name, parameters, 0.02).await
+    }
+
+    /// A world in which Gladly's retries take this share of their time.
+    async fn at_pace(name: &str, parameters: &[(&str, &str)], time_scale: f64) -> Self {
         let mut settings = Settings::new("", "").with("GladlyRequestsPerSecond", "10");
         for (parameter, value) in parameters {
             settings = settings.with(parameter, value);
@@ -61,8 +68,7 @@ impl World {
             email: settings.gladly_email.clone(),
             token: settings.gladly_token.clone(),
             requests_per_second: None,
-            // A second try after 0.6 s.
-            time_scale: 0.02,
+            time_scale,
             ..gladly::Options::default()
         });
         let gladly = gladly.unwrap();

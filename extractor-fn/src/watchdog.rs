@@ -1,0 +1,215 @@
+//! The watch over Gladly's webhook: Gladly gives one up after an hour of failures, and tells by
+//! e-mail only. It is switched on again, and what it missed is asked for.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+use shared::chain;
+use tokio::time::{Duration, Instant};
+use tracing::{error, info, warn};
+
+use crate::{Extractor, controller::ControlError, gladly::Webhook, run::Run};
+
+/// How often Gladly is asked by the schedule.
+const INTERVAL: SignedDuration = SignedDuration::from_secs(290);
+/// Gladly tried for an hour before it gave up, or for an hour and a half, and its clock is not ours.
+const BEFORE: SignedDuration = SignedDuration::from_hours(2);
+/// A webhook that was switched on may take a moment to be sent to.
+const AFTER: SignedDuration = SignedDuration::from_secs(30);
+/// What a webhook has to be subscribed to. `MESSAGE/RECEIVED` is no longer on Gladly's list, and
+/// `CONTACT/MESSAGE_RECEIVED` tells of the same.
+const EVENTS: [&str; 9] = [
+    "CONVERSATION/CREATED",
+    "CONVERSATION/CLOSED",
+    "CONVERSATION/NOTE_CREATED",
+    "CONVERSATION/TOPIC_ADDED",
+    "CONVERSATION/TOPIC_REMOVED",
+    "CONVERSATION_ASSIGNEE/UPDATED",
+    "CONVERSATION_STATUS/UPDATED",
+    "CONTACT/MESSAGE_RECEIVED",
+    "CONTACT/MESSAGE_SENT",
+];
+
+/// Looks after the webhook with our URL.
+pub(crate) struct Watchdog {
+    url: String,
+    known: Mutex<Option<(Timestamp, Health)>>,
+}
+
+/// How the webhook is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Health {
+    enabled: bool,
+    checked_at: Timestamp,
+    /// Gladly has no webhook with our URL.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    missing: bool,
+    /// When Gladly gave it up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disabled_at_due_to_retry_limit: Option<Timestamp>,
+    /// What it is not subscribed to.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    missing_events: Vec<&'static str>,
+}
+
+/// When Gladly is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Watching {
+    /// Every five minutes.
+    Sometimes,
+    /// Now.
+    Now,
+}
+
+impl Watchdog {
+    pub(crate) fn new(url: String) -> Self {
+        Self { url, known: Mutex::default() }
+    }
+
+    /// What this environment knows.
+    pub(crate) fn known(&self) -> Option<Health> {
+        self.locked().as_ref().map(|(_, health)| health.clone())
+    }
+
+    fn locked(&self) -> std::sync::MutexGuard<'_, Option<(Timestamp, Health)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_due(&self, now: Timestamp) -> bool {
+        let checked = self.locked().as_ref().map(|(at, _)| now.duration_since(*at));
+        checked.is_none_or(|ago| ago.is_negative() || ago >= INTERVAL)
+    }
+
+    fn ours<'a>(&self, webhooks: &'a [Webhook]) -> Option<&'a Webhook> {
+        webhooks.iter().find(|webhook| webhook.url == self.url)
+    }
+
+    /// Remembers how the webhook is, without having mended anything: the next watch is due.
+    fn note(&self, webhooks: &[Webhook], now: Timestamp) {
+        *self.locked() = Some((now - INTERVAL, Self::health(self.ours(webhooks), now)));
+    }
+
+    fn health(webhook: Option<&Webhook>, now: Timestamp) -> Health {
+        let Some(webhook) = webhook else {
+            return Health {
+                enabled: false,
+                checked_at: now,
+                missing: true,
+                disabled_at_due_to_retry_limit: None,
+                missing_events: Vec::new(),
+            };
+        };
+        let subscribed = |kind: &&str| !webhook.events.iter().any(|event| event == kind);
+        Health {
+            enabled: webhook.enabled,
+            checked_at: now,
+            missing: false,
+            disabled_at_due_to_retry_limit: webhook.disabled_at_due_to_retry_limit,
+            missing_events: EVENTS.into_iter().filter(subscribed).collect(),
+        }
+    }
+}
+
+impl Health {
+    /// Whether there is nothing to mend.
+    pub(crate) fn is_right(&self) -> bool {
+        self.enabled && self.missing_events.is_empty()
+    }
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.missing {
+            return f.write_str("Gladly has none with this relay's URL: make webhook");
+        }
+        f.write_str(if self.enabled { "enabled" } else { "DISABLED" })?;
+        if let Some(at) = self.disabled_at_due_to_retry_limit {
+            write!(f, ", given up by Gladly at {}", at.strftime("%Y-%m-%d %H:%M UTC"))?;
+        }
+        if !self.missing_events.is_empty() {
+            write!(f, ", without {}: make webhook", self.missing_events.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+impl Extractor {
+    /// Asks how the webhook is, and mends it where Gladly gave it up. `None` where nobody watches, or
+    /// where it is not time.
+    pub(crate) async fn watch(
+        &self,
+        watching: Watching,
+        end: Instant,
+    ) -> Result<Option<Health>, ControlError> {
+        let Some(watchdog) = &self.watchdog else { return Ok(None) };
+        if watching == Watching::Sometimes && !watchdog.is_due(self.now()) {
+            return Ok(None);
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        let run = Run::unguarded(Arc::clone(&self.guard), left);
+        let webhooks = self.fetcher.gladly().webhooks(&run).await?;
+        let ours = watchdog.ours(&webhooks);
+        let mut health = Watchdog::health(ours, self.now());
+        match ours {
+            None => error!("Gladly has no webhook with this relay's URL: no event can come"),
+            Some(webhook) => self.mend(webhook, &mut health, &run).await?,
+        }
+        if !health.missing_events.is_empty() {
+            let missing = health.missing_events.join(", ");
+            error!("Gladly's webhook is not subscribed to {missing}");
+        }
+        *watchdog.locked() = Some((self.now(), health.clone()));
+        Ok(Some(health))
+    }
+
+    /// Asks how the webhook is where this environment does not know. Changes nothing.
+    pub(crate) async fn look(&self, time_left: Duration) {
+        let Some(watchdog) = self.watchdog.as_ref().filter(|dog| dog.is_due(self.now())) else {
+            return;
+        };
+        let run = Run::unguarded(Arc::clone(&self.guard), time_left);
+        match self.fetcher.gladly().webhooks(&run).await {
+            Ok(webhooks) => watchdog.note(&webhooks, self.now()),
+            Err(err) => warn!(error = chain(&err), "could not ask Gladly about its webhook"),
+        }
+    }
+
+    /// Switches a webhook that Gladly gave up on again. The gap is written down before, so that it is
+    /// filled whatever happens in between.
+    async fn mend(
+        &self,
+        webhook: &Webhook,
+        health: &mut Health,
+        run: &Run,
+    ) -> Result<(), ControlError> {
+        match webhook.disabled_at_due_to_retry_limit.filter(|_| !webhook.enabled) {
+            None if webhook.enabled => {}
+            // Somebody's decision.
+            None => warn!("Gladly's webhook was switched off by hand: no event can come"),
+            Some(given_up) => {
+                self.backlog.open(given_up - BEFORE).await?;
+                error!("Gladly gave the webhook up at {given_up}: switching it on again");
+                match self.fetcher.gladly().enable(&webhook.id, run).await {
+                    Ok(()) => {
+                        info!("Gladly's webhook is on again");
+                        health.enabled = true;
+                    }
+                    // Gladly asks our endpoint first; the next watch tries again.
+                    Err(err) => {
+                        error!(error = chain(&err), "Gladly did not switch its webhook on");
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        if health.enabled {
+            self.backlog.close(self.now() + AFTER).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,97 @@
+//! Gladly gives the webhook up, and the relay heals it.
+
+use std::{env, time::Duration};
+
+use fastrand::Rng;
+use local::stack::{Function, Queue};
+use serde_json::{Value, json};
+
+use crate::{PATIENCE, World, eventually};
+
+/// What Gladly's list of events has; the other two of the ten it leaves out.
+const LISTED: [&str; 6] = [
+    "CONVERSATION/CREATED",
+    "CONVERSATION/CLOSED",
+    "CONVERSATION/NOTE_CREATED",
+    "CONVERSATION/TOPIC_ADDED",
+    "CONTACT/MESSAGE_RECEIVED",
+    "CONTACT/MESSAGE_SENT",
+];
+
+impl World {
+    /// Lets events happen at Gladly, which sends them if it can.
+    fn happen(&self, rng: &mut Rng, count: usize) -> Vec<String> {
+        let emit = |_| {
+            let conversation = format!("c-{}", rng.usize(0..10));
+            let event = self.gladly.emit(LISTED[rng.usize(0..LISTED.len())], &conversation);
+            event["id"].as_str().unwrap().to_owned()
+        };
+        (0..count).map(emit).collect()
+    }
+
+    fn webhook(&self) -> Value {
+        self.gladly.webhooks().remove(0)
+    }
+}
+
+/// ingest-fn is killed, Gladly gives up, more happens; then it is back.
+async fn heal(seed: u64) {
+    let mut rng = Rng::with_seed(seed);
+    let name = format!("healed-{seed}");
+    // The last of the five tries comes after 3.6 s.
+    let world = World::at_pace(&name, &[], 0.001).await;
+    world.stack.stop_schedule().await.unwrap();
+    let url = world.stack.webhook_url().to_owned();
+    world.stack.set_variable(Function::Extractor, "WEBHOOK_URL", Some(&url)).await.unwrap();
+    world.gladly.subscribe(&url, &[("x-api-key", world.key())]);
+    for number in 0..10 {
+        world.conversation(&format!("c-{number}"));
+    }
+    let mut ids = world.happen(&mut rng, 3);
+    world.arrived(&ids).await;
+
+    world.stack.reserve_concurrency(Function::Ingest, 0).await.unwrap();
+    let count = rng.usize(1..10);
+    ids.extend(world.happen(&mut rng, count));
+    let given_up = async || {
+        world.gladly.wait_for(|gladly| gladly.webhooks()[0]["enabled"] == false, PATIENCE).await
+    };
+    assert!(given_up().await, "Gladly gives the webhook up");
+    let count = rng.usize(1..30);
+    let missed = world.happen(&mut rng, count);
+    assert!(missed.iter().all(|id| world.destination.times(id) == 0));
+
+    // While our endpoint does not answer, Gladly refuses; the events are had all the same.
+    let status = world.task(&json!({"task": "watch"})).await;
+    assert_eq!(status["webhook"]["enabled"], false, "{status}");
+    world.stack.reserve_concurrency(Function::Ingest, 10).await.unwrap();
+    let status = world.task(&json!({"task": "watch"})).await;
+    assert_eq!(status["webhook"]["enabled"], true, "{status}");
+    assert_eq!(world.webhook()["enabled"], true);
+    ids.extend(missed);
+    ids.extend(world.happen(&mut rng, 3));
+
+    let work = format!("{}-backfill", world.stack.pause_parameter());
+    eventually("the gap is filled", async || {
+        world.reconcile().await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        world.stack.parameter(&work).await.unwrap().as_deref() == Some("{}")
+    })
+    .await;
+    world.arrived(&ids).await;
+    world.settled().await;
+    assert_eq!(world.total(Queue::Quarantine).await, 0);
+    let backfilled = ids.iter().filter_map(|id| world.destination.event(id));
+    assert!(backfilled.clone().any(|event| event["origin"] == "backfill"));
+    assert_eq!(backfilled.count(), ids.len());
+    world.end().await;
+}
+
+/// `HEALINGS=20` has as many other worlds healed, one after the other.
+#[tokio::test]
+async fn a_webhook_that_gladly_gave_up_is_healed_and_loses_nothing() {
+    let healings = env::var("HEALINGS").map_or(1, |count| count.parse().unwrap());
+    for seed in 0..healings {
+        heal(seed).await;
+    }
+}
