@@ -94,7 +94,9 @@ mod scenario {
         world.aws.put("/relay/pause", "running");
         let now = world.clock.now();
         let left = world.aws.state().receive("events", 10, None, now).unwrap();
-        left.iter().for_each(|message| world.aws.state().delete(&message.receipt, now));
+        for message in left {
+            world.aws.state().delete(&message.receipt, now);
+        }
         world.minutes(60).await;
         mark(world.clock.now());
     }
@@ -123,7 +125,9 @@ mod scenario {
         // Somebody has looked at it and taken it away.
         let now = world.clock.now();
         let found = world.aws.state().receive("quarantine", 10, None, now).unwrap();
-        found.iter().for_each(|message| world.aws.state().delete(&message.receipt, now));
+        for message in found {
+            world.aws.state().delete(&message.receipt, now);
+        }
         world.minutes(30).await;
         mark(world.clock.now());
     }
