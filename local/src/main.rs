@@ -1,4 +1,4 @@
-//! `local demo`, `local up`, `local down`: behind the make targets of the same names.
+//! `local demo`, `local up`, `local down`, `local dashboard`: behind the make targets of the same names.
 
 use std::{
     env,
@@ -9,6 +9,7 @@ use std::{
 
 use local::{
     demo::{self, Tour},
+    screen,
     up::{self, Running},
 };
 
@@ -20,11 +21,12 @@ async fn main() -> ExitCode {
             let full = env::args().nth(2).is_some_and(|tour| tour == "full");
             demo::demo(if full { Tour::Full } else { Tour::Short }).await.map_err(Into::into)
         }
+        "dashboard" => screen::screen().await.map_err(Into::into),
         "up" => start().await,
         "down" => stop().await,
         // What "up" runs in the background.
         "serve" => up::serve().await.map_err(Into::into),
-        _ => Err("say one of: local demo, local up, local down".into()),
+        _ => Err("say one of: local demo, local dashboard, local up, local down".into()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
