@@ -98,10 +98,11 @@ pub async fn up() -> Result<Running, UpError> {
 
 /// Runs everything until it is told to stop.
 pub async fn serve() -> Result<(), UpError> {
-    let Scene { gladly, destination, settings } = Scene::start(12).map_err(UpError::Server)?;
+    let Scene { gladly, destination, settings } = Scene::start(12, 1.0).map_err(UpError::Server)?;
     let cloud = Cloud::start("up", &Artifacts::build().await?).await?;
     let stack = cloud.deploy(STACK, &settings).await?;
     let webhook_key = settings.webhook_keys.concat();
+    stack.know_webhook().await?;
     gladly.subscribe(stack.webhook_url(), &[("x-api-key", &webhook_key)]);
 
     let (stop, mut stopped) = mpsc::channel::<()>(1);

@@ -32,18 +32,18 @@ const TYPES: [&str; 9] = [
 
 /// Gladly's webhooks and events, and whether it gets an answer to its PING.
 #[derive(Default)]
-struct Side {
-    webhooks: Value,
-    pings: bool,
-    events: Vec<(Timestamp, String)>,
+pub(crate) struct Side {
+    pub(crate) webhooks: Value,
+    pub(crate) pings: bool,
+    pub(crate) events: Vec<(Timestamp, String)>,
 }
 
-fn webhook(enabled: bool) -> Value {
+pub(crate) fn webhook(enabled: bool) -> Value {
     json!({"id": "w-1", "name": "ours", "url": URL, "enabled": enabled, "events": TYPES})
 }
 
 /// A world whose Gladly has this side.
-fn watched(side: Side) -> (World, Arc<Mutex<Side>>) {
+pub(crate) fn watched(side: Side) -> (World, Arc<Mutex<Side>>) {
     let side = Arc::new(Mutex::new(side));
     let world = World::with(&[("WEBHOOK_URL", URL)], {
         let side = Arc::clone(&side);

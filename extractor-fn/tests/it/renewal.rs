@@ -49,7 +49,7 @@ async fn what_is_given_back_late_is_sent_anew_first() {
             );
         world.aws.put("/relay/pause", said);
         // The queue keeps messages for 96 hours.
-        for (age, late) in [(71, false), (73, true), (95, true)] {
+        for (age, late) in [(65, false), (67, true), (95, true)] {
             world.aws.state().messages.clear();
             let records: Vec<_> = records(12).into_iter().map(|r| r.since(HOUR * age)).collect();
             let settled = settle(&world.extractor, &world.aws, &records, LEFT).await;

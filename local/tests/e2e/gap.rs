@@ -39,10 +39,10 @@ async fn heal(seed: u64) {
     let mut rng = Rng::with_seed(seed);
     let name = format!("healed-{seed}");
     // The last of the five tries comes after 3.6 s.
-    let world = World::at_pace(&name, &[], 0.001).await;
+    let world = World::at_pace(&name, &[("WatchWebhook", "true")], 0.001).await;
     world.stack.stop_schedule().await.unwrap();
     let url = world.stack.webhook_url().to_owned();
-    world.stack.set_variable(Function::Extractor, "WEBHOOK_URL", Some(&url)).await.unwrap();
+    world.stack.know_webhook().await.unwrap();
     world.gladly.subscribe(&url, &[("x-api-key", world.key())]);
     for number in 0..10 {
         world.conversation(&format!("c-{number}"));
