@@ -172,5 +172,5 @@ async fn a_pass_goes_on_where_a_fault_ended_it() {
     let held = world.held("events");
     assert_eq!(old(&held), 0);
     assert_eq!(held.iter().map(|(_, body)| body.clone()).collect::<BTreeSet<_>>(), events);
-    assert!(held.len() < 1_010, "a copy or two, of what could not be deleted: {}", held.len());
+    assert!(held.len() <= 1_020, "a copy or two, of what could not be deleted: {}", held.len());
 }
