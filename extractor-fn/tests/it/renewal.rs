@@ -97,6 +97,7 @@ async fn what_cannot_be_sent_anew_is_given_back() {
     let settled = settle(&world.extractor, &world.aws, &records, LEFT).await;
     assert_eq!(settled.kept, ["m-0"]);
     world.aws.state().sqs_fault = None;
+    sleep(Duration::from_secs(10)).await;
     settle(&world.extractor, &world.aws, &records, LEFT).await.is_done();
 }
 
