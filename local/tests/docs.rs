@@ -33,7 +33,7 @@ fn code(folders: &[&str]) -> String {
 
 #[test]
 fn every_test_that_semantics_names_exists() {
-    let code = code(&["ingest-fn", "extractor-fn", "shared", "local"]);
+    let code = code(&["ingest-fn", "extractor-fn", "shared", "local", "simulation"]);
     let named = Regex::new(r"`(?:[a-z]+: )?([a-z_]+)::([a-z_0-9]+)`").unwrap();
     let semantics = read("docs/SEMANTICS.md");
     let mut count = 0;
