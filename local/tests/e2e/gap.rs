@@ -3,11 +3,14 @@
 use std::{env, time::Duration};
 
 use fastrand::Rng;
+use futures::{StreamExt as _, stream};
 use local::stack::{Function, Queue};
 use serde_json::{Value, json};
 
 use crate::{PATIENCE, World, eventually};
 
+/// Worlds healed at once.
+const AT_ONCE: usize = 5;
 /// What Gladly's list of events has; the other two of the ten it leaves out.
 const LISTED: [&str; 6] = [
     "CONVERSATION/CREATED",
@@ -87,11 +90,9 @@ async fn heal(seed: u64) {
     world.end().await;
 }
 
-/// `HEALINGS=20` has as many other worlds healed, one after the other.
+/// `HEALINGS=20` has as many worlds healed, each with other events, some at once.
 #[tokio::test]
 async fn a_webhook_that_gladly_gave_up_is_healed_and_loses_nothing() {
     let healings = env::var("HEALINGS").map_or(1, |count| count.parse().unwrap());
-    for seed in 0..healings {
-        heal(seed).await;
-    }
+    stream::iter(0..healings).for_each_concurrent(AT_ONCE, heal).await;
 }
