@@ -10,6 +10,9 @@ ARCH ?= arm64
 
 TOOLS := .tools/venv
 PACKAGER := .tools/package
+# Run as "make build" built it: cargo run would build one package alone, with other features of what it shares.
+LOCAL = "$${CARGO_TARGET_DIR:-target}"/debug/local
+PAINTER := .tools/dashboard
 TARGET_arm64 := --arm64
 TARGET_x86_64 := --x86-64
 FUNCTIONS := --package=ingest-fn --package=extractor-fn
@@ -19,21 +22,21 @@ step = @printf '\n== %s\n' "$(1)"; $(2) || { printf '\n%s: this failed; the line
 
 .PHONY: help
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ## Try it on this machine
 
 .PHONY: demo
-demo: build ## Watch webhooks travel through the real stack, on an emulated AWS
-	@cargo run --quiet --locked --package=local -- demo
+demo: build ## Watch webhooks travel through the real stack, on an emulated AWS (TOUR=full shows more)
+	@$(LOCAL) demo $(TOUR)
 
 .PHONY: up
 up: build ## Start the same in the background, to play with
-	@cargo run --quiet --locked --package=local -- up
+	@$(LOCAL) up
 
 .PHONY: down
 down: ## Stop what "make up" started
-	@cargo run --quiet --locked --package=local -- down
+	@if [ -x $(LOCAL) ]; then $(LOCAL) down; else printf 'Nothing runs here.\n'; fi
 
 ## Change it
 
@@ -67,6 +70,11 @@ planted: ## Plant bugs one by one and see that the simulation finds them (SEEDS=
 bench: ## Measure beside Python and Node, into bench/RESULTS.md (needs Node.js 20; ten minutes)
 	@bench/run
 
+.PHONY: dashboard
+dashboard: build $(PAINTER)/.ready ## Draw the dashboard from a local run, into docs/dashboard.png (five minutes)
+	@$(LOCAL) dashboard
+	@$(PAINTER)/bin/python tools/dashboard.py .local/dashboard docs/dashboard.png
+
 .PHONY: fmt
 fmt: ## Format the code
 	@cargo fmt --all
@@ -82,10 +90,28 @@ tools: $(TOOLS)/.ready ## Install the Python tools into .tools/ (about a minute,
 .PHONY: pin
 pin: ## Write the exact versions of the Python tools anew, after a change of tools/*.in
 	@test -x .tools/uv/bin/uv || { python3 -m venv .tools/uv && .tools/uv/bin/pip install --quiet uv; }
-	@for name in local package; do \
+	@for name in local package dashboard; do \
 	  pinned=$$(.tools/uv/bin/uv --quiet pip compile --universal --python-version=3.10 --generate-hashes --no-annotate --no-header tools/$$name.in); \
 	  printf '# Written by "make pin" from %s.in: every package that the tools need, held to its version and contents.\n%s\n' $$name "$$pinned" > tools/$$name.txt; \
 	done
+
+## Set it up: what "make up" started, or with STACK=name a stack in your AWS account
+
+.PHONY: secrets
+secrets: ## Write the tokens and the webhook key as SSM SecureStrings, once Gladly knows them (STACK=name)
+	@tools/setup secrets
+
+.PHONY: webhook
+webhook: ## Create or update the webhook at Gladly (STACK=name)
+	@tools/setup webhook
+
+.PHONY: doctor
+doctor: ## Tell in a line each what is right, what is wrong and how to mend it (STACK=name)
+	@tools/setup doctor
+
+.PHONY: rotate-key
+rotate-key: ## Replace the webhook key without a gap, in two steps (STACK=name DAYS=1 HEADER=no FORCE=1)
+	@tools/setup rotate-key
 
 ## Operate it: what "make up" started, or with STACK=name a stack in your AWS account
 
@@ -134,6 +160,7 @@ deploy: tools ## Deploy what "make package" built with "sam deploy" (STACK=gladl
 # A failed installation leaves no .ready behind, so the next try begins anew.
 $(TOOLS)/.ready: tools/local.txt
 $(PACKAGER)/.ready: tools/package.txt
+$(PAINTER)/.ready: tools/dashboard.txt
 %/.ready:
 	@printf 'Installing what %s lists into %s (about a minute)…\n' $< $*
 	@python3 -m venv --clear $* && $*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement=$< \

@@ -36,6 +36,8 @@ const CALL_LIMIT: Duration = Duration::from_secs(5);
 const TRY_LIMIT: Duration = Duration::from_secs(2);
 /// How long what a queue said of its retention is believed.
 const RETENTION_AGE: SignedDuration = SignedDuration::from_mins(10);
+/// How long it is not asked again after a failure.
+const FAILURE_AGE: SignedDuration = SignedDuration::from_secs(10);
 
 /// A message to be sent to the events queue.
 #[derive(Debug, Clone)]
@@ -49,7 +51,8 @@ pub(crate) struct Outgoing {
 pub(crate) struct Queue {
     sqs: Client,
     url: String,
-    retention: Mutex<Option<(Timestamp, SignedDuration)>>,
+    /// When SQS was asked, and what it said.
+    retention: Mutex<Option<(Timestamp, Option<SignedDuration>)>>,
 }
 
 /// What a queue says of itself. SQS calls its numbers approximate: they settle within a minute.
@@ -282,19 +285,22 @@ impl Queue {
         })
     }
 
-    /// How long it keeps a message, as of some minutes ago.
-    pub(crate) async fn retention(&self, now: Timestamp) -> Result<SignedDuration, QueueError> {
+    /// How long it keeps a message, as of some minutes ago. `None` if SQS did not say so just now.
+    pub(crate) async fn retention(
+        &self,
+        now: Timestamp,
+    ) -> Result<Option<SignedDuration>, QueueError> {
         let mut known = self.retention.lock().await;
+        let until = |age| known.is_some_and(|(read_at, _)| now.duration_since(read_at) < age);
         match *known {
-            Some((read_at, retention)) if now.duration_since(read_at) < RETENTION_AGE => {
-                Ok(retention)
-            }
-            _ => {
-                let retention = self.depth().await?.retention;
-                *known = Some((now, retention));
-                Ok(retention)
-            }
+            Some((_, Some(retention))) if until(RETENTION_AGE) => return Ok(Some(retention)),
+            // Or a batch of many records would wait for as many failures.
+            Some((_, None)) if until(FAILURE_AGE) => return Ok(None),
+            _ => {}
         }
+        let depth = self.depth().await;
+        *known = Some((now, depth.as_ref().ok().map(|depth| depth.retention)));
+        depth.map(|depth| Some(depth.retention))
     }
 }
 

@@ -140,7 +140,9 @@ impl Extractor {
             return false;
         };
         let resend = async {
-            let retention = self.events.retention(now).await?;
+            let Some(retention) = self.events.retention(now).await? else {
+                return Ok(false);
+            };
             let next_turn = now + SignedDuration::from_secs(seconds.into());
             if (sent_at + retention).duration_since(next_turn) >= retention / 16 * LATE {
                 return Ok(false);

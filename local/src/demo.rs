@@ -19,6 +19,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(90);
 /// The batching window of the event source mapping, and a second.
 const GATHER: Duration = Duration::from_secs(6);
+/// Of an hour, in which Gladly tries a webhook five times, seven seconds.
+const TIME_SCALE: f64 = 0.002;
 /// Webhooks sent at once: each takes a process of its own on the emulated AWS.
 const AT_ONCE: usize = 4;
 
@@ -52,16 +54,26 @@ struct Demo<'a> {
     sent: Vec<String>,
 }
 
-/// Shows the whole way of an event. Its result says whether everything went as told.
-pub async fn demo() -> Result<(), DemoError> {
+/// How much is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tour {
+    /// The whole way of an event, and the pause.
+    Short,
+    /// Also how a webhook that Gladly gave up is healed.
+    Full,
+}
+
+/// Shows the relay at work. Its result says whether everything went as told.
+pub async fn demo(tour: Tour) -> Result<(), DemoError> {
     let began = Instant::now();
     heading("Starting an emulated AWS, a Gladly simulator and a destination, all on this machine");
     let Scene { gladly, destination, settings } =
-        Scene::start(BURST_CONVERSATIONS + 2).map_err(DemoError::Server)?;
+        Scene::start(BURST_CONVERSATIONS + 2, TIME_SCALE).map_err(DemoError::Server)?;
     let cloud = Cloud::start("demo", &Artifacts::build().await?).await?;
     let stack = cloud.deploy("gladly-relay", &settings).await?;
     say(&format!("  template.yaml is deployed; webhooks go to {}", stack.webhook_url()));
     let key = settings.webhook_keys.concat();
+    stack.know_webhook().await?;
     gladly.subscribe(stack.webhook_url(), &[("x-api-key", &key)]);
 
     let mut demo =
@@ -71,6 +83,9 @@ pub async fn demo() -> Result<(), DemoError> {
     demo.strangers_and_nonsense().await?;
     let burst = demo.burst().await?;
     let hold = demo.pause().await?;
+    if tour == Tour::Full {
+        demo.heal().await?;
+    }
     demo.summary(&burst, &hold, began.elapsed())?;
     demo.stack.delete().await?;
     Ok(())
@@ -253,6 +268,49 @@ impl Demo<'_> {
         let all = began.elapsed();
         say(&format!("  all {HELD_EVENTS} forwarded after {:.0} s", all.as_secs_f64()));
         Ok(Hold { flip, first, all })
+    }
+
+    async fn heal(&mut self) -> Result<(), DemoError> {
+        heading("ingest-fn is out of order, and Gladly gives the webhook up");
+        self.stack.reserve_concurrency(Function::Ingest, 0).await?;
+        let conversations = self.conversations(5);
+        let emit = |demo: &Self, count: usize| -> Vec<String> {
+            let kinds = ["CONVERSATION/CLOSED", "CONTACT/MESSAGE_RECEIVED"];
+            (0..count)
+                .map(|n| demo.gladly.emit(kinds[n % 2], &conversations[n % conversations.len()]))
+                .map(|event| text(&event["id"]).to_owned())
+                .collect()
+        };
+        let mut missed = emit(self, 5);
+        say(
+            "  five events fail; Gladly tries each five times within an hour (here 7 s), then gives up for good",
+        );
+        let given_up = |gladly: &Gladly| gladly.webhooks()[0]["enabled"] == false;
+        if !self.gladly.wait_for(given_up, PATIENCE).await {
+            return Err(self::missed("Gladly gives the webhook up"));
+        }
+        let began = Instant::now();
+        missed.extend(emit(self, 15));
+        say("  Gladly has disabled the webhook; fifteen more events happen that it never sends");
+
+        heading("ingest-fn is back: the controller notices, and heals");
+        self.stack.reserve_concurrency(Function::Ingest, 10).await?;
+        let screen = self.controller("watch").await?;
+        let webhook = screen.lines().find(|line| line.starts_with("Webhook"));
+        say(&format!("  {}", webhook.unwrap_or_default()));
+        check(self.gladly.webhooks()[0]["enabled"] == true, "the webhook is enabled again")?;
+        say(
+            "  what Gladly could not tell is asked for, until half a minute after the webhook was enabled",
+        );
+        self.controller("reconcile").await?;
+        self.arrived(&missed).await?;
+        say(&format!(
+            "  all {} events that Gladly could not tell were forwarded {:.0} s after it gave up",
+            missed.len(),
+            began.elapsed().as_secs_f64()
+        ));
+        self.sent.extend(missed);
+        Ok(())
     }
 
     /// Has the controller do a task, and returns its screen.

@@ -128,6 +128,15 @@ impl Emulator {
         Ok(answer(action, call).await?.text().await?)
     }
 
+    /// What CloudWatch has of a dashboard.
+    pub(crate) async fn dashboard(&self, name: &str) -> Result<String, EmulatorError> {
+        let fields =
+            [("Action", "GetDashboard"), ("Version", "2010-08-01"), ("DashboardName", name)];
+        let call = self.request("monitoring", Method::POST, "/").form(&fields);
+        let found = answer("GetDashboard", call).await?.text().await?;
+        Ok(texts(&found, "DashboardBody").pop().unwrap_or_default())
+    }
+
     /// Puts an object, or makes the bucket when `path` is only that.
     pub(crate) async fn put_object(&self, path: &str, body: Vec<u8>) -> Result<(), EmulatorError> {
         answer("PutObject", self.request("s3", Method::PUT, path).body(body)).await?;

@@ -52,6 +52,8 @@ pub struct Options {
     pub time_scale: f64,
     /// How far the Events API is behind (up to 15 s at Gladly).
     pub events_lag: Duration,
+    /// Event types that no webhook may ask for.
+    pub refused_events: Vec<String>,
 }
 
 impl Default for Options {
@@ -66,6 +68,7 @@ impl Default for Options {
             latency: Duration::ZERO,
             time_scale: 1.0,
             events_lag: Duration::ZERO,
+            refused_events: Vec::new(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What the demo and the tests run on a laptop.
 
+pub mod alarm;
 pub mod aws;
 pub mod demo;
 pub mod destination;
@@ -7,6 +8,8 @@ pub mod emulator;
 pub mod fault;
 pub mod gladly;
 pub mod scene;
+pub mod screen;
 pub mod server;
 pub mod stack;
+pub mod template;
 pub mod up;

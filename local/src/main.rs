@@ -1,4 +1,4 @@
-//! `local demo`, `local up`, `local down`: behind the make targets of the same names.
+//! `local demo`, `local up`, `local down`, `local dashboard`: behind the make targets of the same names.
 
 use std::{
     env,
@@ -8,7 +8,8 @@ use std::{
 };
 
 use local::{
-    demo,
+    demo::{self, Tour},
+    screen,
     up::{self, Running},
 };
 
@@ -16,12 +17,16 @@ use local::{
 async fn main() -> ExitCode {
     let command = env::args().nth(1).unwrap_or_default();
     let done = match command.as_str() {
-        "demo" => demo::demo().await.map_err(Into::into),
+        "demo" => {
+            let full = env::args().nth(2).is_some_and(|tour| tour == "full");
+            demo::demo(if full { Tour::Full } else { Tour::Short }).await.map_err(Into::into)
+        }
+        "dashboard" => screen::screen().await.map_err(Into::into),
         "up" => start().await,
         "down" => stop().await,
         // What "up" runs in the background.
         "serve" => up::serve().await.map_err(Into::into),
-        _ => Err("say one of: local demo, local up, local down".into()),
+        _ => Err("say one of: local demo, local dashboard, local up, local down".into()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

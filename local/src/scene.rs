@@ -20,11 +20,13 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// Starts both on loopback, Gladly with so many made-up conversations.
-    pub fn start(conversations: usize) -> io::Result<Self> {
+    /// Starts both on loopback, Gladly with so many made-up conversations, and with webhooks that it tries again in
+    /// this share of the real time.
+    pub fn start(conversations: usize, time_scale: f64) -> io::Result<Self> {
         let settings = Settings::new("", "");
         let gladly = Gladly::start(gladly::Options {
             conversations,
+            time_scale,
             email: settings.gladly_email.clone(),
             token: settings.gladly_token.clone(),
             ..gladly::Options::default()

@@ -76,6 +76,7 @@ fn executable(messages: &str, name: &str) -> Option<PathBuf> {
 /// An emulated AWS that holds the packaged template. Stacks are deployed from it, as many as one likes.
 pub struct Cloud {
     emulator: Emulator,
+    /// The URL it is at.
     template: String,
     /// As the emulator's, it keeps no connections.
     http: Client,
@@ -105,6 +106,9 @@ impl Cloud {
             template =
                 template.replace(&folder, &format!("CodeUri: s3://artifacts/{function}.zip"));
         }
+        // A request's body holds no template over 51,200 bytes, there as on AWS.
+        emulator.put_object("/artifacts/template.yaml", template.into_bytes()).await?;
+        let template = format!("{}/artifacts/template.yaml", emulator.endpoint());
         let http = Client::builder()
             .no_proxy()
             .pool_max_idle_per_host(0)
@@ -138,7 +142,7 @@ impl Cloud {
     fn request(&self, name: &str, settings: &Settings) -> Vec<(String, String)> {
         let mut fields = vec![
             ("StackName".to_owned(), name.to_owned()),
-            ("TemplateBody".to_owned(), self.template.clone()),
+            ("TemplateURL".to_owned(), self.template.clone()),
             ("Capabilities.member.1".to_owned(), "CAPABILITY_IAM".to_owned()),
             ("Capabilities.member.2".to_owned(), "CAPABILITY_AUTO_EXPAND".to_owned()),
         ];
@@ -653,6 +657,12 @@ impl<'a> Stack<'a> {
         let path = format!("/functions/{}/configuration", self.function_name(function));
         let response = self.cloud.emulator.lambda(Method::GET, &path, &Value::Null).await?;
         Ok(response.json().await.map_err(EmulatorError::from)?)
+    }
+
+    /// Tells the extractor at which URL Gladly finds the webhook: behind the emulator it is not the one that the
+    /// template gives it.
+    pub async fn know_webhook(&self) -> Result<(), StackError> {
+        self.set_variable(Function::Extractor, "WEBHOOK_URL", Some(&self.webhook_url)).await
     }
 
     /// Lets at most this many environments of a function run at once.

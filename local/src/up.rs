@@ -98,10 +98,11 @@ pub async fn up() -> Result<Running, UpError> {
 
 /// Runs everything until it is told to stop.
 pub async fn serve() -> Result<(), UpError> {
-    let Scene { gladly, destination, settings } = Scene::start(12).map_err(UpError::Server)?;
+    let Scene { gladly, destination, settings } = Scene::start(12, 1.0).map_err(UpError::Server)?;
     let cloud = Cloud::start("up", &Artifacts::build().await?).await?;
     let stack = cloud.deploy(STACK, &settings).await?;
     let webhook_key = settings.webhook_keys.concat();
+    stack.know_webhook().await?;
     gladly.subscribe(stack.webhook_url(), &[("x-api-key", &webhook_key)]);
 
     let (stop, mut stopped) = mpsc::channel::<()>(1);
@@ -125,8 +126,9 @@ pub async fn serve() -> Result<(), UpError> {
         }),
     );
     let server = tokio::spawn(axum::serve(listener, app).into_future());
-    fs::write(shell_file(), format!("endpoint={}\nstack={STACK}\n", running.aws_url))
-        .map_err(UpError::Background)?;
+    let shell =
+        format!("endpoint={}\nstack={STACK}\nwebhook={}\n", running.aws_url, running.webhook_url);
+    fs::write(shell_file(), shell).map_err(UpError::Background)?;
     write(&running).map_err(UpError::Background)?;
 
     stopped.recv().await;
@@ -157,7 +159,8 @@ fn state_file() -> PathBuf {
     folder().join("running.json")
 }
 
-/// For `tools/relay`, which reads no JSON: where AWS is, and the stack's name.
+/// For `tools/relay`, which reads no JSON, and `tools/setup`: where AWS is, the stack's name, and where it takes
+/// webhooks, which here is not what its output says.
 fn shell_file() -> PathBuf {
     folder().join("aws.env")
 }

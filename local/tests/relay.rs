@@ -154,6 +154,9 @@ fn what_makes_no_sense_is_refused_before_anything_is_asked_or_written() {
         ("redrive", "MAX", "all", "MAX must be a number"),
         ("redrive", "MAX", "0", "MAX must be a number"),
         ("redrive", "MAX", "-1", "MAX must be a number"),
+        ("backfill", "TO", "2026-12-01T08:00:00Z", "FROM must say where to begin"),
+        ("backfill", "FROM", "yesterday", "FROM must be a time"),
+        ("import", "FROM", "2026-12-01 08:00", "FROM must be a time"),
     ];
     for (command, name, value, complaint) in cases {
         let ended = desk.run(command, &[("STACK", "acme"), (name, value)]);
@@ -197,6 +200,16 @@ fn other_commands_ask_and_write_nothing() {
         assert!(desk.run(command, &[("STACK", "acme"), ("MAX", max)]).succeeded);
         assert_eq!(desk.task(), task);
     }
+    let (from, to) = ("2026-12-01T08:00:00Z", "2026-12-01T09:00:00+01:00");
+    let range = [("STACK", "acme"), ("FROM", from), ("TO", "2026-12-01T10:00:00+01:00")];
+    assert!(desk.run("backfill", &range).succeeded);
+    let task =
+        json!({"task": "backfill", "from": from, "to": "2026-12-01T10:00:00+01:00", "as": "text"});
+    assert_eq!(desk.task(), task);
+    assert!(desk.run("import", &range[..2]).succeeded);
+    assert_eq!(desk.task(), json!({"task": "import", "from": from, "as": "text"}));
+    // Nothing lies between two names of the same moment.
+    assert!(!desk.run("backfill", &[("STACK", "acme"), ("FROM", from), ("TO", to)]).succeeded);
     assert_eq!(desk.written(), []);
 }
 

@@ -2,14 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
+use local::template::read as template;
 use regex::Regex;
-use saphyr::{LoadableYamlNode, Scalar, Yaml};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 #[test]
 fn a_failed_record_is_never_deleted_and_a_deploy_never_switches_the_mapping() {
@@ -116,9 +113,10 @@ fn retention_is_what_the_parameter_says_in_days() {
     let days = (1..=14).collect::<Vec<u64>>();
     assert_eq!(parameter["AllowedValues"], json!(days));
     assert_eq!(parameter["Default"], 4);
-    let seconds =
-        days.iter().map(|day| (day.to_string(), json!({"Seconds": day * 24 * 60 * 60}))).collect();
-    assert_eq!(template["Mappings"]["Retention"], Value::Object(seconds));
+    let spans = days.iter().map(|day| {
+        (day.to_string(), json!({"Seconds": day * 24 * 60 * 60, "Quarter": day * 6 * 60 * 60}))
+    });
+    assert_eq!(template["Mappings"]["Retention"], Value::Object(spans.collect()));
 
     // The longest that SQS knows, since what is moved there keeps the age it came with.
     assert_eq!(properties("QuarantineQueue")["MessageRetentionPeriod"], 14 * 24 * 60 * 60);
@@ -480,6 +478,9 @@ fn hosts_and_urls_are_gladlys_encrypted_or_on_this_machine() {
         ("GladlyTokenParameter", "/acme/gladly/token", true),
         ("GladlyTokenParameter", "acme/gladly/token", false),
         ("GladlyTokenParameter", "/acme//token", false),
+        ("AlarmEmail", "", true),
+        ("AlarmEmail", "oncall@example.com", true),
+        ("AlarmEmail", "oncall", false),
         ("DestinationTokenHeader", "x-api-key", true),
         ("DestinationTokenHeader", "x-api-key: abc", false),
     ] {
@@ -535,6 +536,8 @@ fn what_scripts_read_off_the_stack_is_there() {
     assert_eq!(
         outputs.into_iter().map(|(name, _)| name).collect::<BTreeSet<_>>(),
         names(&[
+            "AlarmTopicArn",
+            "DashboardUrl",
             "EventsMappingId",
             "EventsQueueUrl",
             "ExtractorFunctionName",
@@ -544,41 +547,6 @@ fn what_scripts_read_off_the_stack_is_there() {
             "WebhookUrl",
         ])
     );
-}
-
-/// The template, its tags in the long form: `!Ref x` as `{"Ref": "x"}`, `!Sub x` as `{"Fn::Sub": "x"}`.
-fn template() -> Value {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../template.yaml");
-    let documents = Yaml::load_from_str(&fs::read_to_string(path).unwrap()).unwrap();
-    assert_eq!(documents.len(), 1);
-    json_of(&documents[0])
-}
-
-fn json_of(node: &Yaml<'_>) -> Value {
-    match node {
-        Yaml::Value(Scalar::Null) => Value::Null,
-        Yaml::Value(Scalar::Boolean(value)) => json!(value),
-        Yaml::Value(Scalar::Integer(value)) => json!(value),
-        Yaml::Value(Scalar::FloatingPoint(value)) => json!(value.0),
-        Yaml::Value(Scalar::String(value)) => json!(value),
-        Yaml::Sequence(nodes) => nodes.iter().map(json_of).collect(),
-        Yaml::Mapping(entries) => {
-            let mut object = Map::new();
-            for (key, value) in entries {
-                let key = key.as_str().expect("a key is not text").to_owned();
-                object.insert(key, json_of(value));
-            }
-            Value::Object(object)
-        }
-        Yaml::Tagged(tag, node) => {
-            let name = match tag.suffix.as_str() {
-                "Ref" => "Ref".to_owned(),
-                function => format!("Fn::{function}"),
-            };
-            Value::Object(Map::from_iter([(name, json_of(node))]))
-        }
-        Yaml::Representation(..) | Yaml::Alias(_) | Yaml::BadValue => panic!("odd node {node:?}"),
-    }
 }
 
 fn properties(resource: &str) -> Value {

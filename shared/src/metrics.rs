@@ -59,6 +59,32 @@ pub enum Metric {
 }
 
 impl Metric {
+    /// All of them, for whoever watches.
+    pub const ALL: [Self; 22] = [
+        Self::Queued,
+        Self::Ignored,
+        Self::Quarantined,
+        Self::Unauthorized,
+        Self::Unavailable,
+        Self::KeySlot,
+        Self::Forwarded,
+        Self::Snapshots,
+        Self::Covered,
+        Self::Gone,
+        Self::GladlyCalls,
+        Self::GladlyThrottled,
+        Self::DeliveryMs,
+        Self::EventAgeMs,
+        Self::Paused,
+        Self::Backlog,
+        Self::OldestEventAgeSeconds,
+        Self::ExpiresInSeconds,
+        Self::DrainSeconds,
+        Self::Renewed,
+        Self::BreakerOpen,
+        Self::WebhookEnabled,
+    ];
+
     /// The metric's name in CloudWatch.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -185,6 +211,14 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whoever_watches_is_told_of_every_metric() {
+        // A variant that is left out of the list leaves its place to the next one, or a hole.
+        for (place, metric) in Metric::ALL.into_iter().enumerate() {
+            assert_eq!(metric as usize, place, "{}", metric.name());
+        }
+    }
 
     #[test]
     fn a_line_is_in_the_embedded_metric_format() {

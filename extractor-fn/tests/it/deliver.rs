@@ -196,10 +196,15 @@ async fn a_destination_that_is_not_ready_or_not_willing_gets_everything_again() 
         world.destination.fault(fault);
         world.extract(&events).await.gives_back(&["m-0", "m-1", "m-2"], wait);
         assert!(world.quarantined().is_empty(), "{name}");
-
-        world.destination.traffic().clear_faults();
-        world.extract(&events).await.is_done();
-        assert_eq!(world.destination.event_ids().len(), 3, "{name}");
+        // How an open breaker closes again is shown in `breaker`.
+        let opens = ["401", "403", "404", "a redirect"].contains(&name);
+        let breaker = world.aws.state().parameters.contains_key("/relay/pause-breaker");
+        assert_eq!(breaker, opens, "{name}");
+        if !opens {
+            world.destination.traffic().clear_faults();
+            world.extract(&events).await.is_done();
+            assert_eq!(world.destination.event_ids().len(), 3, "{name}");
+        }
     }))
     .await;
     assert_eq!(elsewhere.traffic().count(""), 0, "redirects are never followed");

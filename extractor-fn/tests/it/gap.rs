@@ -32,18 +32,18 @@ const TYPES: [&str; 9] = [
 
 /// Gladly's webhooks and events, and whether it gets an answer to its PING.
 #[derive(Default)]
-struct Side {
-    webhooks: Value,
-    pings: bool,
-    events: Vec<(Timestamp, String)>,
+pub(crate) struct Side {
+    pub(crate) webhooks: Value,
+    pub(crate) pings: bool,
+    pub(crate) events: Vec<(Timestamp, String)>,
 }
 
-fn webhook(enabled: bool) -> Value {
+pub(crate) fn webhook(enabled: bool) -> Value {
     json!({"id": "w-1", "name": "ours", "url": URL, "enabled": enabled, "events": TYPES})
 }
 
 /// A world whose Gladly has this side.
-fn watched(side: Side) -> (World, Arc<Mutex<Side>>) {
+pub(crate) fn watched(side: Side) -> (World, Arc<Mutex<Side>>) {
     let side = Arc::new(Mutex::new(side));
     let world = World::with(&[("WEBHOOK_URL", URL)], {
         let side = Arc::clone(&side);
@@ -79,7 +79,7 @@ fn listed(side: &Side, path: &str) -> String {
     text
 }
 
-fn event(number: usize, at: Timestamp) -> (Timestamp, String) {
+fn event(number: i32, at: Timestamp) -> (Timestamp, String) {
     let id = format!("e-{number}");
     let content = json!({"conversationId": format!("c-{}", number % 10), "customerId": "u"});
     let event = json!({"id": id, "type": "CONVERSATION/CLOSED", "timestamp": at.to_string(), "content": content});
@@ -156,7 +156,8 @@ async fn a_webhook_that_gladly_gave_up_is_switched_on_and_its_gap_is_filled() {
     let mut events: Vec<_> = ages
         .iter()
         .enumerate()
-        .map(|(number, age)| event(number, now - SignedDuration::from_mins(*age)))
+        .map(|(number, age)| (number.try_into().unwrap(), *age))
+        .map(|(number, age)| event(number, now - SignedDuration::from_mins(age)))
         .collect();
     events.push((now, "not JSON".into()));
     events.push((now, json!({"type": "CONTACT/STARTED", "content": {}}).to_string()));
@@ -207,7 +208,8 @@ async fn a_range_is_cut_to_what_gladly_has_and_goes_on_after_a_fault() {
     let (world, side) = watched(Side { webhooks: json!([webhook(true)]), ..Side::default() });
     let now = world.clock.now();
     let hours = |hours| now - SignedDuration::from_hours(hours);
-    let events = (0..2_500).map(|n| event(n, hours(23) + SignedDuration::from_secs(n as i64 * 10)));
+    let at = |n: i32| hours(23) + SignedDuration::from_secs(i64::from(n) * 10);
+    let events = (0..2_500).map(|n| event(n, at(n)));
     side.lock().unwrap().events = events.collect();
     let range =
         json!({"task": "backfill", "from": hours(48).to_string(), "to": hours(1).to_string()});

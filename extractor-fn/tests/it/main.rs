@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "all of this crate is a test")]
 
+mod alarm;
 mod batch;
 mod breaker;
 mod control;

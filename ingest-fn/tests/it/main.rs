@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "how a test fails")]
 
+mod alarm;
 mod body;
 mod fault;
 mod key;
@@ -27,6 +28,7 @@ const EVENT: &str = r#"{"type":"CONVERSATION/CLOSED","content":{"conversationId"
 struct World {
     aws: Aws,
     ingest: Ingest,
+    clock: Clock,
 }
 
 impl World {
@@ -41,11 +43,15 @@ impl World {
         let (start, began): (Timestamp, _) =
             ("2026-01-02T03:04:05.678Z".parse().unwrap(), Instant::now());
         let clock = Clock::new(move || start + SignedDuration::try_from(began.elapsed()).unwrap());
-        Self { ingest: Ingest::new(&aws.config(), config, clock), aws }
+        Self { ingest: Ingest::new(&aws.config(), config, clock.clone()), aws, clock }
     }
 
     fn new() -> Self {
         Self::with_keys(KEY)
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     /// Sends the HTTP API's event as Lambda gets it: status and body of the answer.

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     State,
-    rest::{error, not_found},
+    rest::not_found,
     world::{merge, text},
 };
 use crate::server::lock;
@@ -155,7 +155,12 @@ async fn remove(Extract(state): Extract<State>, Path(id): Path<String>) -> Respo
 }
 
 fn refused(field: &str, code: &str) -> Response {
-    error(StatusCode::BAD_REQUEST, code, &format!("{field} cannot be accepted"))
+    refused_as(field, code, &format!("{field} cannot be accepted"))
+}
+
+fn refused_as(field: &str, code: &str, detail: &str) -> Response {
+    let errors = json!({"errors": [{"attr": field, "code": code, "detail": detail}]});
+    (StatusCode::BAD_REQUEST, Json(errors)).into_response()
 }
 
 /// The webhooks, and what was sent to them.
@@ -182,8 +187,15 @@ impl super::Shared {
         if !allowed.iter().any(|start| webhook.url().starts_with(start)) {
             return Err(refused("url", "invalid"));
         }
-        if !webhook.0["events"].is_array() {
+        let Some(events) = webhook.0["events"].as_array() else {
             return Err(refused("events", "blank"));
+        };
+        let mut unknown = events.iter().map(text);
+        if let Some(kind) =
+            unknown.find(|kind| self.options.refused_events.iter().any(|refused| refused == kind))
+        {
+            let detail = format!("{kind} is not an event that webhooks can have");
+            return Err(refused_as("events", "invalid", &detail));
         }
         if text(&webhook.0["name"]).chars().count() > 200 {
             return Err(refused("name", "too_long"));

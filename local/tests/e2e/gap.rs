@@ -3,11 +3,14 @@
 use std::{env, time::Duration};
 
 use fastrand::Rng;
+use futures::{StreamExt as _, stream};
 use local::stack::{Function, Queue};
 use serde_json::{Value, json};
 
 use crate::{PATIENCE, World, eventually};
 
+/// Worlds healed at once.
+const AT_ONCE: usize = 5;
 /// What Gladly's list of events has; the other two of the ten it leaves out.
 const LISTED: [&str; 6] = [
     "CONVERSATION/CREATED",
@@ -39,10 +42,10 @@ async fn heal(seed: u64) {
     let mut rng = Rng::with_seed(seed);
     let name = format!("healed-{seed}");
     // The last of the five tries comes after 3.6 s.
-    let world = World::at_pace(&name, &[], 0.001).await;
+    let world = World::at_pace(&name, &[("WatchWebhook", "true")], 0.001).await;
     world.stack.stop_schedule().await.unwrap();
     let url = world.stack.webhook_url().to_owned();
-    world.stack.set_variable(Function::Extractor, "WEBHOOK_URL", Some(&url)).await.unwrap();
+    world.stack.know_webhook().await.unwrap();
     world.gladly.subscribe(&url, &[("x-api-key", world.key())]);
     for number in 0..10 {
         world.conversation(&format!("c-{number}"));
@@ -87,11 +90,9 @@ async fn heal(seed: u64) {
     world.end().await;
 }
 
-/// `HEALINGS=20` has as many other worlds healed, one after the other.
+/// `HEALINGS=20` has as many worlds healed, each with other events, some at once.
 #[tokio::test]
 async fn a_webhook_that_gladly_gave_up_is_healed_and_loses_nothing() {
     let healings = env::var("HEALINGS").map_or(1, |count| count.parse().unwrap());
-    for seed in 0..healings {
-        heal(seed).await;
-    }
+    stream::iter(0..healings).for_each_concurrent(AT_ONCE, heal).await;
 }

@@ -1,0 +1,266 @@
+//! The template's alarms, judged as CloudWatch judges them, by metrics that the code has printed.
+//!
+//! Code that prints its metrics cannot be listened to from within its own process, so a scenario is an ignored test that
+//! [`Run::of`] runs in a process of its own.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "for tests, and this is how metrics are told"
+)]
+
+use std::{env, ops::RangeInclusive, process::Command};
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+
+use crate::template;
+
+/// An alarm of the template, deployed with the parameters' defaults.
+#[derive(Debug)]
+pub struct Alarm {
+    namespace: String,
+    metric: String,
+    /// Name and value, the latter as the template calls the resource.
+    dimension: (String, String),
+    statistic: String,
+    period: SignedDuration,
+    periods: usize,
+    datapoints: usize,
+    below: bool,
+    threshold: f64,
+    missing: String,
+}
+
+impl Alarm {
+    /// One of the template's alarms.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        let template = template::read();
+        let alarm = &template["Resources"][name];
+        assert_eq!(alarm["Type"], "AWS::CloudWatch::Alarm", "{name}");
+        let alarm = &alarm["Properties"];
+        let text = |value: &Value| resolved(&template, value).as_str().unwrap().to_owned();
+        let number = |value: &Value| match resolved(&template, value) {
+            Value::String(text) => text.parse().unwrap(),
+            value => value.as_i64().unwrap(),
+        };
+        let [dimension] = &alarm["Dimensions"].as_array().unwrap()[..] else {
+            panic!("{name} has not one dimension")
+        };
+        let count = |value: &Value| usize::try_from(number(value)).unwrap();
+        Self {
+            namespace: text(&alarm["Namespace"]),
+            metric: text(&alarm["MetricName"]),
+            dimension: (text(&dimension["Name"]), text(&dimension["Value"])),
+            statistic: text(&alarm["Statistic"]),
+            period: SignedDuration::from_secs(number(&alarm["Period"])),
+            periods: count(&alarm["EvaluationPeriods"]),
+            datapoints: count(&alarm["DatapointsToAlarm"]),
+            below: match &*text(&alarm["ComparisonOperator"]) {
+                "LessThanThreshold" => true,
+                "GreaterThanOrEqualToThreshold" => false,
+                other => panic!("{name} compares by {other}"),
+            },
+            threshold: f64::from(u32::try_from(number(&alarm["Threshold"])).unwrap()),
+            missing: text(&alarm["TreatMissingData"]),
+        }
+    }
+
+    /// Whether these lines raise it at a time, if it was not raised before.
+    #[must_use]
+    pub fn is_raised_by(&self, lines: &[Value], at: Timestamp) -> bool {
+        self.is_raised(&self.values(lines), at, false)
+    }
+
+    /// What was sent of its metric.
+    fn values(&self, lines: &[Value]) -> Vec<(Timestamp, f64)> {
+        let (name, value) = (&self.dimension.0, &self.dimension.1);
+        let mut values = Vec::new();
+        for line in lines {
+            let mut told = line["_aws"]["CloudWatchMetrics"].as_array().into_iter().flatten();
+            let named = |metric: &Value| metric["Name"] == *self.metric;
+            let ours = told.any(|directive| {
+                directive["Namespace"] == *self.namespace
+                    && directive["Dimensions"] == json!([[name]])
+                    && line[name] == **value
+                    && directive["Metrics"].as_array().into_iter().flatten().any(named)
+            });
+            if !ours {
+                continue;
+            }
+            let at = line["_aws"]["Timestamp"].as_i64().unwrap();
+            let at = Timestamp::from_millisecond(at).unwrap();
+            match &line[&self.metric] {
+                Value::Array(several) => {
+                    values.extend(several.iter().map(|it| (at, it.as_f64().unwrap())));
+                }
+                one => values.push((at, one.as_f64().unwrap())),
+            }
+        }
+        values
+    }
+
+    /// What a period comes to; nothing where nothing was told.
+    #[expect(clippy::cast_precision_loss, reason = "counts")]
+    fn datapoint(
+        &self,
+        values: &[(Timestamp, f64)],
+        from: Timestamp,
+        to: Timestamp,
+    ) -> Option<f64> {
+        let values =
+            values.iter().filter(|(at, _)| (from..to).contains(at)).map(|(_, value)| *value);
+        let values: Vec<_> = values.collect();
+        if values.is_empty() {
+            return None;
+        }
+        Some(match &*self.statistic {
+            "Sum" => values.iter().sum(),
+            "SampleCount" => values.len() as f64,
+            "Minimum" => values.into_iter().fold(f64::INFINITY, f64::min),
+            "Maximum" => values.into_iter().fold(f64::NEG_INFINITY, f64::max),
+            other => panic!("no statistic of ours: {other}"),
+        })
+    }
+
+    /// Whether it is raised at a time, after it was or was not.
+    fn is_raised(&self, values: &[(Timestamp, f64)], at: Timestamp, before: bool) -> bool {
+        let (mut breaching, mut unknown) = (0, 0);
+        let mut to = at;
+        for _ in 0..self.periods {
+            let from = to - self.period;
+            let breaches = match self.datapoint(values, from, to) {
+                Some(value) if self.below => Some(value < self.threshold),
+                Some(value) => Some(value >= self.threshold),
+                None => match &*self.missing {
+                    "breaching" => Some(true),
+                    "notBreaching" => Some(false),
+                    "ignore" => None,
+                    other => panic!("missing data are treated as {other}"),
+                },
+            };
+            match breaches {
+                Some(breaches) => breaching += usize::from(breaches),
+                None => unknown += 1,
+            }
+            to = from;
+        }
+        if breaching < self.datapoints && breaching + unknown >= self.datapoints {
+            return before;
+        }
+        breaching >= self.datapoints
+    }
+}
+
+/// A value of the template with its references followed: a parameter's default, a mapping's entry, a resource's name.
+fn resolved(template: &Value, value: &Value) -> Value {
+    if let Some(name) = value["Ref"].as_str() {
+        let default = &template["Parameters"][name]["Default"];
+        return if default.is_null() { json!(name) } else { default.clone() };
+    }
+    if let Some(attribute) = value["Fn::GetAtt"].as_str() {
+        return json!(attribute.split('.').next());
+    }
+    if let Some([map, key, entry]) = value["Fn::FindInMap"].as_array().map(Vec::as_slice) {
+        let key = match resolved(template, key) {
+            Value::String(key) => key,
+            key => key.to_string(),
+        };
+        return template["Mappings"][map.as_str().unwrap()][&key][entry.as_str().unwrap()].clone();
+    }
+    value.clone()
+}
+
+/// What a scenario printed.
+#[derive(Debug)]
+pub struct Run {
+    lines: Vec<Value>,
+    began: Timestamp,
+    ended: Timestamp,
+}
+
+impl Run {
+    /// Runs an ignored test of this binary in a process of its own, as the function of this name in the template.
+    #[must_use]
+    pub fn of(test: &str, function: &str) -> Self {
+        let output = Command::new(env::current_exe().unwrap())
+            .args([test, "--exact", "--ignored", "--nocapture"])
+            .env("AWS_LAMBDA_FUNCTION_NAME", function)
+            .output()
+            .unwrap();
+        let told = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{told}\n{}", String::from_utf8_lossy(&output.stderr));
+        // The first line stands behind the test's name.
+        let lines =
+            told.lines().filter_map(|line| serde_json::from_str(&line[line.find("{\"")?..]).ok());
+        let lines: Vec<Value> = lines.collect();
+        let marks: Vec<_> = lines.iter().filter_map(|line| line["mark"].as_i64()).collect();
+        let [began, ended] = marks[..] else { panic!("{test} has no begin and end: {told}") };
+        let time = |mark| Timestamp::from_millisecond(mark).unwrap();
+        Self { lines, began: time(began), ended: time(ended) }
+    }
+
+    /// The times from and until which an alarm was raised, in minutes since the begin, as CloudWatch finds when it looks
+    /// every minute; not before it has seen every period that it looks at.
+    fn raised(&self, alarm: &Alarm) -> Vec<(i64, i64)> {
+        let values = alarm.values(&self.lines);
+        let minute = |at: Timestamp| at.duration_since(self.began).as_mins();
+        let sight = alarm.period * i32::try_from(alarm.periods).unwrap();
+        let (mut at, mut is_raised, mut times) = (self.began + sight, false, Vec::new());
+        while at <= self.ended {
+            let was_raised = is_raised;
+            is_raised = alarm.is_raised(&values, at, was_raised);
+            match (was_raised, is_raised) {
+                (false, true) => times.push((minute(at), i64::MAX)),
+                (true, false) => times.last_mut().unwrap().1 = minute(at),
+                _ => {}
+            }
+            at += SignedDuration::from_mins(1);
+        }
+        times
+    }
+
+    /// The alarm is raised once, and is over again, in these minutes.
+    #[track_caller]
+    pub fn raises(&self, alarm: &str, from: RangeInclusive<i64>, until: RangeInclusive<i64>) {
+        let raised = self.raised(&Alarm::named(alarm));
+        let [(began, ended)] = raised[..] else { panic!("{alarm} is raised at {raised:?}") };
+        assert!(
+            from.contains(&began) && until.contains(&ended),
+            "{alarm} is raised {began} to {ended}"
+        );
+    }
+
+    /// The alarms are never raised, and not for want of what they look at.
+    #[track_caller]
+    pub fn leaves_alone(&self, alarms: &[&str]) {
+        for name in alarms {
+            let raised = self.raised(&Alarm::named(name));
+            assert!(raised.is_empty(), "{name} is raised at {raised:?}");
+        }
+    }
+}
+
+/// Says when a scenario begins, and when it ends.
+pub fn mark(now: Timestamp) {
+    println!("{}", json!({"mark": now.as_millisecond()}));
+}
+
+/// Tells a metric that AWS itself sends, in the name of a resource of the template.
+pub fn tell(now: Timestamp, metric: (&str, &str), of: (&str, &str), value: u64) {
+    println!("{}", line(now, metric, of, value));
+}
+
+/// A metric that AWS itself sends, as the functions' own are written: namespace and name, dimension and its value.
+#[must_use]
+pub fn line(now: Timestamp, metric: (&str, &str), of: (&str, &str), value: u64) -> Value {
+    let directive = json!({
+        "Namespace": metric.0,
+        "Dimensions": [[of.0]],
+        "Metrics": [{"Name": metric.1, "Unit": "Count"}],
+    });
+    let head = json!({"Timestamp": now.as_millisecond(), "CloudWatchMetrics": [directive]});
+    json!({"_aws": head, of.0: of.1, metric.1: value})
+}

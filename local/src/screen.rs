@@ -1,0 +1,238 @@
+//! `make dashboard`: some minutes of the relay, good and bad, on the emulated AWS, and every metric that it sent
+//! meanwhile, for `tools/dashboard.py` to draw.
+//!
+//! What the functions send is read off their logs. What AWS itself would send, and the emulator does not, is counted
+//! here: messages in the quarantine queue, failed invocations, refused requests.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use tokio::{select, time::sleep};
+
+use crate::{
+    alarm::{self, Alarm},
+    emulator::{EmulatorError, root},
+    fault::Fault,
+    gladly::{EVENT_TYPES, Gladly},
+    scene::Scene,
+    stack::{Artifacts, Cloud, Function, Queue, Stack, StackError},
+    template,
+};
+
+/// How often the controller is called and the queues are looked at: AWS does so once a minute, over hours.
+const STEP: Duration = Duration::from_secs(5);
+const CONVERSATIONS: usize = 40;
+
+/// Why there is nothing to draw.
+#[derive(Debug, thiserror::Error)]
+pub enum ScreenError {
+    /// A server on loopback, or a file.
+    #[error("starting a server on loopback, or writing what it told")]
+    Io(#[from] io::Error),
+    /// The stack or the AWS under it.
+    #[error(transparent)]
+    Stack(#[from] StackError),
+    /// The emulated AWS.
+    #[error(transparent)]
+    Emulator(#[from] EmulatorError),
+}
+
+struct Run<'a> {
+    scene: &'a Scene,
+    stack: &'a Stack<'a>,
+}
+
+/// Runs it and writes `.local/dashboard/{body.json,lines.jsonl,alarms.json}`.
+pub async fn screen() -> Result<(), ScreenError> {
+    let mut scene = Scene::start(CONVERSATIONS, 1.0)?;
+    scene.settings.webhook_keys.push("the-next-key-which-comes-in-a-while-after".to_owned());
+    let cloud = Cloud::start("dashboard", &Artifacts::build().await?).await?;
+    let stack = cloud.deploy("gladly-relay", &scene.settings).await?;
+    stack.know_webhook().await?;
+    scene.gladly.subscribe(stack.webhook_url(), &[("x-api-key", &scene.settings.webhook_keys[0])]);
+    let run = Run { scene: &scene, stack: &stack };
+    let mut told = Vec::new();
+    select! {
+        done = run.play() => done?,
+        failed = run.watch(&mut told) => failed?,
+    }
+
+    let mut lines = told;
+    for function in [Function::Ingest, Function::Extractor] {
+        let logs = stack.logs(function).await?;
+        lines.extend(logs.iter().filter_map(|line| serde_json::from_str(line).ok()));
+    }
+    let quarantine = stack.queue_url(Queue::Quarantine).rsplit('/').next().unwrap_or_default();
+    let names = [
+        ("FunctionName", stack.function_name(Function::Ingest), "IngestFunction"),
+        ("FunctionName", stack.function_name(Function::Extractor), "ExtractorFunction"),
+        ("QueueName", quarantine, "QuarantineQueue"),
+    ];
+    let states = states(&lines, &names);
+    let body = cloud.emulator().dashboard(&format!("gladly-relay-{REGION}")).await?;
+    let folder = root().join(".local/dashboard");
+    let lines: Vec<_> = lines.iter().map(Value::to_string).collect();
+    fs::write(folder.join("body.json"), body)?;
+    fs::write(folder.join("lines.jsonl"), lines.join("\n"))?;
+    fs::write(folder.join("alarms.json"), states.to_string())?;
+    say("Collected what was sent.");
+    stack.delete().await?;
+    Ok(())
+}
+
+/// Where the emulated AWS is.
+const REGION: &str = "us-east-1";
+
+/// The alarms of the template, and whether each is raised now.
+fn states(lines: &[Value], names: &[(&str, &str, &str)]) -> Value {
+    let mut lines = lines.to_vec();
+    for line in &mut lines {
+        for (dimension, name, resource) in names {
+            if line[dimension] == *name {
+                line[dimension] = json!(resource);
+            }
+        }
+    }
+    let template = template::read();
+    let resources = template["Resources"].as_object().into_iter().flatten();
+    let alarms = resources.filter(|(_, resource)| resource["Type"] == "AWS::CloudWatch::Alarm");
+    let now = Timestamp::now();
+    alarms
+        .map(|(name, _)| (name.clone(), json!(Alarm::named(name).is_raised_by(&lines, now))))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
+}
+
+impl Run<'_> {
+    /// Calls the controller and counts what AWS would, until it is dropped.
+    async fn watch(&self, told: &mut Vec<Value>) -> Result<(), ScreenError> {
+        let api = self.stack.webhook_url().split("/_aws/execute-api/").nth(1).unwrap_or_default();
+        let api = ("ApiId", api.split('/').next().unwrap_or_default());
+        let queue = self.stack.queue_url(Queue::Quarantine).rsplit('/').next().unwrap_or_default();
+        let ingest = ("FunctionName", self.stack.function_name(Function::Ingest));
+        let mut seen = 0;
+        loop {
+            self.invoke(json!({"task": "reconcile"}), told).await?;
+            let now = Timestamp::now();
+            let visible = self.stack.counts(Queue::Quarantine).await?.visible;
+            let metric = ("AWS/SQS", "ApproximateNumberOfMessagesVisible");
+            told.push(alarm::line(now, metric, ("QueueName", queue), visible));
+            let attempts = self.scene.gladly.attempts().split_off(seen);
+            seen += attempts.len();
+            for (name, class) in [("4xx", 4), ("5xx", 5)] {
+                let refused =
+                    attempts.iter().filter(|it| it.status.is_some_and(|it| it / 100 == class));
+                told.push(alarm::line(now, ("AWS/ApiGateway", name), api, refused.count() as u64));
+            }
+            // Whatever it answered, it did not fail.
+            told.push(alarm::line(now, ("AWS/Lambda", "Errors"), ingest, 0));
+            sleep(STEP).await;
+        }
+    }
+
+    async fn invoke(&self, task: Value, told: &mut Vec<Value>) -> Result<(), ScreenError> {
+        let answer = self.stack.invoke(Function::Extractor, &task).await?;
+        let extractor = ("FunctionName", self.stack.function_name(Function::Extractor));
+        told.push(alarm::line(
+            Timestamp::now(),
+            ("AWS/Lambda", "Errors"),
+            extractor,
+            answer.failed.into(),
+        ));
+        Ok(())
+    }
+
+    /// Lets events happen at Gladly for a while.
+    async fn events(&self, seconds: u64, each_second: usize) {
+        let conversations: Vec<_> =
+            self.scene.gladly.world().conversations.keys().cloned().collect();
+        for _ in 0..seconds {
+            for _ in 0..each_second {
+                let conversation = &conversations[fastrand::usize(..conversations.len())];
+                self.scene
+                    .gladly
+                    .emit(EVENT_TYPES[fastrand::usize(..EVENT_TYPES.len())], conversation);
+            }
+            sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    async fn play(&self) -> Result<(), ScreenError> {
+        let Scene { gladly, destination, settings } = self.scene;
+        let stack = self.stack;
+        say("Events come in and are forwarded; some are about nothing, some are no events");
+        self.events(30, 2).await;
+        let key = &settings.webhook_keys[0];
+        for body in [r#"{"type":"TASK/CREATED","content":{"taskId":"t"}}"#, "no event"] {
+            stack.post(key, body).await?;
+        }
+        self.events(5, 2).await;
+
+        say("An operator pauses while events go on coming, and resumes");
+        let paused =
+            json!({"state": "paused", "by": "ada", "reason": "the destination is being moved"});
+        stack.set_pause(&paused.to_string()).await?;
+        self.events(40, 3).await;
+        stack.set_pause("running").await?;
+        self.events(20, 1).await;
+
+        say("Gladly is busy; the key is rotated, with one typed wrongly first");
+        gladly.fault(Fault::status(429).on("GET /api/v1/*").header("retry-after", "2").times(3));
+        self.events(10, 2).await;
+        for key in ["a-key-that-was-typed-wrongly-at-the-other-end", &settings.webhook_keys[1]] {
+            self.rotate(key);
+            self.events(10, 1).await;
+        }
+
+        say("The destination refuses a conversation; another is gone from Gladly");
+        let [refused, gone] = two(gladly);
+        destination.refuse(&refused, StatusCode::UNPROCESSABLE_ENTITY);
+        gladly.emit(EVENT_TYPES[0], &refused);
+        let event = gladly.world().event(EVENT_TYPES[1], &gone);
+        gladly.world().conversations.remove(&gone);
+        gladly.send(&event);
+        self.events(15, 1).await;
+
+        say("Gladly's token is refused: the breaker opens, and closes once it is right");
+        let token = "/gladly-relay/gladly-token";
+        stack.put_secret(token, "a-token-that-was-withdrawn").await?;
+        // A token is remembered for a minute.
+        self.events(75, 1).await;
+        stack.put_secret(token, &settings.gladly_token).await?;
+        self.events(20, 1).await;
+        say("Everything drains");
+        for _ in 0..60 {
+            sleep(Duration::from_secs(1)).await;
+            if stack.counts(Queue::Events).await?.total() == 0 {
+                break;
+            }
+        }
+        sleep(3 * STEP).await;
+        Ok(())
+    }
+
+    /// Has Gladly send another key.
+    fn rotate(&self, key: &str) {
+        for webhook in self.scene.gladly.webhooks() {
+            self.scene.gladly.disable_webhook(webhook["id"].as_str().unwrap_or_default());
+        }
+        self.scene.gladly.subscribe(self.stack.webhook_url(), &[("x-api-key", key)]);
+    }
+}
+
+/// Two of its conversations.
+fn two(gladly: &Gladly) -> [String; 2] {
+    let world = gladly.world();
+    let mut ids = world.conversations.keys().cloned();
+    [ids.next().unwrap_or_default(), ids.next().unwrap_or_default()]
+}
+
+fn say(line: &str) {
+    let _ = writeln!(io::stdout(), "  {line}");
+}

@@ -1,0 +1,50 @@
+//! `template.yaml` as data, for whoever holds it to something.
+
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a template that cannot be read ends whatever needs it"
+)]
+
+use std::fs;
+
+use saphyr::{LoadableYamlNode, Scalar, Yaml};
+use serde_json::{Map, Value, json};
+
+use crate::emulator::root;
+
+/// The template, its tags in the long form: `!Ref x` as `{"Ref": "x"}`, `!Sub x` as `{"Fn::Sub": "x"}`.
+#[must_use]
+pub fn read() -> Value {
+    let text = fs::read_to_string(root().join("template.yaml")).expect("there is a template.yaml");
+    let documents = Yaml::load_from_str(&text).expect("template.yaml is YAML");
+    assert_eq!(documents.len(), 1, "template.yaml is one document");
+    json_of(&documents[0])
+}
+
+fn json_of(node: &Yaml<'_>) -> Value {
+    match node {
+        Yaml::Value(Scalar::Null) => Value::Null,
+        Yaml::Value(Scalar::Boolean(value)) => json!(value),
+        Yaml::Value(Scalar::Integer(value)) => json!(value),
+        Yaml::Value(Scalar::FloatingPoint(value)) => json!(value.0),
+        Yaml::Value(Scalar::String(value)) => json!(value),
+        Yaml::Sequence(nodes) => nodes.iter().map(json_of).collect(),
+        Yaml::Mapping(entries) => {
+            let mut object = Map::new();
+            for (key, value) in entries {
+                let key = key.as_str().expect("a key is text").to_owned();
+                object.insert(key, json_of(value));
+            }
+            Value::Object(object)
+        }
+        Yaml::Tagged(tag, node) => {
+            let name = match tag.suffix.as_str() {
+                "Ref" => "Ref".to_owned(),
+                function => format!("Fn::{function}"),
+            };
+            Value::Object(Map::from_iter([(name, json_of(node))]))
+        }
+        Yaml::Representation(..) | Yaml::Alias(_) | Yaml::BadValue => panic!("odd node {node:?}"),
+    }
+}

@@ -1,0 +1,243 @@
+//! What watches the relay: the dashboard and the alarms of `template.yaml`, held to the metrics that the code sends.
+//! That each alarm is raised by them is shown beside the code, in `alarm.rs` of both functions.
+
+#![expect(clippy::unwrap_used, reason = "all of this crate is a test")]
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use local::template::read as template;
+use regex::Regex;
+use serde_json::{Value, json};
+use shared::Metric;
+
+/// What AWS sends by itself, and is looked at here.
+const OF_AWS: [(&str, &str); 5] = [
+    ("AWS/ApiGateway", "4xx"),
+    ("AWS/ApiGateway", "5xx"),
+    ("AWS/Lambda", "Errors"),
+    ("AWS/Lambda", "Throttles"),
+    ("AWS/SQS", "ApproximateNumberOfMessagesVisible"),
+];
+
+/// The dashboard with the references in its texts as they stand, `${Name}`.
+fn dashboard() -> Value {
+    let body = &template()["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"];
+    let quarter = template()["Mappings"]["Retention"]["4"]["Quarter"].to_string();
+    serde_json::from_str(&body[0].as_str().unwrap().replace("${Quarter}", &quarter)).unwrap()
+}
+
+fn widgets() -> Vec<Value> {
+    dashboard()["widgets"].as_array().unwrap().clone()
+}
+
+/// Every metric on the dashboard: namespace, name, and dimensions.
+fn shown() -> Vec<(String, String, Vec<String>)> {
+    let mut shown = Vec::new();
+    for metric in
+        widgets().iter().filter_map(|widget| widget["properties"]["metrics"].as_array()).flatten()
+    {
+        let texts: Vec<_> = metric
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect();
+        let [namespace, name, dimensions @ ..] = &texts[..] else { panic!("{metric}") };
+        shown.push((namespace.clone(), name.clone(), dimensions.to_vec()));
+    }
+    shown
+}
+
+fn alarms() -> Vec<(String, Value)> {
+    let Value::Object(resources) = template()["Resources"].take() else { panic!("no resources") };
+    let alarms = resources.into_iter().filter(|(_, it)| it["Type"] == "AWS::CloudWatch::Alarm");
+    alarms.map(|(name, mut it)| (name, it["Properties"].take())).collect()
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)).unwrap()
+}
+
+/// The code of a function, its tests left out.
+fn code(function: &str) -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(function).join("src");
+    let files =
+        fs::read_dir(folder).unwrap().map(|file| fs::read_to_string(file.unwrap().path()).unwrap());
+    files.collect()
+}
+
+#[test]
+fn every_widget_asks_a_question_and_has_a_place_of_its_own() {
+    let mut taken = BTreeSet::new();
+    let mut titles = BTreeSet::new();
+    for widget in widgets() {
+        let title = widget["properties"]["title"].as_str().unwrap().to_owned();
+        assert!(title.ends_with('?') && title.starts_with(char::is_uppercase), "{title}");
+        assert!(titles.insert(title.clone()), "{title} is asked twice");
+        let [x, y, width, height] =
+            ["x", "y", "width", "height"].map(|side| widget[side].as_u64().unwrap());
+        assert!(x + width <= 24, "{title}");
+        for cell in (x..x + width).flat_map(|x| (y..y + height).map(move |y| (x, y))) {
+            assert!(taken.insert(cell), "{title} covers another at {cell:?}");
+        }
+        let properties = &widget["properties"];
+        assert_eq!(
+            properties["region"].as_str(),
+            (widget["type"] != "alarm").then_some("${AWS::Region}")
+        );
+        for metric in properties["metrics"].as_array().into_iter().flatten() {
+            let options = metric.as_array().unwrap().last().unwrap();
+            assert!(
+                options["label"].is_string() && options["stat"].is_string(),
+                "{title}: {metric}"
+            );
+            let right = options["yAxis"] == "right";
+            assert!(
+                !right || properties["yAxis"]["right"]["label"].is_string(),
+                "{title}: {metric}"
+            );
+        }
+    }
+    // One screen, without a hole in it.
+    let height = taken.iter().map(|(_, y)| y + 1).max().unwrap();
+    assert!(height <= 20, "{height} rows");
+    assert_eq!(taken.len() as u64, 24 * height);
+}
+
+#[test]
+fn nothing_is_shown_that_nobody_sends_and_nothing_is_sent_that_nobody_sees() {
+    let mut seen = BTreeSet::new();
+    for (namespace, name, dimensions) in shown() {
+        let dimensions: Vec<_> = dimensions.iter().map(String::as_str).collect();
+        if namespace != "GladlyRelay" {
+            assert!(OF_AWS.contains(&(&namespace, &name)), "{namespace} {name}");
+            continue;
+        }
+        let function = match dimensions[..] {
+            ["FunctionName", function] if name != "KeySlot" => function,
+            ["FunctionName", function, "Slot", "1" | "2"] if name == "KeySlot" => function,
+            _ => panic!("{name} has other dimensions than {dimensions:?}"),
+        };
+        let sender = match function {
+            "${IngestFunction}" => code("ingest-fn"),
+            "${ExtractorFunction}" => code("extractor-fn"),
+            other => panic!("{name} is sent by no {other}"),
+        };
+        let sent = name == "KeySlot" && sender.contains("key_slot")
+            || sender.contains(&format!("Metric::{name}"));
+        assert!(sent, "{function} sends no {name}");
+        seen.insert(name);
+    }
+    let sent: BTreeSet<_> =
+        Metric::ALL.into_iter().map(|metric| metric.name().to_owned()).collect();
+    assert_eq!(seen, sent);
+    // The list is whole.
+    let arm = Regex::new(r#"Self::([A-Za-z]+) => "([A-Za-z]+)","#).unwrap();
+    let text = read("shared/src/metrics.rs");
+    let names = arm.captures_iter(&text).filter(|found| found[1] == found[2]);
+    assert_eq!(names.map(|found| found[1].to_owned()).collect::<BTreeSet<_>>(), sent);
+}
+
+#[test]
+fn the_dashboard_refers_to_what_the_template_has() {
+    let template = template();
+    let body = dashboard().to_string();
+    let reference = Regex::new(r"\$\{([A-Za-z:]+)(?:\.[A-Za-z]+)?\}").unwrap();
+    let mut alarms_shown = BTreeSet::new();
+    for found in reference.captures_iter(&body) {
+        let known = template["Resources"][&found[1]].is_object() || found[1].starts_with("AWS::");
+        assert!(known, "{}", &found[0]);
+        if template["Resources"][&found[1]]["Type"] == "AWS::CloudWatch::Alarm" {
+            alarms_shown.insert(found[1].to_owned());
+        }
+    }
+    assert_eq!(alarms_shown, alarms().into_iter().map(|(name, _)| name).collect());
+    let log = widgets().into_iter().find(|widget| widget["type"] == "log").unwrap();
+    let query = log["properties"]["query"].as_str().unwrap().to_owned();
+    assert!(query.starts_with("SOURCE '${ExtractorLogs}' | SOURCE '${IngestLogs}' | "), "{query}");
+}
+
+#[test]
+fn every_alarm_says_what_to_do_first_and_tells_somebody() {
+    let template = template();
+    let tests = ["ingest-fn", "extractor-fn"]
+        .map(|name| read(&format!("{name}/tests/it/alarm.rs")))
+        .concat();
+    let alarms = alarms();
+    assert_eq!(alarms.len(), 11);
+    for (name, alarm) in alarms {
+        let description = alarm["AlarmDescription"].as_str().unwrap();
+        let (what, first) = description.split_once(" First: ").unwrap();
+        assert!(what.ends_with('.') && first.ends_with('.') && description.len() < 1_024, "{name}");
+        let topic = json!([{"Ref": "AlarmTopic"}]);
+        assert_eq!((&alarm["AlarmActions"], &alarm["OKActions"]), (&topic, &topic), "{name}");
+        let missing = alarm["TreatMissingData"].as_str().unwrap();
+        assert!(["breaching", "notBreaching", "ignore"].contains(&missing), "{name}");
+        let (namespace, metric) =
+            (alarm["Namespace"].as_str().unwrap(), alarm["MetricName"].as_str().unwrap());
+        let known = Metric::ALL.iter().any(|known| known.name() == metric);
+        let sent =
+            if namespace == "GladlyRelay" { known } else { OF_AWS.contains(&(namespace, metric)) };
+        assert!(sent, "{name} looks at {namespace} {metric}");
+
+        // CloudWatch looks back a week, and only a day by periods under an hour.
+        let most = |value: &Value| match value["Ref"].as_str() {
+            Some(parameter) => template["Parameters"][parameter]["MaxValue"].as_u64().unwrap(),
+            None => value.as_u64().unwrap(),
+        };
+        let period = most(&alarm["Period"]);
+        let days = if period >= 3_600 { 7 } else { 1 };
+        assert!(period * most(&alarm["EvaluationPeriods"]) <= days * 86_400, "{name}");
+
+        assert!(tests.contains(&format!("raises(\"{name}\"")), "no test raises {name}");
+    }
+}
+
+#[test]
+fn the_runbook_says_the_same_as_the_alarms() {
+    let operations = read("docs/OPERATIONS.md");
+    let row = Regex::new(r"(?m)^\| `([A-Za-z]+Alarm)` \| (.+?) \| (.+?) \|$").unwrap();
+    let link = Regex::new(r"\[([^]]+)\]\([^)]+\)").unwrap();
+    let mut told = BTreeSet::new();
+    for found in row.captures_iter(&operations) {
+        let alarm = &template()["Resources"][&found[1]]["Properties"]["AlarmDescription"];
+        let (_, first) = alarm.as_str().unwrap().split_once(" First: ").unwrap();
+        let cell = link.replace_all(&found[3], "$1").replace('`', "");
+        assert_eq!(first.trim_end_matches('.'), cell, "{}", &found[1]);
+        told.insert(found[1].to_owned());
+    }
+    assert_eq!(told, alarms().into_iter().map(|(name, _)| name).collect());
+}
+
+#[test]
+fn only_this_stacks_alarms_are_heard_and_only_by_who_was_asked() {
+    let template = template();
+    let resource = |name: &str| template["Resources"][name].clone();
+    // AWS's own key would keep CloudWatch out without a word.
+    assert_eq!(resource("AlarmTopic")["Properties"]["KmsMasterKeyId"], Value::Null);
+    let policy = json!({
+        "Topics": [{"Ref": "AlarmTopic"}],
+        "PolicyDocument": {"Version": "2012-10-17", "Statement": [{
+            "Sid": "OnlyAlarmsOfThisStack",
+            "Effect": "Allow",
+            "Principal": {"Service": "cloudwatch.amazonaws.com"},
+            "Action": "sns:Publish",
+            "Resource": {"Ref": "AlarmTopic"},
+            "Condition": {
+                "StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}},
+                "ArnLike": {"aws:SourceArn": {"Fn::Sub":
+                    "arn:${AWS::Partition}:cloudwatch:${AWS::Region}:${AWS::AccountId}:alarm:${AWS::StackName}-*"}},
+            },
+        }]},
+    });
+    assert_eq!(resource("AlarmTopicPolicy")["Properties"], policy);
+    // CloudFormation's own names begin with the stack's.
+    assert!(alarms().iter().all(|(_, alarm)| alarm["AlarmName"].is_null()));
+
+    let mail = resource("AlarmMail");
+    assert_eq!(mail["Condition"], "Mailed");
+    assert_eq!(mail["Properties"]["Endpoint"], json!({"Ref": "AlarmEmail"}));
+    let asked = json!({"Fn::Not": [{"Fn::Equals": [{"Ref": "AlarmEmail"}, ""]}]});
+    assert_eq!(template["Conditions"]["Mailed"], asked);
+}
