@@ -12,6 +12,9 @@ use crate::{
 
 /// Nothing is forwarded later than this after a pause.
 const GRACE: SignedDuration = SignedDuration::from_secs(15);
+/// How long a reconcile waits for a transition of the mapping at least: 40 s, less what slow calls
+/// take of them.
+const WAITED_FOR: SignedDuration = SignedDuration::from_secs(30);
 
 /// A promise that was not kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -234,12 +237,13 @@ impl World {
         }
     }
 
-    /// Checks what a reconcile leaves behind, where nothing changed while it was at work.
+    /// Checks what a reconcile leaves behind, where nothing changed while it was at work. A transition
+    /// that ends later than it waits for is left to the next one.
     pub(crate) fn check_aligned(&self, began: Timestamp) {
         let now = self.now();
         let (enabled, settled) = {
             let mapping = &self.aws.state().mapping;
-            (mapping.enabled, mapping.settles_at <= now)
+            (mapping.enabled, mapping.settles_at <= now.min(began + WAITED_FOR))
         };
         let state = self.state();
         let held = |at| state.ledger.held_since(at).is_some();
