@@ -10,7 +10,7 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use local::aws::THROTTLED;
+use local::{aws::THROTTLED, gladly::EVENT_TYPES};
 use serde_json::{Value, json};
 use shared::QueueMessage;
 use tokio::time::{Duration, sleep};
@@ -18,17 +18,6 @@ use tokio::time::{Duration, sleep};
 use crate::time::{Reply, World, working};
 
 const URL: &str = "https://relay.example.com/webhooks/gladly";
-const TYPES: [&str; 9] = [
-    "CONVERSATION/CREATED",
-    "CONVERSATION/CLOSED",
-    "CONVERSATION/NOTE_CREATED",
-    "CONVERSATION/TOPIC_ADDED",
-    "CONVERSATION/TOPIC_REMOVED",
-    "CONVERSATION_ASSIGNEE/UPDATED",
-    "CONVERSATION_STATUS/UPDATED",
-    "CONTACT/MESSAGE_RECEIVED",
-    "CONTACT/MESSAGE_SENT",
-];
 
 /// Gladly's webhooks and events, and whether it gets an answer to its PING.
 #[derive(Default)]
@@ -39,7 +28,7 @@ pub(crate) struct Side {
 }
 
 pub(crate) fn webhook(enabled: bool) -> Value {
-    json!({"id": "w-1", "name": "ours", "url": URL, "enabled": enabled, "events": TYPES})
+    json!({"id": "w-1", "name": "ours", "url": URL, "enabled": enabled, "events": EVENT_TYPES})
 }
 
 /// A world whose Gladly has this side.
@@ -107,8 +96,8 @@ impl World {
 #[tokio::test(start_paused = true)]
 async fn the_webhook_is_asked_about_every_five_minutes_and_told() {
     let mut few = webhook(true);
-    few["events"] = json!(TYPES[1..]);
-    let other = json!({"id": "w-2", "url": "https://elsewhere.example.com", "enabled": true, "events": TYPES});
+    few["events"] = json!(EVENT_TYPES[1..]);
+    let other = json!({"id": "w-2", "url": "https://elsewhere.example.com", "enabled": true, "events": EVENT_TYPES});
     for (webhooks, enabled, told) in [
         (json!([other, webhook(true)]), true, json!({})),
         (json!([other]), false, json!({"missing": true})),
