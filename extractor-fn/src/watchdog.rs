@@ -37,7 +37,8 @@ const EVENTS: [&str; 9] = [
 /// Looks after the webhook with our URL.
 pub(crate) struct Watchdog {
     url: String,
-    known: Mutex<Option<(Timestamp, Health)>>,
+    /// When Gladly was asked, and what it last said.
+    known: Mutex<Option<(Timestamp, Option<Health>)>>,
 }
 
 /// How the webhook is.
@@ -73,11 +74,16 @@ impl Watchdog {
 
     /// What this environment knows.
     pub(crate) fn known(&self) -> Option<Health> {
-        self.locked().as_ref().map(|(_, health)| health.clone())
+        self.locked().as_ref().and_then(|(_, health)| health.clone())
     }
 
-    fn locked(&self) -> std::sync::MutexGuard<'_, Option<(Timestamp, Health)>> {
+    fn locked(&self) -> std::sync::MutexGuard<'_, Option<(Timestamp, Option<Health>)>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn asked(&self, now: Timestamp) {
+        let health = self.known();
+        *self.locked() = Some((now, health));
     }
 
     fn is_due(&self, now: Timestamp) -> bool {
@@ -91,7 +97,7 @@ impl Watchdog {
 
     /// Remembers how the webhook is, without having mended anything: the next watch is due.
     fn note(&self, webhooks: &[Webhook], now: Timestamp) {
-        *self.locked() = Some((now - INTERVAL, Self::health(self.ours(webhooks), now)));
+        *self.locked() = Some((now - INTERVAL, Some(Self::health(self.ours(webhooks), now))));
     }
 
     fn health(webhook: Option<&Webhook>, now: Timestamp) -> Health {
@@ -150,6 +156,8 @@ impl Extractor {
         if watching == Watching::Sometimes && !watchdog.is_due(self.now()) {
             return Ok(None);
         }
+        // Also where it fails: a Gladly that does not answer is not asked more often.
+        watchdog.asked(self.now());
         let left = end.saturating_duration_since(Instant::now());
         let run = Run::unguarded(Arc::clone(&self.guard), left);
         let webhooks = self.fetcher.gladly().webhooks(&run).await?;
@@ -163,7 +171,7 @@ impl Extractor {
             let missing = health.missing_events.join(", ");
             error!("Gladly's webhook is not subscribed to {missing}");
         }
-        *watchdog.locked() = Some((self.now(), health.clone()));
+        *watchdog.locked() = Some((self.now(), Some(health.clone())));
         Ok(Some(health))
     }
 

@@ -123,6 +123,16 @@ async fn the_webhook_is_asked_about_every_five_minutes_and_told() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_gladly_that_refuses_us_is_not_asked_more_often() {
+    let world = World::with(&[("WEBHOOK_URL", URL)], |_| Reply::Status(401, None));
+    for _ in 0..20 {
+        let _ = world.invoke(json!({"task": "reconcile"})).await;
+        sleep(Duration::from_mins(1)).await;
+    }
+    assert_eq!(world.times("webhooks").len(), 4, "in twenty minutes");
+}
+
+#[tokio::test(start_paused = true)]
 async fn nobody_is_asked_where_nobody_watches() {
     for settings in [&[("WEBHOOK_URL", URL), ("WATCH_WEBHOOK", "false")][..], &[]] {
         let world = World::with(settings, |_| Reply::Status(500, None));
