@@ -1,27 +1,19 @@
-//! The process's one HTTP client: the AWS SDK's own, so that there is one TLS stack and one pool
+//! Exchanges over the process's one HTTP client, which is the AWS SDK's own: one TLS stack, one pool
 //! of connections. It never follows a redirect.
 
 use std::time::Duration;
 
-use aws_smithy_async::rt::sleep::{SharedAsyncSleep, TokioSleep};
-use aws_smithy_http_client::{
-    Connector,
-    tls::{Provider, rustls_provider::CryptoMode},
-};
 use aws_smithy_runtime_api::client::{
-    http::{
-        HttpConnector as _, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector,
-        http_client_fn,
-    },
+    http::{HttpConnector as _, SharedHttpConnector},
     orchestrator::{HttpRequest, HttpResponse},
     result::ConnectorError,
 };
 use aws_smithy_types::body::SdkBody;
+use bytes::BytesMut;
 use http_body_util::BodyExt as _;
 use jiff::Timestamp;
 use tokio::time::{Instant, sleep, timeout};
 
-const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 /// The longest line of a stream that is kept, in bytes.
 const LINE_LIMIT: usize = 4 << 20;
 /// How long a stream may be silent.
@@ -73,29 +65,10 @@ pub(crate) enum HttpError {
 }
 
 impl Http {
-    /// A client over TLS, with the machine's own root certificates.
-    #[must_use]
-    pub fn new() -> Self {
-        let settings = HttpConnectorSettings::builder().connect_timeout(CONNECT_LIMIT).build();
-        let connector = Connector::builder()
-            .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
-            .connector_settings(settings)
-            .sleep_impl(SharedAsyncSleep::new(TokioSleep::new()))
-            .build();
-        Self(SharedHttpConnector::new(connector))
-    }
-
     /// A client over any connector.
     #[must_use]
     pub fn over(connector: SharedHttpConnector) -> Self {
         Self(connector)
-    }
-
-    /// The same client, as the AWS SDK takes it.
-    #[must_use]
-    pub fn sdk_client(&self) -> SharedHttpClient {
-        let connector = self.0.clone();
-        http_client_fn(move |_, _| connector.clone())
     }
 
     /// Begins an exchange whose answer is read as it comes. `None` and the status unless it is 200.
@@ -108,7 +81,7 @@ impl Http {
         let status = response.status().as_u16();
         let body = std::mem::replace(response.body_mut(), SdkBody::empty());
         Ok(if status == 200 {
-            Ok(Lines { body, buffer: Vec::new(), skipping: false })
+            Ok(Lines { body, buffer: BytesMut::new(), searched: 0, skipping: false })
         } else {
             Err(status)
         })
@@ -134,18 +107,21 @@ impl Http {
 /// An answer that is read line by line, however long it is.
 pub(crate) struct Lines {
     body: SdkBody,
-    buffer: Vec<u8>,
+    buffer: BytesMut,
+    /// So many bytes of the buffer are known to hold no line's end.
+    searched: usize,
     /// The line that is being read is too long to be kept.
     skipping: bool,
 }
 
 impl Lines {
     /// The next line, or `None` after the last. One with more than [`LINE_LIMIT`] bytes is left out.
-    pub(crate) async fn next(&mut self) -> Result<Option<Vec<u8>>, HttpError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<BytesMut>, HttpError> {
         loop {
-            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
-                let rest = self.buffer.split_off(end + 1);
-                let line = std::mem::replace(&mut self.buffer, rest);
+            let unsearched = &self.buffer[self.searched..];
+            if let Some(end) = unsearched.iter().position(|byte| *byte == b'\n') {
+                let line = self.buffer.split_to(self.searched + end + 1);
+                self.searched = 0;
                 if !std::mem::take(&mut self.skipping) {
                     return Ok(Some(line));
                 }
@@ -155,6 +131,7 @@ impl Lines {
                 self.buffer.clear();
                 self.skipping = true;
             }
+            self.searched = self.buffer.len();
             match timeout(LINE_PATIENCE, self.body.frame()).await.map_err(|_| HttpError::Late)? {
                 Some(frame) => {
                     if let Ok(data) = frame.map_err(HttpError::Cut)?.into_data() {
@@ -162,15 +139,9 @@ impl Lines {
                     }
                 }
                 None if self.buffer.is_empty() || self.skipping => return Ok(None),
-                None => return Ok(Some(std::mem::take(&mut self.buffer))),
+                None => return Ok(Some(self.buffer.split())),
             }
         }
-    }
-}
-
-impl Default for Http {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

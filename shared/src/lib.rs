@@ -1,7 +1,9 @@
 //! What both functions use and must agree on: the queue's messages, the ids in them, settings,
-//! parameters read from SSM, metrics, and how an error is written down.
+//! parameters read from SSM, how AWS is
+//! reached, metrics, and how an error is written down.
 
 mod ascii;
+mod aws;
 mod clock;
 mod env;
 mod error;
@@ -12,6 +14,7 @@ mod metrics;
 mod parameter;
 
 pub use crate::{
+    aws::{aws_config, https_connector},
     clock::Clock,
     env::{ConfigError, Env},
     error::chain,

@@ -28,7 +28,7 @@ use local::{
     gladly::{self, Gladly},
 };
 use serde_json::{Value, json};
-use shared::{Clock, Env, Origin, QueueMessage};
+use shared::{Clock, Env, Origin, QueueMessage, https_connector};
 
 const GLADLY_TOKEN: &str = "gladly-token";
 const DESTINATION_TOKEN: &str = "destination-token";
@@ -70,8 +70,12 @@ impl World {
         let aws = account(Aws::default());
         let urls = [("GLADLY_HOST", gladly.url()), ("DESTINATION_URL", destination.url())];
         let settings: Vec<_> = urls.into_iter().chain(settings.iter().copied()).collect();
-        let extractor =
-            Extractor::new(&aws.config(), config(&settings), Http::new(), Clock::system());
+        let extractor = Extractor::new(
+            &aws.config(),
+            config(&settings),
+            Http::over(https_connector()),
+            Clock::system(),
+        );
         Self { aws, gladly, destination, extractor: Arc::new(extractor) }
     }
 

@@ -1,0 +1,91 @@
+//! AWS as Lambda lends it to a function: settings from the environment, one HTTPS connector.
+//!
+//! The SDK's own default chain also asks profiles, containers and instance metadata. A function has
+//! none of them, and would carry and start their code all the same.
+
+use std::{env, time::Duration};
+
+use aws_config::{
+    BehaviorVersion, Region, SdkConfig, environment::EnvironmentVariableCredentialsProvider,
+};
+use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_smithy_async::rt::sleep::{SharedAsyncSleep, TokioSleep};
+use aws_smithy_http_client::{
+    Connector,
+    tls::{Provider, rustls_provider::CryptoMode},
+};
+use aws_smithy_runtime_api::client::{
+    http::{HttpConnectorSettings, SharedHttpClient, SharedHttpConnector, http_client_fn},
+    stalled_stream_protection::StalledStreamProtectionConfig,
+};
+use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
+
+use crate::{ConfigError, Env};
+
+/// How long a connection may take. What has less time in all has a limit of its own.
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+
+/// The process's one connector: TLS as the SDK has it, with the machine's root certificates, which
+/// are read once for everything that is reached through it. It never follows a redirect.
+#[must_use]
+pub fn https_connector() -> SharedHttpConnector {
+    let settings = HttpConnectorSettings::builder().connect_timeout(CONNECT_LIMIT).build();
+    let connector = Connector::builder()
+        .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+        .connector_settings(settings)
+        .sleep_impl(sleep())
+        .build();
+    SharedHttpConnector::new(connector)
+}
+
+/// The settings of the SDK's clients, from the variables that Lambda sets, and those by which AWS's
+/// tools are pointed elsewhere: `AWS_ENDPOINT_URL`, also for a service alone, `AWS_USE_FIPS_ENDPOINT`
+/// and `AWS_USE_DUALSTACK_ENDPOINT` (<https://docs.aws.amazon.com/sdkref/latest/guide/settings-reference.html>).
+///
+/// # Errors
+///
+/// A variable that is missing or says what it cannot.
+pub fn aws_config(connector: &SharedHttpConnector) -> Result<SdkConfig, ConfigError> {
+    let lookup = |name: &str| env::var(name).ok();
+    let env = Env::new(&lookup);
+    let region: String = match env.optional("AWS_REGION")? {
+        Some(region) => region,
+        None => env.required("AWS_DEFAULT_REGION")?,
+    };
+    Ok(SdkConfig::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new(region))
+        .credentials_provider(SharedCredentialsProvider::new(
+            EnvironmentVariableCredentialsProvider::new(),
+        ))
+        .service_config(Endpoints)
+        .use_fips(env.switch("AWS_USE_FIPS_ENDPOINT", false)?)
+        .use_dual_stack(env.switch("AWS_USE_DUALSTACK_ENDPOINT", false)?)
+        .http_client(sdk_client(connector))
+        .sleep_impl(sleep())
+        // Every call has a limit of its own, and watching what trickles takes a tenth of its time.
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+        .build())
+}
+
+/// The connector as the SDK takes it.
+fn sdk_client(connector: &SharedHttpConnector) -> SharedHttpClient {
+    let connector = connector.clone();
+    http_client_fn(move |_, _| connector.clone())
+}
+
+fn sleep() -> SharedAsyncSleep {
+    SharedAsyncSleep::new(TokioSleep::new())
+}
+
+/// Where services are, if not where AWS has them.
+#[derive(Debug)]
+struct Endpoints;
+
+impl LoadServiceConfig for Endpoints {
+    fn load_config(&self, key: ServiceConfigKey<'_>) -> Option<String> {
+        let name = key.env();
+        let set = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
+        set(&format!("{name}_{}", key.service_id().to_uppercase())).or_else(|| set(name))
+    }
+}
