@@ -1,10 +1,14 @@
 //! Metrics in CloudWatch's embedded metric format: a line of JSON on standard output, at most one
 //! an invocation (<https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html>).
 
-use std::{collections::BTreeMap, env};
+use std::{
+    collections::BTreeMap,
+    env,
+    io::{Write as _, stdout},
+};
 
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
+use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
 /// The format takes at most this many values of one metric in a line.
 const VALUES_LIMIT: usize = 100;
@@ -165,52 +169,99 @@ impl Metrics {
 
     /// Writes the line, if there is anything to report.
     pub fn emit(&self, now: Timestamp) {
-        let function = env::var("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_else(|_| "local".into());
-        if let Some(line) = self.line(&function, now) {
-            #[expect(clippy::print_stdout, reason = "this is how CloudWatch takes metrics")]
-            {
-                println!("{line}");
-            }
+        if self.values.is_empty() {
+            return;
         }
+        let function = env::var("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_else(|_| "local".into());
+        let mut line = serde_json::to_vec(&self.line(&function, now)).unwrap_or_default();
+        line.push(b'\n');
+        // Nobody is left to be told of what standard output does not take.
+        let _ = stdout().write_all(&line);
     }
 
-    fn line(&self, function: &str, now: Timestamp) -> Option<Value> {
-        if self.values.is_empty() {
-            return None;
-        }
-        let define = |metric: Metric| json!({"Name": metric.name(), "Unit": metric.unit()});
+    fn line<'a>(&'a self, function: &'a str, now: Timestamp) -> Line<'a> {
+        let directive = |dimensions, metrics| Directive {
+            namespace: "GladlyRelay",
+            dimensions: [dimensions],
+            metrics,
+        };
         let plain = self.values.keys().filter(|metric| **metric != Metric::KeySlot);
-        let plain: Vec<_> = plain.map(|metric| define(*metric)).collect();
-        let mut directives = Vec::new();
+        let plain: Vec<_> = plain.map(Definition::of).collect();
+        let mut directives = Vec::with_capacity(2);
         if !plain.is_empty() {
-            directives.push(json!({
-                "Namespace": "GladlyRelay",
-                "Dimensions": [["FunctionName"]],
-                "Metrics": plain,
-            }));
+            directives.push(directive(&["FunctionName"][..], plain));
         }
-        let mut line = Map::from_iter([("FunctionName".to_owned(), json!(function))]);
-        if let Some(slot) = self.slot {
-            directives.push(json!({
-                "Namespace": "GladlyRelay",
-                "Dimensions": [["FunctionName", "Slot"]],
-                "Metrics": [define(Metric::KeySlot)],
-            }));
-            line.insert("Slot".into(), json!(slot.to_string()));
+        if self.slot.is_some() {
+            let keyed = vec![Definition::of(&Metric::KeySlot)];
+            directives.push(directive(&["FunctionName", "Slot"], keyed));
         }
-        for (metric, values) in &self.values {
-            let value = if let [value] = values[..] { json!(value) } else { json!(values) };
-            line.insert(metric.name().into(), value);
+        Line { head: Head { timestamp: now.as_millisecond(), directives }, function, metrics: self }
+    }
+}
+
+/// A line of the format: the definitions, then dimensions and values under their names.
+struct Line<'a> {
+    head: Head,
+    function: &'a str,
+    metrics: &'a Metrics,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Head {
+    timestamp: i64,
+    #[serde(rename = "CloudWatchMetrics")]
+    directives: Vec<Directive>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Directive {
+    namespace: &'static str,
+    dimensions: [&'static [&'static str]; 1],
+    metrics: Vec<Definition>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Definition {
+    name: &'static str,
+    unit: &'static str,
+}
+
+impl Definition {
+    fn of(metric: &Metric) -> Self {
+        Self { name: metric.name(), unit: metric.unit() }
+    }
+}
+
+impl Serialize for Line<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut line = serializer.serialize_map(None)?;
+        line.serialize_entry("_aws", &self.head)?;
+        line.serialize_entry("FunctionName", self.function)?;
+        if let Some(slot) = self.metrics.slot {
+            line.serialize_entry("Slot", &slot.to_string())?;
         }
-        let head = json!({"Timestamp": now.as_millisecond(), "CloudWatchMetrics": directives});
-        line.insert("_aws".into(), head);
-        Some(Value::Object(line))
+        for (metric, values) in &self.metrics.values {
+            match values[..] {
+                [value] => line.serialize_entry(metric.name(), &value)?,
+                _ => line.serialize_entry(metric.name(), values)?,
+            }
+        }
+        line.end()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
+
+    fn line(metrics: &Metrics) -> Value {
+        serde_json::to_value(metrics.line("f", Timestamp::UNIX_EPOCH)).unwrap()
+    }
 
     #[test]
     fn whoever_watches_is_told_of_every_metric() {
@@ -223,8 +274,6 @@ mod tests {
     #[test]
     fn a_line_is_in_the_embedded_metric_format() {
         let mut metrics = Metrics::default();
-        assert_eq!(metrics.line("f", Timestamp::UNIX_EPOCH), None);
-
         metrics.add(Metric::Queued, 1);
         metrics.add(Metric::Queued, 2);
         metrics.key_slot(2);
@@ -232,7 +281,7 @@ mod tests {
         metrics.record(Metric::DeliveryMs, 9);
 
         assert_eq!(
-            metrics.line("f", Timestamp::UNIX_EPOCH).unwrap(),
+            line(&metrics),
             json!({
                 "_aws": {
                     "Timestamp": 0,
@@ -255,7 +304,7 @@ mod tests {
     fn a_key_alone_is_a_line_of_its_own() {
         let mut metrics = Metrics::default();
         metrics.key_slot(1);
-        let line = metrics.line("f", Timestamp::UNIX_EPOCH).unwrap();
+        let line = line(&metrics);
         assert_eq!(line["_aws"]["CloudWatchMetrics"].as_array().unwrap().len(), 1);
     }
 
@@ -263,7 +312,7 @@ mod tests {
     fn a_line_never_has_more_values_than_the_format_takes() {
         let mut metrics = Metrics::default();
         (0..500).for_each(|value| metrics.record(Metric::EventAgeMs, value));
-        let line = metrics.line("f", Timestamp::UNIX_EPOCH).unwrap();
+        let line = line(&metrics);
         assert_eq!(line["EventAgeMs"].as_array().unwrap().len(), 100);
     }
 }
