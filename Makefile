@@ -67,7 +67,7 @@ planted: ## Plant bugs one by one and see that the simulation finds them (SEEDS=
 	@simulation/planted
 
 .PHONY: bench
-bench: ## Measure beside Python and Node, into bench/RESULTS.md (needs Node.js 20; ten minutes)
+bench: ## Measure beside Python and Node, into bench/RESULTS.md (needs Node.js 20; half an hour)
 	@bench/run
 
 .PHONY: dashboard

@@ -1,22 +1,24 @@
-//! The world around one function: Lambda's Runtime API, and SSM and SQS as far as ingest-fn needs
+//! The world around one function: Lambda's Runtime API, and SSM and SQS as far as the functions need
 //! them. Every request is checked, so that nobody is fast by doing less.
 
 use std::{
+    collections::HashMap,
     error::Error,
     io,
     net::SocketAddr,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use md5::{Digest, Md5};
+use rustls::ServerConfig;
 use serde_json::{Map, Value, json};
 
-use crate::http::{Request, Response, serve};
+use crate::http::{Body, Request, Response, serve};
 
-pub(crate) const KEY: &str = "bench-key-0123456789-0123456789-0123456789";
-pub(crate) const KEYS_PARAMETER: &str = "/bench/webhook-keys";
-const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+/// How long an invocation may take, as the function is told.
+pub(crate) const INVOCATION_LIMIT: Duration = Duration::from_mins(5);
 
 #[derive(Default)]
 struct State {
@@ -25,9 +27,13 @@ struct State {
     /// When and what it answered.
     answer: Option<(Instant, Value)>,
     invocations: u64,
+    parameters: HashMap<String, String>,
+    /// How often parameters were read.
+    reads: u64,
+    /// How many messages came in batches.
+    batched: u64,
     /// The queue's name and the body of the last message.
     message: Option<(String, Value)>,
-    keys_reads: u64,
     /// What no function should do.
     complaint: Option<String>,
 }
@@ -36,6 +42,15 @@ struct State {
 #[derive(Clone)]
 pub(crate) struct Host {
     state: Arc<(Mutex<State>, Condvar)>,
+    /// How long SQS takes over a batch.
+    sqs_delay: Duration,
+}
+
+/// Where a host is.
+pub(crate) struct Addresses {
+    pub(crate) runtime: SocketAddr,
+    /// The URL that answers for SSM and SQS.
+    pub(crate) aws: String,
 }
 
 /// What an invocation came to.
@@ -47,13 +62,20 @@ pub(crate) struct Outcome {
 }
 
 impl Host {
-    /// A host, where its Runtime API is, and where its AWS is.
-    pub(crate) fn start() -> io::Result<(Self, SocketAddr, SocketAddr)> {
-        let host = Self { state: Arc::default() };
+    /// A host with these parameters, whose AWS is reached over TLS or in the clear.
+    pub(crate) fn start(
+        parameters: &[(&str, &str)],
+        tls: Option<Arc<ServerConfig>>,
+        sqs_delay: Duration,
+    ) -> io::Result<(Self, Addresses)> {
+        let host = Self { state: Arc::default(), sqs_delay };
+        let owned = parameters.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned()));
+        host.lock().parameters = owned.collect();
         let (lambda, aws) = (host.clone(), host.clone());
-        let api = serve(move |request| lambda.runtime(&request))?;
-        let aws = serve(move |request| aws.service(&request))?;
-        Ok((host, api, aws))
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let runtime = serve(None, move |request| lambda.runtime(&request))?;
+        let aws = serve(tls, move |request| aws.service(&request))?;
+        Ok((host, Addresses { runtime, aws: format!("{scheme}://{aws}") }))
     }
 
     /// Has the function's next poll answered with this event.
@@ -65,21 +87,30 @@ impl Host {
         self.state.1.notify_all();
     }
 
-    /// Waits for the answer to it.
-    pub(crate) fn outcome(&self) -> Result<Outcome, Box<dyn Error>> {
+    /// Waits for the answer to it, which may take this long.
+    pub(crate) fn outcome(&self, limit: Duration) -> Result<Outcome, Box<dyn Error>> {
         let state = self.lock();
         let waiting = |state: &mut State| state.answer.is_none() && state.complaint.is_none();
-        let waited = self.state.1.wait_timeout_while(state, ANSWER_LIMIT, waiting);
+        let waited = self.state.1.wait_timeout_while(state, limit, waiting);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         if let Some(complaint) = state.complaint.take() {
             return Err(complaint.into());
         }
-        let (at, answer) = state.answer.take().ok_or("no answer within 30 s")?;
+        let (at, answer) =
+            state.answer.take().ok_or_else(|| format!("no answer within {} s", limit.as_secs()))?;
         Ok(Outcome { at, answer, message: state.message.take() })
     }
 
-    pub(crate) fn keys_reads(&self) -> u64 {
-        self.lock().keys_reads
+    pub(crate) fn reads(&self) -> u64 {
+        self.lock().reads
+    }
+
+    pub(crate) fn batched(&self) -> u64 {
+        self.lock().batched
+    }
+
+    pub(crate) fn parameter(&self, name: &str) -> Option<String> {
+        self.lock().parameters.get(name).cloned()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -116,8 +147,8 @@ impl Host {
         let waited = self.state.1.wait_while(state, |state| state.event.is_none());
         let mut state = waited.unwrap_or_else(PoisonError::into_inner);
         state.invocations += 1;
-        let deadline = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-            + Duration::from_secs(15);
+        let deadline =
+            SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + INVOCATION_LIMIT;
         let headers = vec![
             ("content-type", "application/json".to_owned()),
             ("lambda-runtime-aws-request-id", format!("00000000-{:012}", state.invocations)),
@@ -125,19 +156,42 @@ impl Host {
             ("lambda-runtime-invoked-function-arn", ARN.to_owned()),
             ("lambda-runtime-trace-id", "Root=1-0-0;Sampled=0".to_owned()),
         ];
-        Response { status: 200, headers, body: state.event.take().unwrap_or_default() }
+        Response { status: 200, headers, body: Body::Whole(state.event.take().unwrap_or_default()) }
     }
 
     fn service(&self, request: &Request) -> Response {
         let target = request.headers.get("x-amz-target").map_or("", String::as_str);
         let asked: Value = serde_json::from_slice(&request.body).unwrap_or_default();
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let mut status = 200;
         let answer = match target {
-            "AmazonSSM.GetParameter"
-                if asked["Name"] == KEYS_PARAMETER && asked["WithDecryption"] == true =>
-            {
-                self.lock().keys_reads += 1;
-                json!({"Parameter": {"Name": KEYS_PARAMETER, "Type": "SecureString", "Value": KEY}})
+            "AmazonSSM.GetParameter" if asked["WithDecryption"] == true => {
+                let name = text(&asked["Name"]);
+                let mut state = self.lock();
+                state.reads += 1;
+                if let Some(value) = state.parameters.get(&name) {
+                    let parameter = json!({"Name": name, "Type": "SecureString", "Value": value});
+                    json!({"Parameter": parameter})
+                } else {
+                    status = 400;
+                    json!({"__type": "ParameterNotFound"})
+                }
+            }
+            "AmazonSSM.PutParameter" => {
+                let (name, value) = (text(&asked["Name"]), text(&asked["Value"]));
+                self.lock().parameters.insert(name, value);
+                json!({"Version": 1})
+            }
+            "AmazonSQS.SendMessageBatch" => {
+                thread::sleep(self.sqs_delay);
+                let entries = asked["Entries"].as_array().map_or(&[][..], Vec::as_slice);
+                let sent = entries.iter().map(|entry| {
+                    let md5 = md5(&text(&entry["MessageBody"]));
+                    json!({"Id": entry["Id"], "MessageId": "m", "MD5OfMessageBody": md5})
+                });
+                let sent: Vec<_> = sent.collect();
+                self.lock().batched += sent.len() as u64;
+                json!({"Successful": sent, "Failed": []})
             }
             "AmazonSQS.SendMessage" => {
                 let body = text(&asked["MessageBody"]);
@@ -149,16 +203,21 @@ impl Host {
                 let queue = text(&asked["QueueUrl"]);
                 let queue = queue.rsplit('/').next().unwrap_or_default().to_owned();
                 self.lock().message = Some((queue, message));
-                let digest: [u8; 16] = Md5::digest(&body).into();
-                let md5 = format!("{:032x}", u128::from_be_bytes(digest));
+                let md5 = md5(&body);
                 json!({"MessageId": "00000000-0000-0000-0000-000000000000", "MD5OfMessageBody": md5})
             }
             _ => return self.complain(format!("it asked AWS for {target}: {asked}")),
         };
-        let mut response = Response::new(200, answer.to_string());
+        let mut response = Response::new(status, answer.to_string());
         response.headers.push(("content-type", "application/x-amz-json-1.0".into()));
         response
     }
+}
+
+/// By which SQS says what it has taken.
+fn md5(body: &str) -> String {
+    let digest: [u8; 16] = Md5::digest(body).into();
+    format!("{:032x}", u128::from_be_bytes(digest))
 }
 
 pub(crate) const ARN: &str = "arn:aws:lambda:eu-west-1:123456789012:function:bench";

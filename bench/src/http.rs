@@ -1,13 +1,15 @@
 //! As much of an HTTP/1.1 server as the functions' clients need: kept connections, bodies with a
-//! length or in chunks, a thread for each connection.
+//! length or in chunks, a thread for each connection, over TLS where it is asked for.
 
 use std::{
     collections::HashMap,
-    io::{self, BufRead, BufReader, Read, Write},
+    io::{self, BufRead, BufReader, BufWriter, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     sync::Arc,
     thread,
 };
+
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 pub(crate) struct Request {
     pub(crate) path: String,
@@ -16,21 +18,29 @@ pub(crate) struct Request {
     pub(crate) body: Vec<u8>,
 }
 
-#[derive(Default)]
+pub(crate) enum Body {
+    Whole(String),
+    /// Written as it goes, in chunks.
+    Stream(Box<Writing>),
+}
+
+pub(crate) type Writing = dyn FnOnce(&mut dyn Write) -> io::Result<()>;
+
 pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(&'static str, String)>,
-    pub(crate) body: String,
+    pub(crate) body: Body,
 }
 
 impl Response {
     pub(crate) fn new(status: u16, body: impl Into<String>) -> Self {
-        Self { status, headers: vec![], body: body.into() }
+        Self { status, headers: vec![], body: Body::Whole(body.into()) }
     }
 }
 
 /// Answers on a free port of the loopback until the process ends.
 pub(crate) fn serve(
+    tls: Option<Arc<ServerConfig>>,
     answer: impl Fn(Request) -> Response + Send + Sync + 'static,
 ) -> io::Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
@@ -38,30 +48,72 @@ pub(crate) fn serve(
     let answer = Arc::new(answer);
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            let answer = Arc::clone(&answer);
+            let (answer, tls) = (Arc::clone(&answer), tls.clone());
             // A function that is killed hangs up in the middle: no news.
-            thread::spawn(move || drop(talk(&stream, &*answer)));
+            thread::spawn(move || drop(connected(stream, tls, &*answer)));
         }
     });
     Ok(address)
 }
 
-fn talk(stream: &TcpStream, answer: &dyn Fn(Request) -> Response) -> io::Result<()> {
+fn connected(
+    stream: TcpStream,
+    tls: Option<Arc<ServerConfig>>,
+    answer: &dyn Fn(Request) -> Response,
+) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    match tls {
+        None => talk(stream, answer),
+        Some(config) => {
+            let connection = ServerConnection::new(config).map_err(io::Error::other)?;
+            talk(StreamOwned::new(connection, stream), answer)
+        }
+    }
+}
+
+fn talk(stream: impl Read + Write, answer: &dyn Fn(Request) -> Response) -> io::Result<()> {
     let mut reader = BufReader::new(stream);
-    let mut writer = stream;
     while let Some(request) = read(&mut reader)? {
-        let response = answer(request);
-        let headers = response.headers.iter().map(|(name, value)| [*name, ": ", value, "\r\n"]);
-        let headers: String = headers.flatten().collect();
-        let (status, length) = (response.status, response.body.len());
-        let bytes = format!(
-            "HTTP/1.1 {status} x\r\n{headers}content-length: {length}\r\n\r\n{}",
-            response.body
-        );
-        writer.write_all(bytes.as_bytes())?;
+        let Response { status, headers, body } = answer(request);
+        let mut head = format!("HTTP/1.1 {status} x\r\n");
+        for (name, value) in headers {
+            head.extend([name, ": ", &value, "\r\n"]);
+        }
+        let writer = reader.get_mut();
+        match body {
+            Body::Whole(body) => {
+                let length = body.len();
+                let bytes = format!("{head}content-length: {length}\r\n\r\n{body}");
+                writer.write_all(bytes.as_bytes())?;
+            }
+            Body::Stream(body) => {
+                write!(writer, "{head}transfer-encoding: chunked\r\n\r\n")?;
+                let mut chunks = BufWriter::with_capacity(1 << 16, Chunks(&mut *writer));
+                body(&mut chunks)?;
+                chunks.flush()?;
+                drop(chunks);
+                write!(writer, "0\r\n\r\n")?;
+            }
+        }
+        writer.flush()?;
     }
     Ok(())
+}
+
+/// Makes a chunk of every write.
+struct Chunks<'a, W>(&'a mut W);
+
+impl<W: Write> Write for Chunks<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        write!(self.0, "{:x}\r\n", bytes.len())?;
+        self.0.write_all(bytes)?;
+        self.0.write_all(b"\r\n")?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 fn read(reader: &mut impl BufRead) -> io::Result<Option<Request>> {

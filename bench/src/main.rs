@@ -1,29 +1,34 @@
 //! Runs the functions beside the same job in other languages and tells what each costs: see
 //! `bench/run`, which builds them all first.
 
+#![expect(clippy::cast_precision_loss, reason = "far less than 2^52 of anything")]
+
+mod extractor;
+mod gladly;
 mod host;
 mod http;
+mod ingest;
+mod package;
 mod process;
 mod report;
+mod tls;
 
 use std::{
     env,
     error::Error,
     fs,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    process::Command,
 };
-
-use serde_json::{Value, json};
 
 use crate::{
-    host::{Host, KEY, Outcome},
-    process::{Function, Process},
-    report::{Figure, Samples, report},
+    ingest::Measured,
+    report::{Limit, Row, digits, machine, spread, table},
 };
 
-/// Requests before the counted ones, in which a runtime may still be compiling.
-const WARM_UP: u32 = 500;
+/// Between these lines `RESULTS.md` is written anew; the rest of it is a person's.
+const MARKS: [&str; 2] =
+    ["<!-- make bench writes this -->", "<!-- end of what make bench writes -->"];
 
 /// How often everything is measured.
 struct Plan {
@@ -34,195 +39,223 @@ struct Plan {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut plan = Plan { rounds: 5, requests: 5_000, cold_starts: 16 };
+    let mut only = None;
     let mut args = env::args().skip(1);
     while let Some(arg) = args.next() {
         let count = match arg.as_str() {
             "--rounds" => &mut plan.rounds,
             "--requests" => &mut plan.requests,
             "--cold-starts" => &mut plan.cold_starts,
-            _ => return Err(format!("{arg} is none of --rounds, --requests, --cold-starts").into()),
+            "--only" => {
+                only = Some(args.next().ok_or("--only needs ingest, package, extractor or drain")?);
+                continue;
+            }
+            _ => {
+                let known = "--rounds, --requests, --cold-starts, --only";
+                return Err(format!("{arg} is none of {known}").into());
+            }
         };
         let given = args.next().and_then(|number| number.parse().ok());
         *count = given.filter(|count| *count > 0).ok_or(format!("{arg} needs a number"))?;
     }
 
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let functions = ingest_functions(root)?;
-    let mut samples: Vec<Samples> = functions.iter().map(|_| Samples::default()).collect();
-    for round in 0..plan.rounds + plan.cold_starts {
-        for (function, samples) in functions.iter().zip(&mut samples) {
-            let warm = round < plan.rounds;
-            eprint!(
-                "\rround {} of {}: {:<10}",
-                round + 1,
-                plan.rounds + plan.cold_starts,
-                function.name
-            );
-            measure(function, &plan, warm, round == 0, samples)?;
-        }
+    let binaries = env::current_exe()?.parent().map(PathBuf::from).unwrap_or_default();
+    let wanted = |part: &str| only.as_deref().is_none_or(|only| only == part);
+    let mut text = String::new();
+    if wanted("ingest") {
+        let rows = ingest_rows(&ingest::measure(&plan, &binaries)?);
+        let names = ["ingest-fn", "floor", "Node", "Python"];
+        let body = [table(&names, &rows), INGEST.to_owned(), "Spread:\n".into(), spread(&rows)];
+        text += &section("ingest-fn", &body);
     }
-    eprintln!();
-
-    let names: Vec<&str> = functions.iter().map(|function| function.name).collect();
+    if wanted("package") {
+        let rows = [
+            single(
+                "ingest-fn, MiB",
+                package::size(&binaries.join("ingest-fn"))?,
+                &[Limit::AtMost(2.5)],
+            ),
+            single(
+                "extractor-fn, MiB",
+                package::size(&binaries.join("extractor-fn"))?,
+                &[Limit::AtMost(4.5)],
+            ),
+        ];
+        text += &section("Packages", &[table(&["zip"], &rows), PACKAGES.to_owned()]);
+    }
+    if wanted("extractor") {
+        text += &section("extractor-fn", &extractor_tables(&plan, &binaries)?);
+    }
+    if wanted("drain") {
+        text += &section("Draining what was held", &[drains(&binaries)?, DRAIN.to_owned()]);
+    }
     let how = format!(
         "{} rounds of {} requests and {} more cold starts, the functions taking turns; medians",
         plan.rounds, plan.requests, plan.cold_starts
     );
-    let figures = [
-        Figure { name: "cold start, ms", of: |samples| &samples.cold_ms },
-        Figure { name: "CPU per warm request, µs", of: |samples| &samples.cpu_us },
-        Figure { name: "memory, high-water mark, MiB", of: |samples| &samples.memory_mib },
-    ];
-    let text = report(&names, &samples, &figures, &how);
-    eprintln!("{text}");
-    fs::write(root.join("RESULTS.md"), text)?;
+    text += &machine(&how);
+    eprintln!("\n{text}");
+    if only.is_none() {
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("RESULTS.md");
+        let old = fs::read_to_string(&page)?;
+        let parts = old.split_once(MARKS[0]).zip(old.split_once(MARKS[1]));
+        let ((before, _), (_, after)) = parts.ok_or("RESULTS.md has lost its marks")?;
+        fs::write(page, format!("{before}{}\n\n{text}\n{}{after}", MARKS[0], MARKS[1]))?;
+    }
     Ok(())
 }
 
-/// ingest-fn, the floor under it, and its peers.
-fn ingest_functions(root: &Path) -> Result<Vec<Function>, Box<dyn Error>> {
-    let binaries = env::current_exe()?.parent().map(PathBuf::from).unwrap_or_default();
-    let function = |name, program, args: &[&str], directory: &str| Function {
-        name,
-        program,
-        args: args.iter().map(ToString::to_string).collect(),
-        directory: root.join(directory),
-    };
-    let python = root.join("../.tools/bench-python/bin/python");
-    let functions = vec![
-        function("ingest-fn", binaries.join("ingest-fn"), &[], "."),
-        function("floor", binaries.join("floor"), &[], "."),
-        function("Node", "node".into(), &["dist/index.mjs"], "peers/node"),
-        function("Python", python, &["-m", "awslambdaric", "handler.handler"], "peers/python"),
-    ];
-    Ok(functions)
+fn section(title: &str, parts: &[String]) -> String {
+    format!("## {title}\n\n{}\n", parts.join("\n"))
 }
 
-/// Starts a function and measures its first answer, and many more where `warm`.
-fn measure(
-    function: &Function,
-    plan: &Plan,
-    warm: bool,
-    first: bool,
-    samples: &mut Samples,
-) -> Result<(), Box<dyn Error>> {
-    let (host, api, aws) = Host::start()?;
-    host.give(&event(0));
-    let began = Instant::now();
-    let process = Process::start(function, api, aws)?;
-    let failed = |err: Box<dyn Error>| -> Box<dyn Error> {
-        format!("{}: {err}; it said:{}", function.name, process.said()).into()
+fn single(figure: &'static str, value: f64, limits: &[Limit]) -> Row {
+    Row { figure, values: vec![("zip", vec![value])], limits: limits.to_vec() }
+}
+
+fn ingest_rows(all: &[Measured]) -> Vec<Row> {
+    let row = |figure, of: fn(&Measured) -> &Vec<f64>, limits: &[Limit]| Row {
+        figure,
+        values: all.iter().map(|measured| (measured.name, of(measured).clone())).collect(),
+        limits: limits.to_vec(),
     };
+    let (times, less) = (Limit::Times, Limit::LessThan);
+    vec![
+        row(
+            "cold start, ms",
+            |of| &of.plain.cold_ms,
+            &[times(2.5, "floor"), less(20.0, "Node"), less(30.0, "Python")],
+        ),
+        row(
+            "cold start over TLS, ms",
+            |of| &of.tls.cold_ms,
+            &[less(10.0, "Node"), less(10.0, "Python")],
+        ),
+        row(
+            "CPU per warm request, µs",
+            |of| &of.plain.cpu_us,
+            &[times(3.5, "floor"), less(8.0, "Node"), less(8.0, "Python")],
+        ),
+        row("the same over TLS, µs", |of| &of.tls.cpu_us, &[]),
+        row(
+            "memory, high-water mark, MiB",
+            |of| &of.plain.memory_mib,
+            &[Limit::AtMost(12.0), less(5.0, "Node")],
+        ),
+        row("the same over TLS, MiB", |of| &of.tls.memory_mib, &[]),
+    ]
+}
 
-    let outcome = host.outcome().map_err(failed)?;
-    let cold = outcome.at - began;
-    queued(&outcome).map_err(failed)?;
-    if host.keys_reads() == 0 {
-        return Err(failed("it never read the keys".into()));
-    }
-    samples.cold_ms.push(cold.as_secs_f64() * 1e3);
-    if first && function.name != "floor" {
-        keeps_the_contract(&host).map_err(failed)?;
-    }
-    if !warm {
-        return Ok(());
-    }
+fn extractor_tables(plan: &Plan, binaries: &Path) -> Result<[String; 2], Box<dyn Error>> {
+    use extractor::{backfill, backlog, batch_of_500, snapshot, spread};
 
-    let mut cpu = Duration::ZERO;
-    for number in 1..=WARM_UP + plan.requests {
-        if number == WARM_UP + 1 {
-            cpu = process.cpu();
+    let rounds = u64::from(plan.rounds) * 4;
+    let (cost, alone) = batch_of_500(binaries, rounds)?;
+    let one = |value| vec![("extractor-fn", vec![value])];
+    let row = |figure, values, limits: &[Limit]| Row { figure, values, limits: limits.to_vec() };
+    let sizes = [100, 1_000, 10_000];
+    let [small, thousand, large] =
+        sizes.map(|items| snapshot(binaries, items, 100_000 / items as u64));
+    let (small, thousand, large) = (small?, thousand?, large?);
+    let (few, many) = (spread(binaries, 50, rounds)?, spread(binaries, 500, rounds)?);
+    let (first, second) = backlog(binaries, 20)?;
+    let (little, million) = (backfill(binaries, 100_000)?, backfill(binaries, 1_000_000)?);
+    let wall = vec![("extractor-fn", vec![cost.wall_ms]), ("beside it", vec![alone])];
+    let pair = |ours, other| vec![("extractor-fn", vec![ours]), ("beside it", vec![other])];
+    let linear = Limit::Times(10.0, "beside it");
+    let rows = [
+        row(
+            "batch of 500 events on 100 conversations: CPU, ms",
+            one(cost.cpu_ms),
+            &[Limit::AtMost(150.0)],
+        ),
+        row("the same: memory, MiB", one(cost.memory_mib), &[Limit::AtMost(48.0)]),
+        row(
+            "the same: wall time, ms; beside it: its calls alone",
+            wall,
+            &[Limit::Times(1.3, "beside it")],
+        ),
+        row(
+            "snapshot of 1,000 items: CPU, ms; beside it: of 100",
+            pair(thousand.cpu_ms, small.cpu_ms),
+            &[Limit::AtMost(10.0), linear],
+        ),
+        row(
+            "snapshot of 10,000 items: CPU, ms; beside it: of 1,000",
+            pair(large.cpu_ms, thousand.cpu_ms),
+            &[linear],
+        ),
+        row("the same: memory, MiB", pair(large.memory_mib, thousand.memory_mib), &[linear]),
+        row(
+            "500 events on 500 conversations: CPU, ms; beside it: on 50",
+            pair(many.cpu_ms, few.cpu_ms),
+            &[linear],
+        ),
+        row("the same: memory, MiB", pair(many.memory_mib, few.memory_mib), &[linear]),
+        row(
+            "100,000 events in one environment: CPU per batch, ms; beside it: 10,000",
+            pair(second.cpu_ms, first.cpu_ms),
+            &[Limit::Times(1.1, "beside it")],
+        ),
+        row(
+            "the same: memory, MiB",
+            pair(second.memory_mib, first.memory_mib),
+            &[Limit::AtMost(48.0)],
+        ),
+        row(
+            "backfill of 1,000,000 events: memory, MiB; beside it: of 100,000",
+            pair(million.memory_mib, little.memory_mib),
+            &[Limit::AtMost(48.0)],
+        ),
+        row(
+            "the same: CPU per event, µs",
+            pair(million.cpu_us, little.cpu_us),
+            &[Limit::Times(1.1, "beside it")],
+        ),
+        row("the same: events per second", pair(1e6 / million.seconds, 1e5 / little.seconds), &[]),
+    ];
+    let seconds = digits(million.seconds);
+    let told = format!(
+        "{EXTRACTOR} The backfill of a million took {seconds} s in {} invocations.\n",
+        million.invocations
+    );
+    Ok([table(&["extractor-fn", "beside it"], &rows), told])
+}
+
+/// What the simulation tells of two backlogs.
+fn drains(binaries: &Path) -> Result<String, Box<dyn Error>> {
+    let simulation = binaries.join("../debug/simulation");
+    let mut text = String::new();
+    for events in ["10000", "100000"] {
+        eprintln!("drain, {events} events");
+        let run = Command::new(&simulation).args(["--drain", events]).output()?;
+        let told = String::from_utf8_lossy(&run.stderr);
+        if !run.status.success() {
+            return Err(format!("the drain of {events} failed: {told}").into());
         }
-        host.give(&event(number));
-        host.outcome().and_then(|outcome| queued(&outcome)).map_err(failed)?;
+        text.extend(told.lines().map(|line| format!("    {line}\n")));
+        text.push('\n');
     }
-    let cpu = process.cpu().saturating_sub(cpu);
-    samples.cpu_us.push(cpu.as_secs_f64() * 1e6 / f64::from(plan.requests));
-    samples.memory_mib.push(process.memory());
-    Ok(())
+    Ok(text)
 }
 
-fn queued(outcome: &Outcome) -> Result<(), Box<dyn Error>> {
-    told(outcome, 200, "queued", Some("events"))
-}
-
-/// A few requests whose answers tell whether a peer does the whole job.
-fn keeps_the_contract(host: &Host) -> Result<(), Box<dyn Error>> {
-    let with = |key: &str, body: &str| {
-        let mut event = event(0);
-        event["headers"]["x-api-key"] = json!(key);
-        event["body"] = json!(body);
-        event
-    };
-    let cases = [
-        (with("wrong", "{}"), 401, "unauthorized", None),
-        (with(KEY, r#"{"type":"PING"}"#), 200, "pong", None),
-        (with(KEY, r#"{"type":"A","content":{}}"#), 200, "ignored", None),
-        (with(KEY, "no JSON"), 200, "quarantined", Some("quarantine")),
-        (
-            with(KEY, r#"{"type":"A","content":{"conversationId":"../x"}}"#),
-            200,
-            "quarantined",
-            Some("quarantine"),
-        ),
-        (
-            with(KEY, "{\"type\":\"é\u{ffff}\",\"content\":{\"conversationId\":\"c\"}}"),
-            200,
-            "queued",
-            Some("events"),
-        ),
-    ];
-    for (event, status, word, queue) in cases {
-        host.give(&event);
-        told(&host.outcome()?, status, word, queue)?;
-    }
-    Ok(())
-}
-
-fn told(
-    outcome: &Outcome,
-    status: u64,
-    word: &str,
-    queue: Option<&str>,
-) -> Result<(), Box<dyn Error>> {
-    let stored = outcome.message.as_ref().map(|(queue, _)| queue.as_str());
-    let body = json!({"status": word}).to_string();
-    if outcome.answer["statusCode"] != status || outcome.answer["body"] != body || stored != queue {
-        return Err(format!("not {word}, {queue:?}: {} and {stored:?}", outcome.answer).into());
-    }
-    Ok(())
-}
-
-/// A webhook of Gladly's as the HTTP API passes it on.
-fn event(number: u32) -> Value {
-    let body = json!({
-        "id": format!("ev-{number:019}"), "type": "CONTACT/MESSAGE_RECEIVED",
-        "timestamp": "2026-11-22T15:04:05.487Z",
-        "initiator": {"id": "cu-0123456789abcdef123", "type": "CUSTOMER"},
-        "content": {
-            "channel": "EMAIL", "contactId": "co-0123456789abcdef123",
-            "conversationId": format!("cv-{number:019}"), "customerId": "cu-0123456789abcdef123",
-            "messageId": format!("it-{number:019}"),
-            "context": {"assignee": {"inboxId": "in-0123456789abcdef123"}},
-        },
-    });
-    json!({
-        "version": "2.0", "routeKey": "POST /webhooks/gladly", "rawPath": "/webhooks/gladly",
-        "rawQueryString": "",
-        "headers": {
-            "accept": "*/*", "content-type": "application/json", "host": "a1b2c3d4e5.execute-api.eu-west-1.amazonaws.com",
-            "content-length": body.to_string().len().to_string(), "user-agent": "Gladly",
-            "x-amzn-trace-id": "Root=1-00000000-000000000000000000000000", "x-api-key": KEY,
-            "x-forwarded-for": "192.0.2.1", "x-forwarded-port": "443", "x-forwarded-proto": "https",
-        },
-        "requestContext": {
-            "accountId": "123456789012", "apiId": "a1b2c3d4e5",
-            "domainName": "a1b2c3d4e5.execute-api.eu-west-1.amazonaws.com", "domainPrefix": "a1b2c3d4e5",
-            "http": {"method": "POST", "path": "/webhooks/gladly", "protocol": "HTTP/1.1",
-                     "sourceIp": "192.0.2.1", "userAgent": "Gladly"},
-            "requestId": format!("r-{number}"), "routeKey": "POST /webhooks/gladly", "stage": "$default",
-            "time": "22/Nov/2026:15:04:05 +0000", "timeEpoch": 1_795_359_845_487_u64,
-        },
-        "body": body.to_string(), "isBase64Encoded": false,
-    })
-}
+const INGEST: &str = "\
+Cold start: from the start of the process to its first answer at the Runtime API, the keys read from SSM on the way.
+CPU: user and system time of the process, its threads and children, as the kernel counts it. Memory: `VmHWM` after the
+warm requests. AWS answers on loopback, in plain HTTP or over TLS 1.3 with a private authority, which stands behind all
+the roots that the machine trusts, so reading those counts. Every function does the whole job: it checks the key over
+SHA-256 digests in constant time, reads the event, wraps it in ASCII JSON, sends it to SQS, writes its metrics line; Node
+runs AWS SDK v3 bundled by esbuild, Python boto3 under awslambdaric. The floor is a program of the standard library alone
+that does the same exchanges in plain HTTP and nothing else.
+";
+const PACKAGES: &str =
+    "Built for this machine; deflate at level 9, as one file named `bootstrap`.\n";
+const EXTRACTOR: &str = "\
+The Runtime API, SSM, SQS (10 ms), Gladly and the destination answer on loopback in plain HTTP. Gladly takes 20 ms a call in
+the first three rows and no time in the others; the rate is set to 1,000 a second, the most there is. Conversations have 10
+items of 300 characters where nothing else is said, and a customer each; no conversation comes twice. The calls alone: eight
+clients on plain sockets that make the same calls in the same order and do nothing else, run in turn with the batches.";
+const DRAIN: &str = "\
+In the simulation, so the minutes are simulated; the extractor is the real one, one environment at 4 requests a second. Calls
+beyond the needed: names once an hour, and customers that are asked for again after ten minutes.
+";

@@ -5,7 +5,6 @@ use std::{
     error::Error,
     fs,
     io::{BufRead, BufReader, Read},
-    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, PoisonError},
@@ -13,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use crate::host::{ARN, KEYS_PARAMETER};
+use crate::host::{ARN, Addresses};
 
 /// The kernel counts CPU time in hundredths of a second, on every architecture it shows to us.
 const TICK: Duration = Duration::from_millis(10);
@@ -25,6 +24,8 @@ pub(crate) struct Function {
     pub(crate) program: PathBuf,
     pub(crate) args: Vec<String>,
     pub(crate) directory: PathBuf,
+    /// Its settings.
+    pub(crate) settings: Vec<(&'static str, String)>,
 }
 
 /// One running environment of a function. It ends when this is dropped.
@@ -36,21 +37,20 @@ pub(crate) struct Process {
 impl Process {
     pub(crate) fn start(
         function: &Function,
-        api: SocketAddr,
-        aws: SocketAddr,
+        addresses: &Addresses,
     ) -> Result<Self, Box<dyn Error>> {
-        let queue = |name| format!("http://{aws}/123456789012/{name}");
+        let queue = |name| format!("{}/123456789012/{name}", addresses.aws);
         let mut child = Command::new(&function.program)
             .args(&function.args)
             .current_dir(&function.directory)
             .env_clear()
             .envs([
-                ("AWS_LAMBDA_RUNTIME_API", api.to_string()),
-                ("AWS_ENDPOINT_URL", format!("http://{aws}")),
+                ("AWS_LAMBDA_RUNTIME_API", addresses.runtime.to_string()),
+                ("AWS_ENDPOINT_URL", addresses.aws.clone()),
                 ("EVENTS_QUEUE_URL", queue("events")),
                 ("QUARANTINE_QUEUE_URL", queue("quarantine")),
-                ("WEBHOOK_KEYS_PARAMETER", KEYS_PARAMETER.to_owned()),
             ])
+            .envs(function.settings.iter().cloned())
             .envs([
                 ("AWS_LAMBDA_FUNCTION_NAME", ARN.rsplit(':').next().unwrap_or_default()),
                 ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),

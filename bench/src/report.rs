@@ -1,4 +1,4 @@
-//! The table, and the machine it was made on.
+//! The tables, and the machine they were made on.
 
 use std::{fmt::Write, fs, process::Command, thread};
 
@@ -10,79 +10,104 @@ pub(crate) struct Samples {
     pub(crate) memory_mib: Vec<f64>,
 }
 
-/// A row of the table.
-pub(crate) struct Figure {
-    pub(crate) name: &'static str,
-    pub(crate) of: fn(&Samples) -> &Vec<f64>,
+/// What a figure must reach.
+#[derive(Clone, Copy)]
+pub(crate) enum Limit {
+    /// At most so much.
+    AtMost(f64),
+    /// At most so many times as much as the other one.
+    Times(f64, &'static str),
+    /// The other one has at least so many times as much.
+    LessThan(f64, &'static str),
 }
 
-/// `RESULTS.md`. The first function is ours, the second the floor, the others are peers.
-pub(crate) fn report(names: &[&str], samples: &[Samples], figures: &[Figure], how: &str) -> String {
-    let mut text = "# Benchmark\n\n`make bench` wrote this page.\n\n| figure |".to_owned();
-    let ours = names.first().copied().unwrap_or_default();
-    for name in names {
-        let _ = write!(text, " {name} |");
+impl Limit {
+    fn text(self) -> String {
+        match self {
+            Self::AtMost(most) => format!("≤ {most}"),
+            Self::Times(most, name) => format!("≤ {most} × {name}"),
+            Self::LessThan(least, name) => format!("{name} ≥ {least} ×"),
+        }
     }
-    for name in &names[1..] {
-        let ratio = if *name == "floor" {
-            format!("{ours} ÷ {name}")
-        } else {
-            format!("{name} ÷ {ours}")
+
+    /// What was reached, and whether that will do.
+    fn check(self, ours: f64, other: impl Fn(&str) -> f64) -> (String, bool) {
+        match self {
+            Self::AtMost(most) => (digits(ours), ours <= most),
+            Self::Times(most, name) => {
+                let ratio = ours / other(name);
+                (format!("{} ×", digits(ratio)), ratio <= most)
+            }
+            Self::LessThan(least, name) => {
+                let ratio = other(name) / ours;
+                (format!("{name} {} ×", digits(ratio)), ratio >= least)
+            }
+        }
+    }
+}
+
+/// A row: a figure by the names of those it was measured of, ours first.
+pub(crate) struct Row {
+    pub(crate) figure: &'static str,
+    pub(crate) values: Vec<(&'static str, Vec<f64>)>,
+    pub(crate) limits: Vec<Limit>,
+}
+
+/// A table with a column for each name.
+pub(crate) fn table(names: &[&str], rows: &[Row]) -> String {
+    let mut text = format!("| figure | {} | must reach | reached | |\n", names.join(" | "));
+    let _ = writeln!(text, "|---|{}---|---|---|", "---:|".repeat(names.len()));
+    for row in rows {
+        let value = |name: &str| {
+            let of = row.values.iter().find(|(whose, _)| *whose == name);
+            of.map_or(f64::NAN, |(_, values)| median(values))
         };
-        let _ = write!(text, " {ratio} |");
+        let shown = |name: &&str| {
+            let value = value(name);
+            if value.is_nan() { "–".to_owned() } else { digits(value) }
+        };
+        let values: Vec<_> = names.iter().map(shown).collect();
+        let ours = value(names[0]);
+        let checked: Vec<_> = row.limits.iter().map(|limit| limit.check(ours, value)).collect();
+        let wanted: Vec<_> = row.limits.iter().map(|limit| limit.text()).collect();
+        let reached: Vec<_> = checked.iter().map(|(reached, _)| reached.as_str()).collect();
+        let met = if checked.iter().all(|(_, met)| *met) { "✓" } else { "✗" };
+        let met = if checked.is_empty() { "" } else { met };
+        let (values, wanted, reached) = (values.join(" | "), wanted.join(", "), reached.join(", "));
+        let _ = writeln!(text, "| {} | {values} | {wanted} | {reached} | {met} |", row.figure);
     }
-    let _ = writeln!(text, "\n|---|{}", "---:|".repeat(names.len() * 2 - 1));
-    for figure in figures {
-        let medians: Vec<f64> = samples.iter().map(|all| median((figure.of)(all))).collect();
-        let _ = write!(text, "| {} |", figure.name);
-        for median in &medians {
-            let _ = write!(text, " {} |", digits(*median));
-        }
-        for (name, median) in names.iter().zip(&medians).skip(1) {
-            let floor = *name == "floor";
-            let ratio = if floor { medians[0] / median } else { median / medians[0] };
-            let _ = write!(text, " {} |", digits(ratio));
-        }
-        text.push('\n');
-    }
-    let _ = writeln!(text, "\nSpread (lowest to highest):\n");
-    for figure in figures {
-        let spread = names.iter().zip(samples).map(|(name, all)| {
-            let all = (figure.of)(all);
-            let (low, high) = (
-                all.iter().copied().fold(f64::MAX, f64::min),
-                all.iter().copied().fold(0.0, f64::max),
-            );
-            format!("{name} {}–{}", digits(low), digits(high))
-        });
-        let _ = writeln!(text, "- {}: {}", figure.name, spread.collect::<Vec<_>>().join(", "));
-    }
-    let _ = writeln!(text, "\n{HOW}\nThis run: {how}.\n\n{}", machine());
     text
 }
 
-const HOW: &str = "\
-Cold start: from the start of the process to its first answer at the Runtime API, the keys read from SSM on the way.
-CPU: user and system time of the process, its threads and children, as the kernel counts it. Memory: `VmHWM` after the
-warm requests. AWS and the Runtime API answer on loopback in plain HTTP. Every function does the whole job: it checks
-the key over SHA-256 digests in constant time, reads the event, wraps it in ASCII JSON, sends it to SQS, writes its
-metrics line; Node runs AWS SDK v3 bundled by esbuild, Python boto3 under awslambdaric. The floor does the same
-exchanges and nothing else.
-";
+/// From the lowest to the highest value of each.
+pub(crate) fn spread(rows: &[Row]) -> String {
+    let mut text = String::new();
+    for row in rows.iter().filter(|row| row.values.iter().any(|(_, values)| values.len() > 1)) {
+        let spread =
+            row.values.iter().filter(|(_, values)| !values.is_empty()).map(|(name, values)| {
+                let low = values.iter().copied().fold(f64::MAX, f64::min);
+                let high = values.iter().copied().fold(0.0, f64::max);
+                format!("{name} {}–{}", digits(low), digits(high))
+            });
+        let _ = writeln!(text, "- {}: {}", row.figure, spread.collect::<Vec<_>>().join(", "));
+    }
+    text
+}
 
-fn median(values: &[f64]) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// Three digits that count.
-fn digits(value: f64) -> String {
+pub(crate) fn digits(value: f64) -> String {
     let places = if value < 10.0 { 2 } else { usize::from(value < 100.0) };
     format!("{value:.places$}")
 }
 
-fn machine() -> String {
+/// What the run was made with.
+pub(crate) fn machine(how: &str) -> String {
     let line = |file: &str, name: &str| {
         let text = fs::read_to_string(file).unwrap_or_default();
         let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
@@ -106,8 +131,8 @@ fn machine() -> String {
     format!(
         "| | |\n|---|---|\n\
          | command | `make bench` |\n| date | {} |\n| machine | {cores} cores, {}, Linux {} |\n\
-         | load average at the end | {load} |\n\
-         | Rust | {} |\n| Node | {}, SDK {} |\n| Python | {}, boto3 {}, awslambdaric {} |",
+         | load average at the end | {load} |\n| how often | {how} |\n\
+         | Rust | {} |\n| Node | {}, SDK {} |\n| Python | {}, boto3 {}, awslambdaric {} |\n",
         told("date", &["-u", "+%F"]),
         line("/proc/cpuinfo", "model name"),
         told("uname", &["-r"]),
