@@ -150,6 +150,22 @@ mod scenario {
 
     #[tokio::test(start_paused = true)]
     #[ignore = "a scenario"]
+    async fn unintelligible_pause() {
+        let world = World::new(working);
+        mark(world.clock.now());
+        world.minutes(30).await;
+        // A slip of the hand that is seen and mended, and one that is not.
+        for minutes in [1, 60] {
+            world.aws.put("/relay/pause", "pasued");
+            world.minutes(minutes).await;
+            world.aws.put("/relay/pause", "running");
+            world.minutes(30).await;
+        }
+        mark(world.clock.now());
+    }
+
+    #[tokio::test(start_paused = true)]
+    #[ignore = "a scenario"]
     async fn disabled_webhook() {
         // Switched off by hand, so that it is not the relay's to switch on again.
         let side = Side { webhooks: json!([webhook(true)]), ..Side::default() };
@@ -206,6 +222,14 @@ fn a_controller_that_fails_or_tells_nothing_raises_both_alarms() {
     run.raises("ControllerSilentAlarm", 70..=73, 121..=125);
     run.raises("ExtractorErrorsAlarm", 65..=69, 121..=133);
     run.leaves_alone(&["ExpiryAlarm", "PausedAlarm", "BreakerAlarm"]);
+}
+
+#[test]
+fn a_pause_that_nobody_can_read_raises_an_alarm_within_ten_minutes() {
+    let run = Run::of("alarm::scenario::unintelligible_pause", FUNCTION);
+    // Misspelt in minute 30, and from 61 to 121.
+    run.raises("ExtractorErrorsAlarm", 65..=71, 121..=133);
+    run.leaves_alone(&["ControllerSilentAlarm", "ExpiryAlarm", "PausedAlarm", "BreakerAlarm"]);
 }
 
 #[test]
