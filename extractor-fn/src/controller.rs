@@ -44,7 +44,9 @@ pub(crate) enum ControlError {
     Queue(#[from] QueueError),
     #[error(transparent)]
     Gladly(#[from] GladlyError),
-    #[error("the pause parameter says neither running nor paused, and counts as paused until it does")]
+    #[error(
+        "the pause parameter says neither running nor paused, and counts as paused until it does"
+    )]
     Unintelligible,
     #[error("from must be a time before to, and within {0}")]
     NoRange(&'static str),
