@@ -13,8 +13,12 @@ PACKAGER := .tools/package
 # Run as "make build" built it: cargo run would build one package alone, with other features of what it shares.
 LOCAL = "$${CARGO_TARGET_DIR:-target}"/debug/local
 PAINTER := .tools/dashboard
+# cargo-cyclonedx: the folder's name holds its version, so that another one is installed beside it.
+CYCLONEDX := .tools/cyclonedx-0.5.9
 TARGET_arm64 := --arm64
 TARGET_x86_64 := --x86-64
+TRIPLE_arm64 := aarch64-unknown-linux-gnu
+TRIPLE_x86_64 := x86_64-unknown-linux-gnu
 FUNCTIONS := --package=ingest-fn --package=extractor-fn
 
 # $(call step,What it is,command): a heading, the command, and one sentence if it fails.
@@ -56,6 +60,19 @@ lint: tools ## Run the linters alone
 	$(call step,Lints of the code,cargo clippy --workspace --all-targets --locked -- -D warnings)
 	$(call step,Licences and sources of the dependencies,$(TOOLS)/bin/cargo-deny --locked check licenses bans sources)
 	$(call step,Lints of the template,$(TOOLS)/bin/cfn-lint template.yaml)
+
+.PHONY: audit
+audit: tools ## Look for known vulnerabilities and withdrawn versions in what the crates depend on
+	@if said=$$($(TOOLS)/bin/cargo-deny --locked check advisories 2>&1); then \
+	  printf 'No known vulnerability, nothing unmaintained, nothing withdrawn.\n'; \
+	else \
+	  case $$said in \
+	  *'failed to fetch advisory database'*) \
+	    printf "make audit: nothing was checked: RustSec's database of advisories, a git repository on GitHub, is out of reach.\\n" >&2 ;; \
+	  *) printf '%s\n' "$$said" >&2 ;; \
+	  esac; \
+	  exit 1; \
+	fi
 
 .PHONY: simulate
 simulate: ## Try the hold in thousands of simulated worlds (SEEDS=10000, or SEED=123 alone)
@@ -153,9 +170,17 @@ import: ## Queue again the conversations of Gladly's exports of the last 14 days
 package: $(PACKAGER)/.ready ## Build the functions for AWS into target/lambda/ (ARCH=arm64 or x86_64)
 	$(call step,Building for $(ARCH) (about ten minutes the first time),PATH="$$PWD/$(PACKAGER)/bin:$$PATH" cargo lambda build --release --locked $(or $(TARGET_$(ARCH)),$(error ARCH is arm64 or x86_64)) --lambda-dir=target/lambda $(FUNCTIONS))
 
+.PHONY: sbom
+sbom: $(CYCLONEDX)/bin/cargo-cyclonedx ## Write what the functions are made of into target/sbom/, as CycloneDX (ARCH as above)
+	@PATH="$$PWD/$(CYCLONEDX)/bin:$$PATH" tools/sbom $(or $(TRIPLE_$(ARCH)),$(error ARCH is arm64 or x86_64)) target/sbom
+
 .PHONY: deploy
 deploy: tools ## Deploy what "make package" built with "sam deploy" (STACK=gladly-relay)
 	@PATH="$$PWD/$(TOOLS)/bin:$$PATH" tools/deploy $(or $(STACK),gladly-relay)
+
+$(CYCLONEDX)/bin/cargo-cyclonedx:
+	@printf 'Building cargo-cyclonedx into $(CYCLONEDX) (two minutes, once)…\n'
+	@cargo install --quiet --locked --version $(subst .tools/cyclonedx-,,$(CYCLONEDX)) --root $(CYCLONEDX) cargo-cyclonedx
 
 # A failed installation leaves no .ready behind, so the next try begins anew.
 $(TOOLS)/.ready: tools/local.txt
