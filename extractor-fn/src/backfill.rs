@@ -157,6 +157,9 @@ pub(crate) struct Backfilled {
     cut: bool,
     /// Nothing of it is left to do; otherwise the controller goes on every minute.
     done: bool,
+    /// What is left is what happened just now.
+    #[serde(skip)]
+    settling: bool,
 }
 
 impl fmt::Display for Backfilled {
@@ -166,7 +169,11 @@ impl fmt::Display for Backfilled {
             writeln!(f, "Gladly has nothing older than {from}: the range begins there.")?;
         }
         write!(f, "{} queued", events(self.queued))?;
-        f.write_str(if self.done { "." } else { "; the rest follows by itself, every minute." })
+        f.write_str(match (self.done, self.settling) {
+            (true, _) => ".",
+            (false, true) => "; what happened just now follows by itself, in a minute or two.",
+            (false, false) => "; the rest follows by itself, every minute.",
+        })
     }
 }
 
@@ -188,8 +195,10 @@ impl Extractor {
         work.add(begins, Some(to));
         self.backlog.write(&work).await?;
         let queued = self.catch_up(time_left).await?;
-        let done = self.backlog.read().await?.events.is_none();
-        Ok(Backfilled { queued, from: begins, to, cut: begins > from, done })
+        let left = self.backlog.read().await?.events;
+        let settling = left.as_ref().is_some_and(|left| left.from >= now - BEHIND);
+        let done = left.is_none();
+        Ok(Backfilled { queued, from: begins, to, cut: begins > from, done, settling })
     }
 
     /// Queues an event for each conversation of Gladly's exports of a range, as far as time allows.
@@ -222,7 +231,7 @@ impl Extractor {
         let queued = self.catch_up(time_left).await?;
         let done = self.backlog.read().await?.import.is_none();
         let begins = first.map_or(from, |first| first.max(from));
-        Ok(Backfilled { queued, from: begins, to, cut: begins > from, done })
+        Ok(Backfilled { queued, from: begins, to, cut: begins > from, done, settling: false })
     }
 
     /// Goes on with the work there is until time is over. Says how many events were queued.
