@@ -45,7 +45,7 @@ fn every_test_that_the_threat_model_names_exists() {
 
 fn assert_names_tests(document: &str, least: usize) {
     let code = code(&["ingest-fn", "extractor-fn", "shared", "local", "simulation"]);
-    let named = Regex::new(r"`(?:[a-z]+: )?([a-z_]+)::([a-z_0-9]+)`").unwrap();
+    let named = Regex::new(r"`(?:[a-z-]+: )?([a-z_]+)::([a-z_0-9]+)`").unwrap();
     let text = read(document);
     let mut count = 0;
     for found in named.captures_iter(&text) {
@@ -54,7 +54,7 @@ fn assert_names_tests(document: &str, least: usize) {
         count += 1;
     }
     assert!(count > least, "the pattern still finds them: {count}");
-    let modules = Regex::new(r"`(?:[a-z]+: )?([a-z_]+)::\*`").unwrap();
+    let modules = Regex::new(r"`(?:[a-z-]+: )?([a-z_]+)::\*`").unwrap();
     for found in modules.captures_iter(&text) {
         let file = ["src", "tests", "tests/it", "tests/e2e"].iter().flat_map(|folder| {
             ["ingest-fn", "extractor-fn", "shared", "local"]
