@@ -2,19 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    process::Command,
-};
+mod desk;
+
+use std::fs;
+
+use desk::{Desk, Ended};
 
 /// Stands for either. It writes down what it is asked for, and answers from files of the command's name.
 const TOOL: &str = r#"#!/bin/bash
 set -eu
 command=$2
 if [ "${0##*/}" = sam ]; then command=sam; fi
-printf '%s %s\n' "${0##*/}" "$*" >>"$NOTES"
+printf '%s %s\n' "${0##*/}" "$*" >>"$NOTES/calls"
 for argument; do
   case $argument in EventsQueue | PauseParameter) command+=-$argument ;; "Parameters["*) command+=-parameters ;; esac
 done
@@ -22,34 +21,14 @@ if [ -e "$ANSWERS/$command.error" ]; then cat "$ANSWERS/$command.error" >&2; exi
 if [ -e "$ANSWERS/$command" ]; then cat "$ANSWERS/$command"; fi
 "#;
 
-/// A folder with the script as in the repository, and a stack whose change is prepared.
-struct Desk {
-    folder: PathBuf,
-}
-
-struct Ended {
-    succeeded: bool,
-    shown: String,
-    complaint: String,
-}
-
 impl Desk {
+    /// With a stack whose change is prepared.
     fn new(name: &str) -> Self {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("deploy-{name}"));
-        let _ = fs::remove_dir_all(&folder);
-        let desk = Self { folder };
-        for part in ["tools", "bin", "answers", "temporary"] {
-            fs::create_dir_all(desk.folder.join(part)).unwrap();
-        }
-        for script in ["tools/deploy", "tools/aws.bash"] {
-            fs::copy(root.join(script), desk.folder.join(script)).unwrap();
-        }
+        let desk = Self::with(&format!("deploy-{name}"), &["tools/deploy", "tools/aws.bash"]);
         for program in ["bin/aws", "bin/sam"] {
             desk.program(program, TOOL);
         }
         for function in ["ingest-fn", "extractor-fn"] {
-            fs::create_dir_all(desk.folder.join("target/lambda").join(function)).unwrap();
             desk.program(&format!("target/lambda/{function}/bootstrap"), "");
         }
         desk.answers("describe-stacks", "UPDATE_COMPLETE\n");
@@ -61,38 +40,13 @@ impl Desk {
         desk
     }
 
-    fn program(&self, path: &str, text: &str) {
-        fs::write(self.folder.join(path), text).unwrap();
-        fs::set_permissions(self.folder.join(path), fs::Permissions::from_mode(0o755)).unwrap();
-    }
-
-    fn answers(&self, what: &str, text: &str) {
-        fs::write(self.folder.join("answers").join(what), text).unwrap();
-    }
-
     fn deploy(&self, stack: &str) -> Ended {
-        let _ = fs::remove_file(self.folder.join("notes"));
-        let output = Command::new("bash")
-            .args(["tools/deploy", stack])
-            .current_dir(&self.folder)
-            .env_clear()
-            .env("PATH", format!("{}:/usr/bin:/bin", self.folder.join("bin").display()))
-            .env("NOTES", self.folder.join("notes"))
-            .env("ANSWERS", self.folder.join("answers"))
-            .env("TMPDIR", self.folder.join("temporary"))
-            .output()
-            .unwrap();
-        let left = fs::read_dir(self.folder.join("temporary")).unwrap().count();
-        assert_eq!(left, 0, "no file is left behind");
-        Ended {
-            succeeded: output.status.success(),
-            shown: String::from_utf8(output.stdout).unwrap(),
-            complaint: String::from_utf8(output.stderr).unwrap(),
-        }
+        let _ = fs::remove_file(self.folder.join("notes/calls"));
+        self.bash(&["tools/deploy", stack], &[])
     }
 
     fn did(&self, what: &str) -> bool {
-        fs::read_to_string(self.folder.join("notes")).is_ok_and(|notes| notes.contains(what))
+        fs::read_to_string(self.folder.join("notes/calls")).is_ok_and(|notes| notes.contains(what))
     }
 
     /// It fails in one sentence that holds this, nothing is deployed and no prepared change stays.

@@ -2,14 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::{
-    fs,
-    os::unix::{fs::PermissionsExt, process::CommandExt},
-    path::{Path, PathBuf},
-    process::Command,
-};
+mod desk;
+
+use std::{fs, process::Command};
 
 use serde_json::{Value, json};
+
+use desk::{Desk, Ended, root};
 
 /// Stands for the AWS CLI. It writes its arguments down, a call a file, and answers from files of the command's name.
 const AWS: &str = r#"#!/bin/bash
@@ -25,41 +24,17 @@ if [ "$2" = invoke ]; then cp "$ANSWERS/answer" "${!#}"; fi
 if [ -e "$ANSWERS/$2" ]; then cat "$ANSWERS/$2"; fi
 "#;
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
 /// So many hours from now, as an operator would write it.
 fn hours(hours: i64) -> String {
     let at = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(hours);
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-/// A folder with the script, as in the repository, and the false AWS CLI.
-struct Desk {
-    folder: PathBuf,
-}
-
-/// How a command ended, and what it showed.
-struct Ended {
-    succeeded: bool,
-    shown: String,
-    complaint: String,
-}
-
 impl Desk {
+    /// With a relay in an account.
     fn new(name: &str) -> Self {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("relay-{name}"));
-        let _ = fs::remove_dir_all(&folder);
-        for part in ["tools", "bin", "notes", "answers", "temporary"] {
-            fs::create_dir_all(folder.join(part)).unwrap();
-        }
-        for script in ["tools/relay", "tools/aws.bash"] {
-            fs::copy(root().join(script), folder.join(script)).unwrap();
-        }
-        fs::write(folder.join("bin/aws"), AWS).unwrap();
-        fs::set_permissions(folder.join("bin/aws"), fs::Permissions::from_mode(0o755)).unwrap();
-        let desk = Self { folder };
+        let desk = Self::with(&format!("relay-{name}"), &["tools/relay", "tools/aws.bash"]);
+        desk.program("bin/aws", AWS);
         desk.answers(
             "describe-stacks",
             "PauseParameterName\t/acme/pause\nExtractorFunctionName\tx-1\n",
@@ -69,30 +44,8 @@ impl Desk {
         desk
     }
 
-    fn answers(&self, what: &str, text: &str) {
-        fs::write(self.folder.join("answers").join(what), text).unwrap();
-    }
-
     fn run(&self, command: &str, environment: &[(&str, &str)]) -> Ended {
-        let output = Command::new("bash")
-            .args(["tools/relay", command])
-            .current_dir(&self.folder)
-            .env_clear()
-            .env("PATH", format!("{}:/usr/bin:/bin", self.folder.join("bin").display()))
-            .env("NOTES", self.folder.join("notes"))
-            .env("ANSWERS", self.folder.join("answers"))
-            .env("TMPDIR", self.folder.join("temporary"))
-            .envs(environment.iter().copied())
-            .process_group(0)
-            .output()
-            .unwrap();
-        let left = fs::read_dir(self.folder.join("temporary")).unwrap().count();
-        assert_eq!(left, 0, "no file is left behind");
-        Ended {
-            succeeded: output.status.success(),
-            shown: String::from_utf8(output.stdout).unwrap(),
-            complaint: String::from_utf8(output.stderr).unwrap(),
-        }
+        self.bash(&["tools/relay", command], environment)
     }
 
     /// The calls of the AWS CLI so far, in their order.

@@ -30,6 +30,17 @@ impl World {
             sleep(Duration::from_mins(1).saturating_sub(began.elapsed())).await;
         }
     }
+
+    /// A minute of trouble, which the next makes good, then an hour of it.
+    async fn trouble(&self, begin: impl Fn(), end: impl Fn()) {
+        for minutes in [1, 60] {
+            begin();
+            self.minutes(minutes).await;
+            end();
+            self.minutes(30).await;
+        }
+        mark(self.clock.now());
+    }
 }
 
 mod scenario {
@@ -138,14 +149,8 @@ mod scenario {
         let world = World::new(working);
         mark(world.clock.now());
         world.minutes(30).await;
-        // One minute's failure is made good by the next.
-        for minutes in [1, 60] {
-            world.aws.state().ssm_fault = Some(THROTTLED);
-            world.minutes(minutes).await;
-            world.aws.state().ssm_fault = None;
-            world.minutes(30).await;
-        }
-        mark(world.clock.now());
+        let fault = |fault| world.aws.state().ssm_fault = fault;
+        world.trouble(|| fault(Some(THROTTLED)), || fault(None)).await;
     }
 
     #[tokio::test(start_paused = true)]
@@ -154,14 +159,8 @@ mod scenario {
         let world = World::new(working);
         mark(world.clock.now());
         world.minutes(30).await;
-        // A slip of the hand that is seen and mended, and one that is not.
-        for minutes in [1, 60] {
-            world.aws.put("/relay/pause", "pasued");
-            world.minutes(minutes).await;
-            world.aws.put("/relay/pause", "running");
-            world.minutes(30).await;
-        }
-        mark(world.clock.now());
+        let say = |word| world.aws.put("/relay/pause", word);
+        world.trouble(|| say("pasued"), || say("running")).await;
     }
 
     #[tokio::test(start_paused = true)]
