@@ -194,7 +194,7 @@ impl Extractor {
         let mut work = self.backlog.read().await?;
         work.add(begins, Some(to));
         self.backlog.write(&work).await?;
-        let queued = self.catch_up(time_left).await?;
+        let queued = self.begin(time_left).await?;
         let left = self.backlog.read().await?.events;
         let settling = left.as_ref().is_some_and(|left| left.from >= now - BEHIND);
         let done = left.is_none();
@@ -228,10 +228,15 @@ impl Extractor {
         let mut work = self.backlog.read().await?;
         work.import = Some(Import { from, to, jobs });
         self.backlog.write(&work).await?;
-        let queued = self.catch_up(time_left).await?;
+        let queued = self.begin(time_left).await?;
         let done = self.backlog.read().await?.import.is_none();
         let begins = first.map_or(from, |first| first.max(from));
         Ok(Backfilled { queued, from: begins, to, cut: begins > from, done, settling: false })
+    }
+
+    /// Begins with work that was written down, and stays so if this fails.
+    async fn begin(&self, time_left: Duration) -> Result<u64, ControlError> {
+        self.catch_up(time_left).await.map_err(|err| ControlError::Noted(Box::new(err)))
     }
 
     /// Goes on with the work there is until time is over. Says how many events were queued.

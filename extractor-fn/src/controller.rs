@@ -48,6 +48,8 @@ pub(crate) enum ControlError {
         "the pause parameter says neither running nor paused, and counts as paused until it does"
     )]
     Unintelligible,
+    #[error("the range is noted, and goes on by itself once it can; now it cannot")]
+    Noted(#[source] Box<ControlError>),
     #[error("from must be a time before to, and within {0}")]
     NoRange(&'static str),
 }
