@@ -189,7 +189,7 @@ sbom: $(CYCLONEDX)/bin/cargo-cyclonedx ## Write what the functions are made of i
 
 .PHONY: deploy
 deploy: tools ## Deploy what "make package" built with "sam deploy" (STACK=gladly-relay)
-	@PATH="$$PWD/$(TOOLS)/bin:$$PATH" tools/deploy $(or $(STACK),gladly-relay)
+	@$(call only,)tools/deploy $(or $(STACK),gladly-relay)
 
 $(CYCLONEDX)/bin/cargo-cyclonedx:
 	@printf 'Building cargo-cyclonedx into $(CYCLONEDX) (two minutes, once)…\n'

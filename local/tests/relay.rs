@@ -355,6 +355,7 @@ fn make_refuses_a_word_that_it_does_not_know() {
             "make pause does not know UNTILL; what it knows: STACK REASON UNTIL BY.",
         ),
         (["status", "MAX=1"], "make status does not know MAX; what it knows: STACK."),
+        (["deploy", "STAK=acme"], "make deploy does not know STAK; what it knows: STACK."),
         (["package", "ARCH=mips"], "ARCH is arm64 or x86_64."),
     ] {
         let output =
