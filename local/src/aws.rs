@@ -86,7 +86,7 @@ pub struct Disorder {
 #[derive(Debug, Default)]
 pub struct State {
     /// Whose calls these are, if IAM is to judge them.
-    pub role: Option<Role>,
+    pub role: Option<Arc<Role>>,
     /// What the role was needed for: actions with their resources, in the template's words.
     pub used: BTreeSet<(String, String)>,
     /// What the role did not allow: actions with the ARN of their resource.
@@ -208,7 +208,7 @@ impl Aws {
 
     /// From now on, calls are those of this role of the template: IAM refuses what it does not allow.
     pub fn assume(&self, role: &str) {
-        self.state().role = Some(Role::named(role));
+        self.state().role = Some(Arc::new(Role::named(role)));
     }
 
     /// The settings of an SDK that reaches nothing but this account. Sleeps are tokio's.
