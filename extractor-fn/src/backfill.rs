@@ -3,7 +3,13 @@
 //! The work there is stands in a parameter, so that any invocation goes on where another ended or
 //! died. Repeats are harmless: deliveries are upserts, and coverage makes most of them cheap.
 
-use std::{collections::HashMap, convert::Infallible, fmt, str::FromStr, sync::Arc};
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    fmt,
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use aws_sdk_ssm::Client;
 use futures::{StreamExt as _, stream::FuturesUnordered};
@@ -22,6 +28,7 @@ use crate::{
     run::Run,
     status::events,
     unicode::whole_characters,
+    watchdog::is_due,
 };
 
 /// How long Gladly lists an event (<https://developer.gladly.com/rest/>), less the time of asking.
@@ -91,19 +98,34 @@ impl Work {
 }
 
 /// The work, kept in a parameter of its own.
-pub(crate) struct Backlog(Parameter<Work>);
+pub(crate) struct Backlog {
+    parameter: Parameter<Work>,
+    /// When Gladly last kept this environment from going on with it.
+    failed_at: Mutex<Option<Timestamp>>,
+}
 
 impl Backlog {
     pub(crate) fn new(ssm: Client, name: String, clock: Clock) -> Self {
-        Self(Parameter::new(ssm, name, SignedDuration::ZERO, clock).or(Work::default()))
+        let parameter = Parameter::new(ssm, name, SignedDuration::ZERO, clock);
+        Self { parameter: parameter.or(Work::default()), failed_at: Mutex::default() }
     }
 
     pub(crate) async fn read(&self) -> Result<Work, ParameterError> {
-        Ok(self.0.fresh().await?.0.as_ref().clone())
+        Ok(self.parameter.fresh().await?.0.as_ref().clone())
     }
 
     pub(crate) async fn write(&self, work: &Work) -> Result<(), ParameterError> {
-        self.0.write(serde_json::to_string(work).unwrap_or_default()).await
+        self.parameter.write(serde_json::to_string(work).unwrap_or_default()).await
+    }
+
+    /// Whether the schedule may go on with it: a Gladly that fails is left alone for as long as by
+    /// the watch over its webhook.
+    pub(crate) fn is_due(&self, now: Timestamp) -> bool {
+        is_due(*self.failed_at.lock().unwrap_or_else(PoisonError::into_inner), now)
+    }
+
+    fn note_failure(&self, at: Option<Timestamp>) {
+        *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner) = at;
     }
 
     /// Notes a gap that begins then and still lasts, before anything is done about it.
@@ -135,6 +157,9 @@ pub(crate) struct Backfilled {
     cut: bool,
     /// Nothing of it is left to do; otherwise the controller goes on every minute.
     done: bool,
+    /// What is left is what happened just now.
+    #[serde(skip)]
+    settling: bool,
 }
 
 impl fmt::Display for Backfilled {
@@ -144,7 +169,11 @@ impl fmt::Display for Backfilled {
             writeln!(f, "Gladly has nothing older than {from}: the range begins there.")?;
         }
         write!(f, "{} queued", events(self.queued))?;
-        f.write_str(if self.done { "." } else { "; the rest follows by itself, every minute." })
+        f.write_str(match (self.done, self.settling) {
+            (true, _) => ".",
+            (false, true) => "; what happened just now follows by itself, in a minute or two.",
+            (false, false) => "; the rest follows by itself, every minute.",
+        })
     }
 }
 
@@ -165,9 +194,11 @@ impl Extractor {
         let mut work = self.backlog.read().await?;
         work.add(begins, Some(to));
         self.backlog.write(&work).await?;
-        let queued = self.catch_up(time_left).await?;
-        let done = self.backlog.read().await?.events.is_none();
-        Ok(Backfilled { queued, from: begins, to, cut: begins > from, done })
+        let queued = self.begin(time_left).await?;
+        let left = self.backlog.read().await?.events;
+        let settling = left.as_ref().is_some_and(|left| left.from >= now - BEHIND);
+        let done = left.is_none();
+        Ok(Backfilled { queued, from: begins, to, cut: begins > from, done, settling })
     }
 
     /// Queues an event for each conversation of Gladly's exports of a range, as far as time allows.
@@ -197,10 +228,15 @@ impl Extractor {
         let mut work = self.backlog.read().await?;
         work.import = Some(Import { from, to, jobs });
         self.backlog.write(&work).await?;
-        let queued = self.catch_up(time_left).await?;
+        let queued = self.begin(time_left).await?;
         let done = self.backlog.read().await?.import.is_none();
         let begins = first.map_or(from, |first| first.max(from));
-        Ok(Backfilled { queued, from: begins, to, cut: begins > from, done })
+        Ok(Backfilled { queued, from: begins, to, cut: begins > from, done, settling: false })
+    }
+
+    /// Begins with work that was written down, and stays so if this fails.
+    async fn begin(&self, time_left: Duration) -> Result<u64, ControlError> {
+        self.catch_up(time_left).await.map_err(|err| ControlError::Noted(Box::new(err)))
     }
 
     /// Goes on with the work there is until time is over. Says how many events were queued.
@@ -221,6 +257,8 @@ impl Extractor {
         if sender.queued > 0 {
             info!(queued = sender.queued, done = work.is_done(), "queued what Gladly had to tell");
         }
+        let failed = matches!(imported, Err(ControlError::Gladly(_)));
+        self.backlog.note_failure(failed.then(|| self.now()));
         imported.map(|()| sender.queued)
     }
 

@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use jiff::SignedDuration;
 use shared::{Metric, Metrics, ParameterError, chain};
 use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
@@ -27,6 +28,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const RENEWAL: Duration = Duration::from_secs(45);
 /// What a backfill gets at least, however long the renewal took.
 const LEAST: Duration = Duration::from_secs(5);
+/// How long whoever writes the pause parameter by hand has to mend it.
+const GRACE: SignedDuration = SignedDuration::from_mins(1);
 /// What every invocation keeps for its end.
 pub(crate) const RESERVE: Duration = Duration::from_secs(20);
 
@@ -41,6 +44,12 @@ pub(crate) enum ControlError {
     Queue(#[from] QueueError),
     #[error(transparent)]
     Gladly(#[from] GladlyError),
+    #[error(
+        "the pause parameter says neither running nor paused, and counts as paused until it does"
+    )]
+    Unintelligible,
+    #[error("the range is noted, and goes on by itself once it can; now it cannot")]
+    Noted(#[source] Box<ControlError>),
     #[error("from must be a time before to, and within {0}")]
     NoRange(&'static str),
 }
@@ -89,8 +98,10 @@ impl Extractor {
                     .await,
                 );
             }
-            let left = until.saturating_duration_since(Instant::now()).max(LEAST);
-            check(self.catch_up(left).await.map(drop));
+            if self.backlog.is_due(self.now()) {
+                let left = until.saturating_duration_since(Instant::now()).max(LEAST);
+                check(self.catch_up(left).await.map(drop));
+            }
         }
         let status = self.status().await;
         let mut metrics = Metrics::default();
@@ -113,6 +124,11 @@ impl Extractor {
             metrics.record(Metric::WebhookEnabled, enabled.into());
         }
         metrics.emit(self.now());
+        // Everything is done as in a pause; the failure is what raises an alarm.
+        let unintelligible = |status: &Status| status.is_unintelligible_for(GRACE);
+        if occasion == Occasion::Schedule && status.as_ref().is_ok_and(unintelligible) {
+            failures.push(ControlError::Unintelligible);
+        }
         match (failures.into_iter().next(), status) {
             (None, status) => status,
             (Some(err), _) => Err(err),

@@ -86,6 +86,9 @@ pub(crate) struct Status {
     breaker: Option<Breaker>,
     #[serde(skip_serializing_if = "Option::is_none")]
     webhook: Option<Health>,
+    /// For how long nobody could tell what the operator meant.
+    #[serde(skip)]
+    unintelligible_for: Option<SignedDuration>,
     #[serde(skip)]
     now: Timestamp,
     #[serde(skip)]
@@ -124,6 +127,8 @@ impl Status {
         let now = facts.now;
         let held = facts.switch.held(now);
         let breaker_holds = facts.breaker.held();
+        let unintelligible_for = (facts.switch == Switch::Unintelligible)
+            .then(|| facts.switched_at.map_or(SignedDuration::MAX, |at| now.duration_since(at)));
         let (state, Pause { by, reason, since, until }) = match (held, &breaker_holds, facts.switch)
         {
             (Some(_), _, Switch::Paused(pause)) => {
@@ -167,6 +172,7 @@ impl Status {
             drain_seconds: facts.drain_seconds,
             breaker: (facts.breaker != Breaker::Closed).then_some(facts.breaker),
             webhook: facts.webhook,
+            unintelligible_for,
             now,
             renews: facts.renews,
         }
@@ -175,6 +181,11 @@ impl Status {
     /// The same, with what the quarantine holds.
     pub(crate) fn with_reasons(self, reasons: BTreeMap<String, u64>) -> Self {
         Self { quarantined_by_reason: Some(reasons), ..self }
+    }
+
+    /// Whether the operator's parameter has said nothing intelligible for so long.
+    pub(crate) fn is_unintelligible_for(&self, least: SignedDuration) -> bool {
+        self.unintelligible_for.is_some_and(|span| span >= least)
     }
 
     pub(crate) fn figures(&self) -> [u64; 6] {

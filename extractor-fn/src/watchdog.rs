@@ -34,6 +34,12 @@ const EVENTS: [&str; 9] = [
     "CONTACT/MESSAGE_SENT",
 ];
 
+/// Whether the schedule may ask Gladly again for what it last asked for at this time.
+pub(crate) fn is_due(asked: Option<Timestamp>, now: Timestamp) -> bool {
+    let ago = asked.map(|at| now.duration_since(at));
+    ago.is_none_or(|ago| ago.is_negative() || ago >= INTERVAL)
+}
+
 /// Looks after the webhook with our URL.
 pub(crate) struct Watchdog {
     url: String,
@@ -87,8 +93,7 @@ impl Watchdog {
     }
 
     fn is_due(&self, now: Timestamp) -> bool {
-        let checked = self.locked().as_ref().map(|(at, _)| now.duration_since(*at));
-        checked.is_none_or(|ago| ago.is_negative() || ago >= INTERVAL)
+        is_due(self.locked().as_ref().map(|(at, _)| *at), now)
     }
 
     fn ours<'a>(&self, webhooks: &'a [Webhook]) -> Option<&'a Webhook> {

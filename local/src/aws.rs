@@ -6,7 +6,7 @@ mod sqs;
 mod ssm;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt, future,
     sync::{Arc, Mutex, MutexGuard},
     time::SystemTime,
@@ -29,7 +29,7 @@ use fastrand::Rng;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::server::lock;
+use crate::{role::Role, server::lock};
 
 pub use self::{
     lambda::Mapping,
@@ -37,6 +37,12 @@ pub use self::{
     ssm::Write,
 };
 
+/// Where the account is.
+pub const REGION: &str = "eu-west-1";
+/// Its number.
+pub const ACCOUNT: &str = "123456789012";
+/// The event source mapping's UUID.
+pub const MAPPING: &str = "a0000000-0000-4000-8000-000000000001";
 /// What every queue's URL begins with.
 pub const QUEUES: &str = "https://sqs.eu-west-1.amazonaws.com/123456789012/";
 /// What every queue's ARN begins with.
@@ -79,8 +85,16 @@ pub struct Disorder {
 /// An account.
 #[derive(Debug, Default)]
 pub struct State {
+    /// Whose calls these are, if IAM is to judge them.
+    pub role: Option<Arc<Role>>,
+    /// What the role was needed for: actions with their resources, in the template's words.
+    pub used: BTreeSet<(String, String)>,
+    /// What the role did not allow: actions with the ARN of their resource.
+    pub denied: BTreeSet<(String, String)>,
     /// The parameters' texts, by name.
     pub parameters: BTreeMap<String, String>,
+    /// The names of those that are encrypted.
+    pub secure: BTreeSet<String>,
     /// When each was last written.
     pub modified: BTreeMap<String, Timestamp>,
     /// What was written by calls.
@@ -186,10 +200,21 @@ impl Aws {
         state.modified.insert(name.to_owned(), now);
     }
 
+    /// Writes a parameter that is encrypted, and stays so whatever is written over it.
+    pub fn put_secret(&self, name: &str, text: &str) {
+        self.state().secure.insert(name.to_owned());
+        self.put(name, text);
+    }
+
+    /// From now on, calls are those of this role of the template: IAM refuses what it does not allow.
+    pub fn assume(&self, role: &str) {
+        self.state().role = Some(Arc::new(Role::named(role)));
+    }
+
     /// The settings of an SDK that reaches nothing but this account. Sleeps are tokio's.
     #[must_use]
     pub fn config(&self) -> SdkConfig {
-        self.config_over(SharedHttpConnector::new(self.clone()), "eu-west-1")
+        self.config_over(SharedHttpConnector::new(self.clone()), REGION)
     }
 
     /// The settings of an SDK that reaches this account by a way of its own. The SDK counts its
@@ -227,7 +252,9 @@ impl Aws {
             Some(Fault::Entries(failed)) => failed,
             _ => 0,
         };
+        let allowed = state.judge(request, &asked);
         let answer = match fault {
+            _ if allowed.is_err() => allowed.map(|()| Value::Null),
             None | Some(Fault::Lost | Fault::Entries(_)) => {
                 match (Service::of(request), header("content-type"), header("x-amz-target")) {
                     (Some(Service::Ssm), "application/x-amz-json-1.1", target) => {
@@ -296,6 +323,45 @@ impl State {
                 self.lambda_fault
             }
         }
+    }
+
+    /// IAM's judgement of a request.
+    fn judge(&mut self, request: &HttpRequest, asked: &Value) -> Result<(), Fault> {
+        let Some(role) = self.role.clone() else { return Ok(()) };
+        let target = request.headers().get("x-amz-target").unwrap_or_default();
+        let operation = target.rsplit('.').next().unwrap_or_default();
+        let arn = |service: &str, resource: &str| {
+            format!("arn:aws:{service}:{REGION}:{ACCOUNT}:{resource}")
+        };
+        let name = text(&asked["Name"]);
+        let parameter = arn("ssm", &format!("parameter{name}"));
+        let (action, resource) = match Service::of(request) {
+            Some(Service::Ssm) => (format!("ssm:{operation}"), parameter.clone()),
+            // A batch needs the permission for its entries: https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonsqs.html
+            Some(Service::Sqs) => (
+                format!("sqs:{}", operation.trim_end_matches("Batch")),
+                text(&asked["QueueUrl"]).replace(QUEUES, QUEUE_ARNS),
+            ),
+            Some(Service::Lambda) => lambda::permission(request.method(), request.uri()),
+            None => panic!("not ours to call: {}", request.uri()),
+        };
+        let mut needed = vec![(action, resource, Vec::new())];
+        if operation == "GetParameter" && self.secure.contains(&name) {
+            // SSM asks in its caller's name.
+            let service = format!("ssm.{REGION}.amazonaws.com");
+            let context =
+                [("kms:ViaService", service), ("kms:EncryptionContext:PARAMETER_ARN", parameter)];
+            needed.push(("kms:Decrypt".into(), arn("kms", "key/1"), context.into()));
+        }
+        for (action, resource, context) in needed {
+            let context: Vec<_> = context.iter().map(|(key, value)| (*key, &**value)).collect();
+            let Some(grant) = role.allows(&action, &resource, &context) else {
+                self.denied.insert((action, resource));
+                return Err(Fault::Refused(400, "AccessDeniedException"));
+            };
+            self.used.insert(grant.pair());
+        }
+        Ok(())
     }
 
     /// Whether what is this likely happens now.

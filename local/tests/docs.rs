@@ -3,10 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "all of this crate is a test")]
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
 
+use local::role::Role;
 use regex::Regex;
 
 fn root() -> PathBuf {
@@ -33,18 +35,27 @@ fn code(folders: &[&str]) -> String {
 
 #[test]
 fn every_test_that_semantics_names_exists() {
+    assert_names_tests("docs/SEMANTICS.md", 25);
+}
+
+#[test]
+fn every_test_that_the_threat_model_names_exists() {
+    assert_names_tests("docs/SECURITY.md", 25);
+}
+
+fn assert_names_tests(document: &str, least: usize) {
     let code = code(&["ingest-fn", "extractor-fn", "shared", "local", "simulation"]);
-    let named = Regex::new(r"`(?:[a-z]+: )?([a-z_]+)::([a-z_0-9]+)`").unwrap();
-    let semantics = read("docs/SEMANTICS.md");
+    let named = Regex::new(r"`(?:[a-z-]+: )?([a-z_]+)::([a-z_0-9]+)`").unwrap();
+    let text = read(document);
     let mut count = 0;
-    for found in named.captures_iter(&semantics) {
+    for found in named.captures_iter(&text) {
         let claim = format!("fn {}(", &found[2]);
-        assert!(code.contains(&claim), "docs/SEMANTICS.md names {}, which is no test", &found[0]);
+        assert!(code.contains(&claim), "{document} names {}, which is no test", &found[0]);
         count += 1;
     }
-    assert!(count > 25, "the pattern still finds them: {count}");
-    let modules = Regex::new(r"`(?:[a-z]+: )?([a-z_]+)::\*`").unwrap();
-    for found in modules.captures_iter(&semantics) {
+    assert!(count > least, "the pattern still finds them: {count}");
+    let modules = Regex::new(r"`(?:[a-z-]+: )?([a-z_]+)::\*`").unwrap();
+    for found in modules.captures_iter(&text) {
         let file = ["src", "tests", "tests/it", "tests/e2e"].iter().flat_map(|folder| {
             ["ingest-fn", "extractor-fn", "shared", "local"]
                 .map(|package| root().join(package).join(folder).join(format!("{}.rs", &found[1])))
@@ -53,11 +64,51 @@ fn every_test_that_semantics_names_exists() {
     }
 }
 
+/// The template's roles need no list of their permissions here: the document is that list.
+#[test]
+fn the_threat_model_gives_a_reason_for_every_permission_and_no_other() {
+    let row =
+        Regex::new(r"(?m)^\| `([A-Za-z]+Role)` \| (.+?) \| (.+?) \| (.+?) \| (.+?) \|$").unwrap();
+    let word = Regex::new("`([^`]+)`").unwrap();
+    let words = |cell: &str| -> Vec<String> {
+        word.captures_iter(cell).map(|found| found[1].to_owned()).collect()
+    };
+    let (mut all, mut of_the_code) = (BTreeSet::new(), BTreeSet::new());
+    for found in row.captures_iter(&read("docs/SECURITY.md")) {
+        for action in words(&found[2]) {
+            for on in words(&found[3]) {
+                let permission = (found[1].to_owned(), action.clone(), on);
+                assert!(all.insert(permission.clone()), "{permission:?} stands there twice");
+                if &found[4] == "the code" {
+                    of_the_code.insert(permission);
+                }
+            }
+        }
+    }
+    let (mut allowed, mut needed) = (BTreeSet::new(), BTreeSet::new());
+    for role in ["ExtractorRole", "IngestRole", "ReconcileScheduleRole"] {
+        let of = |(action, on)| (role.to_owned(), action, on);
+        allowed.extend(Role::named(role).pairs().into_iter().map(of));
+        if role != "ReconcileScheduleRole" {
+            needed.extend(Role::named(role).pairs_of_the_code().into_iter().map(of));
+        }
+    }
+    assert_eq!(all, allowed);
+    assert_eq!(of_the_code, needed);
+}
+
 #[test]
 fn every_make_target_that_a_document_names_exists() {
     let makefile = read("Makefile");
     let named = Regex::new("[`\"\n] *make ([a-z]+(?:-[a-z]+)*)").unwrap();
-    for document in ["README.md", "docs/OPERATIONS.md", "docs/SEMANTICS.md", "template.yaml"] {
+    for document in [
+        "README.md",
+        "SECURITY.md",
+        "docs/OPERATIONS.md",
+        "docs/SECURITY.md",
+        "docs/SEMANTICS.md",
+        "template.yaml",
+    ] {
         for found in named.captures_iter(&read(document)) {
             let target = format!("\n{}:", &found[1]);
             assert!(makefile.contains(&target), "{document} names {}", &found[0]);

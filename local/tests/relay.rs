@@ -2,14 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    process::Command,
-};
+mod desk;
+
+use std::{fs, process::Command};
 
 use serde_json::{Value, json};
+
+use desk::{Desk, Ended, root};
 
 /// Stands for the AWS CLI. It writes its arguments down, a call a file, and answers from files of the command's name.
 const AWS: &str = r#"#!/bin/bash
@@ -25,30 +24,17 @@ if [ "$2" = invoke ]; then cp "$ANSWERS/answer" "${!#}"; fi
 if [ -e "$ANSWERS/$2" ]; then cat "$ANSWERS/$2"; fi
 "#;
 
-/// A folder with the script, as in the repository, and the false AWS CLI.
-struct Desk {
-    folder: PathBuf,
-}
-
-/// How a command ended, and what it showed.
-struct Ended {
-    succeeded: bool,
-    shown: String,
-    complaint: String,
+/// So many hours from now, as an operator would write it.
+fn hours(hours: i64) -> String {
+    let at = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(hours);
+    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 impl Desk {
+    /// With a relay in an account.
     fn new(name: &str) -> Self {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("relay-{name}"));
-        let _ = fs::remove_dir_all(&folder);
-        for part in ["tools", "bin", "notes", "answers", "temporary"] {
-            fs::create_dir_all(folder.join(part)).unwrap();
-        }
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tools/relay");
-        fs::copy(script, folder.join("tools/relay")).unwrap();
-        fs::write(folder.join("bin/aws"), AWS).unwrap();
-        fs::set_permissions(folder.join("bin/aws"), fs::Permissions::from_mode(0o755)).unwrap();
-        let desk = Self { folder };
+        let desk = Self::with(&format!("relay-{name}"), &["tools/relay", "tools/aws.bash"]);
+        desk.program("bin/aws", AWS);
         desk.answers(
             "describe-stacks",
             "PauseParameterName\t/acme/pause\nExtractorFunctionName\tx-1\n",
@@ -58,29 +44,8 @@ impl Desk {
         desk
     }
 
-    fn answers(&self, what: &str, text: &str) {
-        fs::write(self.folder.join("answers").join(what), text).unwrap();
-    }
-
     fn run(&self, command: &str, environment: &[(&str, &str)]) -> Ended {
-        let output = Command::new("bash")
-            .args(["tools/relay", command])
-            .current_dir(&self.folder)
-            .env_clear()
-            .env("PATH", format!("{}:/usr/bin:/bin", self.folder.join("bin").display()))
-            .env("NOTES", self.folder.join("notes"))
-            .env("ANSWERS", self.folder.join("answers"))
-            .env("TMPDIR", self.folder.join("temporary"))
-            .envs(environment.iter().copied())
-            .output()
-            .unwrap();
-        let left = fs::read_dir(self.folder.join("temporary")).unwrap().count();
-        assert_eq!(left, 0, "no file is left behind");
-        Ended {
-            succeeded: output.status.success(),
-            shown: String::from_utf8(output.stdout).unwrap(),
-            complaint: String::from_utf8(output.stderr).unwrap(),
-        }
+        self.bash(&["tools/relay", command], environment)
     }
 
     /// The calls of the AWS CLI so far, in their order.
@@ -151,12 +116,20 @@ fn what_makes_no_sense_is_refused_before_anything_is_asked_or_written() {
         ("pause", "UNTIL", "2099-12-01T08:00:00+24:00", "UNTIL must be a time"),
         ("pause", "UNTIL", "2099-12-01T08:00:00Z\",\"x\":\"", "UNTIL must be a time"),
         ("pause", "UNTIL", "2024-02-29T23:59:59Z", "UNTIL is in the past"),
+        ("pause", "UNTIL", "1999-12-01T08:00:00Z", "UNTIL must be a time of this century"),
+        ("pause", "UNTIL", "2999-12-01T08:00:00Z", "UNTIL must be a time of this century"),
+        ("pause", "STACK", "-x", "STACK must be a stack's name"),
+        ("status", "STACK", "a b", "STACK must be a stack's name"),
+        ("status", "STACK", "../x", "STACK must be a stack's name"),
+        ("status", "STACK", "é", "STACK must be a stack's name"),
         ("redrive", "MAX", "all", "MAX must be a number"),
         ("redrive", "MAX", "0", "MAX must be a number"),
         ("redrive", "MAX", "-1", "MAX must be a number"),
         ("backfill", "TO", "2026-12-01T08:00:00Z", "FROM must say where to begin"),
         ("backfill", "FROM", "yesterday", "FROM must be a time"),
         ("import", "FROM", "2026-12-01 08:00", "FROM must be a time"),
+        ("import", "FROM", &hours(1), "FROM is in the future"),
+        ("backfill", "FROM", "2099-12-01T08:00:00Z", "FROM is in the future"),
     ];
     for (command, name, value, complaint) in cases {
         let ended = desk.run(command, &[("STACK", "acme"), (name, value)]);
@@ -164,6 +137,15 @@ fn what_makes_no_sense_is_refused_before_anything_is_asked_or_written() {
         let expected = format!("make {command}: {complaint}");
         assert!(ended.complaint.starts_with(&expected), "{name}={value}: {}", ended.complaint);
         assert_eq!(ended.complaint.lines().count(), 1, "{}", ended.complaint);
+    }
+    for (command, from, to, complaint) in [
+        ("backfill", hours(-1), hours(-2), "FROM must be before TO."),
+        ("backfill", hours(-48), hours(-25), "Gladly lists what happened in the last 24 hours"),
+        ("import", hours(-500), hours(-400), "Gladly keeps its exports for 14 days"),
+    ] {
+        let ended = desk.run(command, &[("STACK", "acme"), ("FROM", &from), ("TO", &to)]);
+        let expected = format!("make {command}: {complaint}");
+        assert!(ended.complaint.starts_with(&expected), "{}", ended.complaint);
     }
     // Just past, and just not yet, in a zone of its own.
     let at = |minutes: i64| {
@@ -200,16 +182,18 @@ fn other_commands_ask_and_write_nothing() {
         assert!(desk.run(command, &[("STACK", "acme"), ("MAX", max)]).succeeded);
         assert_eq!(desk.task(), task);
     }
-    let (from, to) = ("2026-12-01T08:00:00Z", "2026-12-01T09:00:00+01:00");
-    let range = [("STACK", "acme"), ("FROM", from), ("TO", "2026-12-01T10:00:00+01:00")];
+    let (from, to) = (hours(-3), hours(-1));
+    let range = [("STACK", "acme"), ("FROM", &*from), ("TO", &*to)];
     assert!(desk.run("backfill", &range).succeeded);
-    let task =
-        json!({"task": "backfill", "from": from, "to": "2026-12-01T10:00:00+01:00", "as": "text"});
-    assert_eq!(desk.task(), task);
+    assert_eq!(desk.task(), json!({"task": "backfill", "from": from, "to": to, "as": "text"}));
     assert!(desk.run("import", &range[..2]).succeeded);
     assert_eq!(desk.task(), json!({"task": "import", "from": from, "as": "text"}));
+    // What is older than Gladly's list may be where a range begins, and the future where it ends.
+    let wide = [("STACK", "acme"), ("FROM", &*hours(-99)), ("TO", &*hours(99))];
+    assert!(desk.run("backfill", &wide).succeeded);
     // Nothing lies between two names of the same moment.
-    assert!(!desk.run("backfill", &[("STACK", "acme"), ("FROM", from), ("TO", to)]).succeeded);
+    let same = from.replace('Z', "+00:00");
+    assert!(!desk.run("backfill", &[("STACK", "acme"), ("FROM", &from), ("TO", &same)]).succeeded);
     assert_eq!(desk.written(), []);
 }
 
@@ -267,7 +251,13 @@ fn every_failure_is_one_sentence() {
             "half-done",
             "pause",
             ("invoke.error", "Could not connect to the endpoint URL: \"https://lambda\""),
-            "make pause: the pause is written, and holds within 15 s whatever else happens; but extractor-fn could not be asked: AWS is out of reach.",
+            "make pause: the pause is written, and holds within 15 s whatever else happens; but extractor-fn could not be asked: AWS is out of reach; is there a network, and is the region right?",
+        ),
+        (
+            "no-profile",
+            "status",
+            ("describe-stacks.error", "\nThe config profile (none) could not be found\n"),
+            "make status: the stack could not be looked up: your AWS CLI has no such profile as AWS_PROFILE names.",
         ),
         (
             "no-screen",
@@ -322,4 +312,58 @@ fn without_a_name_it_is_the_stack_of_make_up_or_none() {
     let before = desk.calls().len();
     assert!(!desk.run("status", &[("STACK", "gladly-relay")]).succeeded);
     assert_eq!(desk.calls()[before][0], "cloudformation");
+}
+
+/// Ctrl-C goes to all that run in a terminal: here to the AWS CLI, which ends as the real one does, and to the script.
+#[test]
+fn whoever_stops_it_is_told_what_holds() {
+    for (command, during, told) in [
+        ("pause", "describe-stacks", "stopped; nothing was changed."),
+        ("pause", "put-parameter", "stopped; whether that was written, \"make status\" tells."),
+        (
+            "pause",
+            "invoke",
+            "stopped; the pause is written, and holds within 15 s whatever else happens.",
+        ),
+        (
+            "resume",
+            "invoke",
+            "stopped; the pause is lifted, and extraction goes on within a minute or two.",
+        ),
+        ("status", "invoke", "stopped."),
+        ("redrive", "invoke", "stopped; extractor-fn goes on by itself."),
+    ] {
+        let desk = Desk::new(&format!("stopped-{command}-{during}"));
+        let signal = format!(
+            "#!/bin/bash\ncase \" $* \" in *\" {during} \"*) kill -INT 0; exit 130 ;; esac\n"
+        );
+        let script = AWS.replacen("#!/bin/bash\n", &signal, 1);
+        // The false AWS CLI itself goes on until it has said how it ends.
+        let script = script.replacen("#!/bin/bash\n", "#!/bin/bash\ntrap : INT\n", 1);
+        fs::write(desk.folder.join("bin/aws"), script).unwrap();
+        let ended = desk.run(command, &[("STACK", "acme")]);
+        assert!(!ended.succeeded);
+        assert_eq!(ended.complaint, format!("\nmake {command}: {told}\n"), "{during}");
+    }
+}
+
+#[test]
+fn make_refuses_a_word_that_it_does_not_know() {
+    for (words, complaint) in [
+        (
+            ["pause", "UNTILL=2099-01-01T00:00:00Z"],
+            "make pause does not know UNTILL; what it knows: STACK REASON UNTIL BY.",
+        ),
+        (["status", "MAX=1"], "make status does not know MAX; what it knows: STACK."),
+        (["deploy", "STAK=acme"], "make deploy does not know STAK; what it knows: STACK."),
+        (["package", "ARCH=mips"], "ARCH is arm64 or x86_64."),
+    ] {
+        let output =
+            Command::new("make").arg("-n").args(words).current_dir(root()).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && said.contains(complaint), "{said}");
+    }
+    let words = ["pause", "REASON=a $b", "UNTIL=x", "BY=x", "STACK=x", "AWS_PROFILE=x"];
+    let output = Command::new("make").arg("-n").args(words).current_dir(root()).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
 }

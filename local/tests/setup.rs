@@ -613,6 +613,10 @@ async fn a_key_is_rotated_in_two_steps_and_the_old_one_dropped_when_it_is_silent
     desk.run("rotate-key", &[("STACK", "rotate"), ("DAYS", "30")])
         .await
         .complains("DAYS must be a number from 1 to 14");
+    for (name, word) in [("FORCE", "false"), ("FORCE", "2"), ("HEADER", "maybe")] {
+        let ended = desk.run("rotate-key", &[("STACK", "rotate"), (name, word)]).await;
+        ended.complains(&format!("{name} must be yes or no"));
+    }
     assert_eq!(desk.keys().await, keys, "nothing has changed");
     used(2, true);
     desk.run("rotate-key", &account).await.tells(&["Step 2 of 2", "The old key is dropped"]);
@@ -626,7 +630,11 @@ async fn a_key_is_rotated_in_two_steps_and_the_old_one_dropped_when_it_is_silent
     let ended = desk.run("rotate-key", &[]).await;
     ended.complains("Nothing was dropped.");
     assert!(ended.shown.contains("The emulated AWS keeps no metrics"), "{ended:?}");
-    desk.run("rotate-key", &[("FORCE", "1")]).await.tells(&["The old key is dropped"]);
+    let ended = desk.run("rotate-key", &[("FORCE", "1")]).await;
+    ended.tells(&["the old one goes now, as FORCE says", "The old key is dropped"]);
+    assert_eq!(desk.keys().await, mine);
+    // What belongs to the second step is looked at before the first.
+    desk.run("rotate-key", &[("DAYS", "0")]).await.complains("DAYS must be a number from 1 to 14");
     assert_eq!(desk.keys().await, mine);
 
     // Gladly could not be told: both keys are valid, and the next step waits for it.
@@ -655,8 +663,9 @@ async fn what_the_aws_cli_refuses_is_told_in_one_sentence() {
         ),
         (
             "Could not connect to the endpoint URL: \"https://cloudformation\"",
-            "AWS is out of reach",
+            "AWS is out of reach; is there a network, and is the region right?",
         ),
+        ("The config profile (none) could not be found", "no such profile as AWS_PROFILE names"),
         (
             "An error occurred (Throttling) when calling the DescribeStacks operation (reached max retries: 4): Rate exceeded",
             "too many requests",

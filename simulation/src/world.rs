@@ -78,8 +78,9 @@ impl World {
             account.queue("quarantine", EPOCH).retention = quarantine;
         }
         aws.put(PAUSE, "running");
-        aws.put("/relay/gladly-token", "gladly-token-0");
-        aws.put("/relay/destination-token", "destination-token-0");
+        aws.put_secret("/relay/gladly-token", "gladly-token-0");
+        aws.put_secret("/relay/destination-token", "destination-token-0");
+        aws.assume("ExtractorRole");
         Arc::new(Self {
             plan,
             aws,

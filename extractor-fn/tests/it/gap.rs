@@ -133,6 +133,29 @@ async fn a_gladly_that_refuses_us_is_not_asked_more_often() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_gladly_that_fails_is_not_asked_more_often_for_a_gap_either() {
+    let world = World::new(|_| Reply::Status(500, None));
+    let now = world.clock.now();
+    let range = |hours| (now - SignedDuration::from_hours(hours)).to_string();
+    let begun = json!({"events": {"from": range(3), "to": range(1)}});
+    world.aws.put("/relay/pause-backfill", &begun.to_string());
+    for _ in 0..20 {
+        let told = world.invoke(json!({"task": "reconcile"})).await;
+        assert!(told.is_ok() || told.unwrap_err().to_string().contains("Gladly is not ready"));
+        sleep(Duration::from_mins(1)).await;
+    }
+    assert_eq!(world.times("events").len(), 4, "in twenty minutes");
+
+    // An operator does not wait.
+    let asked = json!({"task": "backfill", "from": range(3), "to": range(1)});
+    for _ in 0..3 {
+        world.invoke(asked.clone()).await.unwrap_err();
+    }
+    assert_eq!(world.times("events").len(), 7);
+    assert_ne!(world.work(), json!({}), "nothing is given up");
+}
+
+#[tokio::test(start_paused = true)]
 async fn nobody_is_asked_where_nobody_watches() {
     for settings in [&[("WEBHOOK_URL", URL), ("WATCH_WEBHOOK", "false")][..], &[]] {
         let world = World::with(settings, |_| Reply::Status(500, None));
@@ -215,7 +238,8 @@ async fn a_range_is_cut_to_what_gladly_has_and_goes_on_after_a_fault() {
 
     world.aws.state().sqs_fault = Some(THROTTLED);
     let told = world.invoke(range.clone()).await.unwrap_err().to_string();
-    assert!(told.starts_with("could not send to SQS"), "{told}");
+    assert!(told.starts_with("the range is noted, and goes on by itself once it can"), "{told}");
+    assert!(told.contains("could not send to SQS"), "{told}");
     world.aws.state().sqs_fault = None;
     world.task("reconcile").await;
     assert_eq!(world.queued().len(), 2_500, "the controller goes on by itself");

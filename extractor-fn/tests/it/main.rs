@@ -13,6 +13,7 @@ mod fetch;
 mod gap;
 mod hold;
 mod leak;
+mod permission;
 mod redrive;
 mod renewal;
 mod time;
@@ -124,11 +125,12 @@ impl Drop for World {
     }
 }
 
-/// An account whose parameters are as they should be.
+/// An account whose parameters are as they should be, and which allows what the template allows.
 fn account(aws: Aws) -> Aws {
+    aws.assume("ExtractorRole");
     aws.put("/relay/pause", "running");
-    aws.put("/relay/gladly-token", GLADLY_TOKEN);
-    aws.put("/relay/destination-token", DESTINATION_TOKEN);
+    aws.put_secret("/relay/gladly-token", GLADLY_TOKEN);
+    aws.put_secret("/relay/destination-token", DESTINATION_TOKEN);
     aws
 }
 

@@ -8,6 +8,7 @@ mod body;
 mod fault;
 mod key;
 mod leak;
+mod permission;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use ingest_fn::{Config, Ingest, Outcome};
@@ -34,7 +35,8 @@ struct World {
 impl World {
     fn with_keys(keys: &str) -> Self {
         let aws = Aws::default();
-        aws.put(KEYS, keys);
+        aws.assume("IngestRole");
+        aws.put_secret(KEYS, keys);
         let config = Config {
             events_queue_url: format!("{QUEUES}events"),
             quarantine_queue_url: format!("{QUEUES}quarantine"),

@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::{Disorder, Fault, QUEUE_ARNS, State};
+use super::{ACCOUNT, Disorder, Fault, MAPPING, QUEUE_ARNS, REGION, State};
 
 /// The mapping's place in the API.
 const PATH: &str = "/2015-03-31/event-source-mappings";
@@ -32,7 +32,7 @@ pub struct Mapping {
 impl Default for Mapping {
     fn default() -> Self {
         Self {
-            id: "a0000000-0000-4000-8000-000000000001".into(),
+            id: MAPPING.into(),
             function: "extractor".into(),
             source: format!("{QUEUE_ARNS}events"),
             enabled: true,
@@ -69,10 +69,25 @@ impl Mapping {
             "UUID": self.id,
             "State": self.state(now),
             "EventSourceArn": self.source,
-            "FunctionArn": format!("arn:aws:lambda:eu-west-1:123456789012:function:{}", self.function),
+            "FunctionArn": format!("arn:aws:lambda:{REGION}:{ACCOUNT}:function:{}", self.function),
             "BatchSize": 500,
             "LastModified": 0,
         })
+    }
+}
+
+/// The action and the resource of a request, as IAM has them.
+pub(super) fn permission(method: &str, uri: &str) -> (String, String) {
+    let rest = uri.split_once(PATH).map(|(_, rest)| rest.trim_matches('/'));
+    match (method, rest) {
+        ("GET", Some(rest)) if rest.is_empty() || rest.starts_with('?') => {
+            ("lambda:ListEventSourceMappings".into(), "*".into())
+        }
+        ("PUT", Some(id)) => (
+            "lambda:UpdateEventSourceMapping".into(),
+            format!("arn:aws:lambda:{REGION}:{ACCOUNT}:event-source-mapping:{id}"),
+        ),
+        other => panic!("not ours to call: {other:?}"),
     }
 }
 

@@ -35,8 +35,9 @@ impl State {
                 let modified = self.modified.get(&name).copied().unwrap_or_default();
                 #[expect(clippy::cast_precision_loss, reason = "as SSM writes it")]
                 let modified = modified.as_millisecond() as f64 / 1000.0;
+                let kind = if self.secure.contains(&name) { "SecureString" } else { "String" };
                 Ok(json!({"Parameter": {
-                    "Name": name, "Type": "String", "Value": value, "LastModifiedDate": modified,
+                    "Name": name, "Type": kind, "Value": value, "LastModifiedDate": modified,
                 }}))
             }
             "AmazonSSM.PutParameter" => {

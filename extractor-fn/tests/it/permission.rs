@@ -1,0 +1,50 @@
+//! The role: what it allows is called, and nothing else is. Every other test runs under it too, and
+//! is refused what it does not allow.
+
+use jiff::SignedDuration;
+use local::role::Role;
+use serde_json::json;
+use tokio::time::{Duration, sleep};
+
+use crate::{
+    raw_record, settle,
+    time::{LEFT, Reply, World, records, working},
+};
+
+#[tokio::test(start_paused = true)]
+async fn every_permission_is_needed_and_none_is_missing() {
+    let world = World::new(|path| match path {
+        path if path.starts_with("api/v1/events?") => Reply::Text(String::new()),
+        path if path.contains("/conversations/c-1") => Reply::Status(401, None),
+        path => working(path),
+    });
+    // An event is delivered and one is put aside; then Gladly refuses the token.
+    let batch = [records(1), vec![raw_record(1, "no event")]].concat();
+    settle(&world.extractor, &world.aws, &batch, LEFT).await.is_done();
+    let refused = settle(&world.extractor, &world.aws, &records(2), LEFT).await;
+    assert!(!refused.kept.is_empty());
+
+    // Held for as long as the queues keep anything.
+    world.aws.put("/relay/pause", "paused");
+    let now = world.clock.now();
+    for queue in ["events", "quarantine"] {
+        let mut account = world.aws.state();
+        account.queue(queue, now).retention = SignedDuration::from_hours(24);
+        account.send(queue, "held", Vec::new(), 0, now);
+    }
+    for _ in 0..24 {
+        world.task("reconcile").await;
+        sleep(Duration::from_hours(1)).await;
+    }
+
+    // What an operator asks for.
+    let from = world.clock.now() - SignedDuration::from_hours(2);
+    for task in ["status", "quarantine", "redrive"] {
+        world.task(task).await;
+    }
+    world.invoke(json!({"task": "backfill", "from": from.to_string()})).await.unwrap();
+
+    let account = world.aws.state();
+    assert_eq!(account.used, Role::named("ExtractorRole").pairs_of_the_code());
+    assert!(account.denied.is_empty(), "{:?}", account.denied);
+}

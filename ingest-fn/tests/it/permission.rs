@@ -1,0 +1,29 @@
+//! The role: what it allows is called, and nothing else is. Every other test runs under it too, and
+//! is refused what it does not allow.
+
+use local::role::Role;
+
+use crate::{EVENT, KEY, World};
+
+#[tokio::test(start_paused = true)]
+async fn every_permission_is_needed_and_none_is_missing() {
+    let world = World::new();
+    for body in [EVENT, "no event"] {
+        assert_eq!(world.post(KEY, body.as_bytes()).await.0, 200);
+    }
+    let account = world.aws.state();
+    assert_eq!(account.used, Role::named("IngestRole").pairs_of_the_code());
+    assert!(account.denied.is_empty(), "{:?}", account.denied);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_role_does_not_allow_is_refused() {
+    let world = World::new();
+    // It may send to the same queues, and read other secrets.
+    world.aws.assume("ExtractorRole");
+    assert_eq!(world.status(KEY).await, 503);
+    let keys = "arn:aws:ssm:eu-west-1:123456789012:parameter/relay/webhook-keys";
+    let denied = [("ssm:GetParameter".to_owned(), keys.to_owned())];
+    assert_eq!(world.aws.state().denied, denied.into());
+    assert_eq!(world.messages(), []);
+}
