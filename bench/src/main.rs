@@ -252,7 +252,7 @@ const PACKAGES: &str =
     "Built for this machine; deflate at level 9, as one file named `bootstrap`.\n";
 const EXTRACTOR: &str = "\
 The Runtime API, SSM, SQS (10 ms), Gladly and the destination answer on loopback in plain HTTP. Gladly takes 20 ms a call in
-the first three rows and no time in the others; the rate is set to 1,000 a second, the most there is. Conversations have 10
+the first three rows and no time in the others, and no quota holds anything back. Conversations have 10
 items of 300 characters where nothing else is said, and a customer each; no conversation comes twice. The calls alone: eight
 clients on plain sockets that make the same calls in the same order and do nothing else, run in turn with the batches.";
 const DRAIN: &str = "\

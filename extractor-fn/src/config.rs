@@ -253,7 +253,7 @@ impl FromStr for Rate {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let rate = text.parse().ok().filter(|rate| (0.01..=1000.0).contains(rate));
+        let rate = text.parse().ok().filter(|rate| (0.01..=1e6).contains(rate));
         rate.map(Self).ok_or("it should be a number of requests a second, such as 4")
     }
 }
