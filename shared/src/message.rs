@@ -231,9 +231,16 @@ impl PutAside {
     /// The original, if it is a text.
     #[must_use]
     pub fn raw(&self) -> Option<String> {
+        String::from_utf8(self.bytes()?).ok()
+    }
+
+    /// The original, as far as it was kept. `None` if somebody else wrote the message and it is not
+    /// encoded as it says.
+    #[must_use]
+    pub fn bytes(&self) -> Option<Vec<u8>> {
         match self.encoding.as_deref() {
-            None => Some(self.raw.clone()),
-            Some(_) => String::from_utf8(BASE64_STANDARD.decode(&self.raw).ok()?).ok(),
+            None => Some(self.raw.clone().into_bytes()),
+            Some(_) => BASE64_STANDARD.decode(&self.raw).ok(),
         }
     }
 }

@@ -16,6 +16,7 @@ mod leak;
 mod redrive;
 mod renewal;
 mod time;
+mod upgrade;
 
 use std::{borrow::Borrow, collections::BTreeMap, sync::Arc, time::Duration};
 

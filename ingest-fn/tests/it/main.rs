@@ -8,6 +8,7 @@ mod body;
 mod fault;
 mod key;
 mod leak;
+mod upgrade;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use ingest_fn::{Config, Ingest, Outcome};
