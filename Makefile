@@ -13,6 +13,12 @@ PACKAGER := .tools/package
 # Run as "make build" built it: cargo run would build one package alone, with other features of what it shares.
 LOCAL = "$${CARGO_TARGET_DIR:-target}"/debug/local
 PAINTER := .tools/dashboard
+# Coverage is all that libFuzzer needs of the compiler, and stable has that. Sanitizers would need unlocking; they look
+# for what only unsafe code can do, which the workspace forbids, at a third of the speed.
+FUZZER := .tools/cargo-fuzz-0.13.2
+CARGO_FUZZ := $(FUZZER)/bin/cargo-fuzz fuzz
+CARGO_FUZZ_OPTIONS := --fuzz-dir=fuzz --sanitizer=none
+FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 TARGET_arm64 := --arm64
 TARGET_x86_64 := --x86-64
 FUNCTIONS := --package=ingest-fn --package=extractor-fn
@@ -65,6 +71,18 @@ simulate: ## Try the hold in thousands of simulated worlds (SEEDS=10000, or SEED
 .PHONY: planted
 planted: ## Plant bugs one by one and see that the simulation finds them (SEEDS=3000)
 	@simulation/planted
+
+.PHONY: fuzz
+fuzz: $(FUZZER)/.ready ## Look for bytes that break a promise (SECONDS=60 a target, or RUNS=number; TARGET=webhook alone)
+	@cp Cargo.lock fuzz/Cargo.lock
+	$(call step,Building for libFuzzer (about ten minutes the first time),$(CARGO_FUZZ) build $(CARGO_FUZZ_OPTIONS) $(TARGET))
+	@for target in $(or $(TARGET),$(FUZZ_TARGETS)); do \
+	  printf '\n== Fuzzing %s: %s\n' $$target '$(or $(RUNS:%=% runs),$(or $(SECONDS),60) seconds)'; \
+	  mkdir -p fuzz/found/$$target; \
+	  nice $(CARGO_FUZZ) run $(CARGO_FUZZ_OPTIONS) $$target fuzz/found/$$target fuzz/corpus/$$target fuzz/findings/$$target -- \
+	    -dict=fuzz/dictionary -timeout=20 -rss_limit_mb=4096 -print_final_stats=1 -verbosity=0 \
+	    $(or $(RUNS:%=-runs=%),-max_total_time=$(or $(SECONDS),60)) >/dev/null; \
+	done
 
 .PHONY: bench
 bench: ## Measure beside Python and Node, into bench/RESULTS.md (needs Node.js 20; ten minutes)
@@ -156,6 +174,11 @@ package: $(PACKAGER)/.ready ## Build the functions for AWS into target/lambda/ (
 .PHONY: deploy
 deploy: tools ## Deploy what "make package" built with "sam deploy" (STACK=gladly-relay)
 	@PATH="$$PWD/$(TOOLS)/bin:$$PATH" tools/deploy $(or $(STACK),gladly-relay)
+
+$(FUZZER)/.ready:
+	@printf 'Installing cargo-fuzz into %s (about a minute)…\n' $(FUZZER)
+	@cargo install --quiet --locked --root=$(FUZZER) cargo-fuzz@0.13.2
+	@touch $@
 
 # A failed installation leaves no .ready behind, so the next try begins anew.
 $(TOOLS)/.ready: tools/local.txt

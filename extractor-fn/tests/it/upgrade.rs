@@ -96,9 +96,7 @@ async fn what_every_version_put_aside_is_shown_and_sent_back() {
         }
         let shown = world.task("quarantine").await;
         let told: Vec<_> = shown["messages"].as_array().unwrap().iter().collect();
-        let entry = |reason: &str, origin: &str, detail: &str| {
-            json!({"reason": reason, "receivedAt": "2026-01-02T03:04:05.678Z", "origin": origin, "detail": detail})
-        };
+        let entry = |reason: &str, origin: &str, detail: &str| json!({"reason": reason, "receivedAt": "2026-01-02T03:04:05.678Z", "origin": origin, "detail": detail});
         let mut rejected = entry("rejected", "extractor-fn", "the destination answered 422");
         rejected["type"] = json!("CONVERSATION/CLOSED");
         rejected["conversationId"] = json!("c-1");
@@ -321,9 +319,11 @@ async fn what_the_controller_goes_on_with_is_written_as_before() {
 
     let world = World::at(written(), &[], gladly);
     world.aws.state().sqs_fault = Some(THROTTLED);
-    let import = json!({"task": "import", "from": "2025-12-31T00:00:00Z", "to": "2026-01-01T00:00:00Z"});
+    let import =
+        json!({"task": "import", "from": "2025-12-31T00:00:00Z", "to": "2026-01-01T00:00:00Z"});
     world.invoke(import).await.unwrap_err();
-    let range = json!({"task": "backfill", "from": "2026-01-02T01:00:00Z", "to": "2026-01-02T02:00:00Z"});
+    let range =
+        json!({"task": "backfill", "from": "2026-01-02T01:00:00Z", "to": "2026-01-02T02:00:00Z"});
     world.invoke(range.clone()).await.unwrap_err();
     assert_newest("backfill.json", &world.written("backfill").pop().unwrap());
 
