@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use jiff::SignedDuration;
 use serde_json::Value;
-use shared::QueueMessage;
+use shared::{PutAside, QueueMessage};
 
 use crate::{
     message::{is_attribute, is_sendable},
@@ -73,8 +73,8 @@ fn prepare(relay: &Relay, sections: &[Section<'_>]) {
             name @ ("breaker" | "renewal" | "backfill") => {
                 relay.aws.put(&format!("{PAUSE}-{name}"), &text);
             }
-            // SQS holds none without a body.
-            "queued" | "put-aside" if text.is_empty() => {}
+            // SQS holds none such.
+            "queued" | "put-aside" if !text.chars().all(is_taken) || text.is_empty() => {}
             "queued" => {
                 relay.aws.state().send("events", &text, Vec::new(), 0, sent);
             }
@@ -86,7 +86,13 @@ fn prepare(relay: &Relay, sections: &[Section<'_>]) {
     }
 }
 
-/// What was sent is a copy of what was there, or an event that can be extracted.
+/// Whether SQS takes a character
+/// (<https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html>).
+fn is_taken(character: char) -> bool {
+    matches!(character, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..)
+}
+
+/// What was sent is a copy of what was there, an event that can be extracted, or put aside.
 fn is_event_or_copy(relay: &Relay, sections: &[Section<'_>]) {
     let there: BTreeSet<_> = sections
         .iter()
@@ -97,9 +103,12 @@ fn is_event_or_copy(relay: &Relay, sections: &[Section<'_>]) {
         if there.contains(&message.body) {
             continue;
         }
-        assert_eq!(message.queue, "events");
         is_sendable(&message.body);
         message.attributes.iter().for_each(|(_, value)| is_attribute(value));
+        if message.queue == "quarantine" {
+            assert!(PutAside::read(&message.body).is_some(), "{}", message.body);
+            continue;
+        }
         let read = QueueMessage::read(&message.body).and_then(|message| message.event());
         let event = read.unwrap_or_else(|err| panic!("{err}: {}", message.body));
         assert!(event.conversation.is_some(), "there is something to fetch");

@@ -9,8 +9,9 @@ use properties::TARGETS;
 
 fn folder(name: &str) -> Vec<std::path::PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz").join(name);
+    // Not every target has findings.
     let mut paths: Vec<_> =
-        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     paths
 }
@@ -65,7 +66,7 @@ fn every_webhook_is_answered_and_kept() {
 #[test]
 fn every_target_is_fuzzed_and_has_a_corpus() {
     let targets: BTreeSet<_> = TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();
-    for kind in ["corpus", "findings", "fuzz_targets"] {
+    for kind in ["corpus", "fuzz_targets"] {
         let found: BTreeSet<_> = folder(kind).iter().map(|path| name(path)).collect();
         assert_eq!(found, targets, "fuzz/{kind}");
     }
