@@ -13,6 +13,7 @@ mod fetch;
 mod gap;
 mod hold;
 mod leak;
+mod odd;
 mod redrive;
 mod renewal;
 mod time;
