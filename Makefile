@@ -13,6 +13,7 @@ PACKAGER := .tools/package
 # Run as "make build" built it: cargo run would build one package alone, with other features of what it shares.
 LOCAL = "$${CARGO_TARGET_DIR:-target}"/debug/local
 PAINTER := .tools/dashboard
+# Entropic scheduling takes libFuzzer two thirds of its time with as many features as these targets have.
 # Coverage is all that libFuzzer needs of the compiler, and stable has that. Sanitizers would need unlocking; they look
 # for what only unsafe code can do, which the workspace forbids, at a third of the speed.
 FUZZER := .tools/cargo-fuzz-0.13.2
@@ -80,7 +81,7 @@ fuzz: $(FUZZER)/.ready ## Look for bytes that break a promise (SECONDS=60 a targ
 	  printf '\n== Fuzzing %s: %s\n' $$target '$(or $(RUNS:%=% runs),$(or $(SECONDS),60) seconds)'; \
 	  mkdir -p fuzz/found/$$target; \
 	  nice $(CARGO_FUZZ) run $(CARGO_FUZZ_OPTIONS) $$target fuzz/found/$$target fuzz/corpus/$$target fuzz/findings/$$target -- \
-	    -dict=fuzz/dictionary -timeout=20 -rss_limit_mb=4096 -print_final_stats=1 -verbosity=0 \
+	    -entropic=0 -dict=fuzz/dictionary -timeout=20 -rss_limit_mb=4096 -print_final_stats=1 -verbosity=0 \
 	    $(or $(RUNS:%=-runs=%),-max_total_time=$(or $(SECONDS),60)) >/dev/null; \
 	done
 

@@ -33,7 +33,7 @@ fn code(folders: &[&str]) -> String {
 
 #[test]
 fn every_test_that_semantics_names_exists() {
-    let code = code(&["ingest-fn", "extractor-fn", "shared", "local", "simulation"]);
+    let code = code(&["ingest-fn", "extractor-fn", "shared", "local", "properties", "simulation"]);
     let named = Regex::new(r"`(?:[a-z]+: )?([a-z_]+)::([a-z_0-9]+)`").unwrap();
     let semantics = read("docs/SEMANTICS.md");
     let mut count = 0;
@@ -46,7 +46,7 @@ fn every_test_that_semantics_names_exists() {
     let modules = Regex::new(r"`(?:[a-z]+: )?([a-z_]+)::\*`").unwrap();
     for found in modules.captures_iter(&semantics) {
         let file = ["src", "tests", "tests/it", "tests/e2e"].iter().flat_map(|folder| {
-            ["ingest-fn", "extractor-fn", "shared", "local"]
+            ["ingest-fn", "extractor-fn", "shared", "local", "properties"]
                 .map(|package| root().join(package).join(folder).join(format!("{}.rs", &found[1])))
         });
         assert!(file.into_iter().any(|file| file.exists()), "no module {}", &found[1]);

@@ -11,7 +11,8 @@ use crate::{
 /// The sections `pause` and `breaker` are the parameters' texts: nothing is asked and nothing leaves
 /// the queue unless both clearly say so.
 pub fn hold(input: &[u8]) {
-    let sections = Section::all(input);
+    let mut sections = Section::all(input);
+    sections.retain(|section| matches!(section.name, "pause" | "breaker"));
     let (pause, breaker) = (text(&sections, "pause"), text(&sections, "breaker"));
     let pause = pause.unwrap_or_else(|| "running".into());
     let goes = nothing_unsaid(|| {

@@ -17,7 +17,7 @@ use crate::{
 /// The right key.
 const KEY: &str = "0123456789abcdef0123456789abcdef";
 /// As many characters as are sure not to fit into a message.
-const MANY: usize = 300_000;
+const MANY: usize = 175_000;
 
 /// What came of a request.
 struct Stored {
@@ -27,7 +27,7 @@ struct Stored {
 }
 
 /// The first byte says how the others come: `t` as text, `b` in base64, `B` as what is to be base64
-/// and may not be, `l` as text in which every `~` is 300,000 characters, `p` as the whole payload.
+/// and may not be, `l` as text in which the first `~` is 175,000 characters, `p` as the whole payload.
 ///
 /// With the right key the answer is 2xx and tells what is stored: the event, the same as it came, or
 /// every byte of what is none. Without it nothing is.
