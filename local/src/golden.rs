@@ -21,7 +21,7 @@ impl Golden {
             all.push(Self { version, folder });
         }
         let numbers = |golden: &Self| {
-            let numbers = golden.version.split('.').map(|number| number.parse::<u32>());
+            let numbers = golden.version.split('.').map(str::parse::<u32>);
             numbers.collect::<Result<Vec<_>, _>>().unwrap_or_default()
         };
         all.sort_by_key(numbers);

@@ -171,7 +171,7 @@ async fn package(
     // A request's body holds no template over 51,200 bytes, there as on AWS.
     let key = format!("/artifacts/{build}/template.yaml");
     emulator.put_object(&key, template.into_bytes()).await?;
-    Ok(emulator.endpoint().to_owned() + &key)
+    Ok(format!("{}{key}", emulator.endpoint()))
 }
 
 fn request(name: &str, template: &str, settings: &Settings) -> Vec<(String, String)> {

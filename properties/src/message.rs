@@ -39,18 +39,11 @@ pub(crate) fn is_attribute(text: &str) {
 
 /// JSON with every character outside of ASCII spelled as an escape, and nothing else changed.
 pub(crate) fn escaped(json: &str) -> String {
-    let mut ascii = String::with_capacity(json.len());
-    for character in json.chars() {
-        if character.is_ascii() {
-            ascii.push(character);
-        } else {
-            let mut units = [0; 2];
-            for unit in character.encode_utf16(&mut units) {
-                ascii += &format!("\\u{unit:04x}");
-            }
-        }
-    }
-    ascii
+    let spelled = |unit: u16| match u8::try_from(unit) {
+        Ok(byte) if byte.is_ascii() => char::from(byte).to_string(),
+        _ => format!("\\u{unit:04x}"),
+    };
+    json.encode_utf16().map(spelled).collect()
 }
 
 fn event(text: &str) {
