@@ -74,7 +74,7 @@ planted: ## Plant bugs one by one and see that the simulation finds them (SEEDS=
 	@simulation/planted
 
 .PHONY: fuzz
-fuzz: $(FUZZER)/.ready ## Look for bytes that break a promise (SECONDS=60 a target, or RUNS=number; TARGET=webhook alone)
+fuzz: $(FUZZER)/.ready ## Look for bytes that break a promise (SECONDS=60 a target, or RUNS=number; TARGET=webhook)
 	@cp Cargo.lock fuzz/Cargo.lock
 	$(call step,Building for libFuzzer (about ten minutes the first time),$(CARGO_FUZZ) build $(CARGO_FUZZ_OPTIONS) $(TARGET))
 	@for target in $(or $(TARGET),$(FUZZ_TARGETS)); do \
@@ -83,6 +83,13 @@ fuzz: $(FUZZER)/.ready ## Look for bytes that break a promise (SECONDS=60 a targ
 	  nice $(CARGO_FUZZ) run $(CARGO_FUZZ_OPTIONS) $$target fuzz/found/$$target fuzz/corpus/$$target fuzz/findings/$$target -- \
 	    -entropic=0 -dict=fuzz/dictionary -timeout=20 -rss_limit_mb=4096 -print_final_stats=1 -verbosity=0 \
 	    $(or $(RUNS:%=-runs=%),-max_total_time=$(or $(SECONDS),60)) >/dev/null; \
+	done
+
+.PHONY: fuzz-keep
+fuzz-keep: $(FUZZER)/.ready ## Add to fuzz/corpus what "make fuzz" found and what reaches code that nothing there reaches (TARGET=)
+	@for target in $(or $(TARGET),$(FUZZ_TARGETS)); do \
+	  $(CARGO_FUZZ) run $(CARGO_FUZZ_OPTIONS) $$target fuzz/corpus/$$target fuzz/found/$$target -- \
+	    -set_cover_merge=1 -use_counters=0 -use_cmp=0 -max_len=2048 >/dev/null; \
 	done
 
 .PHONY: bench

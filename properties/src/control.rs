@@ -44,7 +44,13 @@ pub fn control(input: &[u8]) {
             for payload in payloads.into_iter().take(4) {
                 let answered = relay.invoke(payload).await;
                 match &answered {
-                    Err(told) => is_dry("the failure", told),
+                    Err(told) => {
+                        is_dry("the failure", told);
+                        assert!(
+                            !told.contains("InvalidMessage"),
+                            "SQS takes what it is sent: {told}"
+                        );
+                    }
                     Ok(answer) if answer.get("batchItemFailures").is_some() => {}
                     Ok(answer) => is_dry("the answer", &answer.to_string()),
                 }

@@ -28,10 +28,13 @@ impl<'a> Section<'a> {
         let mut sections = Vec::new();
         let mut left = input;
         while let Some(section) = left.strip_prefix(b"#") {
-            let (line, rest) = split(section, b"\n");
-            let end = find(rest, b"\n#");
-            let body = end.map_or(rest, |end| &rest[..end]);
-            left = end.map_or(&[], |end| &rest[end + 1..]);
+            let end = find(section, b"\n#").unwrap_or(section.len());
+            let (section, rest) = section.split_at(end);
+            left = rest.strip_prefix(b"\n").unwrap_or_default();
+            let (line, body) = match find(section, b"\n") {
+                Some(end) => (&section[..end], &section[end + 1..]),
+                None => (section, &[][..]),
+            };
             let line = str::from_utf8(line).unwrap_or_default();
             let (name, rest) = line.split_once(' ').unwrap_or((line, ""));
             sections.push(Self { name, rest, body: body.strip_suffix(b"\n").unwrap_or(body) });
@@ -56,10 +59,6 @@ impl<'a> Section<'a> {
 /// The body of the first section of this name.
 pub(crate) fn text(sections: &[Section<'_>], name: &str) -> Option<String> {
     sections.iter().find(|section| section.name == name).map(Section::text)
-}
-
-fn split<'a>(bytes: &'a [u8], at: &[u8]) -> (&'a [u8], &'a [u8]) {
-    find(bytes, at).map_or((bytes, &[]), |end| (&bytes[..end], &bytes[end + at.len()..]))
 }
 
 fn find(bytes: &[u8], part: &[u8]) -> Option<usize> {
