@@ -79,7 +79,7 @@ fuzz: $(FUZZER)/.ready ## Look for bytes that break a promise (SECONDS=60 a targ
 	$(call step,Building for libFuzzer (about ten minutes the first time),$(CARGO_FUZZ) build $(CARGO_FUZZ_OPTIONS) $(TARGET))
 	@for target in $(or $(TARGET),$(FUZZ_TARGETS)); do \
 	  printf '\n== Fuzzing %s: %s\n' $$target '$(or $(RUNS:%=% runs),$(or $(SECONDS),60) seconds)'; \
-	  mkdir -p fuzz/found/$$target; \
+	  mkdir -p fuzz/found/$$target fuzz/findings/$$target; \
 	  nice $(CARGO_FUZZ) run $(CARGO_FUZZ_OPTIONS) $$target fuzz/found/$$target fuzz/corpus/$$target fuzz/findings/$$target -- \
 	    -entropic=0 -dict=fuzz/dictionary -timeout=20 -rss_limit_mb=4096 -print_final_stats=1 -verbosity=0 \
 	    $(or $(RUNS:%=-runs=%),-max_total_time=$(or $(SECONDS),60)) >/dev/null; \
@@ -89,7 +89,7 @@ fuzz: $(FUZZER)/.ready ## Look for bytes that break a promise (SECONDS=60 a targ
 fuzz-keep: $(FUZZER)/.ready ## Add to fuzz/corpus what "make fuzz" found and what reaches code that nothing there reaches (TARGET=)
 	@for target in $(or $(TARGET),$(FUZZ_TARGETS)); do \
 	  $(CARGO_FUZZ) run $(CARGO_FUZZ_OPTIONS) $$target fuzz/corpus/$$target fuzz/found/$$target -- \
-	    -set_cover_merge=1 -use_counters=0 -use_cmp=0 -max_len=2048 >/dev/null; \
+	    -set_cover_merge=1 -use_counters=0 -use_cmp=0 -max_len=1536 >/dev/null; \
 	done
 
 .PHONY: bench

@@ -6,12 +6,12 @@ use crate::{World, eventually};
 
 #[tokio::test]
 async fn a_deploy_in_the_middle_of_a_drain_loses_nothing() {
-    // Two calls a conversation and one a customer: half a minute of work.
+    // Three calls a conversation, at eight a second: half a minute of work.
     let world = World::with("drains", &[("GladlyRequestsPerSecond", "4")]).await;
     world.gather().await;
     // The emulator ends what is at work, as AWS does not: its events come back after this and not half an hour.
     world.stack.set_queue_attribute(Queue::Events, "VisibilityTimeout", "30").await.unwrap();
-    let names: Vec<_> = (0..40).map(|number| format!("c-{number}")).collect();
+    let names: Vec<_> = (0..80).map(|number| format!("c-{number}")).collect();
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     let ids = world.queue_all(&names).await;
     world.stack.enable_mapping(true).await.unwrap();
