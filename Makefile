@@ -13,9 +13,9 @@ PACKAGER := .tools/package
 # Run as "make build" built it: cargo run would build one package alone, with other features of what it shares.
 LOCAL = "$${CARGO_TARGET_DIR:-target}"/debug/local
 PAINTER := .tools/dashboard
-# Entropic scheduling takes libFuzzer two thirds of its time with as many features as these targets have.
-# Coverage is all that libFuzzer needs of the compiler, and stable has that. Sanitizers would need unlocking; they look
-# for what only unsafe code can do, which the workspace forbids, at a third of the speed.
+# Coverage is all that libFuzzer needs of the compiler, and stable has that. The sanitizers work with RUSTC_BOOTSTRAP=1,
+# but look for what only unsafe code can do, which the workspace forbids. Entropic scheduling takes two thirds of the time
+# where an input reaches as much code as here.
 FUZZER := .tools/cargo-fuzz-0.13.2
 CARGO_FUZZ := $(FUZZER)/bin/cargo-fuzz fuzz
 CARGO_FUZZ_OPTIONS := --fuzz-dir=fuzz --sanitizer=none
@@ -86,7 +86,7 @@ fuzz: $(FUZZER)/.ready ## Look for bytes that break a promise (SECONDS=60 a targ
 	done
 
 .PHONY: fuzz-keep
-fuzz-keep: $(FUZZER)/.ready ## Add to fuzz/corpus what "make fuzz" found and what reaches code that nothing there reaches (TARGET=)
+fuzz-keep: $(FUZZER)/.ready ## Keep in fuzz/corpus what "make fuzz" found and nothing there reaches (TARGET=webhook)
 	@for target in $(or $(TARGET),$(FUZZ_TARGETS)); do \
 	  $(CARGO_FUZZ) run $(CARGO_FUZZ_OPTIONS) $$target fuzz/corpus/$$target fuzz/found/$$target -- \
 	    -set_cover_merge=1 -use_counters=0 -use_cmp=0 -max_len=1536 >/dev/null; \
