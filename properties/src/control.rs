@@ -23,7 +23,6 @@ const OLDEST: i64 = 90 * 3_600;
 /// The operator's parameter stays as it is, no message is lost, and what is queued is an event.
 pub fn control(input: &[u8]) {
     let sections = Section::all(input);
-    let paused = crate::script::text(&sections, "pause");
     nothing_unsaid(|| {
         in_no_time(async {
             let relay = Relay::new(&sections);
@@ -33,6 +32,8 @@ pub fn control(input: &[u8]) {
                 state.queue("events", now).len() + state.queue("quarantine", now).len()
             };
             let before = count(&relay);
+            let said = |relay: &Relay| relay.aws.state().parameters.get(PAUSE).cloned();
+            let pause = said(&relay);
             let mut payloads: Vec<_> = sections
                 .iter()
                 .filter(|section| section.name == "invoke")
@@ -56,9 +57,7 @@ pub fn control(input: &[u8]) {
                 }
                 relay.outside.forwarded();
                 assert!(count(&relay) >= before, "nothing is lost");
-                let state = relay.aws.state();
-                let pause = state.parameters.get(PAUSE).map_or("", String::as_str);
-                assert_eq!(pause, paused.as_deref().unwrap_or("running"), "the operator's alone");
+                assert_eq!(said(&relay), pause, "the operator's alone");
             }
             is_event_or_copy(&relay, &sections);
             documents(&relay);
