@@ -10,7 +10,7 @@ use local::aws::{Aws, QUEUE_ARNS, QUEUES};
 use serde_json::{Value, json};
 use shared::{Clock, Env};
 use tokio::{
-    runtime::Builder,
+    runtime::{Builder, Runtime},
     time::{Duration, Instant},
 };
 
@@ -41,10 +41,14 @@ pub(crate) struct Relay {
 pub(crate) type Answered = Result<Value, String>;
 
 /// Runs something in a time of its own, in which no wait takes any.
-#[expect(clippy::expect_used, reason = "a runtime without I/O needs nothing")]
 pub(crate) fn in_no_time<T>(run: impl Future<Output = T>) -> T {
+    runtime().block_on(run)
+}
+
+#[expect(clippy::expect_used, reason = "a runtime without I/O needs nothing")]
+pub(crate) fn runtime() -> Runtime {
     let mut runtime = Builder::new_current_thread();
-    runtime.enable_time().start_paused(true).build().expect("a runtime").block_on(run)
+    runtime.enable_time().start_paused(true).build().expect("a runtime")
 }
 
 /// The time of a world that began then.

@@ -4,13 +4,14 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use ingest_fn::{Call, Config, Ingest};
 use jiff::Timestamp;
 use lambda_runtime::{Context, LambdaEvent};
-use local::aws::{Aws, Message, QUEUES};
+use local::aws::{Aws, Message, QUEUES, Sqs};
 use serde_json::{Value, json};
 use shared::{Clock, QueueMessage};
+use tokio::runtime::Runtime;
 
 use crate::{
     message::{escaped, holds, is_attribute, is_sendable},
-    relay::{EPOCH, in_no_time},
+    relay::{EPOCH, runtime},
     said::{CANARY, is_detail, is_dry, nothing_unsaid},
 };
 
@@ -18,6 +19,17 @@ use crate::{
 const KEY: &str = "0123456789abcdef0123456789abcdef";
 /// As many characters as are sure not to fit into a message.
 const MANY: usize = 175_000;
+
+/// The function in front of an account of its own, at a moment that does not pass.
+struct Receiver {
+    runtime: Runtime,
+    aws: Aws,
+    ingest: Ingest,
+}
+
+thread_local! {
+    static RECEIVER: Receiver = Receiver::new();
+}
 
 /// What came of a request.
 struct Stored {
@@ -101,32 +113,42 @@ fn any_payload(payload: &[u8]) {
 /// What comes of a payload, unless Lambda itself could not read it.
 fn call(payload: &[u8]) -> Option<Stored> {
     let call: Call = serde_json::from_slice(payload).ok()?;
-    let (aws, clock) = (Aws::new(|| EPOCH), Clock::new(|| -> Timestamp { EPOCH }));
-    aws.put("/relay/webhook-keys", KEY);
-    let config = Config {
-        events_queue_url: format!("{QUEUES}events"),
-        quarantine_queue_url: format!("{QUEUES}quarantine"),
-        webhook_keys_parameter: "/relay/webhook-keys".into(),
-    };
-    let answer = nothing_unsaid(|| {
-        in_no_time(async {
-            let ingest = Ingest::new(&aws.config(), config, clock);
-            ingest.call(LambdaEvent::new(call, Context::default())).await
-        })
-    });
-    let answer = answer.map(|answer| serde_json::to_value(answer).unwrap_or_default());
-    let answer = answer.unwrap_or_default();
-    let body = answer["body"].as_str().unwrap_or_default();
-    is_dry("the answer", body);
-    let body: Value = serde_json::from_str(body).unwrap_or_default();
-    let messages = std::mem::take(&mut aws.state().messages);
-    for message in &messages {
-        is_sendable(&message.body);
-        message.attributes.iter().for_each(|(_, value)| is_attribute(value));
+    Some(RECEIVER.with(|receiver| receiver.call(call)))
+}
+
+impl Receiver {
+    fn new() -> Self {
+        let (aws, clock) = (Aws::new(|| EPOCH), Clock::new(|| -> Timestamp { EPOCH }));
+        aws.put("/relay/webhook-keys", KEY);
+        let config = Config {
+            events_queue_url: format!("{QUEUES}events"),
+            quarantine_queue_url: format!("{QUEUES}quarantine"),
+            webhook_keys_parameter: "/relay/webhook-keys".into(),
+        };
+        Self { runtime: runtime(), ingest: Ingest::new(&aws.config(), config, clock), aws }
     }
-    Some(Stored {
-        status: answer["statusCode"].as_u64().unwrap_or_default(),
-        said: body["status"].as_str().unwrap_or_default().to_owned(),
-        messages,
-    })
+
+    fn call(&self, call: Call) -> Stored {
+        let call = self.ingest.call(LambdaEvent::new(call, Context::default()));
+        let answer = nothing_unsaid(|| self.runtime.block_on(call));
+        let answer = answer.map(|answer| serde_json::to_value(answer).unwrap_or_default());
+        let answer = answer.unwrap_or_default();
+        let body = answer["body"].as_str().unwrap_or_default();
+        is_dry("the answer", body);
+        let body: Value = serde_json::from_str(body).unwrap_or_default();
+        let messages = {
+            let mut state = self.aws.state();
+            state.sqs = Sqs::default();
+            std::mem::take(&mut state.messages)
+        };
+        for message in &messages {
+            is_sendable(&message.body);
+            message.attributes.iter().for_each(|(_, value)| is_attribute(value));
+        }
+        Stored {
+            status: answer["statusCode"].as_u64().unwrap_or_default(),
+            said: body["status"].as_str().unwrap_or_default().to_owned(),
+            messages,
+        }
+    }
 }
