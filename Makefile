@@ -15,6 +15,13 @@ LOCAL = "$${CARGO_TARGET_DIR:-target}"/debug/local
 PAINTER := .tools/dashboard
 # cargo-cyclonedx: the folder's name holds its version, so that another one is installed beside it.
 CYCLONEDX := .tools/cyclonedx-0.5.9
+# Coverage is all that libFuzzer needs of the compiler, and stable has that. The sanitizers work with RUSTC_BOOTSTRAP=1,
+# but look for what only unsafe code can do, which the workspace forbids. Entropic scheduling takes two thirds of the time
+# where an input reaches as much code as here.
+FUZZER := .tools/cargo-fuzz-0.13.2
+CARGO_FUZZ := $(FUZZER)/bin/cargo-fuzz fuzz
+CARGO_FUZZ_OPTIONS := --fuzz-dir=fuzz --sanitizer=none
+FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 TARGET_arm64 := --arm64
 TARGET_x86_64 := --x86-64
 TRIPLE_arm64 := aarch64-unknown-linux-gnu
@@ -91,6 +98,25 @@ simulate: ## Try the hold in thousands of simulated worlds (SEEDS=10000, or SEED
 .PHONY: planted
 planted: ## Plant bugs one by one and see that the simulation finds them (SEEDS=3000)
 	@simulation/planted
+
+.PHONY: fuzz
+fuzz: $(FUZZER)/.ready ## Look for bytes that break a promise (SECONDS=60 a target, or RUNS=number; TARGET=webhook)
+	@cp Cargo.lock fuzz/Cargo.lock
+	$(call step,Building for libFuzzer (about ten minutes the first time),$(CARGO_FUZZ) build $(CARGO_FUZZ_OPTIONS) $(TARGET))
+	@for target in $(or $(TARGET),$(FUZZ_TARGETS)); do \
+	  printf '\n== Fuzzing %s: %s\n' $$target '$(or $(RUNS:%=% runs),$(or $(SECONDS),60) seconds)'; \
+	  mkdir -p fuzz/found/$$target fuzz/findings/$$target; \
+	  nice $(CARGO_FUZZ) run $(CARGO_FUZZ_OPTIONS) $$target fuzz/found/$$target fuzz/corpus/$$target fuzz/findings/$$target -- \
+	    -entropic=0 -dict=fuzz/dictionary -timeout=20 -rss_limit_mb=4096 -print_final_stats=1 -verbosity=0 \
+	    $(or $(RUNS:%=-runs=%),-max_total_time=$(or $(SECONDS),60)) >/dev/null; \
+	done
+
+.PHONY: fuzz-keep
+fuzz-keep: $(FUZZER)/.ready ## Keep in fuzz/corpus what "make fuzz" found and nothing there reaches (TARGET=webhook)
+	@for target in $(or $(TARGET),$(FUZZ_TARGETS)); do \
+	  $(CARGO_FUZZ) run $(CARGO_FUZZ_OPTIONS) $$target fuzz/corpus/$$target fuzz/found/$$target -- \
+	    -set_cover_merge=1 -use_counters=0 -use_cmp=0 -max_len=1536 >/dev/null; \
+	done
 
 .PHONY: bench
 bench: ## Measure beside Python and Node, into bench/RESULTS.md (needs Node.js 20; half an hour)
@@ -194,6 +220,11 @@ deploy: tools ## Deploy what "make package" built with "sam deploy" (STACK=gladl
 $(CYCLONEDX)/bin/cargo-cyclonedx:
 	@printf 'Building cargo-cyclonedx into $(CYCLONEDX) (two minutes, once)…\n'
 	@cargo install --quiet --locked --version $(subst .tools/cyclonedx-,,$(CYCLONEDX)) --root $(CYCLONEDX) cargo-cyclonedx
+
+$(FUZZER)/.ready:
+	@printf 'Installing cargo-fuzz into %s (about a minute)…\n' $(FUZZER)
+	@cargo install --quiet --locked --root=$(FUZZER) cargo-fuzz@0.13.2
+	@touch $@
 
 # A failed installation leaves no .ready behind, so the next try begins anew.
 $(TOOLS)/.ready: tools/local.txt

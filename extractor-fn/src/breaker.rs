@@ -87,7 +87,8 @@ impl Opening {
 
     /// When it was last found at fault.
     pub(crate) fn opened_at(&self) -> Timestamp {
-        self.retry_at - SignedDuration::from_secs(self.wait_seconds.min(LONGEST_WAIT).into())
+        let wait = SignedDuration::from_secs(self.wait_seconds.min(LONGEST_WAIT).into());
+        self.retry_at.saturating_sub(wait).unwrap_or(self.retry_at)
     }
 }
 

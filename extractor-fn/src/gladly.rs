@@ -9,8 +9,8 @@ use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_types::body::SdkBody;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use jiff::{SignedDuration, Timestamp};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json, value::RawValue};
 use shared::{Clock, Id, Parameter, ParameterError, Secret, chain};
 
 use crate::{
@@ -235,8 +235,7 @@ impl Gladly {
     pub(crate) async fn webhooks(&self, run: &Run) -> Result<Vec<Webhook>, GladlyError> {
         let answer = self.get("/webhooks", run).await?;
         match answer.status {
-            200 => serde_json::from_str(&text(answer))
-                .map_err(|_| GladlyError::Unreadable("a list of webhooks")),
+            200 => list(&text(answer)).ok_or(GladlyError::Unreadable("a list of webhooks")),
             other => Err(GladlyError::Odd(other)),
         }
     }
@@ -262,8 +261,9 @@ impl Gladly {
             self.get(&format!("/export/jobs?status=COMPLETED&startAt={since:.0}"), run).await?;
         match answer.status {
             200 => {
-                let mut jobs: Vec<Export> = serde_json::from_str(&text(answer))
-                    .map_err(|_| GladlyError::Unreadable("a list of export jobs"))?;
+                let jobs = list(&text(answer));
+                let mut jobs: Vec<Export> =
+                    jobs.ok_or(GladlyError::Unreadable("a list of export jobs"))?;
                 jobs.sort_by_key(|job| job.parameters.start_at);
                 Ok(jobs)
             }
@@ -429,6 +429,12 @@ fn found(answer: Answer) -> Result<Option<Answer>, GladlyError> {
         404 => Ok(None),
         other => Err(GladlyError::Odd(other)),
     }
+}
+
+/// Reads a list. One entry of another kind does not hide the others.
+fn list<T: DeserializeOwned>(json: &str) -> Option<Vec<T>> {
+    let entries: Vec<&RawValue> = serde_json::from_str(json).ok()?;
+    Some(entries.into_iter().filter_map(|raw| serde_json::from_str(raw.get()).ok()).collect())
 }
 
 /// Where a merged customer went: `errors[0].meta.new`, with or without the list around it.

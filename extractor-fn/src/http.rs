@@ -20,6 +20,8 @@ const LINE_LIMIT: usize = 4 << 20;
 const LINE_PATIENCE: Duration = Duration::from_secs(30);
 /// Tries of one call.
 const TRIES: u32 = 3;
+/// The longest wait that a server can ask for: what is given back comes back then.
+const LONGEST_WAIT: Duration = Duration::from_hours(1);
 /// Wait before the second try; it doubles from there.
 const FIRST_WAIT: Duration = Duration::from_millis(300);
 
@@ -40,14 +42,16 @@ impl Answer {
         self.response.headers().get(name)
     }
 
-    /// How long the server asks us to wait, in seconds or until a date.
+    /// How long the server asks us to wait, in seconds or until a date; an hour at most.
     pub(crate) fn retry_after(&self, now: Timestamp) -> Option<Duration> {
         let text = self.header("retry-after")?.trim();
-        if let Ok(seconds) = text.parse() {
-            return Some(Duration::from_secs(seconds));
-        }
-        let date = Timestamp::try_from(httpdate::parse_http_date(text).ok()?).ok()?;
-        Some(date.duration_since(now).try_into().unwrap_or(Duration::ZERO))
+        let wait = if let Ok(seconds) = text.parse() {
+            Duration::from_secs(seconds)
+        } else {
+            let date = Timestamp::try_from(httpdate::parse_http_date(text).ok()?).ok()?;
+            date.duration_since(now).try_into().unwrap_or(Duration::ZERO)
+        };
+        Some(wait.min(LONGEST_WAIT))
     }
 }
 

@@ -108,7 +108,6 @@ impl Event {
         let ids = ids.unwrap_or_default();
         let id = |raw: Option<&RawValue>| raw.and_then(|raw| serde_json::from_str(raw.get()).ok());
         let message_id = id(ids.message).or_else(|| id(ids.item));
-        let object = |raw: &&RawValue| raw.get().starts_with('{');
         Ok(Self {
             record: index,
             is_new: record.receives <= 1,
@@ -120,7 +119,7 @@ impl Event {
             timestamp: event.timestamp.and_then(|raw| serde_json::from_str(raw.get()).ok()),
             received_at: message.received_at(),
             origin: message.origin(),
-            initiator: event.initiator.filter(object).map(ToOwned::to_owned),
+            initiator: event.initiator.filter(is_initiator).map(ToOwned::to_owned),
             content: event.content.map(ToOwned::to_owned),
         })
     }
@@ -129,4 +128,17 @@ impl Event {
     pub(crate) fn recorded_at(&self) -> Option<Timestamp> {
         self.timestamp.as_deref()?.parse().ok()
     }
+}
+
+/// Whether somebody is named as the schema has it.
+fn is_initiator(raw: &&RawValue) -> bool {
+    #[derive(Deserialize)]
+    #[expect(dead_code, reason = "that it can be read is enough")]
+    struct Initiator {
+        #[serde(default)]
+        id: String,
+        #[serde(default, rename = "type")]
+        kind: String,
+    }
+    raw.get().starts_with('{') && serde_json::from_str::<Initiator>(raw.get()).is_ok()
 }

@@ -180,10 +180,15 @@ fn revive(message: &Message) -> Option<Revived> {
         None => body.to_owned(),
         Some(aside) if aside.truncated => return None,
         Some(aside) if aside.origin == "ingest-fn" => wrapped(&aside)?,
-        Some(aside) => aside.raw()?,
+        Some(aside) => sendable(aside.raw()?)?,
     };
     let (kind, _) = kind_of(&body).ok()?;
     Some(Revived { body, kind })
+}
+
+/// A queue message as SQS takes it. What the relay has written is so already.
+fn sendable(body: String) -> Option<String> {
+    if body.is_ascii() { Some(body) } else { QueueMessage::read(&body).ok()?.to_json().ok() }
 }
 
 /// A webhook that ingest-fn put aside, as it queues one that it does not.

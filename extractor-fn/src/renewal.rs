@@ -143,7 +143,8 @@ impl Book {
 
     fn end(&mut self, depth: &Depth, pass: &Pass) {
         let eighths = if pass.failed == 0 { 2 } else { 3 };
-        let floor = pass.begun_at - depth.retention / 8 * eighths;
+        let margin = depth.retention / 8 * eighths;
+        let floor = pass.begun_at.saturating_sub(margin).unwrap_or(pass.begun_at);
         self.floor = Some(self.floor.map_or(floor, |known| known.max(floor)));
         self.pass = None;
     }

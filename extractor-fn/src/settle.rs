@@ -144,7 +144,8 @@ impl Extractor {
                 return Ok(false);
             };
             let next_turn = now + SignedDuration::from_secs(seconds.into());
-            if (sent_at + retention).duration_since(next_turn) >= retention / 16 * LATE {
+            let expires = sent_at.saturating_add(retention).unwrap_or(sent_at);
+            if expires.duration_since(next_turn) >= retention / 16 * LATE {
                 return Ok(false);
             }
             self.events.resend(record, seconds).await.map(|()| true)

@@ -6,7 +6,7 @@ use std::{borrow::Cow, collections::HashMap};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
-use shared::{Id, milliseconds};
+use shared::{Id, is_deep, milliseconds};
 
 /// Where customers' means of contact stand inside an item's content.
 const CONTACT_FIELDS: [&str; 7] =
@@ -58,13 +58,16 @@ impl<'a> Conversation<'a> {
     }
 
     pub(crate) fn topic_ids(&self) -> Option<Vec<String>> {
-        serde_json::from_str(self.topic_ids?.get()).ok()
+        let mut ids: Vec<String> = serde_json::from_str(self.topic_ids?.get()).ok()?;
+        ids.retain(|id| !id.is_empty());
+        Some(ids)
     }
 }
 
 /// One entry of a conversation's timeline.
 #[derive(Debug)]
 pub(crate) struct Item<'a> {
+    json: &'a str,
     id: Option<Cow<'a, str>>,
     timestamp: Option<Cow<'a, str>>,
     kind: Option<Cow<'a, str>>,
@@ -79,27 +82,27 @@ struct Author<'a> {
     id: Option<Cow<'a, str>>,
 }
 
-/// The fields of an item's content that hold its type or its text.
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Content<'a> {
-    #[serde(borrow, rename = "type")]
-    kind: Field<'a>,
-    #[serde(borrow, rename = "content")]
-    main: Field<'a>,
-    #[serde(borrow)]
-    body: Field<'a>,
-    #[serde(borrow)]
-    subject: Field<'a>,
-    #[serde(borrow)]
-    title: Field<'a>,
-    #[serde(borrow)]
-    recording_summary: Field<'a>,
-}
+/// An object's fields. Of one that is given twice the last counts, as it does for most readers.
+#[derive(Default)]
+struct Fields<'a>(HashMap<Cow<'a, str>, &'a RawValue>);
 
-impl<'a> Content<'a> {
-    fn read(raw: Field<'a>) -> Self {
-        raw.and_then(|raw| object(raw.get())).unwrap_or_default()
+impl<'a> Fields<'a> {
+    /// `None` if it is no object.
+    fn read(json: &'a str) -> Option<Self> {
+        serde_json::from_str(json).ok().map(Self)
+    }
+
+    /// None at all if it is no object.
+    fn of(field: Field<'a>) -> Self {
+        field.and_then(|raw| Self::read(raw.get())).unwrap_or_default()
+    }
+
+    fn get(&self, name: &str) -> Field<'a> {
+        self.0.get(name).copied()
+    }
+
+    fn text(&self, name: &str) -> Option<Cow<'a, str>> {
+        text(self.get(name))
     }
 }
 
@@ -111,28 +114,9 @@ impl<'a> Item<'a> {
     }
 
     pub(crate) fn read(json: &'a str) -> Option<Self> {
-        #[derive(Deserialize)]
-        struct Fields<'a> {
-            #[serde(borrow)]
-            id: Field<'a>,
-            #[serde(borrow)]
-            timestamp: Field<'a>,
-            #[serde(borrow)]
-            content: Field<'a>,
-            #[serde(borrow)]
-            initiator: Field<'a>,
-        }
-        #[derive(Default, Deserialize)]
-        struct Initiator<'a> {
-            #[serde(borrow)]
-            id: Field<'a>,
-            #[serde(borrow, rename = "type")]
-            kind: Field<'a>,
-        }
-        let fields: Fields<'_> = object(json)?;
-        let initiator = fields.initiator.and_then(|raw| object(raw.get()));
-        let initiator: Initiator<'_> = initiator.unwrap_or_default();
-        let author = match text(initiator.kind).as_deref() {
+        let fields = Fields::read(json)?;
+        let initiator = Fields::of(fields.get("initiator"));
+        let author = match initiator.text("type").as_deref() {
             Some("CUSTOMER") => "customer",
             Some("AGENT") => "agent",
             Some("API" | "AUTOMATION" | "SYSTEM") => "bot",
@@ -140,11 +124,12 @@ impl<'a> Item<'a> {
             _ => "unknown",
         };
         Some(Self {
-            id: text(fields.id),
-            timestamp: text(fields.timestamp),
-            kind: text(Content::read(fields.content).kind),
-            author: Author { kind: author, id: text(initiator.id) },
-            content: fields.content.filter(|raw| raw.get().starts_with('{')),
+            json,
+            id: fields.text("id"),
+            timestamp: fields.text("timestamp"),
+            kind: Fields::of(fields.get("content")).text("type"),
+            author: Author { kind: author, id: initiator.text("id") },
+            content: fields.get("content").filter(is_object),
         })
     }
 
@@ -163,24 +148,24 @@ impl<'a> Item<'a> {
 
     /// Subject and text, from the fields that an item of this type has them in.
     fn words(&self, transcripts: &HashMap<Id, String>) -> (Option<String>, Option<String>) {
-        let content = Content::read(self.content);
-        let owned = |field| text(field).map(Cow::into_owned);
+        let content = Fields::of(self.content);
+        let owned = |name| content.text(name).map(Cow::into_owned);
         match self.kind.as_deref().unwrap_or_default() {
-            "EMAIL" => (owned(content.subject), owned(content.main)),
+            "EMAIL" => (owned("subject"), owned("content")),
             "CHAT_MESSAGE" | "SMS" | "FACEBOOK_MESSAGE" | "WHATSAPP" | "INSTAGRAM_DIRECT"
-            | "TWITTER" => (None, owned(content.main)),
-            "CONVERSATION_NOTE" | "VOICE_AI_MESSAGE" | "TASK" => (None, owned(content.body)),
-            "CUSTOMER_ACTIVITY" => (owned(content.title), owned(content.body)),
+            | "TWITTER" => (None, owned("content")),
+            "CONVERSATION_NOTE" | "VOICE_AI_MESSAGE" | "TASK" => (None, owned("body")),
+            "CUSTOMER_ACTIVITY" => (owned("title"), owned("body")),
             "PHONE_CALL" | "VOICEMAIL" => {
                 let id: Option<Id> = self.id().and_then(|id| id.parse().ok());
                 let transcript = id.and_then(|id| transcripts.get(&id).cloned());
-                (None, transcript.or_else(|| summary(content.recording_summary)))
+                (None, transcript.or_else(|| summary(content.get("recordingSummary"))))
             }
-            "TEXT" => (None, inner(content.main, "text")),
-            "FILES" => (None, inner(content.main, "caption")),
+            "TEXT" => (None, inner(content.get("content"), "text")),
+            "FILES" => (None, inner(content.get("content"), "caption")),
             "TOPIC_CHANGE" | "CONVERSATION_STATUS_CHANGE" => (None, None),
             // A type that did not exist when this was written most likely looks like the others.
-            _ => (owned(content.subject), owned(content.main).or_else(|| owned(content.body))),
+            _ => (owned("subject"), owned("content").or_else(|| owned("body"))),
         }
     }
 }
@@ -193,8 +178,16 @@ fn summary(field: Field<'_>) -> Option<String> {
 
 /// A text inside an object.
 fn inner(field: Field<'_>, name: &str) -> Option<String> {
-    let fields: HashMap<Cow<'_, str>, &RawValue> = serde_json::from_str(field?.get()).ok()?;
-    text(fields.get(name).copied()).map(Cow::into_owned)
+    Fields::of(field).text(name).map(Cow::into_owned)
+}
+
+fn is_object(raw: &&RawValue) -> bool {
+    raw.get().starts_with('{')
+}
+
+/// Whether every reader can read what holds it.
+fn is_readable(raw: &&RawValue) -> bool {
+    !is_deep(raw.get())
 }
 
 /// An object's fields. A list is none, though serde would take one for a struct.
@@ -286,7 +279,7 @@ impl Customer {
         let profile: Profile<'_> = object(profile)?;
         let owned = |field| text(field).map(Cow::into_owned);
         let id = owned(profile.id).filter(|id| id.parse::<Id>().is_ok());
-        let object = profile.custom_attributes.filter(|raw| raw.get().starts_with('{'));
+        let object = profile.custom_attributes.filter(is_object).filter(is_readable);
         Some(Self {
             id: id.unwrap_or_else(|| asked_for.to_string()),
             name: owned(profile.name),
@@ -358,8 +351,7 @@ struct Named<'a> {
 
 #[derive(Serialize)]
 struct Entry<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<Cow<'a, str>>,
+    id: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     timestamp: Option<Cow<'a, str>>,
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
@@ -369,8 +361,7 @@ struct Entry<'a> {
     subject: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    content: Option<Cow<'a, RawValue>>,
+    content: Cow<'a, RawValue>,
 }
 
 /// The finished snapshot, as JSON.
@@ -391,17 +382,23 @@ pub(crate) fn build(from: Ingredients<'_>) -> serde_json::Result<Box<RawValue>> 
         inbox: conversation.inbox_id().map(|id| Named::new(id, from.inboxes)),
         agent: conversation.agent_id().map(|id| Named::new(id, from.agents)),
         topics,
-        custom_attributes: conversation.custom_attributes.filter(|raw| raw.get().starts_with('[')),
+        custom_attributes: conversation
+            .custom_attributes
+            .filter(|raw| raw.get().starts_with('['))
+            .filter(is_readable),
         customer: from.customer,
         items: items
             .into_iter()
             .map(|item| {
                 let (subject, text) = item.words(from.transcripts);
-                let content = item.content.map(|raw| {
-                    if from.contact { Cow::Borrowed(raw) } else { Cow::Owned(without_contact(raw)) }
-                });
+                let content = match item.content.filter(is_readable) {
+                    Some(raw) if from.contact => Cow::Borrowed(raw),
+                    Some(raw) => Cow::Owned(without_contact(raw)),
+                    None => Cow::Owned(RawValue::from_string("{}".to_owned()).unwrap_or_default()),
+                };
                 Entry {
-                    id: item.id,
+                    // As an event without an id has it: the hash of its bytes.
+                    id: item.id.unwrap_or_else(|| Id::derived(item.json).to_string().into()),
                     timestamp: item.timestamp,
                     kind: item.kind,
                     author: item.author,

@@ -205,7 +205,8 @@ impl Extractor {
             // Somebody's decision.
             None => warn!("Gladly's webhook was switched off by hand: no event can come"),
             Some(given_up) => {
-                self.backlog.open(given_up - BEFORE).await?;
+                let begins = given_up.saturating_sub(BEFORE).unwrap_or(given_up);
+                self.backlog.open(begins).await?;
                 error!("Gladly gave the webhook up at {given_up}: switching it on again");
                 match self.fetcher.gladly().enable(&webhook.id, run).await {
                     Ok(()) => {

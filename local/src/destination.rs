@@ -17,7 +17,7 @@ use axum::{
 };
 use flate2::read::MultiGzDecoder;
 use jiff::Timestamp;
-use jsonschema::Validator;
+use jsonschema::{ValidationError, Validator};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -228,6 +228,18 @@ async fn receive(
     StatusCode::OK
 }
 
+/// Where a delivery breaks the published schema, in words.
+#[must_use]
+pub fn violations(delivery: &Value) -> Vec<String> {
+    match &*SCHEMA {
+        Ok(schema) => {
+            let told = |err: ValidationError<'_>| format!("{}: {err}", err.instance_path());
+            schema.iter_errors(delivery).map(told).collect()
+        }
+        Err(err) => vec![err.clone()],
+    }
+}
+
 fn list<'a>(body: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
     body[name].as_array().into_iter().flatten()
 }
@@ -246,11 +258,7 @@ fn read(uri: &Uri, headers: HeaderMap, wire: &[u8]) -> Result<Delivery, Vec<Stri
     let body: Value =
         serde_json::from_slice(&text).map_err(|err| vec![format!("not JSON: {err}")])?;
 
-    let mut violations = Vec::new();
-    if let Ok(schema) = &*SCHEMA {
-        violations
-            .extend(schema.iter_errors(&body).map(|err| format!("{}: {err}", err.instance_path())));
-    }
+    let mut violations = violations(&body);
     for (name, expected) in [
         ("content-type", "application/json"),
         ("idempotency-key", body["id"].as_str().unwrap_or_default()),

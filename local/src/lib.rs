@@ -7,6 +7,7 @@ pub mod destination;
 pub mod emulator;
 pub mod fault;
 pub mod gladly;
+pub mod golden;
 pub mod role;
 pub mod scene;
 pub mod screen;

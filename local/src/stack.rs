@@ -76,6 +76,7 @@ fn executable(messages: &str, name: &str) -> Option<PathBuf> {
 /// An emulated AWS that holds the packaged template. Stacks are deployed from it, as many as one likes.
 pub struct Cloud {
     emulator: Emulator,
+    artifacts: Artifacts,
     /// The URL it is at.
     template: String,
     /// As the emulator's, it keeps no connections.
@@ -85,36 +86,16 @@ pub struct Cloud {
 impl Cloud {
     /// Starts an emulator and uploads the binaries to it. It logs to `.local/<name>/emulator.log`.
     pub async fn start(name: &str, artifacts: &Artifacts) -> Result<Self, StackError> {
-        let read = |path: &Path| {
-            fs::read(path).map_err(|source| StackError::Read { path: path.to_owned(), source })
-        };
-        let path = root().join("template.yaml");
-        let mut template = String::from_utf8_lossy(&read(&path)?).into_owned();
         let emulator = Emulator::start(name).await?;
-
-        // What "aws cloudformation package" and "sam deploy" do, without their seconds of start-up.
         emulator.put_object("/artifacts", Vec::new()).await?;
-        for (function, binary) in
-            [("ingest-fn", &artifacts.ingest), ("extractor-fn", &artifacts.extractor)]
-        {
-            let folder = format!("CodeUri: target/lambda/{function}/");
-            if template.matches(&folder).count() != 1 {
-                return Err(StackError::Template(folder));
-            }
-            let zip = zipped(&read(binary)?).map_err(StackError::Zip)?;
-            emulator.put_object(&format!("/artifacts/{function}.zip"), zip).await?;
-            template =
-                template.replace(&folder, &format!("CodeUri: s3://artifacts/{function}.zip"));
-        }
-        // A request's body holds no template over 51,200 bytes, there as on AWS.
-        emulator.put_object("/artifacts/template.yaml", template.into_bytes()).await?;
-        let template = format!("{}/artifacts/template.yaml", emulator.endpoint());
+        let artifacts = artifacts.clone();
+        let template = package(&emulator, &artifacts, "first").await?;
         let http = Client::builder()
             .no_proxy()
             .pool_max_idle_per_host(0)
             .build()
             .map_err(EmulatorError::from)?;
-        Ok(Self { emulator, template, http })
+        Ok(Self { emulator, artifacts, template, http })
     }
 
     /// The AWS behind it, for what a stack has no words for.
@@ -134,23 +115,10 @@ impl Cloud {
         ] {
             put_secret(&self.emulator, &format!("/{name}/{secret}"), value).await?;
         }
-        self.emulator.cloudformation("CreateStack", self.request(name, settings)).await?;
+        let request = request(name, &self.template, settings);
+        self.emulator.cloudformation("CreateStack", request).await?;
         let outputs = self.wait(name, "CREATE_COMPLETE").await?;
         Stack::new(self, name, &outputs)
-    }
-
-    fn request(&self, name: &str, settings: &Settings) -> Vec<(String, String)> {
-        let mut fields = vec![
-            ("StackName".to_owned(), name.to_owned()),
-            ("TemplateURL".to_owned(), self.template.clone()),
-            ("Capabilities.member.1".to_owned(), "CAPABILITY_IAM".to_owned()),
-            ("Capabilities.member.2".to_owned(), "CAPABILITY_AUTO_EXPAND".to_owned()),
-        ];
-        for (number, (key, value)) in (1..).zip(settings.parameters(name)) {
-            fields.push((format!("Parameters.member.{number}.ParameterKey"), key));
-            fields.push((format!("Parameters.member.{number}.ParameterValue"), value));
-        }
-        fields
     }
 
     /// Waits until a stack is in the wanted state, and gives its outputs.
@@ -176,6 +144,48 @@ impl Cloud {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
+}
+
+/// What "aws cloudformation package" and "sam deploy" do, without their seconds of start-up. Gives the template's URL.
+async fn package(
+    emulator: &Emulator,
+    artifacts: &Artifacts,
+    build: &str,
+) -> Result<String, StackError> {
+    let read = |path: &Path| {
+        fs::read(path).map_err(|source| StackError::Read { path: path.to_owned(), source })
+    };
+    let mut template = String::from_utf8_lossy(&read(&root().join("template.yaml"))?).into_owned();
+    for (function, binary) in
+        [("ingest-fn", &artifacts.ingest), ("extractor-fn", &artifacts.extractor)]
+    {
+        let folder = format!("CodeUri: target/lambda/{function}/");
+        if template.matches(&folder).count() != 1 {
+            return Err(StackError::Template(folder));
+        }
+        let zip = zipped(&read(binary)?, build).map_err(StackError::Zip)?;
+        let key = format!("artifacts/{build}/{function}.zip");
+        emulator.put_object(&format!("/{key}"), zip).await?;
+        template = template.replace(&folder, &format!("CodeUri: s3://{key}"));
+    }
+    // A request's body holds no template over 51,200 bytes, there as on AWS.
+    let key = format!("/artifacts/{build}/template.yaml");
+    emulator.put_object(&key, template.into_bytes()).await?;
+    Ok(format!("{}{key}", emulator.endpoint()))
+}
+
+fn request(name: &str, template: &str, settings: &Settings) -> Vec<(String, String)> {
+    let mut fields = vec![
+        ("StackName".to_owned(), name.to_owned()),
+        ("TemplateURL".to_owned(), template.to_owned()),
+        ("Capabilities.member.1".to_owned(), "CAPABILITY_IAM".to_owned()),
+        ("Capabilities.member.2".to_owned(), "CAPABILITY_AUTO_EXPAND".to_owned()),
+    ];
+    for (number, (key, value)) in (1..).zip(settings.parameters(name)) {
+        fields.push((format!("Parameters.member.{number}.ParameterKey"), key));
+        fields.push((format!("Parameters.member.{number}.ParameterValue"), value));
+    }
+    fields
 }
 
 /// What a stack is deployed with.
@@ -426,7 +436,17 @@ impl<'a> Stack<'a> {
 
     /// Deploys other settings, or the same again, over this stack.
     pub async fn update(&self, settings: &Settings) -> Result<(), StackError> {
-        let request = self.cloud.request(&self.name, settings);
+        self.change(&self.cloud.template, settings).await
+    }
+
+    /// Deploys another build of the code with other settings over this stack.
+    pub async fn upgrade(&self, build: &str, settings: &Settings) -> Result<(), StackError> {
+        let template = package(&self.cloud.emulator, &self.cloud.artifacts, build).await?;
+        self.change(&template, settings).await
+    }
+
+    async fn change(&self, template: &str, settings: &Settings) -> Result<(), StackError> {
+        let request = request(&self.name, template, settings);
         self.cloud.emulator.cloudformation("UpdateStack", request).await?;
         self.cloud.wait(&self.name, "UPDATE_COMPLETE").await?;
         Ok(())
@@ -728,14 +748,17 @@ fn strings(object: &Value, text: impl Fn(&Value) -> Option<&str>) -> BTreeMap<St
     entries.filter_map(|(key, value)| Some((key.clone(), text(value)?.to_owned()))).collect()
 }
 
-/// A Lambda package: one executable, uncompressed because it does not travel.
-fn zipped(bootstrap: &[u8]) -> io::Result<Vec<u8>> {
+/// A Lambda package: one executable, uncompressed because it does not travel, and a file that tells this build from
+/// another.
+fn zipped(bootstrap: &[u8], build: &str) -> io::Result<Vec<u8>> {
     let mut zip = ZipWriter::new(Cursor::new(Vec::with_capacity(bootstrap.len() + 1024)));
     let options = SimpleFileOptions::default()
         .compression_method(CompressionMethod::Stored)
         .unix_permissions(0o755);
     zip.start_file("bootstrap", options)?;
     zip.write_all(bootstrap)?;
+    zip.start_file("build", options)?;
+    zip.write_all(build.as_bytes())?;
     Ok(zip.finish()?.into_inner())
 }
 

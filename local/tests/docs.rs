@@ -44,7 +44,7 @@ fn every_test_that_the_threat_model_names_exists() {
 }
 
 fn assert_names_tests(document: &str, least: usize) {
-    let code = code(&["ingest-fn", "extractor-fn", "shared", "local", "simulation"]);
+    let code = code(&["ingest-fn", "extractor-fn", "shared", "local", "properties", "simulation"]);
     let named = Regex::new(r"`(?:[a-z-]+: )?([a-z_]+)::([a-z_0-9]+)`").unwrap();
     let text = read(document);
     let mut count = 0;
@@ -57,7 +57,7 @@ fn assert_names_tests(document: &str, least: usize) {
     let modules = Regex::new(r"`(?:[a-z-]+: )?([a-z_]+)::\*`").unwrap();
     for found in modules.captures_iter(&text) {
         let file = ["src", "tests", "tests/it", "tests/e2e"].iter().flat_map(|folder| {
-            ["ingest-fn", "extractor-fn", "shared", "local"]
+            ["ingest-fn", "extractor-fn", "shared", "local", "properties"]
                 .map(|package| root().join(package).join(folder).join(format!("{}.rs", &found[1])))
         });
         assert!(file.into_iter().any(|file| file.exists()), "no module {}", &found[1]);

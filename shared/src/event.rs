@@ -13,6 +13,12 @@ use crate::Reason;
 /// stop at 128 levels, and a delivery wraps an event in a few more.
 const DEPTH_LIMIT: usize = 100;
 
+/// Whether JSON is nested so deeply that many parsers would refuse what holds it.
+#[must_use]
+pub fn is_deep(json: &str) -> bool {
+    depth(json) > DEPTH_LIMIT
+}
+
 /// An id that is safe in a URL: 1 to 64 characters of `A-Z a-z 0-9 _ -`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String")]
@@ -175,7 +181,7 @@ struct Content<'a> {
 impl<'a> Incoming<'a> {
     /// Reads a webhook's body, or the event inside a queue message.
     pub fn read(json: &'a str) -> Result<Self, Unusable> {
-        if depth(json) > DEPTH_LIMIT {
+        if is_deep(json) {
             return Err(Unusable::TooDeep);
         }
         let fields: Fields<'_> = object(json, Unusable::NoType)?;

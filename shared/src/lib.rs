@@ -18,7 +18,7 @@ pub use crate::{
     clock::Clock,
     env::{ConfigError, Env},
     error::chain,
-    event::{Event, Id, Incoming, InvalidId, Unusable},
+    event::{Event, Id, Incoming, InvalidId, Unusable, is_deep},
     log::init_log,
     message::{MESSAGE_LIMIT, Origin, PutAside, Quarantined, QueueMessage, Reason, milliseconds},
     metrics::{Metric, Metrics},

@@ -68,8 +68,11 @@ impl<'a> QueueMessage<'a> {
             serde_json::error::Category::Data => Unusable::NotAMessage,
             _ => Unusable::NotJson { line: err.line(), column: err.column() },
         })?;
-        // A list is none of ours, though serde would take one for a struct.
-        let is_ours = message.v == 1 && body.trim_start().starts_with('{');
+        // A list is none of ours, though serde would take one for a struct; nor is what came before
+        // there was a relay, in a year that RFC 3339 may not even have.
+        let is_ours = message.v == 1
+            && message.received_at >= Timestamp::UNIX_EPOCH
+            && body.trim_start().starts_with('{');
         if is_ours { Ok(message) } else { Err(Unusable::NotAMessage) }
     }
 
@@ -231,9 +234,16 @@ impl PutAside {
     /// The original, if it is a text.
     #[must_use]
     pub fn raw(&self) -> Option<String> {
+        String::from_utf8(self.bytes()?).ok()
+    }
+
+    /// The original, as far as it was kept. `None` if somebody else wrote the message and it is not
+    /// encoded as it says.
+    #[must_use]
+    pub fn bytes(&self) -> Option<Vec<u8>> {
         match self.encoding.as_deref() {
-            None => Some(self.raw.clone()),
-            Some(_) => String::from_utf8(BASE64_STANDARD.decode(&self.raw).ok()?).ok(),
+            None => Some(self.raw.clone().into_bytes()),
+            Some(_) => BASE64_STANDARD.decode(&self.raw).ok(),
         }
     }
 }
@@ -295,6 +305,10 @@ mod tests {
             ),
             (r#"[1,"2026-01-01T00:00:00Z",{},"webhook"]"#, "not a queue message of version 1"),
             (r#"{"v":1,"receivedAt":"yesterday","event":{}}"#, "not a queue message of version 1"),
+            (
+                r#"{"v":1,"receivedAt":"-009999-01-02T01:59:59Z","event":{}}"#,
+                "not a queue message of version 1",
+            ),
         ];
         for (body, expected) in cases {
             assert_eq!(QueueMessage::read(body).unwrap_err().to_string(), expected, "{body}");

@@ -10,7 +10,10 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use local::{aws::THROTTLED, gladly::EVENT_TYPES};
+use local::{
+    aws::{Fault, THROTTLED},
+    gladly::EVENT_TYPES,
+};
 use serde_json::{Value, json};
 use shared::QueueMessage;
 use tokio::time::{Duration, sleep};
@@ -257,6 +260,23 @@ async fn a_range_is_cut_to_what_gladly_has_and_goes_on_after_a_fault() {
     }
     let told = world.invoke(json!({"task": "backfill"})).await.unwrap_err().to_string();
     assert!(told.starts_with("from is missing"), "{told}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_sqs_took_only_in_part_is_queued_again() {
+    let (world, side) = watched(Side { webhooks: json!([webhook(true)]), ..Side::default() });
+    let begins = world.clock.now() - SignedDuration::from_hours(1);
+    let at = |n: i32| begins + SignedDuration::from_secs(n.into());
+    side.lock().unwrap().events = (0..25).map(|n| event(n, at(n))).collect();
+    // Answered 200 all the same.
+    world.aws.state().sqs_faults = [Fault::Entries(0b101)].into();
+    let range = json!({"task": "backfill", "from": begins.to_string()});
+    let told = world.invoke(range).await.unwrap_err().to_string();
+    assert!(told.ends_with("SQS did not take some of the messages: 2 of 10"), "{told}");
+    sleep(Duration::from_mins(1)).await;
+    world.task("reconcile").await;
+    assert_eq!(world.queued().into_iter().collect::<BTreeSet<_>>().len(), 25);
+    assert_eq!(world.work(), json!({}));
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,10 +7,11 @@ use std::{
 
 use futures::future::join_all;
 use local::{aws::Fault as AwsFault, fault::Fault};
-use serde_json::json;
-use tracing_subscriber::{fmt::MakeWriter, layer::SubscriberExt as _};
+use serde_json::{Value, json};
+use tracing::{Level, subscriber::DefaultGuard};
+use tracing_subscriber::{filter::Targets, fmt::MakeWriter, layer::SubscriberExt as _};
 
-use crate::{DESTINATION_TOKEN, GLADLY_TOKEN, World, raw_record, record};
+use crate::{DESTINATION_TOKEN, FIRST_WAIT, GLADLY_TOKEN, World, raw_record, record};
 
 /// Everything that was logged, at every level.
 #[derive(Clone, Default)]
@@ -35,18 +36,51 @@ impl<'a> MakeWriter<'a> for Log {
     }
 }
 
+impl Log {
+    /// Takes what Lambda shows, our own lines from this level on and libraries' from WARN on.
+    fn listen(&self, level: Level) -> DefaultGuard {
+        let filter = Targets::new()
+            .with_default(Level::WARN)
+            .with_targets(["extractor_fn", "shared"].map(|ours| (ours, level)));
+        let lines = tracing_subscriber::fmt::layer().json().with_writer(self.clone());
+        tracing::subscriber::set_default(tracing_subscriber::registry().with(lines).with(filter))
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_failure_is_told_once_with_its_cause() {
+    let world = World::new();
+    let event = world.conversation("c-1");
+    world.gladly.fault(Fault::cut().on("/api/v1/conversations/c-1/items"));
+    let log = Log::default();
+    let guard = log.listen(Level::INFO);
+    world.extract([&event]).await.gives_back(&["m-0"], FIRST_WAIT);
+    let another = World::new();
+    another.aws.state().ssm_fault = Some(AwsFault::Refused(400, "AccessDeniedException"));
+    another.extract([&event]).await.gives_back(&["m-0"], FIRST_WAIT);
+    drop(guard);
+
+    let log = log.text();
+    let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let told: Vec<_> = lines
+        .filter(|line| line["level"] != "INFO")
+        .map(|line| line["fields"].as_object().unwrap().values().map(Value::to_string).collect())
+        .collect();
+    let [cut, denied]: [String; 2] = told.try_into().unwrap();
+    assert!(cut.contains("Gladly did not answer: ") && cut.contains("c-1"), "{cut}");
+    // An SDK error alone says only "service error".
+    assert!(denied.contains("AccessDeniedException"), "{denied}");
+}
+
 #[tokio::test]
 async fn no_error_path_logs_a_secret_or_what_people_wrote() {
     const SAID: &str = "my cat is called Mitzi";
     let log = Log::default();
-    // What Lambda shows: our own lines at every level, libraries from WARN on.
-    let filter = tracing_subscriber::filter::Targets::new()
-        .with_default(tracing::Level::WARN)
-        .with_target("extractor_fn", tracing::Level::TRACE)
-        .with_target("shared", tracing::Level::TRACE);
-    let lines = tracing_subscriber::fmt::layer().json().with_writer(log.clone());
-    let subscriber = tracing_subscriber::registry().with(lines).with(filter);
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let _guard = log.listen(Level::TRACE);
 
     let faults = || {
         let body = format!(r#"{{"said":"{SAID}","token":"{GLADLY_TOKEN}"#);
@@ -95,7 +129,7 @@ async fn no_error_path_logs_a_secret_or_what_people_wrote() {
         world.batch(&[event]).await;
     }
 
-    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let log = log.text();
     assert!(log.lines().count() > 50, "it was listening");
     let basic = "cmVsYXlAZXhhbXBsZS5vcmc6";
     for secret in

@@ -13,10 +13,12 @@ mod fetch;
 mod gap;
 mod hold;
 mod leak;
+mod odd;
 mod permission;
 mod redrive;
 mod renewal;
 mod time;
+mod upgrade;
 
 use std::{borrow::Borrow, collections::BTreeMap, sync::Arc, time::Duration};
 

@@ -35,7 +35,14 @@ pub(crate) enum Reply {
 
 /// Gladly and the destination, as a function from a path to a reply.
 #[derive(Clone)]
-struct Net(Arc<dyn Fn(&str) -> Reply + Send + Sync>, Arc<Mutex<Vec<(String, Instant)>>>);
+struct Net(Arc<dyn Fn(&str) -> Reply + Send + Sync>, Arc<Mutex<Vec<Asked>>>);
+
+/// What was asked, and when.
+struct Asked {
+    path: String,
+    at: Instant,
+    body: String,
+}
 
 impl std::fmt::Debug for Net {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -46,7 +53,8 @@ impl std::fmt::Debug for Net {
 impl HttpConnector for Net {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let path = request.uri().split('/').skip(3).collect::<Vec<_>>().join("/");
-        self.1.lock().unwrap().push((path.clone(), Instant::now()));
+        let body = String::from_utf8_lossy(request.body().bytes().unwrap_or_default()).into();
+        self.1.lock().unwrap().push(Asked { path: path.clone(), at: Instant::now(), body });
         let reply = (self.0)(&path);
         HttpConnectorFuture::new(async move {
             let (status, body, retry_after) = match reply {
@@ -92,7 +100,16 @@ impl World {
         settings: &[(&str, &str)],
         reply: impl Fn(&str) -> Reply + Send + Sync + 'static,
     ) -> Self {
-        let (start, began) = (Timestamp::now(), Instant::now());
+        Self::at(Timestamp::now(), settings, reply)
+    }
+
+    /// The same, beginning at another time.
+    pub(crate) fn at(
+        start: Timestamp,
+        settings: &[(&str, &str)],
+        reply: impl Fn(&str) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let began = Instant::now();
         let now = move || start + SignedDuration::try_from(began.elapsed()).unwrap();
         let (aws, net) = (account(Aws::new(now)), Net(Arc::new(reply), Arc::default()));
         let world = [
@@ -119,7 +136,13 @@ impl World {
 
     pub(crate) fn times(&self, part: &str) -> Vec<Instant> {
         let calls = self.net.1.lock().unwrap();
-        calls.iter().filter(|(path, _)| path.contains(part)).map(|(_, at)| *at).collect()
+        calls.iter().filter(|asked| asked.path.contains(part)).map(|asked| asked.at).collect()
+    }
+
+    /// The bodies that a path was sent.
+    pub(crate) fn sent(&self, path: &str) -> Vec<String> {
+        let calls = self.net.1.lock().unwrap();
+        calls.iter().filter(|asked| asked.path == path).map(|asked| asked.body.clone()).collect()
     }
 }
 

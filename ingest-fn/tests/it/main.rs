@@ -9,6 +9,7 @@ mod fault;
 mod key;
 mod leak;
 mod permission;
+mod upgrade;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use ingest_fn::{Config, Ingest, Outcome};

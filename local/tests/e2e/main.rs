@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
 mod control;
+mod deploy;
 mod gap;
 mod hold;
 mod ingest;

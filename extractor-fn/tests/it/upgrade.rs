@@ -1,0 +1,336 @@
+//! What one version has written, the next one understands; and what is written changes on purpose
+//! only. The documents stand in `shared/tests/golden`.
+
+use jiff::{SignedDuration, Timestamp};
+use local::{aws::THROTTLED, destination::violations, golden::Golden};
+use serde_json::{Value, json};
+
+use crate::{
+    raw_record, settle,
+    time::{LEFT, Reply, World, working},
+};
+
+const PAUSE: &str = "/relay/pause";
+
+/// When every golden document was written.
+fn written() -> Timestamp {
+    "2026-01-02T03:04:05.678Z".parse().unwrap()
+}
+
+/// A world that goes on a minute after everything was written.
+fn next_version() -> World {
+    World::at(written() + SignedDuration::from_mins(1), &[], working)
+}
+
+fn golden() -> Vec<Golden> {
+    let all = Golden::all().unwrap();
+    assert!(!all.is_empty());
+    all
+}
+
+/// What is written is what the newest version's document says, byte for byte.
+#[track_caller]
+fn assert_newest(name: &str, written: &str) {
+    let golden = Golden::newest().unwrap();
+    assert_eq!(
+        written,
+        golden.read(name).unwrap(),
+        "{name} is no longer written as in {}: see docs/SEMANTICS.md, Upgrades",
+        golden.version
+    );
+}
+
+impl World {
+    async fn hand_out(&self, bodies: &[String]) -> crate::Settled {
+        let records: Vec<_> =
+            bodies.iter().enumerate().map(|(index, body)| raw_record(index, body)).collect();
+        settle(&self.extractor, &self.aws, &records, LEFT).await
+    }
+
+    fn written(&self, name: &str) -> Vec<String> {
+        let writes = self.aws.state().writes.clone();
+        let writes = writes.into_iter().filter(|write| write.name == format!("{PAUSE}-{name}"));
+        writes.map(|write| write.text).collect()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_of_every_version_are_delivered_as_they_came() {
+    for golden in golden() {
+        let world = next_version();
+        let events = ["event.webhook.json", "event.backfill.json"];
+        let events = events.map(|name| golden.read(name).unwrap());
+        world.hand_out(&events).await.is_done();
+        let delivery: Value = serde_json::from_str(&world.sent("deliveries")[0]).unwrap();
+        let told = |event: &Value| {
+            let mut event = event.clone();
+            event.as_object_mut().unwrap().remove("heldMs").unwrap();
+            event
+        };
+        let told: Vec<_> = delivery["events"].as_array().unwrap().iter().map(told).collect();
+        let content = json!({"customerId": "u-1", "conversationId": "c-1"});
+        assert_eq!(
+            told,
+            [
+                json!({"id": "e-1", "type": "CONVERSATION/CLOSED", "timestamp": "2026-01-02T03:04:04Z",
+                       "receivedAt": "2026-01-02T03:04:05.678Z", "conversationId": "c-1", "customerId": "u-1",
+                       "initiator": {"id": "a-1", "type": "AGENT"}, "content": content, "snapshot": "included",
+                       "origin": "webhook"}),
+                json!({"id": "e-2", "type": "CONVERSATION/CREATED", "timestamp": "2026-01-02T01:30:00Z",
+                       "receivedAt": "2026-01-02T03:04:05.678Z", "conversationId": "c-1", "customerId": "u-1",
+                       "content": content, "snapshot": "included", "origin": "backfill"}),
+            ],
+            "{}",
+            golden.version
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_every_version_put_aside_is_shown_and_sent_back() {
+    for golden in golden() {
+        let world = next_version();
+        for name in ["extractor", "ingest", "ingest.base64", "ingest.truncated"] {
+            let body = golden.read(&format!("quarantine.{name}.json")).unwrap();
+            world.aws.state().send("quarantine", &body, Vec::new(), 0, written());
+        }
+        let shown = world.task("quarantine").await;
+        let told: Vec<_> = shown["messages"].as_array().unwrap().iter().collect();
+        let entry = |reason: &str, origin: &str, detail: &str| json!({"reason": reason, "receivedAt": "2026-01-02T03:04:05.678Z", "origin": origin, "detail": detail});
+        let mut rejected = entry("rejected", "extractor-fn", "the destination answered 422");
+        rejected["type"] = json!("CONVERSATION/CLOSED");
+        rejected["conversationId"] = json!("c-1");
+        assert_eq!(
+            told,
+            [
+                &rejected,
+                &entry("no-type", "ingest-fn", "no type"),
+                &entry("unreadable", "ingest-fn", "not UTF-8"),
+                &entry("unreadable", "ingest-fn", "not JSON: error in line 1, column 1"),
+            ],
+            "{}",
+            golden.version
+        );
+
+        let answer = world.task("redrive").await;
+        assert_eq!(answer, json!({"redriven": 1, "stayed": 3, "more": false}));
+        let sent = world.aws.state().messages.clone();
+        assert_eq!(sent[0].body, golden.read("event.webhook.json").unwrap(), "as it was queued");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_of_every_version_holds_and_ends_as_it_says() {
+    let told = json!({"by": "ada", "reason": "audit", "since": "2026-01-02T03:00:00Z", "until": "2026-01-02T04:00:00Z"});
+    for golden in golden() {
+        for (name, state, people) in [
+            ("pause.running", "running", None),
+            ("pause.paused", "paused", None),
+            ("pause.document.json", "paused", Some(&told)),
+        ] {
+            let world = next_version();
+            world.aws.put(PAUSE, &golden.read(name).unwrap());
+            let status = world.task("reconcile").await;
+            assert_eq!(status["state"], state, "{} {name}", golden.version);
+            let mapping = if state == "running" { "Enabled" } else { "Disabled" };
+            assert_eq!(status["mapping"], mapping);
+            for (field, value) in people.into_iter().flat_map(|told| told.as_object().unwrap()) {
+                assert_eq!(&status[field], value, "{} {name}", golden.version);
+            }
+        }
+        let later = World::at(written() + SignedDuration::from_hours(1), &[], working);
+        later.aws.put(PAUSE, &golden.read("pause.document.json").unwrap());
+        assert_eq!(later.task("reconcile").await["state"], "running", "until has passed");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_breaker_of_every_version_holds_and_heals() {
+    for golden in golden() {
+        let breaker = |name: &str| golden.read(&format!("breaker.{name}.json")).unwrap();
+        let event = [golden.read("event.webhook.json").unwrap()];
+        let world = World::at(written() + SignedDuration::from_secs(20), &[], working);
+        let name = format!("{PAUSE}-breaker");
+
+        world.aws.put(&name, &breaker("open"));
+        assert_eq!(world.hand_out(&event).await.kept, ["m-0"]);
+        let status = world.task("status").await;
+        assert_eq!(
+            (&status["state"], &status["reason"], &status["since"]),
+            (
+                &json!("breaker"),
+                &json!("the destination answered 401"),
+                &json!("2026-01-02T03:04:05Z")
+            ),
+            "{}",
+            golden.version
+        );
+        assert_eq!(status["breaker"]["retryAt"], "2026-01-02T03:05:05Z");
+
+        tokio::time::sleep(tokio::time::Duration::from_secs(11)).await;
+        world.aws.put(&name, &breaker("half-open"));
+        world.hand_out(&event).await.is_done();
+        assert_eq!(world.written("breaker"), [breaker("closed")], "the first success closes it");
+
+        world.aws.put(&name, &breaker("closed"));
+        assert_eq!(world.task("reconcile").await["state"], "running");
+        assert_eq!(world.written("breaker").len(), 1, "there is nothing to mend");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_of_every_version_goes_on() {
+    for golden in golden() {
+        let world = next_version();
+        let created = written() - SignedDuration::from_hours(24 * 30);
+        world.aws.state().queue("events", created);
+        let sent = written() - SignedDuration::from_hours(50);
+        world.aws.state().send("events", "held", Vec::new(), 0, sent);
+        world.aws.put(PAUSE, "paused");
+        world.aws.put(&format!("{PAUSE}-renewal"), &golden.read("renewal.json").unwrap());
+
+        let status = world.task("status").await;
+        let floor: Timestamp = "2025-12-31T00:00:00Z".parse().unwrap();
+        let age = world.clock.now().duration_since(floor).as_secs();
+        assert_eq!(status["oldestEventAgeSeconds"], age, "{}: its floor", golden.version);
+        world.task("reconcile").await;
+        let ledger = world.written("renewal").pop().unwrap();
+        let ledger: Value = serde_json::from_str(&ledger).unwrap();
+        let floor = written() - SignedDuration::from_hours(24);
+        assert_eq!(ledger["events"], json!({"floor": floor.to_string()}), "its pass has ended");
+        assert_eq!(world.aws.state().messages[0].body, "held", "and renewed what there was");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backfill_of_every_version_goes_on() {
+    for golden in golden() {
+        let world = next_version();
+        world.aws.put(&format!("{PAUSE}-backfill"), &golden.read("backfill.json").unwrap());
+        world.task("reconcile").await;
+        let asked = [
+            "api/v1/events?startAt=2026-01-02T01:00:00.000Z&endAt=2026-01-02T02:00:00.000Z",
+            "api/v1/export/jobs/j-1/files/conversation_items.jsonl",
+        ];
+        for asked in asked {
+            assert_eq!(world.times(asked).len(), 1, "{}: {asked}", golden.version);
+        }
+        assert_eq!(world.written("backfill").pop().unwrap(), "{}", "and is done");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delivery_of_every_version_fits_the_schema() {
+    for golden in golden() {
+        let delivery = serde_json::from_str(&golden.read("delivery.json").unwrap()).unwrap();
+        assert_eq!(violations(&delivery), Vec::<String>::new(), "{}", golden.version);
+    }
+}
+
+/// A Gladly with one conversation of everything.
+fn gladly(path: &str) -> Reply {
+    Reply::Json(match path {
+        "api/v1/conversations/c-1" => {
+            json!({"id": "c-1", "customerId": "u-1", "inboxId": "b-1", "agentId": "a-1", "topicIds": ["t-1"],
+                   "createdAt": "2026-01-01T00:00:00Z", "closedAt": "2026-01-02T03:04:04Z", "status": "CLOSED",
+                   "customAttributes": [{"id": "k", "value": "v"}]})
+        }
+        "api/v1/conversations/c-1/items" => {
+            json!([{"id": "i-1", "timestamp": "2026-01-01T00:00:00.1Z", "initiator": {"id": "u-1", "type": "CUSTOMER"},
+                    "content": {"type": "EMAIL", "subject": "Hello", "content": "Where is it?"}}])
+        }
+        "api/v1/customer-profiles/u-1" => {
+            json!({"id": "u-1", "name": "Sam", "emails": [{"normalized": "sam@example.com"}],
+                   "phones": [{"original": "+15555550100"}], "externalCustomerId": "x-1", "customAttributes": {"plan": "gold"}})
+        }
+        "api/v1/agents" => json!([{"id": "a-1", "name": "Ada"}]),
+        "api/v1/topics" => json!([{"id": "t-1", "name": "Shipping"}]),
+        "api/v1/inboxes" => json!([{"id": "b-1", "name": "Post"}]),
+        path if path.starts_with("api/v1/export/jobs?") => {
+            json!([{"id": "j-1", "files": ["conversation_items.jsonl"],
+                    "parameters": {"startAt": "2025-12-31T00:00:00Z", "endAt": "2026-01-01T00:00:00Z"}}])
+        }
+        "api/v1/export/jobs/j-1/files/conversation_items.jsonl" => {
+            json!({"id": "i", "conversationId": "c-1", "customerId": "u-1", "timestamp": "2025-12-31T12:00:00Z"})
+        }
+        path if path.starts_with("api/v1/events?") => {
+            json!({"id": "e-2", "type": "CONVERSATION/CREATED", "timestamp": "2026-01-02T01:30:00Z",
+                   "content": {"customerId": "u-1", "conversationId": "c-1"}})
+        }
+        _ => json!([]),
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delivery_and_the_answer_to_its_batch_are_written_as_before() {
+    let event = [Golden::newest().unwrap().read("event.webhook.json").unwrap()];
+    let world = World::at(written(), &[], gladly);
+    world.hand_out(&event).await.is_done();
+    assert_newest("delivery.json", &world.sent("deliveries")[0]);
+
+    world.aws.put(PAUSE, "paused");
+    tokio::time::sleep(tokio::time::Duration::from_secs(11)).await;
+    let record = json!({"messageId": "m-0", "receiptHandle": "receipt of m-0", "body": event[0]});
+    let answer = world.invoke(json!({"Records": [record]})).await.unwrap();
+    assert_newest("batch-response.json", &answer.to_string());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_put_aside_and_the_breaker_are_written_as_before() {
+    let event = [Golden::newest().unwrap().read("event.webhook.json").unwrap()];
+    let answers = |status: u16| {
+        let answer = move |path: &str| match path {
+            "deliveries" => Reply::Status(status, None),
+            path => gladly(path),
+        };
+        World::at(written(), &[], answer)
+    };
+    let world = answers(422);
+    world.hand_out(&event).await.is_done();
+    assert_newest("quarantine.extractor.json", &world.aws.state().messages[0].body);
+
+    let world = answers(401);
+    assert_eq!(world.hand_out(&event).await.kept, ["m-0"]);
+    tokio::time::sleep(tokio::time::Duration::from_mins(1)).await;
+    world.task("reconcile").await;
+    let [open, half_open] = &world.written("breaker")[..] else { panic!("two writes") };
+    assert_newest("breaker.open.json", open);
+    assert_newest("breaker.half-open.json", half_open);
+    let world = World::at(written(), &[], gladly);
+    world.aws.put(&format!("{PAUSE}-breaker"), "not ours");
+    world.task("reconcile").await;
+    assert_newest("breaker.closed.json", &world.written("breaker")[0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_controller_goes_on_with_is_written_as_before() {
+    let world = World::at(written(), &[], gladly);
+    world.aws.put(PAUSE, "paused");
+    let created = written() - SignedDuration::from_hours(24 * 30);
+    world.aws.state().queue("events", created);
+    let sent = written() - SignedDuration::from_hours(50);
+    world.aws.state().send("events", "held", Vec::new(), 0, sent);
+    let known = r#"{"events":{"floor":"2025-12-31T00:00:00Z"},"quarantine":{}}"#;
+    world.aws.put(&format!("{PAUSE}-renewal"), known);
+    // The mapping was enabled, and switching it off takes its time.
+    world.aws.state().mapping.enabled = false;
+    world.task("reconcile").await;
+    assert_newest("renewal.json", &world.written("renewal")[0]);
+
+    let world = World::at(written(), &[], gladly);
+    world.aws.state().sqs_fault = Some(THROTTLED);
+    let import =
+        json!({"task": "import", "from": "2025-12-31T00:00:00Z", "to": "2026-01-01T00:00:00Z"});
+    world.invoke(import).await.unwrap_err();
+    let range =
+        json!({"task": "backfill", "from": "2026-01-02T01:00:00Z", "to": "2026-01-02T02:00:00Z"});
+    world.invoke(range.clone()).await.unwrap_err();
+    assert_newest("backfill.json", &world.written("backfill").pop().unwrap());
+
+    let world = World::at(written(), &[], gladly);
+    world.invoke(range).await.unwrap();
+    let message = world.aws.state().messages[0].body.clone();
+    let at = message.find(r#","event":"#).unwrap();
+    let message = format!(r#"{{"v":1,"receivedAt":"2026-01-02T03:04:05.678Z"{}"#, &message[at..]);
+    assert_newest("event.backfill.json", &message);
+}

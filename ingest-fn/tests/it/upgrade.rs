@@ -1,0 +1,50 @@
+//! What ingest-fn writes changes on purpose only, and keys of every version open.
+
+use local::golden::Golden;
+
+use crate::{KEY, NEXT_KEY, World};
+
+#[tokio::test(start_paused = true)]
+async fn what_is_queued_and_put_aside_is_written_as_before() {
+    let golden = Golden::newest().unwrap();
+    let event = golden.read("event.webhook.json").unwrap();
+    let event = event.split_once(r#","event":"#).unwrap().1.strip_suffix('}').unwrap();
+    let long = "a".repeat(2 << 20);
+    let cases: [(&str, &[u8]); 4] = [
+        ("event.webhook.json", event.as_bytes()),
+        ("quarantine.ingest.json", r#"{"content":{"conversationId":"c-1"},"note":"é"}"#.as_bytes()),
+        ("quarantine.ingest.base64.json", b"\xff\x00"),
+        ("quarantine.ingest.truncated.json", long.as_bytes()),
+    ];
+    for (name, body) in cases {
+        let world = World::new();
+        world.post(KEY, body).await;
+        assert_eq!(
+            short(&world.messages().remove(0).body),
+            golden.read(name).unwrap(),
+            "{name} is no longer written as in {}: see docs/SEMANTICS.md, Upgrades",
+            golden.version
+        );
+    }
+}
+
+/// The same with four letters where a million stand in a row.
+fn short(text: &str) -> String {
+    let mut short = String::new();
+    for letter in text.chars() {
+        if letter != 'a' || !short.ends_with("aaaa") {
+            short.push(letter);
+        }
+    }
+    short
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_keys_of_every_version_open() {
+    for golden in Golden::all().unwrap() {
+        let world = World::with_keys(&golden.read("webhook-keys").unwrap());
+        for key in [KEY, NEXT_KEY] {
+            assert_eq!(world.status(key).await, 200, "{}", golden.version);
+        }
+    }
+}

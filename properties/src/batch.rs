@@ -1,0 +1,68 @@
+//! A batch: what SQS hands over, what Gladly and the destination answer.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    message::{holds, is_sendable},
+    relay::{Relay, in_no_time, record},
+    said::{is_detail, is_dry, nothing_unsaid},
+    script::Section,
+};
+
+/// Each section `message` is a message of the events queue, with its count of receives, the times it
+/// was sent and first received; the others are answers.
+///
+/// Every message ends in exactly one way, and nothing leaves that should not: no request but those
+/// that the relay is made for, no delivery that breaks the schema or shows what is not to be shown.
+pub fn batch(input: &[u8]) {
+    let sections = Section::all(input);
+    let bodies: Vec<_> = sections.iter().filter(|section| section.name == "message").collect();
+    let bodies: Vec<_> = bodies.iter().map(|section| (section.rest, section.text())).collect();
+    let records = bodies.iter().enumerate().map(|(number, (attributes, body))| {
+        let mut attributes = attributes.split(' ');
+        let mut next = || attributes.next().unwrap_or_default();
+        record(number, body, next(), next(), next())
+    });
+    let records: Vec<_> = records.collect();
+    nothing_unsaid(|| {
+        in_no_time(async {
+            let relay = Relay::new(&sections);
+            let kept = relay.batch(&records).await;
+            let forwarded = relay.outside.forwarded();
+
+            let ids: BTreeSet<_> = kept.iter().map(String::as_str).collect();
+            assert_eq!(ids.len(), kept.len(), "each is kept once");
+            let known = |id: &&str| {
+                let number = id.strip_prefix("m-").and_then(|number| number.parse::<usize>().ok());
+                number.is_some_and(|number| number < records.len())
+            };
+            assert!(ids.iter().all(known), "{ids:?}");
+            let state = relay.aws.state();
+            for id in &ids {
+                let wait = state.visibility[&format!("receipt of {id}")];
+                assert!((0..=4_320).contains(&wait), "back after {wait} s");
+            }
+            let mut aside = 0;
+            for message in &state.messages {
+                if message.queue == "events" {
+                    assert!(bodies.iter().any(|(_, body)| *body == message.body), "sent anew");
+                    continue;
+                }
+                aside += 1;
+                is_sendable(&message.body);
+                let raw = bodies.iter().find(|(_, body)| {
+                    shared::PutAside::read(&message.body)
+                        .is_some_and(|aside| aside.raw().is_some_and(|raw| raw == *body))
+                });
+                let (_, raw) = raw.unwrap_or_else(|| panic!("nobody sent {}", message.body));
+                let read = holds(&message.body, raw.as_bytes());
+                is_detail(&read.detail);
+                is_dry("the detail", &read.detail);
+                assert_eq!(read.origin, "extractor-fn");
+            }
+            let renewed = state.messages.len() - aside;
+            let gone = records.len() - kept.len();
+            assert_eq!(gone, forwarded + aside + renewed, "each ends in exactly one way");
+        });
+    });
+}

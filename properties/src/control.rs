@@ -1,0 +1,130 @@
+//! The controller: what stands in its parameters and queues, what Gladly lists, what it is invoked
+//! with.
+
+use std::collections::BTreeSet;
+
+use jiff::SignedDuration;
+use serde_json::Value;
+use shared::{PutAside, QueueMessage};
+
+use crate::{
+    message::{is_attribute, is_sendable},
+    relay::{EPOCH, PAUSE, Relay, in_no_time},
+    said::{is_dry, nothing_unsaid},
+    script::Section,
+};
+
+/// Messages do not get older in the queue than this: its retention is 96 hours.
+const OLDEST: i64 = 90 * 3_600;
+
+/// The sections `pause`, `breaker`, `renewal` and `backfill` are parameters; `queued` and `put-aside`
+/// are messages, as old as so many seconds; each `invoke` is a payload; the others are answers.
+///
+/// The operator's parameter stays as it is, no message is lost, and what is queued is an event.
+pub fn control(input: &[u8]) {
+    let sections = Section::all(input);
+    nothing_unsaid(|| {
+        in_no_time(async {
+            let relay = Relay::new(&sections);
+            prepare(&relay, &sections);
+            let count = |relay: &Relay| {
+                let (now, mut state) = (relay.now(), relay.aws.state());
+                state.queue("events", now).len() + state.queue("quarantine", now).len()
+            };
+            let before = count(&relay);
+            let said = |relay: &Relay| relay.aws.state().parameters.get(PAUSE).cloned();
+            let pause = said(&relay);
+            let mut payloads: Vec<_> = sections
+                .iter()
+                .filter(|section| section.name == "invoke")
+                .map(|s| s.body)
+                .collect();
+            if payloads.is_empty() {
+                payloads.push(br#"{"task":"reconcile"}"#);
+            }
+            for payload in payloads.into_iter().take(4) {
+                let answered = relay.invoke(payload).await;
+                match &answered {
+                    Err(told) => {
+                        is_dry("the failure", told);
+                        assert!(
+                            !told.contains("InvalidMessage"),
+                            "SQS takes what it is sent: {told}"
+                        );
+                    }
+                    Ok(answer) if answer.get("batchItemFailures").is_some() => {}
+                    Ok(answer) => is_dry("the answer", &answer.to_string()),
+                }
+                relay.outside.forwarded();
+                assert!(count(&relay) >= before, "nothing is lost");
+                assert_eq!(said(&relay), pause, "the operator's alone");
+            }
+            is_event_or_copy(&relay, &sections);
+            documents(&relay);
+        });
+    });
+}
+
+fn prepare(relay: &Relay, sections: &[Section<'_>]) {
+    for queue in ["events", "quarantine"] {
+        relay.aws.state().queue(queue, EPOCH - SignedDuration::from_hours(24 * 30));
+    }
+    for section in sections {
+        let text = section.text();
+        let age = section.rest.parse().unwrap_or(0_i64).clamp(0, OLDEST);
+        let sent = EPOCH - SignedDuration::from_secs(age);
+        match section.name {
+            "pause" => relay.aws.put(PAUSE, &text),
+            name @ ("breaker" | "renewal" | "backfill") => {
+                relay.aws.put(&format!("{PAUSE}-{name}"), &text);
+            }
+            // SQS holds none such.
+            "queued" | "put-aside" if !text.chars().all(is_taken) || text.is_empty() => {}
+            "queued" => {
+                relay.aws.state().send("events", &text, Vec::new(), 0, sent);
+            }
+            "put-aside" => {
+                relay.aws.state().send("quarantine", &text, Vec::new(), 0, sent);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Whether SQS takes a character
+/// (<https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html>).
+fn is_taken(character: char) -> bool {
+    matches!(character, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..)
+}
+
+/// What was sent is a copy of what was there, an event that can be extracted, or put aside.
+fn is_event_or_copy(relay: &Relay, sections: &[Section<'_>]) {
+    let there: BTreeSet<_> = sections
+        .iter()
+        .filter(|section| matches!(section.name, "queued" | "put-aside"))
+        .map(Section::text)
+        .collect();
+    for message in &relay.aws.state().messages {
+        if there.contains(&message.body) {
+            continue;
+        }
+        is_sendable(&message.body);
+        message.attributes.iter().for_each(|(_, value)| is_attribute(value));
+        if message.queue == "quarantine" {
+            assert!(PutAside::read(&message.body).is_some(), "{}", message.body);
+            continue;
+        }
+        let read = QueueMessage::read(&message.body).and_then(|message| message.event());
+        let event = read.unwrap_or_else(|err| panic!("{err}: {}", message.body));
+        assert!(event.conversation.is_some(), "there is something to fetch");
+    }
+}
+
+/// What the system wrote into its parameters is JSON, and nothing that anybody said.
+fn documents(relay: &Relay) {
+    for write in &relay.aws.state().writes {
+        assert_ne!(write.name, PAUSE, "the operator's alone");
+        let read = serde_json::from_str::<Value>(&write.text);
+        assert!(read.is_ok_and(|document| document.is_object()), "{}", write.text);
+    }
+}

@@ -1,0 +1,36 @@
+//! The webhook keys parameter, and the key that a request presents.
+
+use ingest_fn::ActiveKeys;
+
+use crate::said::nothing_unsaid;
+
+/// Bytes as the parameter's text, and behind the first NUL the key presented: it gets in only if it
+/// is one of the first two lines with 32 characters or more, and as that one.
+pub fn keys(input: &[u8]) {
+    let (text, presented) = match input.iter().position(|byte| *byte == 0) {
+        Some(end) => (&input[..end], &input[end + 1..]),
+        None => (input, input),
+    };
+    let text = String::from_utf8_lossy(text);
+    let active: Vec<_> =
+        text.lines().map(str::trim).filter(|key| key.chars().count() >= 32).take(2).collect();
+
+    let read = nothing_unsaid(|| text.parse::<ActiveKeys>());
+    let Ok(keys) = read else {
+        assert!(active.is_empty(), "a good key was refused");
+        return;
+    };
+    let slot = |presented: &[u8]| keys.slot(presented);
+    for (place, key) in active.iter().enumerate() {
+        let last = active.iter().rposition(|other| other == key).map(|place| place + 1);
+        assert_eq!(slot(key.as_bytes()), last, "the key in place {place} is its own");
+    }
+    let expected = active.iter().rposition(|key| key.as_bytes() == presented);
+    assert_eq!(slot(presented), expected.map(|place| place + 1));
+    let lines = text.lines().map(str::as_bytes);
+    for near in lines.chain(active.iter().map(|key| &key.as_bytes()[1..])) {
+        if active.iter().all(|key| key.as_bytes() != near) {
+            assert_eq!(slot(near), None, "almost the key is not the key");
+        }
+    }
+}

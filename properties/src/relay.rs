@@ -1,0 +1,152 @@
+//! The extractor between models of everything it reaches, for one input.
+
+use std::sync::Arc;
+
+use aws_smithy_runtime_api::client::http::SharedHttpConnector;
+use extractor_fn::{Config, Extractor, Http, Invocation};
+use jiff::{SignedDuration, Timestamp};
+use lambda_runtime::{Context, LambdaEvent};
+use local::aws::{Aws, QUEUE_ARNS, QUEUES};
+use serde_json::{Value, json};
+use shared::{Clock, Env};
+use tokio::{
+    runtime::{Builder, Runtime},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    outside::{DESTINATION, GLADLY, May, Outside},
+    script::Section,
+};
+
+/// When every world begins.
+pub(crate) const EPOCH: Timestamp = Timestamp::constant(1_767_225_600, 0);
+/// The operator's parameter.
+pub(crate) const PAUSE: &str = "/relay/pause";
+/// The URL of the webhook that is watched.
+pub(crate) const WEBHOOK: &str = "https://relay.example.com/webhooks/gladly";
+
+/// What the function has for an invocation.
+const LEFT: Duration = Duration::from_mins(5);
+
+/// The function and its surroundings.
+pub(crate) struct Relay {
+    pub(crate) aws: Aws,
+    pub(crate) outside: Outside,
+    extractor: Arc<Extractor>,
+    began: Instant,
+}
+
+/// What an invocation came to: its answer, or the words of its failure.
+pub(crate) type Answered = Result<Value, String>;
+
+/// Runs something in a time of its own, in which no wait takes any.
+pub(crate) fn in_no_time<T>(run: impl Future<Output = T>) -> T {
+    runtime().block_on(run)
+}
+
+#[expect(clippy::expect_used, reason = "a runtime without I/O needs nothing")]
+pub(crate) fn runtime() -> Runtime {
+    let mut runtime = Builder::new_current_thread();
+    runtime.enable_time().start_paused(true).build().expect("a runtime")
+}
+
+/// The time of a world that began then.
+pub(crate) fn now(began: Instant) -> Timestamp {
+    EPOCH + SignedDuration::try_from(began.elapsed()).unwrap_or_default()
+}
+
+impl Relay {
+    /// The settings are words in the section `settings`.
+    pub(crate) fn new(sections: &[Section<'_>]) -> Self {
+        let settings = sections.iter().find(|section| section.name == "settings");
+        let settings = settings.copied().unwrap_or_default();
+        let may = May { contact: !settings.has("no-contact"), notes: !settings.has("no-notes") };
+        let began = Instant::now();
+        let aws = Aws::new(move || now(began));
+        aws.put(PAUSE, "running");
+        aws.put("/relay/gladly-token", "gladly-token");
+        aws.put("/relay/destination-token", "destination-token");
+        let outside = Outside::new(sections, may);
+        let http = Http::over(SharedHttpConnector::new(outside.clone()));
+        let clock = Clock::new(move || now(began));
+        let extractor = Extractor::new(&aws.config(), config(settings, may), http, clock);
+        Self { aws, outside, extractor: Arc::new(extractor), began }
+    }
+
+    /// Invokes the function with these bytes, as Lambda does.
+    pub(crate) async fn invoke(&self, payload: &[u8]) -> Answered {
+        let payload: Invocation = serde_json::from_slice(payload).map_err(|err| err.to_string())?;
+        let deadline = now(self.began).as_millisecond().unsigned_abs();
+        let mut context = Context::default();
+        context.deadline = deadline + u64::try_from(LEFT.as_millis()).unwrap_or_default();
+        let began = Instant::now();
+        let answered = self.extractor.handle(LambdaEvent::new(payload, context)).await;
+        assert!(began.elapsed() <= LEFT, "done by the deadline: {:?}", began.elapsed());
+        let answer = answered.map_err(|err| format!("{err:?}"))?;
+        serde_json::to_value(answer).map_err(|err| err.to_string())
+    }
+
+    /// Hands messages to the function as SQS does, and has what stays in the queue.
+    pub(crate) async fn batch(&self, messages: &[Value]) -> Vec<String> {
+        let payload = json!({ "Records": messages }).to_string();
+        let answer = self.invoke(payload.as_bytes()).await;
+        let answer = answer.unwrap_or_else(|err| panic!("the batch failed: {err}"));
+        let fields = answer.as_object().map(serde_json::Map::len);
+        let kept = answer["batchItemFailures"].as_array().filter(|_| fields == Some(1));
+        let kept = kept.unwrap_or_else(|| panic!("not an answer of Lambda's: {answer}"));
+        let name = |kept: &Value| kept["itemIdentifier"].as_str().map(str::to_owned);
+        kept.iter()
+            .map(|kept| name(kept).unwrap_or_else(|| panic!("not an answer of Lambda's: {answer}")))
+            .collect()
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        now(self.began)
+    }
+}
+
+/// A message as Lambda hands it over.
+pub(crate) fn record(number: usize, body: &str, receives: &str, sent: &str, first: &str) -> Value {
+    json!({
+        "messageId": format!("m-{number}"),
+        "receiptHandle": format!("receipt of m-{number}"),
+        "body": body,
+        "attributes": {
+            "ApproximateReceiveCount": receives,
+            "SentTimestamp": sent,
+            "ApproximateFirstReceiveTimestamp": first,
+        },
+        "messageAttributes": {
+            "type": {"stringValue": "A", "dataType": "String", "stringListValues": [], "binaryListValues": []},
+        },
+        "eventSource": "aws:sqs", "awsRegion": "eu-west-1",
+        "eventSourceARN": format!("{QUEUE_ARNS}events"),
+    })
+}
+
+#[expect(clippy::expect_used, reason = "these settings are right")]
+fn config(settings: Section<'_>, may: May) -> Config {
+    let lookup = |name: &str| {
+        Some(match name {
+            "EVENTS_QUEUE_URL" => format!("{QUEUES}events"),
+            "QUARANTINE_QUEUE_URL" => format!("{QUEUES}quarantine"),
+            "EVENTS_QUEUE_ARN" => format!("{QUEUE_ARNS}events"),
+            "AWS_LAMBDA_FUNCTION_NAME" => "extractor".into(),
+            "PAUSE_PARAMETER" => PAUSE.into(),
+            "GLADLY_HOST" => GLADLY.into(),
+            "GLADLY_EMAIL" => "relay@example.org".into(),
+            "GLADLY_TOKEN_PARAMETER" => "/relay/gladly-token".into(),
+            "GLADLY_REQUESTS_PER_SECOND" => "100".into(),
+            "DESTINATION_URL" => DESTINATION.into(),
+            "DESTINATION_TOKEN_PARAMETER" => "/relay/destination-token".into(),
+            "DESTINATION_GZIP" => settings.has("gzip").to_string(),
+            "FORWARD_CUSTOMER_CONTACT" => may.contact.to_string(),
+            "FORWARD_NOTES" => may.notes.to_string(),
+            "RENEW_HELD_EVENTS" => (!settings.has("no-renewal")).to_string(),
+            "WEBHOOK_URL" => WEBHOOK.into(),
+            _ => return None,
+        })
+    };
+    Config::read(&Env::new(&lookup)).expect("settings that can be read")
+}

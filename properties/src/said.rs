@@ -1,0 +1,97 @@
+//! What the functions say: to the log, in the details of what they put aside, to whoever called.
+
+use std::{cell::RefCell, io, sync::Once};
+
+use tracing::Level;
+use tracing_subscriber::{filter::Targets, fmt::MakeWriter, layer::SubscriberExt as _};
+
+/// Stands in the inputs wherever somebody might have written or said something. It is no id, and
+/// nothing that the relay itself would say.
+pub(crate) const CANARY: &str = "sings like a canary";
+
+thread_local! {
+    static LINES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Takes the log's lines.
+#[derive(Clone, Copy)]
+struct Lines;
+
+impl io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        LINES.with_borrow_mut(|lines| lines.extend_from_slice(bytes));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        *self
+    }
+}
+
+/// Runs something, and has nothing that it logs give away what was said, or tell of a panic that
+/// was caught.
+#[expect(clippy::expect_used, reason = "how a property fails")]
+pub(crate) fn nothing_unsaid<T>(run: impl FnOnce() -> T) -> T {
+    static LISTENING: Once = Once::new();
+    LISTENING.call_once(|| {
+        // As in `shared::init_log` at its most talkative.
+        let targets = Targets::new()
+            .with_default(Level::WARN)
+            .with_targets(["shared", "ingest_fn", "extractor_fn"].map(|ours| (ours, Level::DEBUG)));
+        let lines = tracing_subscriber::fmt::layer().json().with_writer(Lines);
+        let subscriber = tracing_subscriber::registry().with(lines).with(targets);
+        tracing::subscriber::set_global_default(subscriber).expect("nobody else listens");
+    });
+    LINES.with_borrow_mut(Vec::clear);
+    let done = run();
+    LINES.with_borrow(|lines| {
+        let log = String::from_utf8_lossy(lines);
+        is_dry("the log", &log);
+        assert!(!log.contains("panic"), "a panic was caught: {log}");
+    });
+    done
+}
+
+/// Nothing in this text was said by anybody but the relay.
+pub(crate) fn is_dry(what: &str, text: &str) {
+    assert!(!text.contains(CANARY), "{what} repeats what was said: {text}");
+}
+
+/// The details that a message in quarantine can have, with a zero for every number.
+const DETAILS: [&str; 14] = [
+    "not UTF-0",
+    "not JSON: error in line 0, column 0",
+    "nested deeper than 0 levels",
+    "a field that decides is given twice",
+    "content is not an object",
+    "not a queue message of version 0",
+    "no conversationId",
+    "no type",
+    "content.conversationId is not 0 to 0 characters of A-Z a-z 0-0 _ -",
+    "id is not 0 to 0 characters of A-Z a-z 0-0 _ -",
+    "0 bytes, more than a queue message holds",
+    "the destination answered 0",
+    "failed for more than a day, received 0 times",
+    "received too often: moved by SQS itself",
+];
+
+/// A detail holds numbers of ours and nothing of the content.
+pub(crate) fn is_detail(detail: &str) {
+    let mut plain = String::new();
+    for character in detail.chars() {
+        match character {
+            '0'..='9' if plain.ends_with('0') => {}
+            '0'..='9' => plain.push('0'),
+            other => plain.push(other),
+        }
+    }
+    assert!(DETAILS.contains(&&*plain), "not one of our details: {detail:?}");
+}

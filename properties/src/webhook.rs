@@ -1,0 +1,155 @@
+//! A webhook, from Lambda's payload to what SQS and Gladly get.
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use ingest_fn::{Call, Config, Ingest};
+use jiff::Timestamp;
+use lambda_runtime::{Context, LambdaEvent};
+use local::aws::{Aws, Message, QUEUES, Sqs};
+use serde_json::{Value, json};
+use shared::{Clock, QueueMessage};
+use tokio::runtime::Runtime;
+
+use crate::{
+    message::{escaped, holds, is_attribute, is_sendable},
+    relay::{EPOCH, runtime},
+    said::{CANARY, is_detail, is_dry, nothing_unsaid},
+};
+
+/// The right key.
+const KEY: &str = "0123456789abcdef0123456789abcdef";
+/// As many characters as are sure not to fit into a message.
+const MANY: usize = 175_000;
+
+/// The function in front of an account of its own, at a moment that does not pass.
+struct Receiver {
+    runtime: Runtime,
+    aws: Aws,
+    ingest: Ingest,
+}
+
+thread_local! {
+    static RECEIVER: Receiver = Receiver::new();
+}
+
+/// What came of a request.
+struct Stored {
+    status: u64,
+    said: String,
+    messages: Vec<Message>,
+}
+
+/// The first byte says how the others come: `t` as text, `b` in base64, `B` as what is to be base64
+/// and may not be, `l` as text in which the first `~` is 175,000 characters, `p` as the whole payload.
+///
+/// With the right key the answer is 2xx and tells what is stored: the event, the same as it came, or
+/// every byte of what is none. Without it nothing is.
+pub fn webhook(input: &[u8]) {
+    let (how, body) = input.split_first().map_or((b't', input), |(how, body)| (*how, body));
+    let text = || String::from_utf8_lossy(body).into_owned();
+    match how {
+        b'p' => any_payload(body),
+        b'b' => known(&BASE64_STANDARD.encode(body), true, body),
+        b'B' => match BASE64_STANDARD.decode(body) {
+            Ok(bytes) => known(&text(), true, &bytes),
+            Err(_) => known(&text(), true, text().as_bytes()),
+        },
+        b'l' => {
+            let long = text().replacen('~', &"\u{ffff}".repeat(MANY), 1);
+            known(&long, false, long.as_bytes());
+        }
+        _ => known(&text(), false, text().as_bytes()),
+    }
+}
+
+/// A body of which these bytes are to arrive.
+fn known(body: &str, is_base64: bool, bytes: &[u8]) {
+    let payload = json!({
+        "version": "2.0", "headers": {"X-Api-Key": KEY, "content-type": CANARY},
+        "body": body, "isBase64Encoded": is_base64,
+    });
+    let stored = call(payload.to_string().as_bytes());
+    let Some(Stored { status, said, messages }) = stored else { panic!("a payload of AWS's own") };
+    assert_eq!(status, 200, "{said}");
+    match (&*said, &messages[..]) {
+        ("pong" | "ignored", []) => {}
+        ("queued", [message]) => {
+            assert_eq!(message.queue, "events");
+            let read = QueueMessage::read(&message.body);
+            let read = read.unwrap_or_else(|err| panic!("{err}: {}", message.body));
+            let sent = str::from_utf8(bytes).unwrap_or_default();
+            let sent = sent.trim_matches([' ', '\t', '\r', '\n']);
+            assert_eq!(read.event_json(), escaped(sent), "the event is as it came");
+            assert_eq!(read.received_at(), EPOCH);
+            let event = read.event().unwrap_or_else(|err| panic!("{err}: {}", message.body));
+            assert!(event.conversation.is_some(), "there is something to fetch");
+        }
+        ("quarantined", [message]) => {
+            assert_eq!(message.queue, "quarantine");
+            let aside = holds(&message.body, bytes);
+            assert_eq!((aside.received_at, &*aside.origin), (EPOCH, "ingest-fn"));
+            is_detail(&aside.detail);
+            assert_eq!(message.attributes, [("reason".into(), aside.reason.code().into())]);
+        }
+        _ => panic!("answered {said}, and stored {messages:?}"),
+    }
+}
+
+/// Any bytes as the payload: without the one right key nothing is stored.
+fn any_payload(payload: &[u8]) {
+    let Some(Stored { status, said, messages }) = call(payload) else { return };
+    // What is not looked at may be no JSON for every reader.
+    let Ok(payload) = serde_json::from_slice::<Value>(payload) else { return };
+    let headers = payload["headers"].as_object().into_iter().flatten();
+    let mut keys = headers.filter(|(name, _)| name.eq_ignore_ascii_case("x-api-key"));
+    let is_right = keys.next().is_some_and(|(_, key)| key == KEY) && keys.next().is_none();
+    match (status, &*said) {
+        (401, "unauthorized") => assert_eq!(messages, []),
+        (200, "pong" | "ignored" | "queued" | "quarantined") => {
+            assert!(is_right, "let in: {payload}");
+        }
+        other => panic!("{other:?} for {payload}"),
+    }
+}
+
+/// What comes of a payload, unless Lambda itself could not read it.
+fn call(payload: &[u8]) -> Option<Stored> {
+    let call: Call = serde_json::from_slice(payload).ok()?;
+    Some(RECEIVER.with(|receiver| receiver.call(call)))
+}
+
+impl Receiver {
+    fn new() -> Self {
+        let (aws, clock) = (Aws::new(|| EPOCH), Clock::new(|| -> Timestamp { EPOCH }));
+        aws.put("/relay/webhook-keys", KEY);
+        let config = Config {
+            events_queue_url: format!("{QUEUES}events"),
+            quarantine_queue_url: format!("{QUEUES}quarantine"),
+            webhook_keys_parameter: "/relay/webhook-keys".into(),
+        };
+        Self { runtime: runtime(), ingest: Ingest::new(&aws.config(), config, clock), aws }
+    }
+
+    fn call(&self, call: Call) -> Stored {
+        let call = self.ingest.call(LambdaEvent::new(call, Context::default()));
+        let answer = nothing_unsaid(|| self.runtime.block_on(call));
+        let answer = answer.map(|answer| serde_json::to_value(answer).unwrap_or_default());
+        let answer = answer.unwrap_or_default();
+        let body = answer["body"].as_str().unwrap_or_default();
+        is_dry("the answer", body);
+        let body: Value = serde_json::from_str(body).unwrap_or_default();
+        let messages = {
+            let mut state = self.aws.state();
+            state.sqs = Sqs::default();
+            std::mem::take(&mut state.messages)
+        };
+        for message in &messages {
+            is_sendable(&message.body);
+            message.attributes.iter().for_each(|(_, value)| is_attribute(value));
+        }
+        Stored {
+            status: answer["statusCode"].as_u64().unwrap_or_default(),
+            said: body["status"].as_str().unwrap_or_default().to_owned(),
+            messages,
+        }
+    }
+}
