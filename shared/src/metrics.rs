@@ -185,14 +185,14 @@ impl Metrics {
             dimensions: [dimensions],
             metrics,
         };
-        let plain = self.values.keys().filter(|metric| **metric != Metric::KeySlot);
+        let plain = self.values.keys().copied().filter(|metric| *metric != Metric::KeySlot);
         let plain: Vec<_> = plain.map(Definition::of).collect();
         let mut directives = Vec::with_capacity(2);
         if !plain.is_empty() {
             directives.push(directive(&["FunctionName"][..], plain));
         }
         if self.slot.is_some() {
-            let keyed = vec![Definition::of(&Metric::KeySlot)];
+            let keyed = vec![Definition::of(Metric::KeySlot)];
             directives.push(directive(&["FunctionName", "Slot"], keyed));
         }
         Line { head: Head { timestamp: now.as_millisecond(), directives }, function, metrics: self }
@@ -230,7 +230,7 @@ struct Definition {
 }
 
 impl Definition {
-    fn of(metric: &Metric) -> Self {
+    fn of(metric: Metric) -> Self {
         Self { name: metric.name(), unit: metric.unit() }
     }
 }
