@@ -95,6 +95,10 @@ simulate: ## Try the hold in thousands of simulated worlds (SEEDS=10000, or SEED
 	@cargo build --quiet --locked --workspace
 	@"$${CARGO_TARGET_DIR:-target}"/debug/simulation $(if $(SEED),--seed $(SEED) --verbose,--seeds $(or $(SEEDS),10000)) >/dev/null
 
+.PHONY: soak
+soak: build ## Try the real stack under fire and account for every event (SEED=1 EVENTS=30000 MINUTES=10, then the drain)
+	@$(LOCAL) soak $(or $(SEED),1) $(or $(EVENTS),30000) $(or $(MINUTES),10)
+
 .PHONY: planted
 planted: ## Plant bugs one by one and see that the simulation finds them (SEEDS=3000)
 	@simulation/planted

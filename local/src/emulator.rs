@@ -14,6 +14,8 @@ use std::{
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::Value;
 
+use crate::proxy::Proxy;
+
 /// How long the emulator may take to start; it needs less than two seconds on a quiet machine.
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -43,8 +45,9 @@ pub struct Emulator {
 }
 
 impl Emulator {
-    /// Starts an emulator that logs to `.local/<name>/emulator.log`, and waits until it answers.
-    pub async fn start(name: &str) -> Result<Self, EmulatorError> {
+    /// Starts an emulator that logs to `.local/<name>/emulator.log`, and waits until it answers. Its functions find it
+    /// behind the proxy, if there is one.
+    pub async fn start(name: &str, proxy: Option<&Proxy>) -> Result<Self, EmulatorError> {
         let python = root().join(".tools/venv/bin/python");
         if !python.exists() {
             return Err(EmulatorError::NoTools);
@@ -52,7 +55,13 @@ impl Emulator {
         let port = free_port().map_err(EmulatorError::Start)?;
         let folder = root().join(".local").join(name);
         let log = folder.join("emulator.log");
-        let child = spawn(&python, &folder, &log, port).map_err(EmulatorError::Start)?;
+        let endpoint = format!("http://127.0.0.1:{port}");
+        let seen_by_functions = proxy.map_or(endpoint.as_str(), |proxy| {
+            proxy.forward_to(&endpoint);
+            proxy.url()
+        });
+        let child =
+            spawn(&python, &folder, &log, port, seen_by_functions).map_err(EmulatorError::Start)?;
         // Connections are not kept: tests share an emulator, and each has a runtime that takes its connections along.
         let http = Client::builder().no_proxy().pool_max_idle_per_host(0).build()?;
 
@@ -88,6 +97,18 @@ impl Emulator {
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The process it is; the functions' are its children.
+    #[must_use]
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it writes.
+    #[must_use]
+    pub fn log(&self) -> &Path {
+        &self.log
     }
 
     /// Calls SQS, as in `sqs("SendMessage", json!({"QueueUrl": …}))`.
@@ -222,7 +243,13 @@ pub(crate) fn texts(xml: &str, element: &str) -> Vec<String> {
 
 /// Starts it with an environment of its own: the functions inherit all of it, and must see neither a proxy nor an AWS
 /// profile of whoever runs this.
-fn spawn(python: &Path, folder: &Path, log: &Path, port: u16) -> io::Result<Child> {
+fn spawn(
+    python: &Path,
+    folder: &Path,
+    log: &Path,
+    port: u16,
+    seen_by_functions: &str,
+) -> io::Result<Child> {
     let state = folder.join(format!("emulator-{port}"));
     fs::create_dir_all(&state)?;
     let output = File::create(log)?;
@@ -242,7 +269,7 @@ fn spawn(python: &Path, folder: &Path, log: &Path, port: u16) -> io::Result<Chil
         .env("LAMBDA_EXECUTOR", "local")
         .env("IOT_MTLS_ENABLED", "0")
         .env("SFTP_ENABLED", "0")
-        .env("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{port}"))
+        .env("AWS_ENDPOINT_URL", seen_by_functions)
         .env("AWS_ACCESS_KEY_ID", "test")
         .env("AWS_SECRET_ACCESS_KEY", "test")
         .env("AWS_DEFAULT_REGION", "us-east-1")

@@ -1,6 +1,11 @@
 //! Faults on request: what a server does instead of answering, or to its own answer.
 
-use std::{collections::BTreeMap, future, io, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Display, Formatter},
+    future, io,
+    time::Duration,
+};
 
 use axum::{
     body::{Body, Bytes, to_bytes},
@@ -17,6 +22,10 @@ use serde::{Deserialize, Serialize};
 /// One with neither lets the server do its work and spoils only the answer.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a word of the JSON that is written by hand"
+)]
 pub struct Fault {
     /// Which calls: see [`covers`]. Empty is every call.
     pub on: String,
@@ -40,6 +49,12 @@ pub struct Fault {
     pub cut: bool,
     /// Sends half of the body as if it were all: broken JSON.
     pub garbled: bool,
+    /// Sends the body in ten pieces, each so much later than the one before.
+    pub drip_ms: u64,
+    /// Breaks the connection instead of answering, and does nothing.
+    pub reset: bool,
+    /// Does the work, then breaks the connection without a word of the answer.
+    pub lost: bool,
 }
 
 impl Fault {
@@ -83,6 +98,24 @@ impl Fault {
     #[must_use]
     pub fn slow(latency_ms: u64) -> Self {
         Self::default().with(|fault| fault.latency_ms = latency_ms)
+    }
+
+    /// Does the work, and sends the body in ten pieces that far apart.
+    #[must_use]
+    pub fn drip(pause_ms: u64) -> Self {
+        Self::default().with(|fault| fault.drip_ms = pause_ms)
+    }
+
+    /// Breaks the connection before anything is done.
+    #[must_use]
+    pub fn reset() -> Self {
+        Self::default().with(|fault| fault.reset = true)
+    }
+
+    /// Does the work, and nobody hears of it: the connection breaks.
+    #[must_use]
+    pub fn lost() -> Self {
+        Self::default().with(|fault| fault.lost = true)
     }
 
     /// Hits only the calls this pattern [`covers`].
@@ -150,6 +183,9 @@ impl Fault {
         if self.hang {
             future::pending::<()>().await;
         }
+        if self.reset {
+            return Response::new(broken());
+        }
         let mut response = if let Some(mebibytes) = self.mebibytes {
             Response::new(spaces(mebibytes))
         } else if self.status.is_some() || self.body.is_some() {
@@ -173,7 +209,36 @@ impl Fault {
         if self.cut || self.garbled {
             response = halve(response, self.cut).await;
         }
+        if self.drip_ms > 0 {
+            response = dripping(response, Duration::from_millis(self.drip_ms)).await;
+        }
+        if self.lost {
+            return Response::new(broken());
+        }
         response
+    }
+}
+
+/// What it does, in a word or two, whatever calls it hits.
+impl Display for Fault {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let word = match self {
+            Self { hang: true, .. } => "hang",
+            Self { reset: true, .. } => "reset",
+            Self { lost: true, .. } => "lost answer",
+            Self { cut: true, .. } => "cut answer",
+            Self { garbled: true, .. } => "garbled answer",
+            Self { mebibytes: Some(_), .. } => "large answer",
+            Self { drip_ms: 1.., .. } => "slow body",
+            Self { status: Some(status), headers, .. } => {
+                let waits =
+                    if headers.contains_key("retry-after") { " with retry-after" } else { "" };
+                return write!(f, "{status}{waits}");
+            }
+            Self { latency_ms: 1.., .. } => "late answer",
+            _ => "other answer",
+        };
+        f.write_str(word)
     }
 }
 
@@ -221,6 +286,26 @@ fn breaking_off(sent: Bytes) -> Body {
         Err(io::Error::other("cut by a fault"))
     });
     Body::from_stream(stream::iter([Ok(sent)]).chain(broken))
+}
+
+/// A body that breaks the connection at once: nothing has left by then, not even the headers.
+fn broken() -> Body {
+    Body::from_stream(stream::once(async { Err::<Bytes, _>(io::Error::other("lost by a fault")) }))
+}
+
+/// The same answer with its body in pieces.
+async fn dripping(response: Response, pause: Duration) -> Response {
+    const PIECES: usize = 10;
+    let (parts, body) = response.into_parts();
+    let whole = to_bytes(body, usize::MAX).await.unwrap_or_default();
+    let size = whole.len().div_ceil(PIECES).max(1);
+    let pieces = (0..whole.len()).step_by(size);
+    let pieces: Vec<_> = pieces.map(|at| whole.slice(at..whole.len().min(at + size))).collect();
+    let pieces = stream::iter(pieces).then(move |piece| async move {
+        tokio::time::sleep(pause).await;
+        Ok::<_, io::Error>(piece)
+    });
+    Response::from_parts(parts, Body::from_stream(pieces))
 }
 
 fn spaces(mebibytes: usize) -> Body {

@@ -1,15 +1,17 @@
-//! `local demo`, `local up`, `local down`, `local dashboard`: behind the make targets of the same names.
+//! `local demo`, `local up`, `local down`, `local soak`, `local dashboard`: behind the make targets of the same names.
 
 use std::{
     env,
     error::Error,
     io::{self, Write},
     process::ExitCode,
+    time::Duration,
 };
 
 use local::{
     demo::{self, Tour},
     screen,
+    soak::{self, Plan},
     up::{self, Running},
 };
 
@@ -22,11 +24,14 @@ async fn main() -> ExitCode {
             demo::demo(if full { Tour::Full } else { Tour::Short }).await.map_err(Into::into)
         }
         "dashboard" => screen::screen().await.map_err(Into::into),
+        "soak" => endure().await,
         "up" => start().await,
         "down" => stop().await,
         // What "up" runs in the background.
         "serve" => up::serve().await.map_err(Into::into),
-        _ => Err("say one of: local demo, local dashboard, local up, local down".into()),
+        _ => {
+            Err("say one of: local demo, local dashboard, local soak, local up, local down".into())
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -35,6 +40,20 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+async fn endure() -> Result<(), Box<dyn Error>> {
+    let [seed, events, minutes] =
+        [(2, "SEED", 1), (3, "EVENTS", 30_000), (4, "MINUTES", 10)].map(|(at, name, usual)| {
+            match env::args().nth(at) {
+                Some(text) => text.parse::<u32>().map_err(|_| format!("{name} must be a number")),
+                None => Ok(usual),
+            }
+        });
+    let minutes = Duration::from_mins(minutes?.max(1).into());
+    soak::soak(&Plan::new(seed?.into(), events?.max(1) as usize, minutes)).await?;
+    say("Nothing is lost, and every promise was kept.");
+    Ok(())
 }
 
 async fn start() -> Result<(), Box<dyn Error>> {

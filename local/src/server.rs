@@ -111,6 +111,8 @@ pub struct Call {
 pub struct Traffic {
     per_second: Option<usize>,
     latency: Duration,
+    /// What a call is called, in the record and by the faults: its path and query, or a better name.
+    name: fn(&Parts) -> String,
     state: Mutex<TrafficState>,
     changed: watch::Sender<()>,
 }
@@ -119,6 +121,8 @@ pub struct Traffic {
 struct TrafficState {
     calls: Vec<Call>,
     faults: Vec<Fault>,
+    /// How many calls each kind of fault has hit, by the pattern it was for.
+    befallen: BTreeMap<(String, String), usize>,
     /// When the calls of the last second that were let in arrived.
     window: VecDeque<Instant>,
     throttled: usize,
@@ -133,7 +137,13 @@ struct Admission {
 
 impl Traffic {
     pub(crate) fn new(per_second: Option<usize>, latency: Duration) -> Self {
-        Self { per_second, latency, state: Mutex::default(), changed: watch::Sender::new(()) }
+        let name = |request: &Parts| request.uri.to_string();
+        Self { per_second, latency, name, state: Mutex::default(), changed: watch::Sender::new(()) }
+    }
+
+    /// Traffic whose calls have other names than their paths.
+    pub(crate) fn named(name: fn(&Parts) -> String) -> Self {
+        Self { name, ..Self::new(None, Duration::ZERO) }
     }
 
     /// The calls a pattern [`covers`], oldest first.
@@ -185,6 +195,12 @@ impl Traffic {
         lock(&self.state).faults.clone()
     }
 
+    /// How many calls each kind of fault has hit so far, by the pattern it was for and its name.
+    #[must_use]
+    pub fn befallen(&self) -> BTreeMap<(String, String), usize> {
+        lock(&self.state).befallen.clone()
+    }
+
     /// Forgets every fault; calls that hang go on hanging.
     pub fn clear_faults(&self) {
         lock(&self.state).faults.clear();
@@ -224,20 +240,24 @@ impl Traffic {
         } else {
             state.throttled += 1;
         }
-        state.calls.push(Call {
-            method: request.method.to_string(),
-            path: request.uri.to_string(),
-            at: now,
-            status: None,
-        });
+        let method = request.method.to_string();
+        let path = (self.name)(request);
+        let fault = if admitted {
+            let path = path.split('?').next().unwrap_or_default();
+            let fault = Fault::take(&mut state.faults, &method, path);
+            if let Some(fault) = &fault {
+                let kind = (fault.on.clone(), fault.to_string());
+                *state.befallen.entry(kind).or_default() += 1;
+            }
+            fault
+        } else {
+            Some(Fault::status(429))
+        };
+        state.calls.push(Call { method, path, at: now, status: None });
         Admission {
             number: state.calls.len() - 1,
             remaining: self.per_second.map(|limit| limit - state.window.len()),
-            fault: if admitted {
-                Fault::take(&mut state.faults, request.method.as_str(), request.uri.path())
-            } else {
-                Some(Fault::status(429))
-            },
+            fault,
         }
     }
 }

@@ -29,10 +29,16 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
 
-use crate::emulator::{Emulator, EmulatorError, root, texts};
+use crate::{
+    emulator::{Emulator, EmulatorError, root, texts},
+    proxy::Proxy,
+};
 
 /// How long a stack may take; it needs about a second.
 const PATIENCE: Duration = Duration::from_mins(1);
+
+/// How many lines of a log are asked for at once; more than one millisecond ever has.
+const LOG_PAGE: usize = 2_000;
 
 /// The two binaries that a stack is made of.
 #[derive(Debug, Clone)]
@@ -86,7 +92,16 @@ pub struct Cloud {
 impl Cloud {
     /// Starts an emulator and uploads the binaries to it. It logs to `.local/<name>/emulator.log`.
     pub async fn start(name: &str, artifacts: &Artifacts) -> Result<Self, StackError> {
-        let emulator = Emulator::start(name).await?;
+        Self::start_behind(name, artifacts, None).await
+    }
+
+    /// The same with a proxy between the functions and the AWS they call.
+    pub async fn start_behind(
+        name: &str,
+        artifacts: &Artifacts,
+        proxy: Option<&Proxy>,
+    ) -> Result<Self, StackError> {
+        let emulator = Emulator::start(name, proxy).await?;
         emulator.put_object("/artifacts", Vec::new()).await?;
         let artifacts = artifacts.clone();
         let template = package(&emulator, &artifacts, "first").await?;
@@ -591,18 +606,25 @@ impl<'a> Stack<'a> {
             Function::Ingest => "ingest-fn",
             Function::Extractor => "extractor-fn",
         };
-        let mut body = json!({"logGroupName": format!("/aws/lambda/{}/{folder}", self.name)});
-        let mut lines = Vec::new();
+        // The emulator has no token for what does not fit into an answer, so each begins at the last one's last time.
+        let mut body = json!({
+            "logGroupName": format!("/aws/lambda/{}/{folder}", self.name),
+            "limit": LOG_PAGE,
+            "startTime": 0,
+        });
+        let (mut lines, mut known) = (Vec::new(), 0);
         loop {
-            let page = self.cloud.emulator.logs("FilterLogEvents", body.clone()).await?;
-            let events = page["events"].as_array().map(Vec::as_slice).unwrap_or_default();
-            lines.extend(
-                events.iter().filter_map(|event| event["message"].as_str()).map(str::to_owned),
-            );
-            match page.get("nextToken").filter(|token| !token.is_null()) {
-                Some(token) => body["nextToken"] = token.clone(),
-                None => return Ok(lines),
-            }
+            let mut page = self.cloud.emulator.logs("FilterLogEvents", body.clone()).await?;
+            let events: Vec<Value> =
+                serde_json::from_value(page["events"].take()).unwrap_or_default();
+            let messages = events.iter().skip(known).filter_map(|event| event["message"].as_str());
+            lines.extend(messages.map(str::to_owned));
+            let Some(last) = events.last().filter(|_| events.len() == LOG_PAGE) else {
+                return Ok(lines);
+            };
+            let last = &last["timestamp"];
+            known = events.iter().filter(|event| event["timestamp"] == *last).count();
+            body["startTime"] = last.clone();
         }
     }
 

@@ -253,6 +253,16 @@ async fn faults_hit_the_calls_they_are_for_and_no_others() {
     assert_eq!(cut.status(), 200);
     assert!(cut.bytes().await.is_err());
 
+    // A reset comes before the work is done, a lost answer after it; the caller sees no difference.
+    for (fault, name) in [(Fault::reset(), "reset"), (Fault::lost(), "lost answer")] {
+        gladly.fault(fault.on(any).times(1));
+        assert!(request(&gladly, "GET", path).send().await.unwrap_err().is_request());
+        assert_eq!(gladly.traffic().befallen()[&(any.to_owned(), name.to_owned())], 1);
+    }
+
+    gladly.fault(Fault::drip(1).on(any).times(1));
+    assert_eq!(fetch_json(&gladly, path).await["id"], "c-1");
+
     let short = Fault::status(200).body("x").header("content-length", "9");
     gladly.fault(short.on(any).times(1));
     assert!(fetch(&gladly, path).await.bytes().await.is_err());

@@ -21,7 +21,8 @@ POST   /_sim/emit            {"type":"CONVERSATION/CLOSED","conversation":"c-1"}
 GET    /_sim/webhooks        the webhooks and what was sent to them
 GET    /_sim/calls           what was called and answered
 GET    /_sim/faults          the faults; POST {"on":"GET /api/v1/conversations/*","times":2,"status":500} adds one, DELETE clears all
-       a fault may have: on, times, after, latencyMs, status, headers, body, mebibytes, hang, cut, garbled
+       a fault may have: on, times, after, latencyMs, status, headers, body, mebibytes, hang, cut, garbled,
+       dripMs, reset, lost
 "#;
 
 #[derive(Deserialize)]

@@ -1,0 +1,15 @@
+//! The soak, small: so that what `make soak` runs for minutes stays right.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::time::Duration;
+
+use local::soak::{Plan, soak};
+
+#[tokio::test]
+async fn every_accepted_event_is_accounted_for_after_a_run_under_fire() {
+    let plan = Plan { name: "soak-test", ..Plan::new(1, 300, Duration::from_secs(15)) };
+    let ledger = soak(&plan).await.unwrap();
+    assert_eq!(ledger.sent, 300);
+    assert_eq!(ledger.failures(), Vec::<String>::new());
+}
