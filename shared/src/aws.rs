@@ -46,7 +46,10 @@ pub fn https_connector() -> SharedHttpConnector {
 ///
 /// A variable that is missing or says what it cannot.
 pub fn aws_config(connector: &SharedHttpConnector) -> Result<SdkConfig, ConfigError> {
-    let lookup = |name: &str| env::var(name).ok();
+    read(connector, |name| env::var(name).ok())
+}
+
+fn read(connector: &SharedHttpConnector, lookup: Lookup) -> Result<SdkConfig, ConfigError> {
     let env = Env::new(&lookup);
     let region: String = match env.optional("AWS_REGION")? {
         Some(region) => region,
@@ -58,7 +61,7 @@ pub fn aws_config(connector: &SharedHttpConnector) -> Result<SdkConfig, ConfigEr
         .credentials_provider(SharedCredentialsProvider::new(
             EnvironmentVariableCredentialsProvider::new(),
         ))
-        .service_config(Endpoints)
+        .service_config(Endpoints(lookup))
         .use_fips(env.switch("AWS_USE_FIPS_ENDPOINT", false)?)
         .use_dual_stack(env.switch("AWS_USE_DUALSTACK_ENDPOINT", false)?)
         .http_client(sdk_client(connector))
@@ -78,14 +81,52 @@ fn sleep() -> SharedAsyncSleep {
     SharedAsyncSleep::new(TokioSleep::new())
 }
 
+/// The process's variables, or a test's.
+type Lookup = fn(&str) -> Option<String>;
+
 /// Where services are, if not where AWS has them.
 #[derive(Debug)]
-struct Endpoints;
+struct Endpoints(Lookup);
 
 impl LoadServiceConfig for Endpoints {
     fn load_config(&self, key: ServiceConfigKey<'_>) -> Option<String> {
-        let name = key.env();
-        let set = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
-        set(&format!("{name}_{}", key.service_id().to_uppercase())).or_else(|| set(name))
+        let set = |name: &str| (self.0)(name).filter(|value| !value.is_empty());
+        let service = key.service_id().to_uppercase();
+        set(&format!("{}_{service}", key.env())).or_else(|| set(key.env()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_region_there_must_be_and_a_switch_says_true_or_false() {
+        let connector = https_connector();
+        let told = |lookup: Lookup| read(&connector, lookup).map_err(|err| err.to_string());
+        assert_eq!(told(|_| None).unwrap_err(), "AWS_DEFAULT_REGION is not set");
+        let config = told(|name| (name == "AWS_DEFAULT_REGION").then(|| "eu-west-1".into()));
+        assert_eq!(config.unwrap().region().unwrap().as_ref(), "eu-west-1");
+        assert_eq!(
+            told(|name| Some(name.replace("AWS_REGION", "us-gov-west-1"))).unwrap_err(),
+            "AWS_USE_FIPS_ENDPOINT is not valid: it should be true or false"
+        );
+    }
+
+    #[test]
+    fn an_endpoint_is_one_services_or_all_of_them_have_it() {
+        let endpoint = |service: &str, lookup: Lookup| {
+            let key = ServiceConfigKey::builder().service_id(service).env("AWS_ENDPOINT_URL");
+            Endpoints(lookup).load_config(key.profile("endpoint_url").build().unwrap())
+        };
+        let lookup: Lookup = |name| match name {
+            "AWS_ENDPOINT_URL" => Some("http://all".into()),
+            "AWS_ENDPOINT_URL_SQS" => Some("http://sqs".into()),
+            "AWS_ENDPOINT_URL_SSM" => Some(String::new()),
+            _ => None,
+        };
+        assert_eq!(endpoint("SQS", lookup).as_deref(), Some("http://sqs"));
+        assert_eq!(endpoint("SSM", lookup).as_deref(), Some("http://all"));
+        assert_eq!(endpoint("Lambda", |_| None), None);
     }
 }

@@ -1,6 +1,9 @@
 //! Gladly gives the webhook up, and the relay heals it.
 
-use std::{env, time::Duration};
+use std::{
+    env,
+    time::{Duration, Instant},
+};
 
 use fastrand::Rng;
 use futures::{StreamExt as _, stream};
@@ -60,6 +63,7 @@ async fn heal(seed: u64) {
         world.gladly.wait_for(|gladly| gladly.webhooks()[0]["enabled"] == false, PATIENCE).await
     };
     assert!(given_up().await, "Gladly gives the webhook up");
+    let since = Instant::now();
     let count = rng.usize(1..30);
     let missed = world.happen(&mut rng, count);
     assert!(missed.iter().all(|id| world.destination.times(id) == 0));
@@ -84,9 +88,15 @@ async fn heal(seed: u64) {
     world.arrived(&ids).await;
     world.settled().await;
     assert_eq!(world.total(Queue::Quarantine).await, 0);
-    let backfilled = ids.iter().filter_map(|id| world.destination.event(id));
-    assert!(backfilled.clone().any(|event| event["origin"] == "backfill"));
-    assert_eq!(backfilled.count(), ids.len());
+    let arrived: Vec<_> = ids.iter().filter_map(|id| world.destination.event(id)).collect();
+    let backfilled = arrived.iter().filter(|event| event["origin"] == "backfill").count();
+    assert!(backfilled > 0);
+    assert_eq!(arrived.len(), ids.len());
+    eprintln!(
+        "seed {seed}: {} events, {backfilled} of them recovered, none lost; {} s from the deactivation to the last",
+        ids.len(),
+        since.elapsed().as_secs()
+    );
     world.end().await;
 }
 
