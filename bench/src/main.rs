@@ -23,12 +23,15 @@ use std::{
 
 use crate::{
     ingest::Measured,
-    report::{Limit, Row, digits, machine, spread, table},
+    report::{Limit, Row, digits, machine, median, spread, table},
 };
 
 /// Between these lines `RESULTS.md` is written anew; the rest of it is a person's.
 const MARKS: [&str; 2] =
     ["<!-- make bench writes this -->", "<!-- end of what make bench writes -->"];
+
+/// What `--only` can name.
+const PARTS: [&str; 4] = ["ingest", "package", "extractor", "drain"];
 
 /// How often everything is measured.
 struct Plan {
@@ -47,7 +50,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             "--requests" => &mut plan.requests,
             "--cold-starts" => &mut plan.cold_starts,
             "--only" => {
-                only = Some(args.next().ok_or("--only needs ingest, package, extractor or drain")?);
+                only = args.next().filter(|part| PARTS.contains(&part.as_str()));
+                only.as_ref().ok_or(format!("--only needs one of {}", PARTS.join(", ")))?;
                 continue;
             }
             _ => {
@@ -63,9 +67,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let wanted = |part: &str| only.as_deref().is_none_or(|only| only == part);
     let mut text = String::new();
     if wanted("ingest") {
-        let rows = ingest_rows(&ingest::measure(&plan, &binaries)?);
+        let measured = ingest::measure(&plan, &binaries)?;
+        let rows = ingest_rows(&measured);
         let names = ["ingest-fn", "floor", "Node", "Python"];
-        let body = [table(&names, &rows), INGEST.to_owned(), "Spread:\n".into(), spread(&rows)];
+        let limit = limit_of_cpu(&measured);
+        let spread = spread(&rows);
+        let body = [table(&names, &rows), INGEST.to_owned(), limit, "Spread:\n".into(), spread];
         text += &section("ingest-fn", &body);
     }
     if wanted("package") {
@@ -144,6 +151,21 @@ fn ingest_rows(all: &[Measured]) -> Vec<Row> {
         ),
         row("the same over TLS, MiB", |of| &of.tls.memory_mib, &[]),
     ]
+}
+
+/// How much less CPU than the peers a request could take at the most.
+fn limit_of_cpu(all: &[Measured]) -> String {
+    let cpu = |name: &str| {
+        let of = all.iter().find(|measured| measured.name == name);
+        of.map_or(f64::NAN, |measured| median(&measured.plain.cpu_us))
+    };
+    let times = |name| digits(cpu(name) / cpu("floor"));
+    format!(
+        "The limit of CPU per warm request: Node takes {} × as much as the floor, Python {} ×. Whatever makes these exchanges \
+         over sockets stays under that.\n",
+        times("Node"),
+        times("Python")
+    )
 }
 
 fn extractor_tables(plan: &Plan, binaries: &Path) -> Result<[String; 2], Box<dyn Error>> {
