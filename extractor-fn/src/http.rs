@@ -143,7 +143,10 @@ impl Lines {
                     }
                 }
                 None if self.buffer.is_empty() || self.skipping => return Ok(None),
-                None => return Ok(Some(self.buffer.split())),
+                None => {
+                    self.searched = 0;
+                    return Ok(Some(self.buffer.split()));
+                }
             }
         }
     }
