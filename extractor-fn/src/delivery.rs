@@ -182,7 +182,10 @@ pub(crate) fn write(
         events: events.collect(),
         conversations: snapshots.collect(),
     };
-    let json = serde_json::to_vec(&delivery)?;
+    // As much as it needs: growing would copy what may be many megabytes.
+    let bytes = parcels.iter().map(|parcel| parcel.bytes).sum::<usize>() + FRAME;
+    let mut json = Vec::with_capacity(bytes);
+    serde_json::to_writer(&mut json, &delivery)?;
     Ok((id, json))
 }
 

@@ -4,6 +4,7 @@ use std::{io::Write as _, time::Duration};
 
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_types::body::SdkBody;
+use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use jiff::{SignedDuration, Timestamp};
 use shared::{Clock, Parameter, ParameterError, Secret, chain};
@@ -67,7 +68,7 @@ impl Destination {
             Err(err) if err.is_lasting() => return no_token(&err),
             Err(err) => return Verdict::NotReady { why: chain(&err), retry_after: None },
         };
-        let body = if self.gzip { compress(&json) } else { json };
+        let body = Bytes::from(if self.gzip { compress(&json) } else { json });
         let left = run.times.deliver.saturating_duration_since(Instant::now());
         let mut tries = Tries::new(CALL_LIMIT.min(left));
         loop {
@@ -106,8 +107,9 @@ impl Destination {
         self.token.fresh().await.map(|(_, written_at)| written_at)
     }
 
-    fn request(&self, id: &str, token: &Secret, body: &[u8]) -> HttpRequest {
-        let mut request = HttpRequest::new(SdkBody::from(body));
+    fn request(&self, id: &str, token: &Secret, body: &Bytes) -> HttpRequest {
+        // The same bytes in every try, not a copy of them.
+        let mut request = HttpRequest::new(SdkBody::from(body.clone()));
         // Neither can fail: the URL was checked when the settings were read.
         let _ = request.set_method("POST");
         let _ = request.set_uri(self.url.as_str());

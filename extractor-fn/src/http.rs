@@ -95,7 +95,8 @@ impl Http {
     async fn exchange(&self, request: HttpRequest, limit: usize) -> Result<Answer, HttpError> {
         let mut response = self.0.call(request).await.map_err(HttpError::Broken)?;
         let mut stream = std::mem::replace(response.body_mut(), SdkBody::empty());
-        let mut body = Vec::new();
+        let told = response.headers().get("content-length").and_then(|length| length.parse().ok());
+        let mut body = Vec::with_capacity(told.unwrap_or(0_usize).min(limit));
         while let Some(frame) = stream.frame().await {
             if let Ok(data) = frame.map_err(HttpError::Cut)?.into_data() {
                 if body.len() + data.len() > limit {
