@@ -56,6 +56,7 @@ async fn heal(seed: u64) {
     let mut ids = world.happen(&mut rng, 3);
     world.arrived(&ids).await;
 
+    let heard = ids.len();
     world.stack.reserve_concurrency(Function::Ingest, 0).await.unwrap();
     let count = rng.usize(1..10);
     ids.extend(world.happen(&mut rng, count));
@@ -66,6 +67,7 @@ async fn heal(seed: u64) {
     let since = Instant::now();
     let count = rng.usize(1..30);
     let missed = world.happen(&mut rng, count);
+    let unheard = ids.len() - heard + missed.len();
     assert!(missed.iter().all(|id| world.destination.times(id) == 0));
 
     // While our endpoint does not answer, Gladly refuses; the events are had all the same.
@@ -88,12 +90,11 @@ async fn heal(seed: u64) {
     world.arrived(&ids).await;
     world.settled().await;
     assert_eq!(world.total(Queue::Quarantine).await, 0);
-    let arrived: Vec<_> = ids.iter().filter_map(|id| world.destination.event(id)).collect();
-    let backfilled = arrived.iter().filter(|event| event["origin"] == "backfill").count();
-    assert!(backfilled > 0);
-    assert_eq!(arrived.len(), ids.len());
+    let backfilled = ids.iter().filter_map(|id| world.destination.event(id));
+    assert!(backfilled.clone().any(|event| event["origin"] == "backfill"));
+    assert_eq!(backfilled.count(), ids.len());
     eprintln!(
-        "seed {seed}: {} events, {backfilled} of them recovered, none lost; {} s from the deactivation to the last",
+        "seed {seed}: {} events, none lost, {unheard} of them happened unheard; {} s from the deactivation to the last",
         ids.len(),
         since.elapsed().as_secs()
     );
