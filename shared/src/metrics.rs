@@ -1,11 +1,7 @@
 //! Metrics in CloudWatch's embedded metric format: a line of JSON on standard output, at most one
 //! an invocation (<https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html>).
 
-use std::{
-    collections::BTreeMap,
-    env,
-    io::{Write as _, stdout},
-};
+use std::{collections::BTreeMap, env};
 
 use jiff::Timestamp;
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
@@ -173,10 +169,12 @@ impl Metrics {
             return;
         }
         let function = env::var("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_else(|_| "local".into());
-        let mut line = serde_json::to_vec(&self.line(&function, now)).unwrap_or_default();
-        line.push(b'\n');
-        // Nobody is left to be told of what standard output does not take.
-        let _ = stdout().write_all(&line);
+        // In one piece: printed as it is written, each word of it would go through the lock alone.
+        let line = serde_json::to_string(&self.line(&function, now)).unwrap_or_default();
+        #[expect(clippy::print_stdout, reason = "this is how CloudWatch takes metrics")]
+        {
+            println!("{line}");
+        }
     }
 
     fn line<'a>(&'a self, function: &'a str, now: Timestamp) -> Line<'a> {
