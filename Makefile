@@ -123,7 +123,7 @@ fuzz-keep: $(FUZZER)/.ready ## Keep in fuzz/corpus what "make fuzz" found and no
 	done
 
 .PHONY: bench
-bench: ## Measure beside Python and Node, into bench/RESULTS.md (needs Node.js 20; half an hour)
+bench: ## Measure beside Python and Node, into bench/RESULTS.md (needs Node.js 20; seven minutes once built)
 	@bench/run
 
 .PHONY: dashboard

@@ -1,6 +1,6 @@
 //! The tables, and the machine they were made on.
 
-use std::{fmt::Write, fs, process::Command, thread};
+use std::{env, fmt::Write, fs, process::Command, thread};
 
 /// What was measured of one function, a value a process.
 #[derive(Default)]
@@ -106,6 +106,16 @@ pub(crate) fn digits(value: f64) -> String {
     format!("{value:.places$}")
 }
 
+/// What the run was asked for by.
+fn command() -> String {
+    let options: Vec<_> = env::args().skip(1).collect();
+    if options.is_empty() {
+        "make bench".into()
+    } else {
+        format!("bench/run {}", options.join(" "))
+    }
+}
+
 /// What the run was made with.
 pub(crate) fn machine(how: &str) -> String {
     let line = |file: &str, name: &str| {
@@ -130,9 +140,10 @@ pub(crate) fn machine(how: &str) -> String {
     let cores = thread::available_parallelism().map_or(0, usize::from);
     format!(
         "| | |\n|---|---|\n\
-         | command | `make bench` |\n| date | {} |\n| machine | {cores} cores, {}, Linux {} |\n\
+         | command | `{}` |\n| date | {} |\n| machine | {cores} cores, {}, Linux {} |\n\
          | load average at the end | {load} |\n| how often | {how} |\n\
          | Rust | {} |\n| Node | {}, SDK {} |\n| Python | {}, boto3 {}, awslambdaric {} |\n",
+        command(),
         told("date", &["-u", "+%F"]),
         line("/proc/cpuinfo", "model name"),
         told("uname", &["-r"]),
