@@ -368,3 +368,47 @@ async fn odd_ids_never_reach_a_url() {
     assert_eq!(world.calls("/api/v1/organization"), 0);
     assert_eq!(world.destination.event_ids().len(), 1);
 }
+
+#[tokio::test]
+async fn what_analysts_ask_for_is_forwarded_where_gladly_gives_it() {
+    for contact in ["true", "false"] {
+        let world = World::with(&[("FORWARD_CUSTOMER_CONTACT", contact)]);
+        let event = world.conversation("c-1");
+        let responder = json!({"id": "a-1", "type": "AGENT"});
+        let ids = json!({"storefront": "s-1", "loyalty": "l-2"});
+        let (parent, child) = {
+            let mut at_gladly = world.gladly.world();
+            at_gladly.add_customer("u", json!({"externalCustomerIds": ids}));
+            let child = at_gladly.topics.last().unwrap().clone();
+            at_gladly
+                .change_conversation("c-1", json!({"topicIds": [child["parentId"], child["id"]]}));
+            let said = |kind: &str, content: Value| {
+                json!({"id": format!("{kind}-{}", content.as_object().unwrap().keys().next().unwrap()),
+                       "responder": responder, "content": {"type": kind, "customerAddress": "guest", "content": content}})
+            };
+            for kind in ["TEXT", "FILES"] {
+                at_gladly.add_item("c-1", said(kind, json!({"text": "Hello"})));
+                let files = json!({"caption": "A picture", "files": [{"id": "f"}]});
+                at_gladly.add_item("c-1", said(kind, files));
+            }
+            let parent = at_gladly.topics.iter().find(|topic| topic["id"] == child["parentId"]);
+            (parent.unwrap().clone(), child)
+        };
+        world.extract([event]).await.is_done();
+        let snapshot = world.destination.conversation("c-1").unwrap();
+        assert_eq!(
+            snapshot["topics"],
+            json!([{"id": parent["id"], "name": parent["name"]},
+                   {"id": child["id"], "name": child["name"], "parentId": parent["id"]}])
+        );
+        let expected = (contact == "true").then_some(&ids);
+        assert_eq!(snapshot["customer"].get("externalCustomerIds"), expected);
+        let items = &snapshot["items"].as_array().unwrap()[1..];
+        let texts: Vec<_> = items.iter().map(|item| (&item["type"], &item["text"])).collect();
+        let (text, files) = (json!("TEXT"), json!("FILES"));
+        let (hello, picture) = (json!("Hello"), json!("A picture"));
+        let wanted = [(&text, &hello), (&text, &picture), (&files, &hello), (&files, &picture)];
+        assert_eq!(texts, wanted);
+        assert!(items.iter().all(|item| item["responder"] == responder));
+    }
+}
