@@ -49,15 +49,16 @@ pub(crate) fn sqs_message(json: &str) -> SqsMessage {
     });
     message.attributes = attributes.collect();
     let attributes = Fields::of(fields.get("messageAttributes"));
-    let attributes = attributes.iter().map(|(name, raw)| {
+    let attributes = attributes.iter().filter_map(|(name, raw)| {
         let fields = Fields::of(Some(raw));
-        let owned = |name| fields.text(name).map(Cow::into_owned);
         let mut attribute = SqsMessageAttribute::default();
-        attribute.data_type = owned("dataType");
-        attribute.string_value = owned("stringValue");
+        // SQS takes none without a type and a value.
+        attribute.data_type = Some(fields.text("dataType")?.into_owned());
+        attribute.string_value = fields.text("stringValue").map(Cow::into_owned);
         let binary = fields.get("binaryValue");
         attribute.binary_value = binary.and_then(|raw| serde_json::from_str(raw.get()).ok());
-        (name.to_owned(), attribute)
+        let has_value = attribute.string_value.is_some() || attribute.binary_value.is_some();
+        has_value.then(|| (name.to_owned(), attribute))
     });
     message.message_attributes = attributes.collect();
     message

@@ -278,7 +278,7 @@ pub(crate) fn build(from: Ingredients<'_>) -> serde_json::Result<Box<RawValue>> 
     let conversation = from.conversation;
     let topics = conversation
         .topic_ids()
-        .map(|ids| ids.into_iter().map(|id| Named::new(id, from.topics)).collect());
+        .map(|ids| ids.into_iter().map(|id| Named::topic(id, from.topics)).collect());
     let mut items = from.items;
     items.retain(|item| from.notes || !item.is_note());
     sort_by_time(&mut items);
@@ -325,9 +325,13 @@ pub(crate) fn build(from: Ingredients<'_>) -> serde_json::Result<Box<RawValue>> 
 
 impl<'a> Named<'a> {
     fn new(id: Cow<'a, str>, names: &'a Names) -> Self {
-        let label = names.get(&id);
-        let name = label.and_then(|label| label.name.as_deref());
-        Self { name, parent_id: label.and_then(|label| label.parent_id.as_deref()), id }
+        let name = names.get(&id).and_then(|label| label.name.as_deref());
+        Self { id, name, parent_id: None }
+    }
+
+    fn topic(id: Cow<'a, str>, topics: &'a Names) -> Self {
+        let parent_id = topics.get(&id).and_then(|label| label.parent_id.as_deref());
+        Self { parent_id, ..Self::new(id, topics) }
     }
 }
 

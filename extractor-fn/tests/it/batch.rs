@@ -81,7 +81,8 @@ async fn a_malformed_record_costs_neither_its_other_fields_nor_its_neighbours() 
         "attributes": {"SentTimestamp": old.as_millisecond().to_string()},
         "messageAttributes": {
             "type": {"stringValue": "A", "dataType": "String", "stringListValues": null, "binaryListValues": 7},
-            "broken": {"stringValue": {}},
+            "untyped": {"stringValue": "A"},
+            "broken": {"dataType": "String", "stringValue": {}},
         },
     });
     let batch = json!({"Records": [message(&json!("m-6"), &bodies[0], attributes)]});

@@ -276,7 +276,10 @@ async fn a_fault_of_gladly_costs_the_conversation_and_no_other() {
         ("a see-other", Fault::redirect(303, &away)),
     ];
     let paths = ["/api/v1/conversations/c-1", "/api/v1/conversations/c-1/items"];
+    // No items at all is an answer.
+    let is_fault = |name: &str, path: &str| name != "null" || !path.ends_with("/items");
     let cases = faults.iter().flat_map(|(name, fault)| paths.map(|path| (name, fault, path)));
+    let cases = cases.filter(|(name, _, path)| is_fault(name, path));
     join_all(cases.map(async |(name, fault, path)| {
         let world = World::new();
         let events = [world.conversation("c-1"), world.conversation("c-2")];
@@ -384,7 +387,7 @@ async fn what_analysts_ask_for_is_forwarded_where_gladly_gives_it() {
                 .change_conversation("c-1", json!({"topicIds": [child["parentId"], child["id"]]}));
             let said = |kind: &str, content: Value| {
                 json!({"id": format!("{kind}-{}", content.as_object().unwrap().keys().next().unwrap()),
-                       "responder": responder, "content": {"type": kind, "customerAddress": "guest", "content": content}})
+                       "timestamp": null, "responder": responder, "content": {"type": kind, "customerAddress": "guest", "content": content}})
             };
             for kind in ["TEXT", "FILES"] {
                 at_gladly.add_item("c-1", said(kind, json!({"text": "Hello"})));
