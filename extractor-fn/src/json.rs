@@ -273,8 +273,7 @@ mod tests {
             let name = prop_oneof![Just("x".to_owned()), any::<String>()];
             prop_oneof![
                 prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
-                prop::collection::vec((name, inner), 0..6)
-                    .prop_map(|fields| Value::from_iter(fields)),
+                prop::collection::vec((name, inner), 0..6).prop_map(Value::from_iter),
             ]
         })
     }

@@ -99,7 +99,7 @@ async fn what_was_begun_backs_off_and_only_what_was_not_comes_back_at_once() {
     assert!(FIRST_WAIT.contains(&settled.visibility["m-0"]), "{settled:?}");
     assert_eq!(settled.visibility["m-89"], 0);
     for (id, wait) in &settled.visibility {
-        let asked = world.times(&id.replace("m-", "conversations/c-")).len();
+        let asked = world.times(&format!("{}/items", id.replace("m-", "conversations/c-"))).len();
         assert!(*wait > 0 || asked == 0, "{id} was begun");
     }
     let begun = settled.visibility.values().filter(|wait| **wait > 0).count();

@@ -10,10 +10,13 @@ use crate::{
     time::{LEFT, Reply, World, records, working},
 };
 
+/// What Gladly answers where it is asked for a list.
+type List = fn() -> Reply;
+
 /// A world in which conversations have this agent, inbox and topic, and lists are what the returned
 /// function was last given.
-fn with_lists(ids: Value) -> (World, impl Fn(fn() -> Reply)) {
-    let lists = Arc::new(Mutex::new((|| Reply::Json(json!([]))) as fn() -> Reply));
+fn with_lists(ids: Value) -> (World, impl Fn(List)) {
+    let lists = Arc::new(Mutex::new((|| Reply::Json(json!([]))) as List));
     let world = World::new({
         let lists = Arc::clone(&lists);
         move |path| match path {
@@ -34,7 +37,7 @@ async fn snapshot(world: &World) -> Value {
     delivery["conversations"][0].clone()
 }
 
-const GOOD: fn() -> Reply = || {
+const GOOD: List = || {
     Reply::Json(
         json!([{"id": "a", "name": "Ada"}, null, {"id": "b", "name": "Bo", "parentId": "a"}]),
     )
@@ -42,7 +45,7 @@ const GOOD: fn() -> Reply = || {
 
 #[tokio::test(start_paused = true)]
 async fn a_list_of_names_that_fails_costs_names_only() {
-    let failures: [fn() -> Reply; 11] = [
+    let failures: [List; 11] = [
         || Reply::Status(400, None),
         || Reply::Status(401, None),
         || Reply::Status(403, None),

@@ -316,19 +316,20 @@ fn aside(kind: &str, story: &Story, order: &str) -> Value {
             "body": "Friendly and quick, but I had to explain it <b>twice</b>.", "sourceName": "Survey",
             "link": {"url": "https://survey.example.com/4", "text": "Answers"}, "receivedAt": "2025-02-03T15:04:05.1Z",
         }),
-        "TEXT" => {
-            custom_channel(kind, json!({"text": "One more thing: is the gift wrap made of paper?"}))
-        }
+        "TEXT" => custom_channel(
+            kind,
+            &json!({"text": "One more thing: is the gift wrap made of paper?"}),
+        ),
         "TEXT_WITH_FILES" => custom_channel(
             "TEXT",
-            json!({"caption": "And this is the label.", "files": [{"id": "f-2", "filename": "label.jpg"}]}),
+            &json!({"caption": "And this is the label.", "files": [{"id": "f-2", "filename": "label.jpg"}]}),
         ),
         "FILES_WITH_TEXT" => {
-            custom_channel("FILES", json!({"text": "Did the pictures come through?"}))
+            custom_channel("FILES", &json!({"text": "Did the pictures come through?"}))
         }
         "FILES" => custom_channel(
             kind,
-            json!({"caption": "This is how it arrived.", "files": [{"id": "f-1", "filename": "box.jpg"}]}),
+            &json!({"caption": "This is how it arrived.", "files": [{"id": "f-1", "filename": "box.jpg"}]}),
         ),
         "QUICK_REPLY_REQUEST" => json!({
             "type": "CHAT_MESSAGE", "sessionId": "chat-1", "messageType": kind, "content": "Did that solve it?",
@@ -377,7 +378,7 @@ fn aside(kind: &str, story: &Story, order: &str) -> Value {
 }
 
 /// A message of a custom channel: either type comes with either of two contents, a text or files.
-fn custom_channel(kind: &str, content: Value) -> Value {
+fn custom_channel(kind: &str, content: &Value) -> Value {
     json!({
         "type": kind, "customChannelId": "line", "companyAddress": "shop", "customerAddress": "guest-7", "sessionId": "s-2",
         "content": content, "status": {"value": "DELIVERED", "details": ""},
