@@ -29,7 +29,7 @@ use crate::{
     pacer::Pacer,
     pause::{Guard, PAUSE_AGE},
     queue::{Queue, sqs_client},
-    record::{Event, Nameless, Record},
+    record::{Event, ItemRef, Nameless, Record},
     renewal::Ledger,
     run::{Fault, Run, Stopped},
     settle::Outcome,
@@ -205,6 +205,9 @@ impl Extractor {
         outcomes: &mut [Outcome],
     ) {
         let mut waiting = Self::groups(records, outcomes);
+        // What ran out of time before is last, so that its neighbours do not wait for it again.
+        let is_unfinished = |group: &Group| self.fetcher.is_unfinished(&group.conversation);
+        waiting.make_contiguous().sort_by_key(is_unfinished);
         let mut packer = Packer::default();
         let mut fetches = JoinSet::new();
         let mut fetching = HashMap::new();
@@ -213,9 +216,9 @@ impl Extractor {
             let begins = Instant::now() < run.times.begin;
             while begins && fetches.len() < FETCHES && packer.waiting() < WAITING {
                 let Some(group) = waiting.pop_front() else { break };
-                let events = Arc::clone(&group.events);
+                let conversation = group.conversation.clone();
                 let task = fetches.spawn(Arc::clone(self).prepare(group, Arc::clone(run)));
-                fetching.insert(task.id(), events);
+                fetching.insert(task.id(), conversation);
             }
             if fetches.is_empty() && (waiting.is_empty() || !begins) {
                 packer.close();
@@ -232,9 +235,10 @@ impl Extractor {
                         packer.extend(parcel);
                         note(outcomes, given_back);
                     }
+                    // Begun and not finished is a failure, as it was noted beforehand.
                     Err(err) if err.is_cancelled() => {
-                        let events = fetching.get(&err.id()).into_iter().flat_map(|events| events.iter());
-                        note(outcomes, events.map(|event| (event.record, Outcome::OutOfTime)));
+                        let gladly = fetching.get(&err.id()).map(tracing::field::display);
+                        warn!(gladly.conversation_id = gladly, "could not fetch a conversation in time");
                     }
                     Err(_) => error!("a conversation made the extractor panic: its events are given back"),
                 },
@@ -255,7 +259,10 @@ impl Extractor {
     /// Makes a parcel of a group, with a fetch unless all of it is covered already.
     async fn prepare(self: Arc<Self>, group: Group, run: Arc<Run>) -> Prepared {
         let Group { conversation, events } = group;
-        let covered = |event: &Event| self.coverage.covers(&conversation, event.recorded_at());
+        let covered = |event: &Event| {
+            let item = event.item.as_ref().map(ItemRef::id);
+            self.coverage.covers(&conversation, event.recorded_at(), item)
+        };
         if events.iter().all(covered) {
             let all = (0..events.len()).collect();
             let parcel = Parcel::new(conversation, events, all, delivery::Coverage::Covered, None);
@@ -272,7 +279,7 @@ impl Extractor {
         };
         // What Gladly does not show yet it may show in a moment: its reads lag behind its events.
         let lags = |event: &Event| {
-            event.is_new
+            event.is_new()
                 && snapshot.as_ref().is_none_or(|snapshot| {
                     event.item.as_ref().is_some_and(|item| snapshot.missing.contains(item.id()))
                 })
@@ -315,7 +322,7 @@ impl Extractor {
     async fn attempt(&self, parcels: &[Parcel], run: &Run) -> Outcome {
         let began = Instant::now();
         if began > run.times.forward {
-            return Outcome::OutOfTime;
+            return Outcome::Failed(None);
         }
         let organization = self.fetcher.gladly().organization();
         let Ok((id, json)) = delivery::write(parcels, organization, self.now()) else {
@@ -357,9 +364,11 @@ impl Extractor {
             }
             if let Some(snapshot) = &parcel.snapshot {
                 run.count(Metric::Snapshots, 1);
+                self.fetcher.finished(&parcel.conversation);
                 // A cut list, or one that lacks an item, may lack the next event's item too.
                 if !snapshot.truncated && snapshot.missing.is_empty() {
-                    self.coverage.accepted(&parcel.conversation, snapshot.fetched_at);
+                    let items = snapshot.items.clone();
+                    self.coverage.accepted(&parcel.conversation, snapshot.fetched_at, items);
                 }
             }
             let ages = parcel.events().map(|event| delivery::held_ms(event, now));

@@ -2,44 +2,88 @@
 
 use std::{
     num::NonZeroUsize,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use jiff::{SignedDuration, Timestamp};
-use lru::LruCache;
 use shared::Id;
 
-/// How many conversations are remembered: some 20 MB. Forgetting one costs a fetch.
+use crate::bounded::{Bounded, Weight, hash};
+
+/// How many conversations are remembered at most, and in how many bytes. Forgetting one costs a
+/// fetch.
 const CONVERSATIONS: NonZeroUsize = NonZeroUsize::new(100_000).unwrap();
+const BYTES: usize = 32 << 20;
+/// Items that are remembered of each conversation: its newest ones.
+const NEWEST_ITEMS: usize = 64;
 /// How far Gladly's clock may be ahead of ours.
 const SKEW: SignedDuration = SignedDuration::from_secs(5);
+/// How far Gladly's reads may be behind its events: how long an item may stay unseen.
+const READ_LAG: SignedDuration = SignedDuration::from_secs(30);
 
-/// When the newest snapshot that the destination has accepted was begun, by conversation.
-pub(crate) struct Coverage(Mutex<LruCache<Id, Timestamp>>);
+/// Hashes of the newest items that a snapshot shows.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SeenItems(Arc<[u64]>);
+
+impl SeenItems {
+    /// From ids, the newest first.
+    pub(crate) fn new<'a>(newest_first: impl Iterator<Item = &'a str>) -> Self {
+        Self(newest_first.take(NEWEST_ITEMS).map(hash).collect())
+    }
+
+    fn contains(&self, item: &Id) -> bool {
+        self.0.contains(&hash(item.as_str()))
+    }
+}
+
+/// A complete snapshot that the destination has accepted.
+struct Accepted {
+    /// When its fetch began.
+    fetched_at: Timestamp,
+    items: SeenItems,
+}
+
+impl Weight for Accepted {
+    fn bytes(&self) -> usize {
+        size_of_val(&*self.items.0)
+    }
+}
+
+/// The newest complete snapshot that the destination has accepted, by conversation.
+pub(crate) struct Coverage(Mutex<Bounded<Accepted>>);
 
 impl Coverage {
     pub(crate) fn new() -> Self {
-        Self(Mutex::new(LruCache::new(CONVERSATIONS)))
+        Self(Mutex::new(Bounded::new(CONVERSATIONS, BYTES)))
     }
 
-    /// The destination has a snapshot whose fetch began then.
-    pub(crate) fn accepted(&self, conversation: &Id, fetched_at: Timestamp) {
+    /// The destination has a complete snapshot whose fetch began then.
+    pub(crate) fn accepted(&self, conversation: &Id, fetched_at: Timestamp, items: SeenItems) {
         let mut snapshots = self.snapshots();
-        if snapshots.peek(conversation).is_none_or(|known| *known < fetched_at) {
-            snapshots.put(conversation.clone(), fetched_at);
+        if snapshots.peek(conversation).is_none_or(|known| known.fetched_at < fetched_at) {
+            snapshots.put(conversation.clone(), Accepted { fetched_at, items });
         }
     }
 
-    /// Whether the destination has a snapshot that was begun clearly after the event.
-    pub(crate) fn covers(&self, conversation: &Id, event: Option<Timestamp>) -> bool {
-        let (Some(event), Some(fetched_at)) = (event, self.snapshots().get(conversation).copied())
-        else {
+    /// Whether the destination has what an event of this time is about: a snapshot that was begun
+    /// clearly after it and shows the event's item, or was begun so long after it that Gladly shows
+    /// every item of that time.
+    pub(crate) fn covers(
+        &self,
+        conversation: &Id,
+        event: Option<Timestamp>,
+        item: Option<&Id>,
+    ) -> bool {
+        let mut snapshots = self.snapshots();
+        let (Some(event), Some(snapshot)) = (event, snapshots.get(conversation)) else {
             return false;
         };
-        fetched_at.duration_since(event) >= SKEW
+        let is_shown = item.is_none_or(|item| snapshot.items.contains(item));
+        let needed = if is_shown { SKEW } else { READ_LAG };
+        snapshot.fetched_at.duration_since(event) >= needed
     }
 
-    fn snapshots(&self) -> MutexGuard<'_, LruCache<Id, Timestamp>> {
+    fn snapshots(&self) -> MutexGuard<'_, Bounded<Accepted>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -48,17 +92,34 @@ impl Coverage {
 mod tests {
     use super::*;
 
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
     #[test]
     fn only_what_was_fetched_clearly_after_an_event_covers_it() {
         let (coverage, id) = (Coverage::new(), "c".parse().unwrap());
-        let at = |second| Timestamp::from_second(second).unwrap();
-        assert!(!coverage.covers(&id, Some(at(0))));
-        coverage.accepted(&id, at(100));
-        coverage.accepted(&id, at(50));
-        assert!(coverage.covers(&id, Some(at(95))));
-        assert!(!coverage.covers(&id, Some(at(96))));
-        assert!(!coverage.covers(&id, None));
-        assert!(!coverage.covers(&"other".parse().unwrap(), Some(at(0))));
+        let none = SeenItems::default;
+        assert!(!coverage.covers(&id, Some(at(0)), None));
+        coverage.accepted(&id, at(100), none());
+        coverage.accepted(&id, at(50), none());
+        assert!(coverage.covers(&id, Some(at(95)), None));
+        assert!(!coverage.covers(&id, Some(at(96)), None));
+        assert!(!coverage.covers(&id, None, None));
+        assert!(!coverage.covers(&"other".parse().unwrap(), Some(at(0)), None));
+    }
+
+    #[test]
+    fn an_item_that_a_snapshot_does_not_show_needs_one_begun_after_the_read_lag() {
+        let (coverage, id) = (Coverage::new(), "c".parse().unwrap());
+        let ids: Vec<_> = (0..100).rev().map(|n| format!("i-{n}")).collect();
+        coverage.accepted(&id, at(100), SeenItems::new(ids.iter().map(String::as_str)));
+        let covers =
+            |second, item: &str| coverage.covers(&id, Some(at(second)), item.parse().ok().as_ref());
+        for (item, latest) in [("i-99", 95), ("i-36", 95), ("i-35", 70), ("unseen", 70)] {
+            assert!(covers(latest, item), "{item}");
+            assert!(!covers(latest + 1, item), "{item}");
+        }
     }
 
     #[test]
@@ -66,10 +127,17 @@ mod tests {
         let coverage = Coverage::new();
         let id = |n: i64| format!("c{n}").parse::<Id>().unwrap();
         for n in 0..150_000 {
-            coverage.accepted(&id(n), Timestamp::from_second(n).unwrap());
+            coverage.accepted(&id(n), at(n), SeenItems::default());
         }
         assert_eq!(coverage.snapshots().len(), 100_000);
-        assert!(coverage.covers(&id(149_999), Some(Timestamp::UNIX_EPOCH)));
-        assert!(!coverage.covers(&id(6), Some(Timestamp::UNIX_EPOCH)));
+        assert!(coverage.covers(&id(149_999), Some(Timestamp::UNIX_EPOCH), None));
+        assert!(!coverage.covers(&id(6), Some(Timestamp::UNIX_EPOCH), None));
+
+        for n in 0..100_000 {
+            let items = (0..200).map(|_| "an item");
+            coverage.accepted(&id(n), at(200_000), SeenItems::new(items));
+        }
+        let most = BYTES / (NEWEST_ITEMS * 8);
+        assert!(coverage.snapshots().len() < most, "bounded in bytes, too");
     }
 }

@@ -3,48 +3,75 @@
 use std::{
     collections::{HashMap, HashSet},
     num::NonZeroUsize,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
-use futures::future::{OptionFuture, try_join_all};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::{SignedDuration, Timestamp};
-use lru::LruCache;
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 use shared::{Clock, Id};
-use tokio::try_join;
+use tokio::{time::Instant, try_join};
 
 use crate::{
+    bounded::{Bounded, Weight},
     config::Shape,
+    coverage::SeenItems,
     fresh::Fresh,
     gladly::{Gladly, GladlyError, Profile},
+    names::NameList,
+    parts::{Part, Parts},
     record::{Event, ItemRef},
     run::Run,
-    snapshot::{self, Conversation, Customer, Ingredients, Item, Names},
+    snapshot::{self, Conversation, Customer, Ingredients, Item},
 };
 
-/// How long names of agents, topics and inboxes are used.
-const NAMES_AGE: SignedDuration = SignedDuration::from_hours(1);
 /// How long a customer is used.
 const CUSTOMER_AGE: SignedDuration = SignedDuration::from_mins(10);
-/// How many customers are kept.
+/// How many customers are kept, and in how many bytes.
 const CUSTOMERS: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
+const CUSTOMERS_BYTES: usize = 8 << 20;
 /// How often a customer may have been merged into another.
 const MOVES: usize = 3;
+/// Calls for parts of one conversation at once: those of other conversations get their turns
+/// between them.
+const PARTS_AT_ONCE: usize = 4;
+/// Bytes of transcripts that a conversation has; what is beyond them is left out.
+const TRANSCRIPTS_BYTES: usize = 4 << 20;
+/// Once an event was received so often, its conversation is delivered with the transcripts that
+/// there was time for.
+const LAST_TRY: u32 = 5;
 
 /// Fetches conversations, and keeps what many of them share.
 pub(crate) struct Fetcher {
     gladly: Gladly,
     shape: Shape,
     clock: Clock,
-    agents: Fresh<Names>,
-    topics: Fresh<Names>,
-    inboxes: Fresh<Names>,
-    customers: Mutex<LruCache<Id, Arc<Fresh<Seen>>>>,
+    agents: NameList,
+    topics: NameList,
+    inboxes: NameList,
+    customers: Mutex<Bounded<Known>>,
+    parts: Parts,
+}
+
+/// A customer that was asked for.
+struct Known {
+    cell: Arc<Fresh<Seen>>,
+    bytes: usize,
+}
+
+impl Weight for Known {
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
 }
 
 /// What Gladly said of a customer.
 enum Seen {
-    Customer(Arc<Customer>),
+    /// As the destination gets them.
+    Customer(Arc<RawValue>),
     Moved(Id),
     Gone,
 }
@@ -60,8 +87,10 @@ pub(crate) enum Fetched {
 pub(crate) struct Snapshot {
     pub(crate) fetched_at: Timestamp,
     pub(crate) json: Box<RawValue>,
-    /// Gladly gave only part of the items.
+    /// Only part of the items or transcripts is in it.
     pub(crate) truncated: bool,
+    /// The items that Gladly shows.
+    pub(crate) items: SeenItems,
     /// Ids of the items that the events told of and that Gladly does not show.
     pub(crate) missing: HashSet<Id>,
 }
@@ -71,16 +100,27 @@ impl Fetcher {
         Self {
             gladly,
             shape,
+            parts: Parts::new(clock.clone()),
             clock,
-            agents: Fresh::default(),
-            topics: Fresh::default(),
-            inboxes: Fresh::default(),
-            customers: Mutex::new(LruCache::new(CUSTOMERS)),
+            agents: NameList::new("agents"),
+            topics: NameList::new("topics"),
+            inboxes: NameList::new("inboxes"),
+            customers: Mutex::new(Bounded::new(CUSTOMERS, CUSTOMERS_BYTES)),
         }
     }
 
     pub(crate) fn gladly(&self) -> &Gladly {
         &self.gladly
+    }
+
+    /// Whether an earlier try fetched part of a conversation and did not get it delivered.
+    pub(crate) fn is_unfinished(&self, conversation: &Id) -> bool {
+        self.parts.has(conversation)
+    }
+
+    /// A conversation was delivered: nothing of it is needed for another try.
+    pub(crate) fn finished(&self, conversation: &Id) {
+        self.parts.forget(conversation);
     }
 
     /// Fetches the conversation that all of `events` are about.
@@ -108,36 +148,46 @@ impl Fetcher {
         for shown in items.iter().filter_map(|item| item.id()?.parse::<Id>().ok()) {
             missing.remove(&shown);
         }
-        let cut_off = if list.truncated {
+        let seen = SeenItems::new(items.iter().rev().filter_map(Item::id));
+        let mut cut_off = Vec::new();
+        if list.truncated {
             // The list may simply end before them.
-            let wanted = missing.drain().map(|(_, item)| self.item(id, item, run));
-            try_join_all(wanted).await?.into_iter().flatten().collect()
-        } else {
-            Vec::new()
-        };
-        items.extend(cut_off.iter().filter_map(|json| Item::read(json)));
+            let wanted: Vec<_> = missing.drain().map(|(_, item)| item.clone()).collect();
+            cut_off = stream::iter(wanted)
+                .map(|item| self.item(id, item, run))
+                .buffer_unordered(PARTS_AT_ONCE)
+                .try_collect()
+                .await?;
+        }
+        items.extend(cut_off.iter().filter_map(|json: &Arc<str>| Item::read(json)));
 
         let customer_id = conversation
             .customer_id()
             .or_else(|| events.iter().find_map(|event| event.customer.clone()));
-        let (transcripts, customer, agents, topics, inboxes) = try_join!(
-            self.transcripts(&items, run),
+        let is_last_try = events.iter().any(|event| event.receives >= LAST_TRY);
+        let spoken = items.iter().filter(|item| item.is_spoken());
+        // The newest first: they are what the events are about.
+        let spoken = spoken.rev().filter_map(|item| item.id()?.parse().ok()).collect();
+        let agent: Vec<_> = conversation.agent_id().into_iter().collect();
+        let inbox: Vec<_> = conversation.inbox_id().into_iter().collect();
+        let topics = conversation.topic_ids().unwrap_or_default();
+        let names = async |list: &NameList, ids: &[_]| {
+            list.get(ids, &self.gladly, &self.clock, run).await.map_err(GladlyError::from)
+        };
+        let ((transcripts, is_cut), customer, agents, topics, inboxes) = try_join!(
+            self.transcripts(id, spoken, is_last_try, run),
             self.customer(customer_id, run),
-            self.names(&self.agents, "agents", conversation.agent_id().is_some(), run),
-            self.names(
-                &self.topics,
-                "topics",
-                conversation.topic_ids().is_some_and(|ids| !ids.is_empty()),
-                run
-            ),
-            self.names(&self.inboxes, "inboxes", conversation.inbox_id().is_some(), run),
+            names(&self.agents, &agent),
+            names(&self.topics, &topics),
+            names(&self.inboxes, &inbox),
         )?;
+        let truncated = list.truncated || is_cut;
         let json = snapshot::build(Ingredients {
             id,
             fetched_at,
             conversation: &conversation,
             items,
-            truncated: list.truncated,
+            truncated,
             transcripts: &transcripts,
             customer: customer.as_deref(),
             agents: &agents,
@@ -150,38 +200,86 @@ impl Fetcher {
             fetched_at,
             json: json
                 .map_err(|_| GladlyError::Unreadable("a conversation that can be written"))?,
-            truncated: list.truncated,
+            truncated,
+            items: seen,
             missing: missing.into_keys().cloned().collect(),
         }))
     }
 
+    /// An item of a conversation, as JSON; empty if there is none.
     async fn item(
         &self,
         conversation: &Id,
-        item: &ItemRef,
+        item: ItemRef,
         run: &Run,
-    ) -> Result<Option<String>, GladlyError> {
-        match item {
-            ItemRef::Message(id) => self.gladly.item(id, run).await,
-            ItemRef::Note(id) if self.shape.notes => self.gladly.note(conversation, id, run).await,
-            ItemRef::Note(_) => Ok(None),
-        }
+    ) -> Result<Arc<str>, GladlyError> {
+        let ask = async {
+            match &item {
+                ItemRef::Message(id) => self.gladly.item(id, run).await,
+                ItemRef::Note(id) if self.shape.notes => {
+                    self.gladly.note(conversation, id, run).await
+                }
+                ItemRef::Note(_) => Ok(None),
+            }
+        };
+        self.part(conversation, Part::Item, item.id(), ask).await
     }
 
-    /// What was said in the calls and voicemails that have a transcript.
+    /// What was said in calls and voicemails that have a transcript, and whether some of it was left
+    /// out.
     async fn transcripts(
         &self,
-        items: &[Item<'_>],
+        conversation: &Id,
+        items: Vec<Id>,
+        is_last_try: bool,
         run: &Run,
-    ) -> Result<HashMap<Id, String>, GladlyError> {
-        let spoken = items.iter().filter(|item| item.is_spoken());
-        let ids = spoken.filter_map(|item| item.id()?.parse::<Id>().ok());
-        let transcripts = ids.map(async |id| {
-            let transcript = self.gladly.transcript(&id, run).await?;
-            let text = transcript.as_deref().and_then(snapshot::spoken);
-            Ok::<_, GladlyError>(text.map(|text| (id, text)))
-        });
-        Ok(try_join_all(transcripts).await?.into_iter().flatten().collect())
+    ) -> Result<(HashMap<Id, Arc<str>>, bool), GladlyError> {
+        let bytes = AtomicUsize::new(0);
+        let (bytes, mut texts, mut is_cut) = (&bytes, HashMap::new(), false);
+        let mut transcripts = stream::iter(items)
+            .map(async |id| {
+                let is_over = bytes.load(Ordering::Relaxed) >= TRANSCRIPTS_BYTES
+                    || is_last_try && Instant::now() >= run.times.begin;
+                let text = match self.parts.get(conversation, Part::Transcript, &id) {
+                    None if is_over => None,
+                    None => {
+                        let ask = async {
+                            let transcript = self.gladly.transcript(&id, run).await?;
+                            Ok(transcript.as_deref().and_then(snapshot::spoken))
+                        };
+                        Some(self.part(conversation, Part::Transcript, &id, ask).await?)
+                    }
+                    known => known,
+                };
+                bytes.fetch_add(text.as_ref().map_or(0, |text| text.len()), Ordering::Relaxed);
+                Ok::<_, GladlyError>((id, text))
+            })
+            .buffer_unordered(PARTS_AT_ONCE);
+        while let Some((id, text)) = transcripts.try_next().await? {
+            match text {
+                Some(text) if !text.is_empty() => drop(texts.insert(id, text)),
+                Some(_) => {}
+                None => is_cut = true,
+            }
+        }
+        Ok((texts, is_cut))
+    }
+
+    /// A part of a conversation; empty if Gladly does not have it. It is kept until the conversation
+    /// is delivered.
+    async fn part(
+        &self,
+        conversation: &Id,
+        part: Part,
+        id: &Id,
+        ask: impl Future<Output = Result<Option<String>, GladlyError>>,
+    ) -> Result<Arc<str>, GladlyError> {
+        if let Some(known) = self.parts.get(conversation, part, id) {
+            return Ok(known);
+        }
+        let text: Arc<str> = ask.await?.unwrap_or_default().into();
+        self.parts.keep(conversation, part, id.clone(), Arc::clone(&text));
+        Ok(text)
     }
 
     /// The customer, wherever merging has taken them. `None` if they are gone.
@@ -189,18 +287,23 @@ impl Fetcher {
         &self,
         id: Option<Id>,
         run: &Run,
-    ) -> Result<Option<Arc<Customer>>, GladlyError> {
+    ) -> Result<Option<Arc<RawValue>>, GladlyError> {
         let Some(mut id) = id else {
             return Ok(None);
         };
         for _ in 0..=MOVES {
-            let kept = {
-                let mut customers = self.customers.lock().unwrap_or_else(PoisonError::into_inner);
-                Arc::clone(customers.get_or_insert(id.clone(), Arc::default))
-            };
-            let seen = kept.get(self.clock.now(), CUSTOMER_AGE, self.ask_for(&id, run)).await?;
+            let known = self.customers().get(&id).map(|known| Arc::clone(&known.cell));
+            let cell = known.unwrap_or_else(|| {
+                let cell = Arc::default();
+                self.keep(&id, &cell, 0);
+                cell
+            });
+            let seen = cell.get(self.clock.now(), CUSTOMER_AGE, self.ask_for(&id, run)).await?;
             match &*seen {
-                Seen::Customer(customer) => return Ok(Some(Arc::clone(customer))),
+                Seen::Customer(customer) => {
+                    self.keep(&id, &cell, customer.get().len());
+                    return Ok(Some(Arc::clone(customer)));
+                }
                 Seen::Moved(to) => id = to.clone(),
                 Seen::Gone => return Ok(None),
             }
@@ -208,30 +311,23 @@ impl Fetcher {
         Ok(None)
     }
 
+    fn keep(&self, customer: &Id, cell: &Arc<Fresh<Seen>>, bytes: usize) {
+        self.customers().put(customer.clone(), Known { cell: Arc::clone(cell), bytes });
+    }
+
+    fn customers(&self) -> MutexGuard<'_, Bounded<Known>> {
+        self.customers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn ask_for(&self, customer: &Id, run: &Run) -> Result<Seen, GladlyError> {
         Ok(match self.gladly.customer(customer, run).await? {
             Profile::Found(profile) => {
                 let read = Customer::read(&profile, customer, self.shape.contact);
-                Seen::Customer(Arc::new(read.ok_or(GladlyError::Unreadable("a customer"))?))
+                let json = read.and_then(|customer| to_raw_value(&customer).ok());
+                Seen::Customer(json.ok_or(GladlyError::Unreadable("a customer"))?.into())
             }
             Profile::Moved(to) => Seen::Moved(to),
             Profile::Gone => Seen::Gone,
         })
-    }
-
-    /// Names of a kind, asked for only where they are wanted.
-    async fn names(
-        &self,
-        kept: &Fresh<Names>,
-        kind: &'static str,
-        wanted: bool,
-        run: &Run,
-    ) -> Result<Arc<Names>, GladlyError> {
-        let fetch = async {
-            let list = self.gladly.list(kind, run).await?;
-            snapshot::names(&list).ok_or(GladlyError::Unreadable("a list of names"))
-        };
-        let names = wanted.then(|| kept.get(self.clock.now(), NAMES_AGE, fetch));
-        OptionFuture::from(names).await.unwrap_or_else(|| Ok(Arc::default()))
     }
 }

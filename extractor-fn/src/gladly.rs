@@ -9,14 +9,14 @@ use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_types::body::SdkBody;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::{Value, json, value::RawValue};
+use serde_json::Value;
 use shared::{Clock, Id, Parameter, ParameterError, Secret, chain};
 
 use crate::{
     breaker::Side,
     config::GladlyHost,
     http::{Answer, Http, HttpError, Lines, Tries, is_transient},
+    json::{self, Fields},
     pacer::Pacer,
     run::{Run, Stopped},
     unicode::whole_characters,
@@ -24,6 +24,8 @@ use crate::{
 
 /// The most one call may take, tries included.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
+/// What some writers put before a text in UTF-8.
+const BYTE_ORDER_MARK: char = '\u{feff}';
 /// The largest answer taken, in bytes. A thousand items are a few MiB.
 const ANSWER_LIMIT: usize = 32 << 20;
 /// The file of an export with what was said.
@@ -98,35 +100,62 @@ impl GladlyError {
 }
 
 /// A webhook at Gladly, as far as it matters to us.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug)]
 pub(crate) struct Webhook {
     pub(crate) id: Id,
-    #[serde(default)]
     pub(crate) url: String,
-    #[serde(default)]
     pub(crate) enabled: bool,
-    #[serde(default)]
     pub(crate) events: Vec<String>,
     /// When Gladly gave it up, if it did.
     pub(crate) disabled_at_due_to_retry_limit: Option<Timestamp>,
 }
 
+impl Webhook {
+    fn read(json: &str) -> Option<Self> {
+        let fields = Fields::read(json)?;
+        let disabled_at = fields.text("disabledAtDueToRetryLimit");
+        Some(Self {
+            id: fields.text("id")?.parse().ok()?,
+            url: fields.text("url").unwrap_or_default().into_owned(),
+            enabled: fields.get("enabled").is_some_and(|raw| raw.get() == "true"),
+            events: texts(&fields, "events"),
+            disabled_at_due_to_retry_limit: disabled_at.and_then(|at| at.parse().ok()),
+        })
+    }
+}
+
 /// An export job.
-#[derive(Debug, Deserialize)]
+#[derive(Debug)]
 pub(crate) struct Export {
     pub(crate) id: Id,
     pub(crate) parameters: Exported,
-    #[serde(default)]
     pub(crate) files: Vec<String>,
 }
 
 /// What an export job covers.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug)]
 pub(crate) struct Exported {
     pub(crate) start_at: Timestamp,
     pub(crate) end_at: Timestamp,
+}
+
+impl Export {
+    fn read(json: &str) -> Option<Self> {
+        let fields = Fields::read(json)?;
+        let parameters = Fields::of(fields.get("parameters"));
+        let time = |name| parameters.text(name)?.parse().ok();
+        Some(Self {
+            id: fields.text("id")?.parse().ok()?,
+            parameters: Exported { start_at: time("startAt")?, end_at: time("endAt")? },
+            files: texts(&fields, "files"),
+        })
+    }
+}
+
+/// The texts of a list.
+fn texts(fields: &Fields<'_>, name: &str) -> Vec<String> {
+    let entries = fields.list(name).unwrap_or_default().into_iter();
+    entries.filter_map(json::text).map(Into::into).collect()
 }
 
 /// A list of items, which may be cut.
@@ -217,7 +246,7 @@ impl Gladly {
         match answer.status {
             200 => Ok(Profile::Found(text(answer))),
             // A move to nowhere leaves no customer to ask for.
-            301 => Ok(moved_to(&answer.body).map_or(Profile::Gone, Profile::Moved)),
+            301 => Ok(moved_to(&text(answer)).map_or(Profile::Gone, Profile::Moved)),
             404 => Ok(Profile::Gone),
             other => Err(GladlyError::Odd(other)),
         }
@@ -235,7 +264,8 @@ impl Gladly {
     pub(crate) async fn webhooks(&self, run: &Run) -> Result<Vec<Webhook>, GladlyError> {
         let answer = self.get("/webhooks", run).await?;
         match answer.status {
-            200 => list(&text(answer)).ok_or(GladlyError::Unreadable("a list of webhooks")),
+            200 => list(&text(answer), Webhook::read)
+                .ok_or(GladlyError::Unreadable("a list of webhooks")),
             other => Err(GladlyError::Odd(other)),
         }
     }
@@ -244,7 +274,8 @@ impl Gladly {
     /// answered.
     pub(crate) async fn enable(&self, webhook: &Id, run: &Run) -> Result<(), GladlyError> {
         let path = format!("/webhooks/{webhook}");
-        let answer = self.call("PATCH", &path, Some(&json!({"enabled": true})), run).await?;
+        let answer =
+            self.call("PATCH", &path, Some(&serde_json::json!({"enabled": true})), run).await?;
         match answer.status {
             200..=299 => Ok(()),
             other => Err(GladlyError::Odd(other)),
@@ -261,9 +292,8 @@ impl Gladly {
             self.get(&format!("/export/jobs?status=COMPLETED&startAt={since:.0}"), run).await?;
         match answer.status {
             200 => {
-                let jobs = list(&text(answer));
-                let mut jobs: Vec<Export> =
-                    jobs.ok_or(GladlyError::Unreadable("a list of export jobs"))?;
+                let jobs = list(&text(answer), Export::read);
+                let mut jobs = jobs.ok_or(GladlyError::Unreadable("a list of export jobs"))?;
                 jobs.sort_by_key(|job| job.parameters.start_at);
                 Ok(jobs)
             }
@@ -432,24 +462,30 @@ fn found(answer: Answer) -> Result<Option<Answer>, GladlyError> {
 }
 
 /// Reads a list. One entry of another kind does not hide the others.
-fn list<T: DeserializeOwned>(json: &str) -> Option<Vec<T>> {
-    let entries: Vec<&RawValue> = serde_json::from_str(json).ok()?;
-    Some(entries.into_iter().filter_map(|raw| serde_json::from_str(raw.get()).ok()).collect())
+fn list<T>(json: &str, read: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
+    Some(json::list(json)?.into_iter().filter_map(|entry| read(entry.get())).collect())
 }
 
 /// Where a merged customer went: `errors[0].meta.new`, with or without the list around it.
-fn moved_to(body: &[u8]) -> Option<Id> {
-    let body: Value = serde_json::from_slice(body).ok()?;
-    let errors = body.get("errors").unwrap_or(&body);
-    let error = errors.get(0).unwrap_or(errors);
-    error.get("meta")?.get("new")?.as_str()?.parse().ok()
+fn moved_to(body: &str) -> Option<Id> {
+    let errors = Fields::read(body).and_then(|body| body.get("errors"));
+    let errors = errors.map_or(body, |errors| errors.get());
+    let new = |error: &str| Fields::of(Fields::read(error)?.get("meta")).text("new")?.parse().ok();
+    match json::list(errors) {
+        Some(errors) => errors.into_iter().find_map(|error| new(error.get())),
+        None => new(errors),
+    }
 }
 
-/// An answer's body as text that JSON readers can read: half a character, cut from a text by
-/// whoever wrote it, is replaced, since it would otherwise cost the whole conversation.
+/// An answer's body as text that JSON readers can read: without a byte order mark, and with half a
+/// character, cut from a text by whoever wrote it, replaced, since it would otherwise cost the whole
+/// conversation.
 fn text(answer: Answer) -> String {
-    let body = String::from_utf8(answer.body)
+    let mut body = String::from_utf8(answer.body)
         .unwrap_or_else(|err| String::from_utf8_lossy(err.as_bytes()).into_owned());
+    if body.starts_with(BYTE_ORDER_MARK) {
+        body.remove(0);
+    }
     whole_characters(body)
 }
 
@@ -463,12 +499,13 @@ mod tests {
             (r#"{"errors":[{"code":"moved","meta":{"old":"a","new":"b"}}]}"#, Some("b")),
             (r#"{"errors":{"code":"moved","meta":{"new":"b"}}}"#, Some("b")),
             (r#"[{"meta":{"new":"b"}}]"#, Some("b")),
+            (r#"{"errors":[null,{"n":1e999,"meta":{"new":7,"new":"b"}}]}"#, Some("b")),
             (r#"{"errors":[{"meta":{"new":"../organization"}}]}"#, None),
             (r#"{"errors":[{"meta":{"new":""}}]}"#, None),
             (r#"{"errors":[]}"#, None),
             ("moved", None),
         ] {
-            let id = moved_to(body.as_bytes());
+            let id = moved_to(body);
             assert_eq!(id.as_ref().map(Id::as_str), expected, "{body}");
         }
     }

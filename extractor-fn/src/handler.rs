@@ -10,7 +10,7 @@ use aws_lambda_events::sqs::{SqsBatchResponse, SqsMessage};
 use jiff::Timestamp;
 use lambda_runtime::{Diagnostic, LambdaEvent};
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 use shared::chain;
 use tokio::time::Instant;
 use tracing::info;
@@ -18,7 +18,7 @@ use tracing::info;
 use crate::{
     Extractor,
     controller::{ControlError, Occasion, RESERVE},
-    record::Nameless,
+    record::{Nameless, sqs_message},
     watchdog::Watching,
 };
 
@@ -29,7 +29,7 @@ pub struct Invocation(Fields);
 #[derive(Debug, Default, Deserialize)]
 struct Fields {
     /// An SQS batch.
-    #[serde(rename = "Records")]
+    #[serde(rename = "Records", default, deserialize_with = "records")]
     records: Option<Vec<SqsMessage>>,
     /// A task, from EventBridge Scheduler or by hand.
     task: Option<String>,
@@ -43,6 +43,14 @@ struct Fields {
     form: Option<String>,
     /// An EventBridge event.
     source: Option<String>,
+}
+
+/// Reads each record alone.
+fn records<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Vec<SqsMessage>>, D::Error> {
+    let records = Option::<Vec<Box<RawValue>>>::deserialize(deserializer)?;
+    Ok(records.map(|records| records.iter().map(|record| sqs_message(record.get())).collect()))
 }
 
 impl<'de> Deserialize<'de> for Invocation {

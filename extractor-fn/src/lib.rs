@@ -7,6 +7,7 @@
 
 mod backfill;
 mod batch;
+mod bounded;
 mod breaker;
 mod config;
 mod controller;
@@ -18,8 +19,11 @@ mod fresh;
 mod gladly;
 mod handler;
 mod http;
+mod json;
 mod mapping;
+mod names;
 mod pacer;
+mod parts;
 mod pause;
 mod queue;
 mod record;

@@ -1,14 +1,16 @@
 //! A record of the batch, read alone: what is wrong with one never touches another.
 
-use std::collections::HashMap;
+use std::{borrow::Cow, collections::HashMap};
 
 use aws_lambda_events::sqs::{SqsMessage, SqsMessageAttribute};
 use jiff::Timestamp;
-use serde::Deserialize;
 use serde_json::value::RawValue;
 use shared::{Id, Origin, QueueMessage, Unusable};
 
-use crate::unicode::whole_characters;
+use crate::{
+    json::{Fields, participant, text},
+    unicode::whole_characters,
+};
 
 /// A message of the events queue.
 #[derive(Debug)]
@@ -27,6 +29,40 @@ pub(crate) struct Record {
 #[derive(Debug, thiserror::Error)]
 #[error("a record has no message id, so it cannot be reported alone")]
 pub struct Nameless;
+
+/// A record of a batch as Lambda hands it over, as far as it can be read: what is malformed about
+/// it costs neither its other fields nor its neighbours.
+pub(crate) fn sqs_message(json: &str) -> SqsMessage {
+    let fields = Fields::read(json).unwrap_or_default();
+    let owned = |name| fields.text(name).map(Cow::into_owned);
+    let mut message = SqsMessage::default();
+    message.message_id = owned("messageId");
+    message.receipt_handle = owned("receiptHandle");
+    message.body = fields.get("body").map(|raw| {
+        // A body that is not a text stands in quarantine as it came.
+        serde_json::from_str(raw.get()).unwrap_or_else(|_| raw.get().to_owned())
+    });
+    let attributes = Fields::of(fields.get("attributes"));
+    let attributes = attributes.iter().map(|(name, raw)| {
+        let value = text(raw).unwrap_or_else(|| raw.get().into());
+        (name.to_owned(), value.into_owned())
+    });
+    message.attributes = attributes.collect();
+    let attributes = Fields::of(fields.get("messageAttributes"));
+    let attributes = attributes.iter().filter_map(|(name, raw)| {
+        let fields = Fields::of(Some(raw));
+        let mut attribute = SqsMessageAttribute::default();
+        // SQS takes none without a type and a value.
+        attribute.data_type = Some(fields.text("dataType")?.into_owned());
+        attribute.string_value = fields.text("stringValue").map(Cow::into_owned);
+        let binary = fields.get("binaryValue");
+        attribute.binary_value = binary.and_then(|raw| serde_json::from_str(raw.get()).ok());
+        let has_value = attribute.string_value.is_some() || attribute.binary_value.is_some();
+        has_value.then(|| (name.to_owned(), attribute))
+    });
+    message.message_attributes = attributes.collect();
+    message
+}
 
 impl TryFrom<SqsMessage> for Record {
     type Error = Nameless;
@@ -58,8 +94,8 @@ fn instant(attributes: &HashMap<String, String>, name: &str) -> Option<Timestamp
 pub(crate) struct Event {
     /// Where its record stands in the batch.
     pub(crate) record: usize,
-    /// SQS hands it out for the first time.
-    pub(crate) is_new: bool,
+    /// How often SQS has handed it out, this time included.
+    pub(crate) receives: u32,
     pub(crate) id: Id,
     pub(crate) kind: String,
     pub(crate) conversation: Id,
@@ -90,55 +126,35 @@ impl ItemRef {
 impl Event {
     /// Reads the record that stands at `index` in the batch.
     pub(crate) fn read(index: usize, record: &Record) -> Result<Self, Unusable> {
-        #[derive(Default, Deserialize)]
-        struct Ids<'a> {
-            #[serde(borrow, rename = "customerId")]
-            customer: Option<&'a RawValue>,
-            #[serde(borrow, rename = "messageId")]
-            message: Option<&'a RawValue>,
-            #[serde(borrow, rename = "conversationItemId")]
-            item: Option<&'a RawValue>,
-            #[serde(borrow, rename = "noteId")]
-            note: Option<&'a RawValue>,
-        }
         let body = whole_characters(record.body.clone());
         let message = QueueMessage::read(&body)?;
         let event = message.event()?;
-        let ids = event.content.and_then(|raw| serde_json::from_str::<Ids<'_>>(raw.get()).ok());
-        let ids = ids.unwrap_or_default();
-        let id = |raw: Option<&RawValue>| raw.and_then(|raw| serde_json::from_str(raw.get()).ok());
-        let message_id = id(ids.message).or_else(|| id(ids.item));
+        let content = Fields::of(event.content);
+        let id = |name| content.text(name)?.parse::<Id>().ok();
+        let message_id = id("messageId").or_else(|| id("conversationItemId"));
         Ok(Self {
             record: index,
-            is_new: record.receives <= 1,
+            receives: record.receives,
             id: event.id.unwrap_or_else(|| Id::derived(message.event_json())),
             kind: event.kind.into_owned(),
             conversation: event.conversation.ok_or(Unusable::NoConversation)?,
-            customer: id(ids.customer),
-            item: message_id.map(ItemRef::Message).or_else(|| id(ids.note).map(ItemRef::Note)),
+            customer: id("customerId"),
+            item: message_id.map(ItemRef::Message).or_else(|| id("noteId").map(ItemRef::Note)),
             timestamp: event.timestamp.and_then(|raw| serde_json::from_str(raw.get()).ok()),
             received_at: message.received_at(),
             origin: message.origin(),
-            initiator: event.initiator.filter(is_initiator).map(ToOwned::to_owned),
+            initiator: event.initiator.and_then(participant),
             content: event.content.map(ToOwned::to_owned),
         })
+    }
+
+    /// SQS hands it out for the first time.
+    pub(crate) fn is_new(&self) -> bool {
+        self.receives <= 1
     }
 
     /// When Gladly recorded it, if that can be read.
     pub(crate) fn recorded_at(&self) -> Option<Timestamp> {
         self.timestamp.as_deref()?.parse().ok()
     }
-}
-
-/// Whether somebody is named as the schema has it.
-fn is_initiator(raw: &&RawValue) -> bool {
-    #[derive(Deserialize)]
-    #[expect(dead_code, reason = "that it can be read is enough")]
-    struct Initiator {
-        #[serde(default)]
-        id: String,
-        #[serde(default, rename = "type")]
-        kind: String,
-    }
-    raw.get().starts_with('{') && serde_json::from_str::<Initiator>(raw.get()).is_ok()
 }

@@ -39,11 +39,12 @@ pub(crate) enum Outcome {
     Unusable(Unusable),
     /// Extraction is paused.
     Held,
-    /// Not begun, or not finished, when time ran out.
+    /// Not begun when time ran out.
     OutOfTime,
     /// Gladly may show more in a moment.
     LookAgain,
-    /// Something failed that may work later, not before this if somebody asked for it.
+    /// Something failed that may work later, or took more time than there was; not before this if
+    /// somebody asked for it.
     Failed(Option<Duration>),
 }
 

@@ -1,66 +1,46 @@
 //! A conversation as the destination gets it, made from Gladly's answers. Nothing here asks
 //! anybody anything, and no odd item, field or type fails a conversation.
 
-use std::{borrow::Cow, collections::HashMap};
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use shared::{Id, is_deep, milliseconds};
+
+use crate::{
+    json::{Field, Fields, list, participant, text, without},
+    names::Names,
+};
 
 /// Where customers' means of contact stand inside an item's content.
 const CONTACT_FIELDS: [&str; 7] =
     ["from", "to", "cc", "bcc", "customerNumber", "customerAddress", "userId"];
 
-/// A field that may be missing, null, or of any type.
-type Field<'a> = Option<&'a RawValue>;
-
-/// Names by id, of agents, topics or inboxes.
-pub(crate) type Names = HashMap<String, String>;
-
 /// What Gladly says about a conversation itself.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Conversation<'a> {
-    #[serde(borrow)]
-    customer_id: Field<'a>,
-    #[serde(borrow)]
-    status: Field<'a>,
-    #[serde(borrow)]
-    created_at: Field<'a>,
-    #[serde(borrow)]
-    closed_at: Field<'a>,
-    #[serde(borrow)]
-    inbox_id: Field<'a>,
-    #[serde(borrow)]
-    agent_id: Field<'a>,
-    #[serde(borrow)]
-    topic_ids: Field<'a>,
-    #[serde(borrow)]
-    custom_attributes: Field<'a>,
-}
+#[derive(Debug)]
+pub(crate) struct Conversation<'a>(Fields<'a>);
 
 impl<'a> Conversation<'a> {
     pub(crate) fn read(json: &'a str) -> Option<Self> {
-        object(json)
+        Fields::read(json).map(Self)
     }
 
     pub(crate) fn customer_id(&self) -> Option<Id> {
-        text(self.customer_id)?.parse().ok()
+        self.0.text("customerId")?.parse().ok()
     }
 
     pub(crate) fn inbox_id(&self) -> Option<Cow<'a, str>> {
-        text(self.inbox_id)
+        self.0.text("inboxId")
     }
 
     pub(crate) fn agent_id(&self) -> Option<Cow<'a, str>> {
-        text(self.agent_id)
+        self.0.text("agentId")
     }
 
-    pub(crate) fn topic_ids(&self) -> Option<Vec<String>> {
-        let mut ids: Vec<String> = serde_json::from_str(self.topic_ids?.get()).ok()?;
-        ids.retain(|id| !id.is_empty());
-        Some(ids)
+    /// Those that are texts. `None` if there is no list of them.
+    pub(crate) fn topic_ids(&self) -> Option<Vec<Cow<'a, str>>> {
+        Some(self.0.list("topicIds")?.into_iter().filter_map(text).collect())
     }
 }
 
@@ -72,6 +52,7 @@ pub(crate) struct Item<'a> {
     timestamp: Option<Cow<'a, str>>,
     kind: Option<Cow<'a, str>>,
     author: Author<'a>,
+    responder: Field<'a>,
     content: Field<'a>,
 }
 
@@ -82,35 +63,10 @@ struct Author<'a> {
     id: Option<Cow<'a, str>>,
 }
 
-/// An object's fields. Of one that is given twice the last counts, as it does for most readers.
-#[derive(Default)]
-struct Fields<'a>(HashMap<Cow<'a, str>, &'a RawValue>);
-
-impl<'a> Fields<'a> {
-    /// `None` if it is no object.
-    fn read(json: &'a str) -> Option<Self> {
-        serde_json::from_str(json).ok().map(Self)
-    }
-
-    /// None at all if it is no object.
-    fn of(field: Field<'a>) -> Self {
-        field.and_then(|raw| Self::read(raw.get())).unwrap_or_default()
-    }
-
-    fn get(&self, name: &str) -> Field<'a> {
-        self.0.get(name).copied()
-    }
-
-    fn text(&self, name: &str) -> Option<Cow<'a, str>> {
-        text(self.get(name))
-    }
-}
-
 impl<'a> Item<'a> {
     /// Reads a list of items, oldest first. What is no object at all is left out.
     pub(crate) fn list(json: &'a str) -> Option<Vec<Self>> {
-        let items: Vec<&RawValue> = serde_json::from_str(json).ok()?;
-        Some(items.into_iter().filter_map(|item| Self::read(item.get())).collect())
+        Some(list(json)?.into_iter().filter_map(|item| Self::read(item.get())).collect())
     }
 
     pub(crate) fn read(json: &'a str) -> Option<Self> {
@@ -129,6 +85,7 @@ impl<'a> Item<'a> {
             timestamp: fields.text("timestamp"),
             kind: Fields::of(fields.get("content")).text("type"),
             author: Author { kind: author, id: initiator.text("id") },
+            responder: fields.object("responder"),
             content: fields.get("content").filter(is_object),
         })
     }
@@ -147,7 +104,7 @@ impl<'a> Item<'a> {
     }
 
     /// Subject and text, from the fields that an item of this type has them in.
-    fn words(&self, transcripts: &HashMap<Id, String>) -> (Option<String>, Option<String>) {
+    fn words(&self, transcripts: &HashMap<Id, Arc<str>>) -> (Option<String>, Option<String>) {
         let content = Fields::of(self.content);
         let owned = |name| content.text(name).map(Cow::into_owned);
         match self.kind.as_deref().unwrap_or_default() {
@@ -158,11 +115,14 @@ impl<'a> Item<'a> {
             "CUSTOMER_ACTIVITY" => (owned("title"), owned("body")),
             "PHONE_CALL" | "VOICEMAIL" => {
                 let id: Option<Id> = self.id().and_then(|id| id.parse().ok());
-                let transcript = id.and_then(|id| transcripts.get(&id).cloned());
+                let transcript = id.and_then(|id| transcripts.get(&id).map(ToString::to_string));
                 (None, transcript.or_else(|| summary(content.get("recordingSummary"))))
             }
-            "TEXT" => (None, inner(content.get("content"), "text")),
-            "FILES" => (None, inner(content.get("content"), "caption")),
+            // Custom channels: either type has either of two contents.
+            "TEXT" | "FILES" => {
+                let content = content.get("content");
+                (None, inner(content, "text").or_else(|| inner(content, "caption")))
+            }
             "TOPIC_CHANGE" | "CONVERSATION_STATUS_CHANGE" => (None, None),
             // A type that did not exist when this was written most likely looks like the others.
             _ => (owned("subject"), owned("content").or_else(|| owned("body"))),
@@ -190,112 +150,56 @@ fn is_readable(raw: &&RawValue) -> bool {
     !is_deep(raw.get())
 }
 
-/// An object's fields. A list is none, though serde would take one for a struct.
-fn object<'a, T: Deserialize<'a>>(json: &'a str) -> Option<T> {
-    json.trim_start().starts_with('{').then(|| serde_json::from_str(json).ok())?
-}
-
-/// A text that is there and says something: Gladly shows unset fields as empty ones, too.
-fn text(field: Field<'_>) -> Option<Cow<'_, str>> {
-    #[derive(Deserialize)]
-    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-    let Text(text) = serde_json::from_str(field?.get()).ok()?;
-    (!text.is_empty()).then_some(text)
-}
-
 /// What was said in a call, a line for each paragraph.
 pub(crate) fn spoken(transcript: &str) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Transcript<'a> {
-        #[serde(borrow)]
-        paragraphs: Vec<&'a RawValue>,
-    }
-    #[derive(Deserialize)]
-    struct Paragraph<'a> {
-        #[serde(borrow)]
-        transcript: Field<'a>,
-    }
-    let Transcript { paragraphs } = object(transcript)?;
-    let lines = paragraphs.into_iter().filter_map(|paragraph| {
-        let paragraph: Paragraph<'_> = object(paragraph.get())?;
-        text(paragraph.transcript)
-    });
+    let paragraphs = Fields::read(transcript)?.list("paragraphs")?;
+    let lines = paragraphs
+        .into_iter()
+        .filter_map(|paragraph| Fields::of(Some(paragraph)).text("transcript"));
     Some(lines.collect::<Vec<_>>().join("\n")).filter(|text| !text.is_empty())
-}
-
-/// Reads a list of agents, topics or inboxes.
-pub(crate) fn names(list: &str) -> Option<Names> {
-    #[derive(Deserialize)]
-    struct Named<'a> {
-        #[serde(borrow)]
-        id: Field<'a>,
-        #[serde(borrow)]
-        name: Field<'a>,
-    }
-    let list: Vec<&RawValue> = serde_json::from_str(list).ok()?;
-    let named = list.into_iter().filter_map(|raw| {
-        let named: Named<'_> = object(raw.get())?;
-        Some((text(named.id)?.into_owned(), text(named.name)?.into_owned()))
-    });
-    Some(named.collect())
 }
 
 /// A customer as the destination gets it.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Customer {
-    id: String,
+pub(crate) struct Customer<'a> {
+    id: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<String>,
+    name: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     emails: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     phones: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    external_customer_id: Option<String>,
+    external_customer_id: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    custom_attributes: Option<Box<RawValue>>,
+    external_customer_ids: Field<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    custom_attributes: Field<'a>,
 }
 
-impl Customer {
+impl<'a> Customer<'a> {
     /// Reads a profile, of the customer asked for.
-    pub(crate) fn read(profile: &str, asked_for: &Id, contact: bool) -> Option<Self> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Profile<'a> {
-            #[serde(borrow)]
-            id: Field<'a>,
-            #[serde(borrow)]
-            name: Field<'a>,
-            #[serde(borrow)]
-            emails: Field<'a>,
-            #[serde(borrow)]
-            phones: Field<'a>,
-            #[serde(borrow)]
-            external_customer_id: Field<'a>,
-            #[serde(borrow)]
-            custom_attributes: Field<'a>,
-        }
-        let profile: Profile<'_> = object(profile)?;
-        let owned = |field| text(field).map(Cow::into_owned);
-        let id = owned(profile.id).filter(|id| id.parse::<Id>().is_ok());
-        let object = profile.custom_attributes.filter(is_object).filter(is_readable);
+    pub(crate) fn read(profile: &'a str, asked_for: &'a Id, contact: bool) -> Option<Self> {
+        let profile = Fields::read(profile)?;
+        let id = profile.text("id").filter(|id| id.parse::<Id>().is_ok());
+        let addresses = |name| profile.list(name).map(addresses);
         Some(Self {
-            id: id.unwrap_or_else(|| asked_for.to_string()),
-            name: owned(profile.name),
-            emails: profile.emails.filter(|_| contact).and_then(addresses),
-            phones: profile.phones.filter(|_| contact).and_then(addresses),
-            external_customer_id: owned(profile.external_customer_id).filter(|_| contact),
-            custom_attributes: object.map(ToOwned::to_owned),
+            id: id.unwrap_or_else(|| asked_for.as_str().into()),
+            name: profile.text("name"),
+            emails: Some("emails").filter(|_| contact).and_then(addresses),
+            phones: Some("phones").filter(|_| contact).and_then(addresses),
+            external_customer_id: profile.text("externalCustomerId").filter(|_| contact),
+            external_customer_ids: profile.object("externalCustomerIds").filter(|_| contact),
+            custom_attributes: profile.object("customAttributes"),
         })
     }
 }
 
 /// Addresses or numbers, in the form that can be compared where Gladly has one.
-fn addresses(list: &RawValue) -> Option<Vec<String>> {
-    let list: Vec<&RawValue> = serde_json::from_str(list.get()).ok()?;
+fn addresses(list: Vec<&RawValue>) -> Vec<String> {
     let one = |raw| inner(Some(raw), "normalized").or_else(|| inner(Some(raw), "original"));
-    Some(list.into_iter().filter_map(one).collect())
+    list.into_iter().filter_map(one).collect()
 }
 
 /// Everything that a snapshot is made from.
@@ -305,8 +209,8 @@ pub(crate) struct Ingredients<'a> {
     pub(crate) conversation: &'a Conversation<'a>,
     pub(crate) items: Vec<Item<'a>>,
     pub(crate) truncated: bool,
-    pub(crate) transcripts: &'a HashMap<Id, String>,
-    pub(crate) customer: Option<&'a Customer>,
+    pub(crate) transcripts: &'a HashMap<Id, Arc<str>>,
+    pub(crate) customer: Option<&'a RawValue>,
     pub(crate) agents: &'a Names,
     pub(crate) topics: &'a Names,
     pub(crate) inboxes: &'a Names,
@@ -337,7 +241,7 @@ struct Snapshot<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     custom_attributes: Field<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    customer: Option<&'a Customer>,
+    customer: Option<&'a RawValue>,
     items: Vec<Entry<'a>>,
     truncated: bool,
 }
@@ -347,6 +251,9 @@ struct Named<'a> {
     id: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<&'a str>,
+    /// Of a topic that is under another one.
+    #[serde(rename = "parentId", skip_serializing_if = "Option::is_none")]
+    parent_id: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -357,6 +264,8 @@ struct Entry<'a> {
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     kind: Option<Cow<'a, str>>,
     author: Author<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    responder: Option<Box<RawValue>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     subject: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -369,21 +278,22 @@ pub(crate) fn build(from: Ingredients<'_>) -> serde_json::Result<Box<RawValue>> 
     let conversation = from.conversation;
     let topics = conversation
         .topic_ids()
-        .map(|ids| ids.into_iter().map(|id| Named::new(id.into(), from.topics)).collect());
+        .map(|ids| ids.into_iter().map(|id| Named::topic(id, from.topics)).collect());
     let mut items = from.items;
     items.retain(|item| from.notes || !item.is_note());
     sort_by_time(&mut items);
     to_raw_value(&Snapshot {
         id: from.id,
         fetched_at: from.fetched_at,
-        status: text(conversation.status),
-        created_at: text(conversation.created_at),
-        closed_at: text(conversation.closed_at),
+        status: conversation.0.text("status"),
+        created_at: conversation.0.text("createdAt"),
+        closed_at: conversation.0.text("closedAt"),
         inbox: conversation.inbox_id().map(|id| Named::new(id, from.inboxes)),
         agent: conversation.agent_id().map(|id| Named::new(id, from.agents)),
         topics,
         custom_attributes: conversation
-            .custom_attributes
+            .0
+            .get("customAttributes")
             .filter(|raw| raw.get().starts_with('['))
             .filter(is_readable),
         customer: from.customer,
@@ -394,7 +304,7 @@ pub(crate) fn build(from: Ingredients<'_>) -> serde_json::Result<Box<RawValue>> 
                 let content = match item.content.filter(is_readable) {
                     Some(raw) if from.contact => Cow::Borrowed(raw),
                     Some(raw) => Cow::Owned(without_contact(raw)),
-                    None => Cow::Owned(RawValue::from_string("{}".to_owned()).unwrap_or_default()),
+                    None => Cow::Owned(no_content()),
                 };
                 Entry {
                     // As an event without an id has it: the hash of its bytes.
@@ -402,6 +312,7 @@ pub(crate) fn build(from: Ingredients<'_>) -> serde_json::Result<Box<RawValue>> 
                     timestamp: item.timestamp,
                     kind: item.kind,
                     author: item.author,
+                    responder: item.responder.and_then(participant),
                     subject,
                     text,
                     content,
@@ -414,8 +325,13 @@ pub(crate) fn build(from: Ingredients<'_>) -> serde_json::Result<Box<RawValue>> 
 
 impl<'a> Named<'a> {
     fn new(id: Cow<'a, str>, names: &'a Names) -> Self {
-        let name = names.get(&*id).map(String::as_str);
-        Self { id, name }
+        let name = names.get(&id).and_then(|label| label.name.as_deref());
+        Self { id, name, parent_id: None }
+    }
+
+    fn topic(id: Cow<'a, str>, topics: &'a Names) -> Self {
+        let parent_id = topics.get(&id).and_then(|label| label.parent_id.as_deref());
+        Self { parent_id, ..Self::new(id, topics) }
     }
 }
 
@@ -430,22 +346,14 @@ fn sort_by_time(items: &mut [Item<'_>]) {
     });
 }
 
-/// The content less every field that tells how to reach the customer, at any depth.
+/// The content less every field that says how to reach the customer, at any depth.
 fn without_contact(content: &RawValue) -> Box<RawValue> {
-    fn strip(value: &mut serde_json::Value) {
-        match value {
-            serde_json::Value::Object(fields) => {
-                fields.retain(|name, _| !CONTACT_FIELDS.contains(&name.as_str()));
-                fields.values_mut().for_each(strip);
-            }
-            serde_json::Value::Array(values) => values.iter_mut().for_each(strip),
-            _ => {}
-        }
-    }
-    // What cannot be read cannot be stripped, and is left out.
-    let mut value = serde_json::from_str(content.get()).unwrap_or_else(|_| serde_json::json!({}));
-    strip(&mut value);
-    to_raw_value(&value).unwrap_or_default()
+    let content = without(content.get(), |_, name, _| CONTACT_FIELDS.contains(&name));
+    RawValue::from_string(content).unwrap_or_else(|_| no_content())
+}
+
+fn no_content() -> Box<RawValue> {
+    RawValue::from_string("{}".to_owned()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -458,14 +366,14 @@ mod tests {
     fn snapshot(conversation: &str, items: &str, contact: bool, notes: bool) -> Value {
         let id: Id = "c-1".parse().unwrap();
         let call: Id = "call".parse().unwrap();
-        let names = Names::from([("a".to_owned(), "Ada".to_owned())]);
+        let names = Names::read(r#"[{"id":"a","name":"Ada"}]"#).unwrap();
         let built = build(Ingredients {
             id: &id,
             fetched_at: "2026-01-02T03:04:05.678912Z".parse().unwrap(),
             conversation: &Conversation::read(conversation).unwrap(),
             items: Item::list(items).unwrap(),
             truncated: false,
-            transcripts: &HashMap::from([(call, "said".to_owned())]),
+            transcripts: &HashMap::from([(call, "said".into())]),
             customer: None,
             agents: &names,
             topics: &names,
@@ -507,6 +415,9 @@ mod tests {
                 (None, Some("t")),
             ),
             (json!({"type": "FILES", "content": {"caption": "t", "files": []}}), (None, Some("t"))),
+            (json!({"type": "TEXT", "content": {"caption": "t", "files": []}}), (None, Some("t"))),
+            (json!({"type": "FILES", "content": {"text": "t"}}), (None, Some("t"))),
+            (json!({"type": "FILES", "content": {"text": null, "caption": 7}}), (None, None)),
             (
                 json!({"type": "PHONE_CALL", "recordingSummary": {"status": "READY", "summary": "x"}}),
                 (None, Some("said")),
@@ -571,7 +482,7 @@ mod tests {
         let conversation = r#"{"id":"other","status":"OPEN","agentId":"","inboxId":"a","topicIds":["a","b"],
                                "closedAt":null,"customAttributes":[{"id":"k","value":1},{"id":"k","value":2}],"new":1}"#;
         let conversation = Conversation::read(conversation).unwrap();
-        let names = Names::from([("a".to_owned(), "Ada".to_owned())]);
+        let names = Names::read(r#"[{"id":"a","name":"Ada","parentId":"p"}]"#).unwrap();
         let built = build(Ingredients {
             id: &"c-1".parse().unwrap(),
             fetched_at: "2026-01-02T03:04:05.678912Z".parse().unwrap(),
@@ -590,7 +501,7 @@ mod tests {
             built.unwrap().get(),
             concat!(
                 r#"{"id":"c-1","fetchedAt":"2026-01-02T03:04:05.678Z","status":"OPEN","#,
-                r#""inbox":{"id":"a","name":"Ada"},"topics":[{"id":"a","name":"Ada"},{"id":"b"}],"#,
+                r#""inbox":{"id":"a","name":"Ada"},"topics":[{"id":"a","name":"Ada","parentId":"p"},{"id":"b"}],"#,
                 r#""customAttributes":[{"id":"k","value":1},{"id":"k","value":2}],"#,
                 r#""items":[{"id":"i","type":"X","author":{"kind":"unknown"},"#,
                 r#""content":{"type":"X","z":1.10,"a":12345678901234567890123,"n":null}}],"truncated":true}"#

@@ -223,6 +223,18 @@ async fn the_made_up_world_holds_every_item_type_and_is_the_same_for_the_same_se
     }
     assert!(items.iter().any(|item| item.get("initiator").is_none()));
     assert!(items.iter().any(|item| item["content"]["status"].is_object()));
+    for (kind, field) in
+        [("TEXT", "text"), ("TEXT", "caption"), ("FILES", "text"), ("FILES", "caption")]
+    {
+        let contents = items.iter().map(|item| &item["content"]);
+        let mut contents = contents.filter(|content| content["type"] == kind);
+        assert!(contents.any(|content| content["content"][field].is_string()), "{kind}: {field}");
+    }
+    assert!(items.iter().any(|item| item["responder"]["type"] == "AGENT"));
+    assert!(world.customers.values().any(|customer| customer["externalCustomerIds"].is_object()));
+    let child = world.topics.iter().find(|topic| topic["parentId"].is_string()).unwrap();
+    let mut topics = world.conversations.values().filter_map(|it| it.meta["topicIds"].as_array());
+    assert!(topics.any(|ids| ids.contains(&child["id"])));
     assert!(
         items.iter().all(|item| item["timestamp"].as_str().unwrap().parse::<Timestamp>().is_ok())
     );

@@ -173,8 +173,8 @@ impl State {
         }
         for conversation in &conversations {
             let customer = &conversation["customer"];
-            let reachable =
-                ["emails", "phones", "externalCustomerId"].map(|name| !customer[name].is_null());
+            let reachable = ["emails", "phones", "externalCustomerId", "externalCustomerIds"]
+                .map(|name| !customer[name].is_null());
             if !self.may.contact && reachable.contains(&true) {
                 broken.push("shows how to reach a customer".into());
             }

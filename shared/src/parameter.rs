@@ -211,6 +211,8 @@ impl<T: FromStr<Err: Display>> Parameter<T> {
         };
         let found = answer.parameter();
         let text = found.and_then(|parameter| parameter.value()).unwrap_or_default();
+        // Some editors put a byte order mark before what they save.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let value = text.parse().map_err(|err| self.unusable(&err))?;
         let written_at = found.and_then(|parameter| parameter.last_modified_date());
         let instant = |at: &DateTime| {

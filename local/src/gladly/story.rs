@@ -115,11 +115,13 @@ const CHANNELS: [&str; 8] = [
 ];
 
 /// What else may stand on a timeline; each conversation gets the next two.
-const ASIDES: [&str; 17] = [
+const ASIDES: [&str; 19] = [
     "CONVERSATION_NOTE",
     "CUSTOMER_ACTIVITY",
     "TEXT",
     "FILES",
+    "TEXT_WITH_FILES",
+    "FILES_WITH_TEXT",
     "QUICK_REPLY_REQUEST",
     "QUICK_REPLY_RESPONSE",
     "TWITTER",
@@ -157,7 +159,7 @@ impl World {
         self.topics.push(child);
     }
 
-    /// Adds made-up conversations of the last ten days; 9 or more hold every type of item, and every sixth customer
+    /// Adds made-up conversations of the last ten days; 10 or more hold every type of item, and every sixth customer
     /// was merged into another.
     pub fn add_made_up_conversations(&mut self, count: usize) {
         for number in 0..count {
@@ -189,7 +191,8 @@ impl World {
             "name": if bare { Value::Null } else { format!("{first} {last}").into() },
             "emails": [{"original": mail.to_uppercase(), "normalized": mail, "primary": true}],
             "phones": if bare { json!([]) } else { phones },
-            "externalCustomerId": if bare { Value::Null } else { shop.into() },
+            "externalCustomerId": if bare { Value::Null } else { shop.clone().into() },
+            "externalCustomerIds": if bare { Value::Null } else { json!({"storefront": shop}) },
             "customAttributes": {"orders": self.rng.u8(1..30), "newsletter": self.rng.bool()},
         });
         self.add_customer(&id, profile);
@@ -203,6 +206,9 @@ impl World {
         let channel = CHANNELS[number % CHANNELS.len()];
         let agent = self.agents[number % self.agents.len()]["id"].clone();
         let topic = self.topics[story.topic]["id"].clone();
+        let mut topics: Vec<_> = self.topics.iter().collect();
+        topics.retain(|it| it["id"] == topic || it["parentId"] == topic);
+        let topics: Vec<_> = topics.into_iter().map(|it| it["id"].clone()).collect();
         let by_customer = json!({"id": customer, "type": "CUSTOMER"});
         let by_agent = json!({"id": agent, "type": "AGENT"});
         let mut clock = Timestamp::now() - SignedDuration::from_mins(self.rng.i64(120..14_400));
@@ -216,7 +222,7 @@ impl World {
                 "createdAt": created,
                 "inboxId": self.inboxes[number % self.inboxes.len()]["id"],
                 "agentId": if number % 4 == 3 { Value::Null } else { agent.clone() },
-                "topicIds": if number % 5 == 4 { Value::Null } else { json!([topic]) },
+                "topicIds": if number % 5 == 4 { Value::Null } else { json!(topics) },
                 "status": STATUSES[number % STATUSES.len()],
                 "customAttributes": [{"id": "order", "value": order}, {"id": "order", "value": "gift"}],
             }),
@@ -224,7 +230,8 @@ impl World {
         let mut add = |world: &mut Self, initiator: &Value, content: Value| {
             clock += SignedDuration::from_millis(world.rng.i64(20_000..900_000));
             let timestamp = world.stamp(clock);
-            let item = json!({"timestamp": timestamp, "initiator": initiator, "content": content});
+            let responder = if *initiator == by_customer { by_agent.clone() } else { Value::Null };
+            let item = json!({"timestamp": timestamp, "initiator": initiator, "responder": responder, "content": content});
             (world.add_item(id, item), timestamp)
         };
 
@@ -309,16 +316,21 @@ fn aside(kind: &str, story: &Story, order: &str) -> Value {
             "body": "Friendly and quick, but I had to explain it <b>twice</b>.", "sourceName": "Survey",
             "link": {"url": "https://survey.example.com/4", "text": "Answers"}, "receivedAt": "2025-02-03T15:04:05.1Z",
         }),
-        "TEXT" => json!({
-            "type": kind, "customChannelId": "line", "companyAddress": "shop", "customerAddress": "guest-7", "sessionId": "s-2",
-            "content": {"text": "One more thing: is the gift wrap made of paper?"},
-            "status": {"value": "DELIVERED", "details": ""},
-        }),
-        "FILES" => json!({
-            "type": kind, "customChannelId": "line", "companyAddress": "shop", "customerAddress": "guest-7", "sessionId": "s-2",
-            "content": {"caption": "This is how it arrived.", "files": [{"id": "f-1", "filename": "box.jpg"}]},
-            "status": {"value": "SENT", "details": ""},
-        }),
+        "TEXT" => custom_channel(
+            kind,
+            &json!({"text": "One more thing: is the gift wrap made of paper?"}),
+        ),
+        "TEXT_WITH_FILES" => custom_channel(
+            "TEXT",
+            &json!({"caption": "And this is the label.", "files": [{"id": "f-2", "filename": "label.jpg"}]}),
+        ),
+        "FILES_WITH_TEXT" => {
+            custom_channel("FILES", &json!({"text": "Did the pictures come through?"}))
+        }
+        "FILES" => custom_channel(
+            kind,
+            &json!({"caption": "This is how it arrived.", "files": [{"id": "f-1", "filename": "box.jpg"}]}),
+        ),
         "QUICK_REPLY_REQUEST" => json!({
             "type": "CHAT_MESSAGE", "sessionId": "chat-1", "messageType": kind, "content": "Did that solve it?",
             "messageData": {"options": [{"id": "yes", "label": "Yes"}, {"id": "no", "label": "Not yet"}]},
@@ -363,4 +375,12 @@ fn aside(kind: &str, story: &Story, order: &str) -> Value {
             json!({"type": kind, "body": "A kind of message that did not exist when the relay was written."})
         }
     }
+}
+
+/// A message of a custom channel: either type comes with either of two contents, a text or files.
+fn custom_channel(kind: &str, content: &Value) -> Value {
+    json!({
+        "type": kind, "customChannelId": "line", "companyAddress": "shop", "customerAddress": "guest-7", "sessionId": "s-2",
+        "content": content, "status": {"value": "DELIVERED", "details": ""},
+    })
 }

@@ -139,10 +139,10 @@ async fn a_wait_that_was_asked_for_is_kept() {
 
 #[tokio::test]
 async fn what_does_not_fit_into_an_invocation_goes_back_at_once() {
-    let world = World::with("short", &[("GladlyRequestsPerSecond", "4")]).await;
-    world.stack.configure(Function::Extractor, &json!({"Timeout": 12})).await.unwrap();
+    let world = World::with("short", &[("GladlyRequestsPerSecond", "2")]).await;
+    world.stack.configure(Function::Extractor, &json!({"Timeout": 20})).await.unwrap();
     world.gather().await;
-    // At 4 requests a second these take 8 s, and 12 s leave less for fetching.
+    // At 2 requests a second the first eight take 10 s, and 20 s leave 9 s to begin another in.
     let conversations: Vec<_> = (0..10).map(|number| format!("c-{number}")).collect();
     let conversations: Vec<_> = conversations.iter().map(String::as_str).collect();
     let ids = world.queue_all(&conversations).await;

@@ -1,0 +1,207 @@
+//! Names of agents, topics and inboxes. They are an extra: whatever happens to a list of them, no
+//! conversation waits for it longer than for one call, and none fails.
+
+use std::{borrow::Cow, collections::HashMap, num::NonZeroUsize, sync::Arc};
+
+use jiff::{SignedDuration, Timestamp};
+use lru::LruCache;
+use serde_json::value::RawValue;
+use shared::{Clock, chain};
+use tokio::sync::Mutex;
+use tracing::warn;
+
+use crate::{
+    bounded::hash,
+    gladly::{Gladly, GladlyError},
+    json::Fields,
+    run::{Run, Stopped},
+};
+
+/// How long a list is used.
+const LIST_AGE: SignedDuration = SignedDuration::from_hours(1);
+/// How long a list is not read again before its time, for an id that it lacks or after a failure.
+const PAUSE: SignedDuration = SignedDuration::from_mins(1);
+/// Bytes that are kept of a list: some 30,000 names. What is beyond them has no name.
+const LIST_BYTES: usize = 4 << 20;
+/// What an entry takes besides its texts.
+const ENTRY_BYTES: usize = 80;
+/// Ids that no list has, of which so many are remembered.
+const ABSENT_IDS: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
+
+/// What a list says, by id.
+#[derive(Debug, Default)]
+pub(crate) struct Names(HashMap<Box<str>, Label>);
+
+/// What a list says of one agent, topic or inbox.
+#[derive(Debug, Default)]
+pub(crate) struct Label {
+    pub(crate) name: Option<Box<str>>,
+    /// The topic that a topic is under.
+    pub(crate) parent_id: Option<Box<str>>,
+}
+
+impl Names {
+    /// `None` if it is not a list.
+    pub(crate) fn read(list: &str) -> Option<Self> {
+        let list: Vec<&RawValue> = serde_json::from_str(list).ok()?;
+        let mut bytes = 0;
+        let entries = list.into_iter().filter_map(|raw| {
+            let fields = Fields::read(raw.get())?;
+            let text = |name| fields.text(name).map(|text| Box::from(&*text));
+            Some((text("id")?, Label { name: text("name"), parent_id: text("parentId") }))
+        });
+        let fits = |(id, label): &(Box<str>, Label)| {
+            let texts = [Some(id), label.name.as_ref(), label.parent_id.as_ref()];
+            bytes +=
+                ENTRY_BYTES + texts.into_iter().flatten().map(|text| text.len()).sum::<usize>();
+            bytes <= LIST_BYTES
+        };
+        Some(Self(entries.take_while(fits).collect()))
+    }
+
+    pub(crate) fn get(&self, id: &str) -> Option<&Label> {
+        self.0.get(id)
+    }
+}
+
+/// A list of names, kept for an hour, and read again for an id that it lacks.
+pub(crate) struct NameList {
+    kind: &'static str,
+    /// Held across a read, so that many callers cost one.
+    kept: Mutex<Kept>,
+}
+
+struct Kept {
+    /// The last list that could be read.
+    names: Arc<Names>,
+    read_at: Timestamp,
+    failed_at: Timestamp,
+    /// When it was last read for an id that it lacks.
+    early_at: Timestamp,
+    /// Hashes of the ids that were looked for and that a newer list did not have.
+    absent: LruCache<u64, ()>,
+}
+
+impl NameList {
+    /// A list of `agents`, `topics` or `inboxes`.
+    pub(crate) fn new(kind: &'static str) -> Self {
+        let never = Timestamp::MIN;
+        let kept = Kept {
+            names: Arc::default(),
+            read_at: never,
+            failed_at: never,
+            early_at: never,
+            absent: LruCache::new(ABSENT_IDS),
+        };
+        Self { kind, kept: Mutex::new(kept) }
+    }
+
+    /// Names for these ids, as far as there are any.
+    pub(crate) async fn get(
+        &self,
+        ids: &[Cow<'_, str>],
+        gladly: &Gladly,
+        clock: &Clock,
+        run: &Run,
+    ) -> Result<Arc<Names>, Stopped> {
+        if ids.is_empty() {
+            return Ok(Arc::default());
+        }
+        let wanted_at = clock.now();
+        let mut kept = self.kept.lock().await;
+        let now = clock.now();
+        if kept.is_due(ids, wanted_at, now) {
+            let list = gladly.list(self.kind, run).await;
+            let names = list.and_then(|list| {
+                Names::read(&list).ok_or(GladlyError::Unreadable("a list of names"))
+            });
+            match names {
+                Ok(names) => {
+                    kept.names = Arc::new(names);
+                    kept.read_at = now;
+                }
+                Err(GladlyError::Stopped(stopped)) => return Err(stopped),
+                // Refused credentials, too: a token may be allowed everything but this list, and a
+                // token that is allowed nothing is found out by the calls that matter.
+                Err(err) => {
+                    kept.failed_at = clock.now();
+                    let error = chain(&err);
+                    warn!(
+                        gladly.list = self.kind,
+                        error, "could not read names; using the last list"
+                    );
+                }
+            }
+        }
+        kept.note_absent(ids, wanted_at);
+        Ok(Arc::clone(&kept.names))
+    }
+}
+
+impl Kept {
+    /// Whether the list is to be read now, for ids that were seen at `wanted_at`.
+    fn is_due(&mut self, ids: &[Cow<'_, str>], wanted_at: Timestamp, now: Timestamp) -> bool {
+        if within(self.failed_at, now, PAUSE) {
+            return false;
+        }
+        if !within(self.read_at, now, LIST_AGE) {
+            return true;
+        }
+        let is_new =
+            |id: &Cow<'_, str>| self.names.get(id).is_none() && !self.absent.contains(&hash(id));
+        let is_due = self.read_at < wanted_at
+            && ids.iter().any(is_new)
+            && !within(self.early_at, now, PAUSE);
+        if is_due {
+            self.early_at = now;
+        }
+        is_due
+    }
+
+    /// An id that a list lacks although it was read after the id was seen does not exist.
+    fn note_absent(&mut self, ids: &[Cow<'_, str>], wanted_at: Timestamp) {
+        if self.read_at >= wanted_at {
+            for id in ids.iter().filter(|id| self.names.get(id).is_none()) {
+                self.absent.put(hash(id), ());
+            }
+        }
+    }
+}
+
+/// Whether `then` is less than `age` ago. A clock set back makes nothing young.
+fn within(then: Timestamp, now: Timestamp, age: SignedDuration) -> bool {
+    let ago = now.duration_since(then);
+    !ago.is_negative() && ago < age
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_list_is_read_as_far_as_it_can_be() {
+        let list = r#"[{"id":"a","name":"Ada"},null,7,{"name":"nobody"},{"id":"b","name":null},
+                       {"id":"c","id":"d","name":"Dan","parentId":"a"}]"#;
+        let names = Names::read(list).unwrap();
+        let label =
+            |id| names.get(id).map(|label| (label.name.as_deref(), label.parent_id.as_deref()));
+        assert_eq!(label("a"), Some((Some("Ada"), None)));
+        assert_eq!(label("b"), Some((None, None)));
+        assert_eq!(label("c"), None);
+        assert_eq!(label("d"), Some((Some("Dan"), Some("a"))));
+        for list in ["null", "{}", r#"{"id":"a"}"#, "", "<html>"] {
+            assert!(Names::read(list).is_none(), "{list}");
+        }
+    }
+
+    #[test]
+    fn a_list_is_bounded_in_bytes() {
+        let entry = |n: usize| json!({"id": format!("t-{n}"), "name": "x".repeat(10_000)});
+        let list = json!((0..1_000).map(entry).collect::<Vec<_>>()).to_string();
+        let names = Names::read(&list).unwrap();
+        assert!(names.get("t-0").is_some() && names.get("t-999").is_none());
+        assert!((300..420).contains(&names.0.len()), "{}", names.0.len());
+    }
+}

@@ -1,0 +1,147 @@
+//! Names of agents, topics and inboxes: an extra that no conversation fails for.
+
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+use tokio::time::{Duration, sleep};
+
+use crate::{
+    settle,
+    time::{LEFT, Reply, World, records, working},
+};
+
+/// What Gladly answers where it is asked for a list.
+type List = fn() -> Reply;
+
+/// A world in which conversations have this agent, inbox and topic, and lists are what the returned
+/// function was last given.
+fn with_lists(ids: Value) -> (World, impl Fn(List)) {
+    let lists = Arc::new(Mutex::new((|| Reply::Json(json!([]))) as List));
+    let world = World::new({
+        let lists = Arc::clone(&lists);
+        move |path| match path {
+            "api/v1/agents" | "api/v1/topics" | "api/v1/inboxes" => (lists.lock().unwrap())(),
+            path if path.starts_with("api/v1/conversations/") && !path.ends_with("/items") => {
+                Reply::Json(ids.clone())
+            }
+            path => working(path),
+        }
+    });
+    (world, move |reply| *lists.lock().unwrap() = reply)
+}
+
+/// Delivers a conversation and returns its snapshot.
+async fn snapshot(world: &World) -> Value {
+    settle(&world.extractor, &world.aws, &records(1), LEFT).await.is_done();
+    let delivery: Value = serde_json::from_str(world.sent("deliveries").last().unwrap()).unwrap();
+    delivery["conversations"][0].clone()
+}
+
+const GOOD: List = || {
+    Reply::Json(
+        json!([{"id": "a", "name": "Ada"}, null, {"id": "b", "name": "Bo", "parentId": "a"}]),
+    )
+};
+
+#[tokio::test(start_paused = true)]
+async fn a_list_of_names_that_fails_costs_names_only() {
+    let failures: [List; 11] = [
+        || Reply::Status(400, None),
+        || Reply::Status(401, None),
+        || Reply::Status(403, None),
+        || Reply::Status(404, None),
+        || Reply::Status(429, None),
+        || Reply::Status(500, None),
+        || Reply::Text("{}".into()),
+        || Reply::Text("null".into()),
+        || Reply::Text("<html>".into()),
+        || Reply::Text(String::new()),
+        || Reply::Hang,
+    ];
+    for failure in failures {
+        let ids =
+            json!({"customerId": "u", "agentId": "a", "inboxId": "a", "topicIds": ["a", "b"]});
+        let (world, lists) = with_lists(ids);
+        lists(failure);
+        let without = snapshot(&world).await;
+        assert_eq!(without["agent"], json!({"id": "a"}));
+        assert_eq!(without["inbox"], json!({"id": "a"}));
+        assert_eq!(without["topics"], json!([{"id": "a"}, {"id": "b"}]));
+
+        let asked = world.times("api/v1/agents").len();
+        snapshot(&world).await;
+        assert_eq!(world.times("api/v1/agents").len(), asked, "not with every conversation");
+
+        sleep(Duration::from_mins(1)).await;
+        lists(GOOD);
+        let with = snapshot(&world).await;
+        assert_eq!(with["agent"], json!({"id": "a", "name": "Ada"}));
+        let topics =
+            json!([{"id": "a", "name": "Ada"}, {"id": "b", "name": "Bo", "parentId": "a"}]);
+        assert_eq!(with["topics"], topics);
+
+        sleep(Duration::from_hours(2)).await;
+        lists(failure);
+        assert_eq!(snapshot(&world).await["topics"], topics, "the last good list");
+        assert!(world.aws.state().writes.is_empty(), "no breaker opens for a list");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_made_within_the_hour_is_asked_for_at_once() {
+    let ids = json!({"customerId": "u", "topicIds": ["b"]});
+    let (world, lists) = with_lists(ids);
+    lists(|| Reply::Json(json!([{"id": "a", "name": "Ada"}])));
+    let asked = || world.times("api/v1/topics").len();
+    assert_eq!(snapshot(&world).await["topics"], json!([{"id": "b"}]));
+    assert_eq!(asked(), 1);
+
+    // An id that does not exist is not looked for again and again.
+    for _ in 0..5 {
+        sleep(Duration::from_mins(2)).await;
+        snapshot(&world).await;
+    }
+    assert_eq!(asked(), 1);
+    sleep(Duration::from_hours(1)).await;
+    lists(GOOD);
+    assert_eq!(snapshot(&world).await["topics"][0]["name"], "Bo");
+    assert_eq!(asked(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_is_asked_for_again_at_most_once_a_minute() {
+    let count = Arc::new(Mutex::new(0));
+    let world = World::new({
+        let count = Arc::clone(&count);
+        move |path| match path {
+            // There is one topic more each time it is asked for.
+            "api/v1/topics" => {
+                let mut count = count.lock().unwrap();
+                *count += 1;
+                let topic =
+                    |n: usize| json!({"id": format!("t-{n}"), "name": format!("Topic {n}")});
+                Reply::Json((0..*count).map(topic).collect())
+            }
+            path if path.ends_with("/items") => Reply::Json(json!([])),
+            path if path.contains("/conversations/c-") => {
+                let id = path.rsplit('-').next().unwrap();
+                Reply::Json(json!({"topicIds": [format!("t-{id}")]}))
+            }
+            path => working(path),
+        }
+    });
+    let name = async |n: usize| {
+        let record = records(n + 1).remove(n);
+        settle(&world.extractor, &world.aws, &[record], LEFT).await.is_done();
+        let sent: Value = serde_json::from_str(world.sent("deliveries").last().unwrap()).unwrap();
+        sent["conversations"][0]["topics"][0].get("name").cloned()
+    };
+    assert_eq!(name(0).await, Some(json!("Topic 0")));
+    sleep(Duration::from_millis(10)).await;
+    assert_eq!(name(1).await, Some(json!("Topic 1")), "at once");
+    sleep(Duration::from_secs(30)).await;
+    assert_eq!(name(2).await, None, "not twice a minute");
+    sleep(Duration::from_secs(30)).await;
+    assert_eq!(name(2).await, Some(json!("Topic 2")), "and not forgotten either");
+    assert_eq!(world.times("api/v1/topics").len(), 3);
+}
