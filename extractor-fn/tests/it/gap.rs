@@ -38,15 +38,15 @@ pub(crate) struct Side {
     pub(crate) pings: bool,
     pub(crate) events: Vec<(Timestamp, String)>,
     /// How its next lists of events come, if not as they should.
-    lists: VecDeque<List>,
+    pub(crate) lists: VecDeque<List>,
     /// Its export jobs, each with the wait before every line of its file. A job without lines is
     /// gone.
-    jobs: Vec<(Value, Duration, Vec<String>)>,
+    pub(crate) jobs: Vec<(Value, Duration, Vec<String>)>,
     /// Whether a part of a file may be asked for.
-    parts: bool,
+    pub(crate) parts: bool,
 }
 
-enum List {
+pub(crate) enum List {
     Unavailable,
     /// What is listed takes so long.
     Slow(Duration),
@@ -319,8 +319,7 @@ async fn a_webhook_that_gladly_gave_up_is_switched_on_and_its_gap_is_filled() {
     world.task("reconcile").await;
     let first = world.aws.state().writes[0].text.clone();
     let begins = now - SignedDuration::from_mins(130);
-    let range = json!({"since": begins.to_string(), "from": begins.to_string()});
-    assert_eq!(first, json!({"ranges": [range]}).to_string());
+    assert_eq!(first, format!(r#"{{"ranges":[{{"since":"{begins}","from":"{begins}"}}]}}"#));
     assert_eq!(world.queued().len(), 3, "what can be had already is");
     assert_eq!(world.work()["ranges"][0].get("to"), None, "the gap still lasts");
     assert_eq!(world.task("status").await["webhook"]["enabled"], false);
