@@ -256,7 +256,7 @@ pub(crate) fn backfill(binaries: &Path, events: u64) -> Result<Backfill, Box<dyn
         }
         // The rest begins where the parameter says.
         let left: Value = serde_json::from_str(&left)?;
-        task = json!({"task": "backfill", "from": left["events"]["from"], "to": to});
+        task = json!({"task": "backfill", "from": left["ranges"][0]["from"], "to": to});
     }
     let seconds = began.elapsed().as_secs_f64();
     if world.host.batched() < events {

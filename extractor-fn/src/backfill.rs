@@ -1,13 +1,15 @@
-//! What Gladly could not tell us: events of a gap are asked for and queued as if they had come.
+//! What Gladly did not send: events of a gap, and conversations of its exports, are asked for and
+//! queued as if they had come.
 //!
-//! The work there is stands in a parameter, so that any invocation goes on where another ended or
-//! died. Repeats are harmless: deliveries are upserts, and coverage makes most of them cheap.
+//! What is still to be done is in two parameters, one for events and one for exports, so that any
+//! invocation goes on where another ended or died ([`crate::document`] says why no range is lost).
+//! A mark is moved on only after everything before it is durable in the queue. Repeats are harmless:
+//! deliveries are upserts, and coverage makes most of them cheap.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
-    convert::Infallible,
     fmt,
-    str::FromStr,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -15,16 +17,19 @@ use aws_sdk_ssm::Client;
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
-use shared::{Clock, Id, Incoming, Origin, Parameter, ParameterError, QueueMessage, chain};
-use tokio::time::{Duration, Instant};
-use tracing::{info, warn};
+use serde_json::{json, value::RawValue};
+use shared::{Clock, Id, Incoming, Origin, QueueMessage, chain};
+use tokio::time::{Duration, Instant, timeout_at};
+use tracing::{error, info, warn};
 
 use crate::{
     Extractor,
-    controller::ControlError,
-    gladly::{EXPORTED_ITEMS, Exported, Gladly, GladlyError},
+    controller::{ControlError, RESERVE},
+    document::Document,
+    gladly::{EXPORTED_ITEMS, Export, Exported, Gladly, GladlyError},
+    lease::Lease,
     queue::{Outgoing, Queue, QueueError},
+    ranges::{JobMark, Range, Ranges},
     run::Run,
     status::events,
     unicode::whole_characters,
@@ -33,6 +38,8 @@ use crate::{
 
 /// How long Gladly lists an event (<https://developer.gladly.com/rest/>), less the time of asking.
 const KEPT: SignedDuration = SignedDuration::from_mins(24 * 60 - 1);
+/// How long Gladly keeps an export, less the time of asking: it refuses to list older ones.
+const EXPORTS_KEPT: SignedDuration = SignedDuration::from_mins(14 * 24 * 60 - 1);
 /// How far Gladly's list is behind at most, and some time for its clock and ours.
 const BEHIND: SignedDuration = SignedDuration::from_secs(25);
 /// Messages of one request to SQS.
@@ -44,110 +51,63 @@ const STEP: u64 = 20_000;
 /// Conversations of an export that are gathered before they are queued.
 const GATHERED: usize = 100_000;
 
-/// The work that stands in the parameter.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub(crate) struct Work {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) events: Option<Range>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) import: Option<Import>,
+/// What there is to recover, and who is at it.
+pub(crate) struct BackfillStore {
+    events: Source,
+    exports: Source,
+    lease: Lease,
 }
 
-/// Events of Gladly's list that are still to be queued.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Range {
-    /// Everything before this is done.
-    pub(crate) from: Timestamp,
-    /// Absent while the gap still lasts.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) to: Option<Timestamp>,
+/// Where events are recovered from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Gladly's list of the last 24 hours.
+    Events,
+    /// Its exports of the last 14 days.
+    Exports,
 }
 
-/// Export jobs that are still to be queued.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Import {
-    pub(crate) from: Timestamp,
-    pub(crate) to: Timestamp,
-    pub(crate) jobs: Vec<Id>,
-}
-
-impl FromStr for Work {
-    type Err = Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(serde_json::from_str(text).unwrap_or_default())
-    }
-}
-
-impl Work {
-    /// Adds a gap. One parameter holds one range, so two gaps become one that spans both.
-    fn add(&mut self, from: Timestamp, to: Option<Timestamp>) {
-        self.events = Some(match self.events.take() {
-            None => Range { from, to },
-            Some(known) => Range {
-                from: known.from.min(from),
-                to: known.to.zip(to).map(|(known, to)| known.max(to)),
-            },
-        });
-    }
-
-    fn is_done(&self) -> bool {
-        self.events.is_none() && self.import.is_none()
-    }
-}
-
-/// The work, kept in a parameter of its own.
-pub(crate) struct Backlog {
-    parameter: Parameter<Work>,
+/// What is still to be recovered from one source.
+struct Source {
+    document: Document,
     /// When Gladly last kept this environment from going on with it.
     failed_at: Mutex<Option<Timestamp>>,
 }
 
-impl Backlog {
-    pub(crate) fn new(ssm: Client, name: String, clock: Clock) -> Self {
-        let parameter = Parameter::new(ssm, name, SignedDuration::ZERO, clock);
-        Self { parameter: parameter.or(Work::default()), failed_at: Mutex::default() }
+impl BackfillStore {
+    /// The store next to the pause parameter of this name.
+    pub(crate) fn new(ssm: &Client, pause: &str, clock: Clock) -> Self {
+        let source = |name: &str| Source {
+            document: Document::new(ssm.clone(), format!("{pause}-{name}")),
+            failed_at: Mutex::default(),
+        };
+        let lease = Lease::new(ssm.clone(), format!("{pause}-recovery-lease"), clock);
+        Self { events: source("backfill"), exports: source("import"), lease }
     }
 
-    pub(crate) async fn read(&self) -> Result<Work, ParameterError> {
-        Ok(self.parameter.fresh().await?.0.as_ref().clone())
+    fn source(&self, kind: Kind) -> &Source {
+        match kind {
+            Kind::Events => &self.events,
+            Kind::Exports => &self.exports,
+        }
     }
 
-    pub(crate) async fn write(&self, work: &Work) -> Result<(), ParameterError> {
-        self.parameter.write(serde_json::to_string(work).unwrap_or_default()).await
+    /// Events of Gladly's list that are still to be queued.
+    pub(crate) fn events(&self) -> &Document {
+        &self.events.document
     }
 
     /// Whether the schedule may go on with it: a Gladly that fails is left alone for as long as by
     /// the watch over its webhook.
-    pub(crate) fn is_due(&self, now: Timestamp) -> bool {
-        is_due(*self.failed_at.lock().unwrap_or_else(PoisonError::into_inner), now)
-    }
-
-    fn note_failure(&self, at: Option<Timestamp>) {
-        *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner) = at;
-    }
-
-    /// Notes a gap that begins then and still lasts, before anything is done about it.
-    pub(crate) async fn open(&self, from: Timestamp) -> Result<(), ParameterError> {
-        let mut work = self.read().await?;
-        work.add(from, None);
-        self.write(&work).await
-    }
-
-    /// Notes when the gap ended, if there is one that lasts.
-    pub(crate) async fn close(&self, to: Timestamp) -> Result<(), ParameterError> {
-        let mut work = self.read().await?;
-        match &mut work.events {
-            Some(range) if range.to.is_none() => range.to = Some(to),
-            _ => return Ok(()),
-        }
-        self.write(&work).await
+    pub(crate) fn is_due(&self, kind: Kind, now: Timestamp) -> bool {
+        let failed_at = &self.source(kind).failed_at;
+        is_due(*failed_at.lock().unwrap_or_else(PoisonError::into_inner), now)
     }
 }
 
 /// What a backfill or an import came to so far.
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct Backfilled {
     queued: u64,
     from: Timestamp,
@@ -157,9 +117,20 @@ pub(crate) struct Backfilled {
     cut: bool,
     /// Nothing of it is left to do; otherwise the controller goes on every minute.
     done: bool,
+    /// Lines of Gladly's that cannot be used.
+    #[serde(skip_serializing_if = "is_zero")]
+    invalid_lines: u64,
+    /// Export jobs that no longer exist.
+    #[serde(skip_serializing_if = "is_zero")]
+    missing_jobs: u64,
     /// What is left is what happened just now.
     #[serde(skip)]
     settling: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl fmt::Display for Backfilled {
@@ -168,6 +139,12 @@ impl fmt::Display for Backfilled {
             let from = self.from.strftime("%Y-%m-%d %H:%M:%S UTC");
             writeln!(f, "Gladly has nothing older than {from}: the range begins there.")?;
         }
+        if self.invalid_lines > 0 {
+            writeln!(f, "{} of Gladly's lines cannot be used.", self.invalid_lines)?;
+        }
+        if self.missing_jobs > 0 {
+            writeln!(f, "{} of Gladly's export jobs no longer exist.", self.missing_jobs)?;
+        }
         write!(f, "{} queued", events(self.queued))?;
         f.write_str(match (self.done, self.settling) {
             (true, _) => ".",
@@ -175,6 +152,29 @@ impl fmt::Display for Backfilled {
             (false, false) => "; the rest follows by itself, every minute.",
         })
     }
+}
+
+/// One invocation's work on one source.
+struct Recovery<'a> {
+    document: &'a Document,
+    gladly: &'a Gladly,
+    run: Run,
+    clock: &'a Clock,
+    sender: Sender<'a>,
+    /// Nothing is begun after this, and nothing is waited for.
+    until: Instant,
+    /// Whether any mark was moved on.
+    moved: bool,
+    invalid_lines: u64,
+    missing_jobs: u64,
+}
+
+/// What one invocation did.
+#[derive(Debug, Default)]
+struct Recovered {
+    queued: u64,
+    invalid_lines: u64,
+    missing_jobs: u64,
 }
 
 impl Extractor {
@@ -191,14 +191,7 @@ impl Extractor {
         if from >= to || to <= oldest {
             return Err(ControlError::NoRange("the last 24 hours"));
         }
-        let mut work = self.backlog.read().await?;
-        work.add(begins, Some(to));
-        self.backlog.write(&work).await?;
-        let queued = self.begin(time_left).await?;
-        let left = self.backlog.read().await?.events;
-        let settling = left.as_ref().is_some_and(|left| left.from >= now - BEHIND);
-        let done = left.is_none();
-        Ok(Backfilled { queued, from: begins, to, cut: begins > from, done, settling })
+        self.begin(Kind::Events, begins, to, begins, begins > from, time_left).await
     }
 
     /// Queues an event for each conversation of Gladly's exports of a range, as far as time allows.
@@ -208,207 +201,425 @@ impl Extractor {
         to: Timestamp,
         time_left: Duration,
     ) -> Result<Backfilled, ControlError> {
+        let until = Instant::now() + time_left;
         let now = self.now();
-        let to = to.min(now);
-        if from >= to {
+        let (to, oldest) = (to.min(now), now - EXPORTS_KEPT);
+        let begins = from.max(oldest).min(to);
+        if from >= to || to <= oldest {
             return Err(ControlError::NoRange("the last 14 days"));
         }
         let run = Run::unguarded(Arc::clone(&self.guard), time_left);
-        let gladly = self.fetcher.gladly();
-        let jobs = gladly.exports(from, &run).await?;
+        let jobs = self.fetcher.gladly().exports(begins, &run).await?;
         let first = jobs.iter().map(|job| job.parameters.start_at).min();
-        let wanted = jobs.into_iter().filter(|job| {
-            let Exported { start_at, end_at } = job.parameters;
-            start_at < to && end_at > from && job.files.iter().any(|file| file == EXPORTED_ITEMS)
-        });
-        let jobs: Vec<_> = wanted.map(|job| job.id).collect();
-        if jobs.is_empty() {
+        let range = Range { since: begins, from: begins, to: Some(to), job: None };
+        if !jobs.iter().any(|job| is_wanted(job, &range)) {
             return Err(ControlError::NoRange("what Gladly has exported in the last 14 days"));
         }
-        let mut work = self.backlog.read().await?;
-        work.import = Some(Import { from, to, jobs });
-        self.backlog.write(&work).await?;
-        let queued = self.begin(time_left).await?;
-        let done = self.backlog.read().await?.import.is_none();
-        let begins = first.map_or(from, |first| first.max(from));
-        Ok(Backfilled { queued, from: begins, to, cut: begins > from, done, settling: false })
+        let exported = first.map_or(begins, |first| first.max(begins));
+        let time_left = until.saturating_duration_since(Instant::now());
+        self.begin(Kind::Exports, begins, to, exported, exported > from, time_left).await
     }
 
-    /// Begins with work that was written down, and stays so if this fails.
-    async fn begin(&self, time_left: Duration) -> Result<u64, ControlError> {
-        self.catch_up(time_left).await.map_err(|err| ControlError::Noted(Box::new(err)))
+    /// Writes a range down and begins with it; it stays written down if this fails.
+    async fn begin(
+        &self,
+        kind: Kind,
+        begins: Timestamp,
+        to: Timestamp,
+        from: Timestamp,
+        cut: bool,
+        time_left: Duration,
+    ) -> Result<Backfilled, ControlError> {
+        let began = self.now();
+        let document = &self.backfill.source(kind).document;
+        document.update(|ranges| ranges.add(begins, Some(to))).await?;
+        let recovered = self.recover(kind, time_left).await;
+        let Recovered { queued, invalid_lines, missing_jobs } =
+            recovered.map_err(|err| ControlError::Noted(Box::new(err)))?;
+        let left = document.read().await?;
+        let settling = left.within(begins, to).all(|left| left.from >= began - BEHIND);
+        let done = left.within(begins, to).next().is_none();
+        Ok(Backfilled { queued, from, to, cut, done, invalid_lines, missing_jobs, settling })
     }
 
-    /// Goes on with the work there is until time is over. Says how many events were queued.
-    pub(crate) async fn catch_up(&self, time_left: Duration) -> Result<u64, ControlError> {
-        let mut work = self.backlog.read().await?;
-        if work.is_done() {
-            return Ok(0);
-        }
+    /// Goes on with what there is to recover, as far as time allows.
+    pub(crate) async fn resume_backfill(
+        &self,
+        kind: Kind,
+        time_left: Duration,
+    ) -> Result<(), ControlError> {
+        self.recover(kind, time_left).await.map(drop)
+    }
+
+    /// Recovers what is written down, unless another invocation is at it, which then finds that too.
+    async fn recover(&self, kind: Kind, time_left: Duration) -> Result<Recovered, ControlError> {
         let until = Instant::now() + time_left;
-        let run = Run::unguarded(Arc::clone(&self.guard), time_left);
-        let mut sender = Sender::new(&self.events);
-        let gladly = self.fetcher.gladly();
-        let events = self.catch_up_events(&mut work, gladly, &mut sender, &run, until).await;
-        let imported = match events {
-            Ok(()) => self.catch_up_import(&mut work, gladly, &mut sender, &run, until).await,
-            Err(err) => Err(err),
-        };
-        if sender.queued > 0 {
-            info!(queued = sender.queued, done = work.is_done(), "queued what Gladly had to tell");
+        let source = self.backfill.source(kind);
+        if source.document.read().await?.is_empty() {
+            return Ok(Recovered::default());
         }
-        let failed = matches!(imported, Err(ControlError::Gladly(_)));
-        self.backlog.note_failure(failed.then(|| self.now()));
-        imported.map(|()| sender.queued)
+        let Some(held) = self.backfill.lease.acquire(time_left + RESERVE).await? else {
+            info!(source = ?kind, "another invocation is recovering events");
+            return Ok(Recovered::default());
+        };
+        let mut recovery = Recovery {
+            document: &source.document,
+            gladly: self.fetcher.gladly(),
+            run: Run::unguarded(Arc::clone(&self.guard), time_left),
+            clock: &self.clock,
+            sender: Sender::new(&self.events),
+            until,
+            moved: false,
+            invalid_lines: 0,
+            missing_jobs: 0,
+        };
+        let ended = match kind {
+            Kind::Events => recovery.events().await,
+            Kind::Exports => recovery.exports().await,
+        };
+        self.backfill.lease.release(held).await;
+        let Recovery { moved, invalid_lines, missing_jobs, sender, .. } = recovery;
+        let count = sender.queued;
+        if count > 0 {
+            info!(source = ?kind, count, "backfill queued events");
+        }
+        if invalid_lines > 0 {
+            warn!(source = ?kind, count = invalid_lines, "ignored lines that cannot be used");
+        }
+        let failed = matches!(ended, Err(ControlError::Gladly(_))) && !moved;
+        *source.failed_at.lock().unwrap_or_else(PoisonError::into_inner) =
+            failed.then(|| self.now());
+        ended.map(|()| Recovered { queued: count, invalid_lines, missing_jobs })
+    }
+}
+
+/// What became of an export job's file.
+enum Read {
+    /// It was read to its end, or is gone.
+    Whole,
+    /// Time is over.
+    InPart,
+    /// Another invocation changed the range.
+    Changed,
+}
+
+impl Recovery<'_> {
+    fn is_over(&self) -> bool {
+        Instant::now() >= self.until
     }
 
-    async fn catch_up_events(
-        &self,
-        work: &mut Work,
-        gladly: &Gladly,
-        sender: &mut Sender<'_>,
-        run: &Run,
-        until: Instant,
-    ) -> Result<(), ControlError> {
-        let Some(Range { from, to }) = work.events.clone() else { return Ok(()) };
-        let now = self.now();
-        let begins = from.max(now - KEPT);
-        if begins > from {
-            warn!("Gladly lists the last 24 hours only: some events of a gap cannot be asked for");
-        }
+    /// Waits until time is over at most: then `None`.
+    async fn in_time<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+        timeout_at(self.until, future).await.ok()
+    }
+
+    /// Moves the mark of a range on, whose events before it are durable. `None` if the range is no
+    /// longer what it was.
+    async fn advance(
+        &mut self,
+        began: &Range,
+        from: Timestamp,
+        job: Option<JobMark>,
+    ) -> Result<Option<Range>, ControlError> {
+        let change = |ranges: &mut Ranges| ranges.advance(began, from, job.clone());
+        let left = self.document.update(change).await?;
+        self.moved |= left.is_some();
+        Ok(left)
+    }
+
+    /// Queues what Gladly lists, oldest first.
+    async fn events(&mut self) -> Result<(), ControlError> {
         // What happened just now may not be listed yet.
-        let settled = now - BEHIND;
-        let end = to.map_or(settled, |to| to.min(settled));
-        if begins >= end {
-            if to.is_some_and(|to| begins >= to) {
-                work.events = None;
-                self.backlog.write(work).await?;
-            }
-            return Ok(());
-        }
-        let mut lines = gladly.events(begins, end, run).await?;
-        let (mut reached, mut step) = (begins, sender.queued + STEP);
-        let came_to = loop {
-            if Instant::now() >= until {
-                break reached;
-            }
-            let Some(line) = lines.next().await.map_err(GladlyError::Unreachable)? else {
-                break end;
+        let settled = self.clock.now() - BEHIND;
+        while !self.is_over() {
+            let oldest = self.clock.now() - KEPT;
+            let ranges = self.document.read().await?;
+            let is_listed = |range: &&Range| {
+                range.end() <= oldest || range.from.max(oldest) < range.end().min(settled)
             };
-            let received = self.now();
-            if let Some((message, recorded)) = listed(&line, received) {
-                sender.add(message).await?;
-                reached = recorded.unwrap_or(reached).max(reached);
+            let Some(range) = ranges.iter().find(is_listed) else { break };
+            let (begins, end) = (range.from.max(oldest), range.end().min(settled));
+            if begins > range.from {
+                error!(
+                    from = %range.from,
+                    before = %begins.min(range.end()),
+                    "events are outside Gladly's 24 h window and are lost"
+                );
             }
-            if sender.queued >= step {
-                sender.flush().await?;
-                step += STEP;
-                work.events = Some(Range { from: reached, to });
-                self.backlog.write(work).await?;
+            if begins >= end {
+                self.advance(range, range.end(), None).await?;
+            } else {
+                self.list(range.clone(), begins, end).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Queues what Gladly lists of a range, and writes down how far that came, also where the list
+    /// breaks off.
+    async fn list(
+        &mut self,
+        mut range: Range,
+        begins: Timestamp,
+        end: Timestamp,
+    ) -> Result<(), ControlError> {
+        let Some(lines) = self.in_time(self.gladly.events(begins, end, &self.run)).await else {
+            return Ok(());
+        };
+        let mut lines = lines?;
+        let (mut reached, mut step) = (begins, self.sender.queued + STEP);
+        let ended = loop {
+            if self.is_over() {
+                break Ok(reached);
+            }
+            let line = match self.in_time(lines.next()).await {
+                None => break Ok(reached),
+                Some(Ok(None)) => break Ok(end),
+                Some(Ok(Some(line))) => line,
+                Some(Err(err)) => break Err(err),
+            };
+            match Line::read(&line, self.clock.now()) {
+                Line::Event(message, recorded) => {
+                    self.sender.add(message).await?;
+                    // The list is in the order of this time. One outside of what was asked for is
+                    // not, and would have the mark skip what follows.
+                    let recorded = recorded.filter(|at| (begins..=end).contains(at));
+                    reached = recorded.unwrap_or(reached);
+                }
+                Line::Ignored => {}
+                Line::Invalid => self.invalid_lines += 1,
+            }
+            if self.sender.queued >= step {
+                self.sender.flush().await?;
+                step = self.sender.queued + STEP;
+                let Some(left) = self.advance(&range, reached, None).await? else {
+                    return Ok(());
+                };
+                range = left;
             }
         };
-        sender.flush().await?;
-        let done = to.is_some_and(|to| came_to >= to);
-        work.events = (!done).then_some(Range { from: came_to, to });
-        self.backlog.write(work).await?;
-        Ok(())
+        self.invalid_lines += lines.too_long();
+        self.sender.flush().await?;
+        let reached = *ended.as_ref().unwrap_or(&reached);
+        if reached > range.from {
+            self.advance(&range, reached, None).await?;
+        }
+        ended.map(drop).map_err(|err| GladlyError::Unreachable(err).into())
     }
 
-    async fn catch_up_import(
-        &self,
-        work: &mut Work,
-        gladly: &Gladly,
-        sender: &mut Sender<'_>,
-        run: &Run,
-        until: Instant,
-    ) -> Result<(), ControlError> {
-        while let Some(import) = work.import.clone() {
-            let Some(job) = import.jobs.first().filter(|_| Instant::now() < until) else {
-                if import.jobs.is_empty() {
-                    work.import = None;
-                    self.backlog.write(work).await?;
-                }
-                return Ok(());
+    /// Queues the conversations of Gladly's exports, in the order of the exports' ends.
+    async fn exports(&mut self) -> Result<(), ControlError> {
+        while !self.is_over() {
+            let oldest = self.clock.now() - EXPORTS_KEPT;
+            let Some(range) = self.document.read().await?.iter().next().cloned() else { break };
+            if range.from < oldest {
+                error!(
+                    from = %range.from,
+                    before = %oldest.min(range.end()),
+                    "exports are outside Gladly's 14 days and are lost"
+                );
+            }
+            let since = range.from.max(oldest);
+            let Some(jobs) = self.in_time(self.gladly.exports(since, &self.run)).await else {
+                break;
             };
-            let mut lines = gladly.exported_items(job, run).await?;
-            let mut seen = HashMap::<Id, Spoken>::new();
-            while let Some(line) = lines.next().await.map_err(GladlyError::Unreachable)? {
-                let Some(item) = Spoken::read(&line, &import) else { continue };
-                let (conversation, spoken) = item;
-                let last = seen.entry(conversation).or_insert_with(|| spoken.clone());
-                if spoken.at > last.at {
-                    *last = spoken;
-                }
-                if seen.len() >= GATHERED {
-                    self.send_spoken(&mut seen, sender).await?;
-                }
+            let mut jobs = jobs?;
+            jobs.retain(|job| is_wanted(job, &range));
+            if !self.jobs(range, &jobs).await? {
+                break;
             }
-            self.send_spoken(&mut seen, sender).await?;
-            let jobs = import.jobs[1..].to_vec();
-            work.import = (!jobs.is_empty()).then_some(Import { jobs, ..import });
-            self.backlog.write(work).await?;
         }
         Ok(())
     }
 
-    async fn send_spoken(
-        &self,
-        seen: &mut HashMap<Id, Spoken>,
-        sender: &mut Sender<'_>,
-    ) -> Result<(), ControlError> {
-        for (conversation, Spoken { customer, at }) in seen.drain() {
-            let event = json!({
-                "type": "RELAY/IMPORTED",
-                "timestamp": at.to_string(),
-                "content": {"customerId": customer, "conversationId": conversation},
-            });
-            if let Some((message, _)) = queued(&event.to_string(), self.now()) {
-                sender.add(message).await?;
+    /// Queues the conversations of a range's export jobs. `false` once time is over.
+    async fn jobs(&mut self, mut range: Range, jobs: &[Export]) -> Result<bool, ControlError> {
+        let end = range.end();
+        for (index, job) in jobs.iter().enumerate() {
+            if self.is_over() {
+                return Ok(false);
+            }
+            match self.export(&mut range, &job.id).await? {
+                Read::Whole => {}
+                Read::InPart => return Ok(false),
+                Read::Changed => return Ok(true),
+            }
+            // The mark says that every export that ends before it is done.
+            let ends = job.parameters.end_at;
+            let is_last = jobs.get(index + 1).is_none_or(|next| next.parameters.end_at > ends);
+            if is_last && ends < end {
+                let Some(left) = self.advance(&range, ends, None).await? else { return Ok(true) };
+                range = left;
             }
         }
-        sender.flush().await?;
+        self.advance(&range, end, None).await?;
+        Ok(true)
+    }
+
+    /// Queues the conversations of one export job, from where an earlier invocation ended.
+    async fn export(&mut self, range: &mut Range, job: &Id) -> Result<Read, ControlError> {
+        let offset =
+            range.job.as_ref().filter(|mark| mark.id == *job).map_or(0, |mark| mark.offset);
+        let Some(lines) = self.in_time(self.gladly.exported_items(job, offset, &self.run)).await
+        else {
+            return Ok(Read::InPart);
+        };
+        let mut lines = match lines {
+            Ok(lines) => lines,
+            Err(GladlyError::Odd(404 | 410)) => {
+                self.missing_jobs += 1;
+                error!(gladly.job_id = %job, "export job no longer exists; its conversations are lost");
+                return Ok(Read::Whole);
+            }
+            // There is nothing more.
+            Err(GladlyError::Odd(416)) if offset > 0 => return Ok(Read::Whole),
+            Err(err) => return Err(err.into()),
+        };
+        let mut seen = HashMap::<Id, Spoken>::new();
+        let ended = loop {
+            if self.is_over() {
+                break Ok(Read::InPart);
+            }
+            let line = match self.in_time(lines.next()).await {
+                None => break Ok(Read::InPart),
+                Some(Ok(None)) => break Ok(Read::Whole),
+                Some(Ok(Some(line))) => line,
+                Some(Err(err)) => break Err(err),
+            };
+            let line = String::from_utf8_lossy(&line);
+            let line = trimmed(&line);
+            match Spoken::read(line) {
+                Some((conversation, spoken)) if spoken.is_in(range) => {
+                    let last = seen.entry(conversation).or_insert_with(|| spoken.clone());
+                    if spoken.at > last.at {
+                        *last = spoken;
+                    }
+                }
+                Some(_) => {}
+                None => self.invalid_lines += u64::from(!line.is_empty()),
+            }
+            if seen.len() >= GATHERED {
+                self.send(&mut seen).await?;
+                let mark = JobMark { id: job.clone(), offset: lines.position() };
+                let Some(left) = self.advance(range, range.from, Some(mark)).await? else {
+                    return Ok(Read::Changed);
+                };
+                *range = left;
+            }
+        };
+        self.invalid_lines += lines.too_long();
+        self.send(&mut seen).await?;
+        if !matches!(ended, Ok(Read::Whole)) && lines.position() > offset {
+            let mark = JobMark { id: job.clone(), offset: lines.position() };
+            if let Some(left) = self.advance(range, range.from, Some(mark)).await? {
+                *range = left;
+            }
+        }
+        ended.map_err(|err| GladlyError::Unreachable(err).into())
+    }
+
+    /// Queues an event for each conversation.
+    async fn send(&mut self, seen: &mut HashMap<Id, Spoken>) -> Result<(), ControlError> {
+        for (conversation, Spoken { customer, at }) in seen.drain() {
+            let mut event = json!({
+                "type": "RELAY/IMPORTED", "content": {"conversationId": conversation},
+            });
+            if let Some(customer) = customer {
+                event["content"]["customerId"] = json!(customer);
+            }
+            if let Some(at) = at {
+                event["timestamp"] = json!(at.to_string());
+            }
+            let event = event.to_string();
+            if let Line::Event(message, _) = Line::read(event.as_bytes(), self.clock.now()) {
+                self.sender.add(message).await?;
+            }
+        }
+        self.sender.flush().await?;
         Ok(())
     }
+}
+
+/// Whether an export job has something of a range that is still to be queued.
+fn is_wanted(job: &Export, range: &Range) -> bool {
+    let Exported { start_at, end_at } = job.parameters;
+    let overlaps = start_at < range.end() && end_at > range.from;
+    overlaps && job.files.iter().any(|file| file == EXPORTED_ITEMS)
 }
 
 /// When something was last said in a conversation.
 #[derive(Debug, Clone)]
 struct Spoken {
     customer: Option<String>,
-    at: Timestamp,
+    /// Unknown if Gladly writes it in a way that cannot be read.
+    at: Option<Timestamp>,
 }
 
 impl Spoken {
-    /// Reads a line of an export, if it is about a conversation in the range.
-    fn read(line: &[u8], import: &Import) -> Option<(Id, Self)> {
+    /// Reads a line of an export. Only the conversation's id is needed: what else is in the line may
+    /// be anything.
+    fn read(line: &str) -> Option<(Id, Self)> {
         #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Item {
-            conversation_id: Id,
-            customer_id: Option<String>,
-            timestamp: Timestamp,
-        }
-        let item: Item = serde_json::from_slice(line).ok()?;
-        let within = (import.from..import.to).contains(&item.timestamp);
-        let spoken = Self { customer: item.customer_id, at: item.timestamp };
-        within.then_some((item.conversation_id, spoken))
+        struct Item<'a>(#[serde(borrow)] HashMap<Cow<'a, str>, &'a RawValue>);
+        let Item(fields) = serde_json::from_str(line).ok()?;
+        let text = |name: &str| serde_json::from_str::<String>(fields.get(name)?.get()).ok();
+        let conversation = text("conversationId")?.parse().ok()?;
+        let at = text("timestamp").and_then(|at| instant(&at));
+        Some((conversation, Self { customer: text("customerId"), at }))
+    }
+
+    /// Whether it belongs to what was asked for. What may belong to it does.
+    fn is_in(&self, range: &Range) -> bool {
+        self.at.is_none_or(|at| (range.since..range.end()).contains(&at))
     }
 }
 
-/// The queue message of a line of Gladly's list, and when it was recorded; `None` for what ingest-fn
-/// would not queue either.
-fn listed(line: &[u8], now: Timestamp) -> Option<(Outgoing, Option<Timestamp>)> {
-    let line = whole_characters(String::from_utf8_lossy(line).trim().to_owned());
-    queued(&line, now)
+/// Reads a time, whose fraction of a second may have more digits than nine.
+fn instant(text: &str) -> Option<Timestamp> {
+    text.parse().ok().or_else(|| {
+        let (whole, rest) = text.split_once('.')?;
+        let zone = rest.find(|character: char| !character.is_ascii_digit())?;
+        format!("{whole}.{}{}", rest.get(..zone.min(9))?, &rest[zone..]).parse().ok()
+    })
 }
 
-fn queued(event: &str, now: Timestamp) -> Option<(Outgoing, Option<Timestamp>)> {
-    let Ok(Incoming::Event(read)) = Incoming::read(event) else { return None };
-    read.conversation.as_ref()?;
-    let recorded = read.timestamp.and_then(|raw| serde_json::from_str(raw.get()).ok());
-    let body = QueueMessage::wrap(event, now, Origin::Backfill).ok()?.to_json().ok()?;
-    let kind = QueueMessage::type_attribute(&read.kind);
-    Some((Outgoing { body, kind }, recorded))
+/// A line without the space around it, and without the byte order mark that a file may begin with.
+fn trimmed(line: &str) -> &str {
+    line.trim_start_matches('\u{feff}').trim()
+}
+
+/// What a line of Gladly's list is to the queue.
+enum Line {
+    /// A queue message, and when the event was recorded.
+    Event(Outgoing, Option<Timestamp>),
+    /// Nothing that ingest-fn would queue either.
+    Ignored,
+    /// Not an event.
+    Invalid,
+}
+
+impl Line {
+    fn read(line: &[u8], now: Timestamp) -> Self {
+        let line = String::from_utf8_lossy(line);
+        let line = whole_characters(trimmed(&line).to_owned());
+        if line.is_empty() {
+            return Self::Ignored;
+        }
+        match Incoming::read(&line) {
+            Ok(Incoming::Event(event)) if event.conversation.is_some() => {
+                let recorded = event.timestamp.and_then(|raw| serde_json::from_str(raw.get()).ok());
+                let recorded = recorded.and_then(|at: String| instant(&at));
+                let message = QueueMessage::wrap(&line, now, Origin::Backfill);
+                let Ok(body) = message.and_then(|message| message.to_json()) else {
+                    return Self::Invalid;
+                };
+                let kind = QueueMessage::type_attribute(&event.kind);
+                Self::Event(Outgoing { body, kind }, recorded)
+            }
+            Ok(_) => Self::Ignored,
+            Err(_) => Self::Invalid,
+        }
+    }
 }
 
 /// Sends events in batches, some at once. What was added is durable once it is flushed.

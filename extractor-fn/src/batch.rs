@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     Config, Http,
-    backfill::Backlog,
+    backfill::BackfillStore,
     breaker::{Breaker, Side},
     coverage::Coverage,
     delivery::{self, Packer, Parcel},
@@ -57,7 +57,7 @@ pub struct Extractor {
     pub(crate) quarantine: Queue,
     pub(crate) mapping: Mapping,
     pub(crate) ledger: Ledger,
-    pub(crate) backlog: Backlog,
+    pub(crate) backfill: BackfillStore,
     pub(crate) watchdog: Option<Watchdog>,
     /// Whether events are sent anew before the queue lets them expire.
     pub(crate) renews: bool,
@@ -87,7 +87,7 @@ impl Extractor {
         let breaker = format!("{name}-breaker");
         let breaker = Parameter::new(ssm.clone(), breaker, PAUSE_AGE, clock.clone());
         let ledger = Ledger::new(ssm.clone(), format!("{name}-renewal"), clock.clone());
-        let backlog = Backlog::new(ssm.clone(), format!("{name}-backfill"), clock.clone());
+        let backfill = BackfillStore::new(&ssm, &name, clock.clone());
         let switch = Parameter::new(ssm.clone(), name, PAUSE_AGE, clock.clone());
         let guard = Guard::new(switch, Breaker::new(breaker, clock.clone()), clock.clone());
         let sqs = sqs_client(aws);
@@ -116,7 +116,7 @@ impl Extractor {
             quarantine: Queue::new(sqs, config.quarantine_queue_url),
             mapping: Mapping::new(aws, config.function, config.events_queue_arn),
             ledger,
-            backlog,
+            backfill,
             watchdog: config.watched_webhook.map(Watchdog::new),
             renews: config.renew_held_events,
             pace: Pace::new(config.gladly_rate),

@@ -9,8 +9,9 @@ use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
 
 use crate::{
-    Extractor,
+    Extractor, backfill,
     breaker::{Opening, Side, State},
+    document::StoreError,
     gladly::GladlyError,
     mapping::MappingError,
     queue::QueueError,
@@ -38,6 +39,8 @@ pub(crate) const RESERVE: Duration = Duration::from_secs(20);
 pub(crate) enum ControlError {
     #[error(transparent)]
     Parameter(#[from] ParameterError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
     #[error(transparent)]
     Mapping(#[from] MappingError),
     #[error(transparent)]
@@ -98,9 +101,11 @@ impl Extractor {
                     .await,
                 );
             }
-            if self.backlog.is_due(self.now()) {
-                let left = until.saturating_duration_since(Instant::now()).max(LEAST);
-                check(self.catch_up(left).await.map(drop));
+            for kind in [backfill::Kind::Events, backfill::Kind::Exports] {
+                if self.backfill.is_due(kind, self.now()) {
+                    let left = until.saturating_duration_since(Instant::now()).max(LEAST);
+                    check(self.resume_backfill(kind, left).await);
+                }
             }
         }
         let status = self.status().await;

@@ -282,7 +282,7 @@ impl Gladly {
         }
     }
 
-    /// The completed export jobs that were updated since, oldest first.
+    /// The completed export jobs that were updated since, in the order of their ends.
     pub(crate) async fn exports(
         &self,
         since: Timestamp,
@@ -294,7 +294,7 @@ impl Gladly {
             200 => {
                 let jobs = list(&text(answer), Export::read);
                 let mut jobs = jobs.ok_or(GladlyError::Unreadable("a list of export jobs"))?;
-                jobs.sort_by_key(|job| job.parameters.start_at);
+                jobs.sort_by_key(|job| (job.parameters.end_at, job.parameters.start_at));
                 Ok(jobs)
             }
             other => Err(GladlyError::Odd(other)),
@@ -309,24 +309,29 @@ impl Gladly {
         run: &Run,
     ) -> Result<Lines, GladlyError> {
         let range = format!("startAt={from:.3}&endAt={to:.3}");
-        self.lines(&format!("/events?{range}&entities=CONVERSATION&entities=CONTACT"), run).await
+        self.lines(&format!("/events?{range}&entities=CONVERSATION&entities=CONTACT"), 0, run).await
     }
 
-    /// The conversations' items of an export, a line an item.
-    pub(crate) async fn exported_items(&self, job: &Id, run: &Run) -> Result<Lines, GladlyError> {
-        self.lines(&format!("/export/jobs/{job}/files/{EXPORTED_ITEMS}"), run).await
+    /// The conversations' items of an export, a line an item, from this byte of the file on.
+    pub(crate) async fn exported_items(
+        &self,
+        job: &Id,
+        offset: u64,
+        run: &Run,
+    ) -> Result<Lines, GladlyError> {
+        self.lines(&format!("/export/jobs/{job}/files/{EXPORTED_ITEMS}"), offset, run).await
     }
 
-    /// An answer that may be too long for memory. What breaks off is asked for anew by whoever
-    /// knows how far it came.
-    async fn lines(&self, path: &str, run: &Run) -> Result<Lines, GladlyError> {
+    /// An answer that may be too long for memory, from this byte of it on. The caller knows how far
+    /// it came when it breaks off, and asks for the rest.
+    async fn lines(&self, path: &str, from: u64, run: &Run) -> Result<Lines, GladlyError> {
         let token = self.token.value().await?;
         run.permit().await?;
         let turn = self.pacer.turn(CALL_LIMIT).await;
         turn.map_err(|wait| GladlyError::NotReady { status: 429, retry_after: Some(wait) })?;
         self.calls.fetch_add(1, Ordering::Relaxed);
         let request = self.request("GET", path, None, &token);
-        match self.http.lines(request).await.map_err(GladlyError::Unreachable)? {
+        match self.http.lines(request, from).await.map_err(GladlyError::Unreachable)? {
             Ok(lines) => Ok(lines),
             Err(status @ (401 | 403)) => Err(GladlyError::Refused(status)),
             Err(status) if is_transient(status) => {

@@ -9,7 +9,7 @@ use aws_smithy_runtime_api::client::{
     result::ConnectorError,
 };
 use aws_smithy_types::body::SdkBody;
-use bytes::BytesMut;
+use bytes::{Buf as _, BytesMut};
 use http_body_util::BodyExt as _;
 use jiff::Timestamp;
 use tokio::time::{Instant, sleep, timeout};
@@ -75,20 +75,36 @@ impl Http {
         Self(connector)
     }
 
-    /// Begins an exchange whose answer is read as it comes. `None` and the status unless it is 200.
+    /// Begins an exchange whose answer is read as it comes, from this byte of it on. A server that
+    /// answers no part of it sends all of it (RFC 9110, 14.2), of which the bytes before are left out.
+    /// The status alone unless it is one of success.
     pub(crate) async fn lines(
         &self,
-        request: HttpRequest,
+        mut request: HttpRequest,
+        from: u64,
     ) -> Result<Result<Lines, u16>, HttpError> {
+        if from > 0 {
+            request.headers_mut().insert("range", format!("bytes={from}-"));
+        }
         let answer = timeout(LINE_PATIENCE, self.0.call(request)).await;
         let mut response = answer.map_err(|_| HttpError::Late)?.map_err(HttpError::Broken)?;
-        let status = response.status().as_u16();
+        let range = response.headers().get("content-range").unwrap_or_default();
+        let begins_there = range.starts_with(&format!("bytes {from}-"));
+        let left_out = match response.status().as_u16() {
+            200 => from,
+            206 if begins_there => 0,
+            status => return Ok(Err(status)),
+        };
         let body = std::mem::replace(response.body_mut(), SdkBody::empty());
-        Ok(if status == 200 {
-            Ok(Lines { body, buffer: BytesMut::new(), searched: 0, skipping: false })
-        } else {
-            Err(status)
-        })
+        Ok(Ok(Lines {
+            body,
+            buffer: BytesMut::new(),
+            searched: 0,
+            skipping: false,
+            left_out,
+            position: from,
+            too_long: 0,
+        }))
     }
 
     /// One exchange. The answer's body may have `limit` bytes.
@@ -117,9 +133,25 @@ pub(crate) struct Lines {
     searched: usize,
     /// The line that is being read is too long to be kept.
     skipping: bool,
+    /// So many bytes are still to come of what was not asked for.
+    left_out: u64,
+    /// Where the next line begins, in bytes from the answer's begin.
+    position: u64,
+    /// Lines that were too long to be kept.
+    too_long: u64,
 }
 
 impl Lines {
+    /// Where the next line begins, in bytes from the answer's begin.
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// How many lines were too long to be kept.
+    pub(crate) fn too_long(&self) -> u64 {
+        self.too_long
+    }
+
     /// The next line, or `None` after the last. One with more than [`LINE_LIMIT`] bytes is left out.
     pub(crate) async fn next(&mut self) -> Result<Option<BytesMut>, HttpError> {
         loop {
@@ -127,25 +159,32 @@ impl Lines {
             if let Some(end) = unsearched.iter().position(|byte| *byte == b'\n') {
                 let line = self.buffer.split_to(self.searched + end + 1);
                 self.searched = 0;
+                self.position += line.len() as u64;
                 if !std::mem::take(&mut self.skipping) {
                     return Ok(Some(line));
                 }
                 continue;
             }
             if self.buffer.len() > LINE_LIMIT {
+                self.position += self.buffer.len() as u64;
                 self.buffer.clear();
+                self.too_long += u64::from(!self.skipping);
                 self.skipping = true;
             }
             self.searched = self.buffer.len();
             match timeout(LINE_PATIENCE, self.body.frame()).await.map_err(|_| HttpError::Late)? {
                 Some(frame) => {
-                    if let Ok(data) = frame.map_err(HttpError::Cut)?.into_data() {
+                    if let Ok(mut data) = frame.map_err(HttpError::Cut)?.into_data() {
+                        let left_out = self.left_out.min(data.len() as u64);
+                        self.left_out -= left_out;
+                        data.advance(usize::try_from(left_out).unwrap_or(usize::MAX));
                         self.buffer.extend_from_slice(&data);
                     }
                 }
                 None if self.buffer.is_empty() || self.skipping => return Ok(None),
                 None => {
                     self.searched = 0;
+                    self.position += self.buffer.len() as u64;
                     return Ok(Some(self.buffer.split()));
                 }
             }

@@ -2,8 +2,8 @@
 //!
 //! A batch goes through `record` (read), `fetch` (ask Gladly), `delivery` and `destination`
 //! (forward) to `settle`; `batch` drives it, and `run` says whether it may go on. The `controller`
-//! looks after the pause (`mapping`, `breaker`, `renewal`) and Gladly's side (`watchdog`, `backfill`), and
-//! what it tells is a `status`.
+//! looks after the pause (`mapping`, `breaker`, `renewal`) and Gladly's side (`watchdog`, `backfill` with
+//! its `ranges`, `document` and `lease`), and what it tells is a `status`.
 
 mod backfill;
 mod batch;
@@ -14,18 +14,21 @@ mod controller;
 mod coverage;
 mod delivery;
 mod destination;
+mod document;
 mod fetch;
 mod fresh;
 mod gladly;
 mod handler;
 mod http;
 mod json;
+mod lease;
 mod mapping;
 mod names;
 mod pacer;
 mod parts;
 mod pause;
 mod queue;
+mod ranges;
 mod record;
 mod redrive;
 mod renewal;

@@ -206,8 +206,8 @@ impl Extractor {
             None => warn!("Gladly's webhook was switched off by hand: no event can come"),
             Some(given_up) => {
                 let begins = given_up.saturating_sub(BEFORE).unwrap_or(given_up);
-                self.backlog.open(begins).await?;
-                error!("Gladly gave the webhook up at {given_up}: switching it on again");
+                self.backfill.events().update(|ranges| ranges.open(begins)).await?;
+                error!(disabled_at = %given_up, "Gladly disabled the webhook; re-enabling it");
                 match self.fetcher.gladly().enable(&webhook.id, run).await {
                     Ok(()) => {
                         info!("Gladly's webhook is on again");
@@ -222,7 +222,8 @@ impl Extractor {
             }
         }
         if health.enabled {
-            self.backlog.close(self.now() + AFTER).await?;
+            let ends = self.now() + AFTER;
+            self.backfill.events().update(|ranges| ranges.close(ends)).await?;
         }
         Ok(())
     }

@@ -34,7 +34,7 @@ use crate::{role::Role, server::lock};
 pub use self::{
     lambda::Mapping,
     sqs::{Message, Queue, Received, Sqs},
-    ssm::Write,
+    ssm::{Version, Write},
 };
 
 /// Where the account is.
@@ -97,10 +97,17 @@ pub struct State {
     pub secure: BTreeSet<String>,
     /// When each was last written.
     pub modified: BTreeMap<String, Timestamp>,
+    /// The versions that are kept of each, oldest first.
+    pub versions: BTreeMap<String, Vec<Version>>,
     /// What was written by calls.
     pub writes: Vec<Write>,
-    /// How SSM fails, for as long as it is set.
+    /// How SSM fails at its next calls, each of which may also succeed.
+    pub ssm_faults: VecDeque<Option<Fault>>,
+    /// How SSM fails after those, for as long as it is set.
     pub ssm_fault: Option<Fault>,
+    /// Parameters, each with a text that another writer puts there right before the next
+    /// `PutParameter` of that name takes effect.
+    pub ssm_between: VecDeque<(String, String)>,
     /// Calls to SSM.
     pub ssm_calls: usize,
     /// How SQS fails at its next calls.
@@ -195,9 +202,7 @@ impl Aws {
     /// Writes a parameter.
     pub fn put(&self, name: &str, text: &str) {
         let now = (self.0.now)();
-        let mut state = self.state();
-        state.parameters.insert(name.to_owned(), text.to_owned());
-        state.modified.insert(name.to_owned(), now);
+        self.state().put_parameter(name, text, "", now);
     }
 
     /// Writes a parameter that is encrypted, and stays so whatever is written over it.
@@ -312,7 +317,7 @@ impl State {
         match service? {
             Service::Ssm => {
                 self.ssm_calls += 1;
-                self.ssm_fault
+                self.ssm_faults.pop_front().unwrap_or(self.ssm_fault)
             }
             Service::Sqs => {
                 self.sqs_calls += 1;

@@ -221,18 +221,22 @@ fn only_what_has_no_narrower_resource_is_allowed_on_everything() {
 
 #[test]
 fn nothing_here_may_write_the_operators_parameter() {
-    let mut written = BTreeSet::new();
+    let (mut written, mut deleted) = (BTreeSet::new(), BTreeSet::new());
     for role in ROLES {
         for (action, on) in Role::named(role).pairs() {
-            if action.starts_with("ssm:") && action != "ssm:GetParameter" {
-                assert_eq!(action, "ssm:PutParameter", "{role}");
-                written.insert(on);
+            match action.strip_prefix("ssm:") {
+                None | Some("GetParameter" | "GetParameterHistory") => {}
+                Some("PutParameter") => drop(written.insert(on)),
+                Some("DeleteParameter") => drop(deleted.insert(on)),
+                Some(other) => panic!("{role} may {other}"),
             }
         }
     }
     // Whole names: the pause parameter's is how both begin.
-    let own = ["breaker", "renewal", "backfill"];
+    let own = ["breaker", "renewal", "backfill", "import", "recovery-lease"];
     assert_eq!(written, own.map(|state| format!("parameter${{PauseParameter}}-{state}")).into());
+    // What is deleted begins again at version 1, so a document never is.
+    assert_eq!(deleted, ["parameter${PauseParameter}-recovery-lease".to_owned()].into());
 }
 
 #[test]

@@ -21,6 +21,7 @@ use tokio::{
 };
 
 use crate::{
+    gap::WEBHOOK_URL,
     outside::DESTINATION,
     wire::{COLD_START, Life, Moment, Wire},
     world::{PAUSE, World},
@@ -141,7 +142,7 @@ impl Function {
         let connector = SharedHttpConnector::new(wire);
         let region = format!("eu-west-{}", REGIONS.fetch_add(1, Ordering::Relaxed));
         let aws = world.aws.config_over(connector.clone(), &region);
-        let config = settings(world.plan.rate);
+        let config = settings(world.plan.rate, !world.plan.outages.is_empty());
         let extractor = Extractor::new(&aws, config, Http::over(connector), world.clock());
         Environment { life, extractor: Arc::new(extractor) }
     }
@@ -158,7 +159,7 @@ impl Function {
 
 /// The function's settings.
 #[expect(clippy::expect_used, reason = "these are its settings, as the template has them")]
-pub(crate) fn settings(rate: &str) -> Config {
+pub(crate) fn settings(rate: &str, watched: bool) -> Config {
     let lookup = |name: &str| {
         Some(match name {
             "EVENTS_QUEUE_URL" => format!("{QUEUES}events"),
@@ -173,7 +174,8 @@ pub(crate) fn settings(rate: &str) -> Config {
             "DESTINATION_URL" => DESTINATION.into(),
             "DESTINATION_TOKEN_PARAMETER" => "/relay/destination-token".into(),
             "RENEW_HELD_EVENTS" => RENEWS.to_string(),
-            "WATCH_WEBHOOK" => "false".into(),
+            "WATCH_WEBHOOK" => watched.to_string(),
+            "WEBHOOK_URL" => WEBHOOK_URL.into(),
             _ => return None,
         })
     };

@@ -51,10 +51,11 @@ impl History {
 }
 
 /// What has to happen in any few hundred seeds, or the simulation no longer tests what it is for.
-pub const COVERAGE: [&str; 40] = [
+pub const COVERAGE: [&str; 46] = [
     "quotas nearly used up",
     "AWS faults",
     "answers lost",
+    "backfills",
     "batches",
     "breaker closed",
     "breaker half-open",
@@ -69,9 +70,12 @@ pub const COVERAGE: [&str; 40] = [
     "events delivered again",
     "events delivered past the retention",
     "events gone",
+    "events not sent",
+    "events queued by a recovery, or renewed after it",
     "events renewed or redriven",
     "failed calls to Gladly",
     "failed deliveries",
+    "imports",
     "lost parameter events",
     "mapping switched off",
     "mapping switched on",
@@ -92,6 +96,8 @@ pub const COVERAGE: [&str; 40] = [
     "slow answers",
     "switched past the controller",
     "throttled batches",
+    "webhooks disabled by Gladly",
+    "webhooks re-enabled",
 ];
 
 /// How often each thing happened.

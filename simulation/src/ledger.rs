@@ -177,6 +177,9 @@ impl World {
         }
         for message in sent {
             match message.queue.as_str() {
+                "events" if message.body.ends_with(r#","origin":"backfill"}"#) => {
+                    self.count("events queued by a recovery, or renewed after it");
+                }
                 "events" => self.count("events renewed or redriven"),
                 _ => self.check_quarantined(&message.body),
             }
@@ -276,6 +279,15 @@ impl World {
         }
         let message: Value = serde_json::from_str(raw).unwrap_or_default();
         let id = message["event"]["id"].as_str().unwrap_or_default().to_owned();
+        if message["event"]["type"] == "RELAY/IMPORTED" {
+            let id = message["event"]["content"]["conversationId"].as_str().unwrap_or_default();
+            self.see_imported(id);
+            let refused = self.state().delivered.refused_alone(id);
+            if reason != "rejected" || !refused {
+                self.violate(promise::HEALTHY, || format!("{id} stands there as {reason}"));
+            }
+            return;
+        }
         let mut state = self.state();
         let Some(event) = state.ledger.events.get_mut(&id) else {
             drop(state);
@@ -299,7 +311,7 @@ impl World {
     /// The account's end: whether everything is where it should be. `None` while it is not yet.
     pub(crate) fn is_drained(&self) -> bool {
         let now = self.now();
-        self.aws.state().queue("events", now).is_empty()
+        self.is_recovered() && self.aws.state().queue("events", now).is_empty()
     }
 
     /// Checks what became of every event.
@@ -326,6 +338,7 @@ impl World {
         let foreign = state.ledger.foreign.iter().filter(|(_, stands)| !**stands);
         let foreign: Vec<_> = foreign.map(|(id, _)| id.clone()).collect();
         drop(state);
+        let foreign: Vec<_> = foreign.into_iter().chain(self.missing_imports()).collect();
         if !lost.is_empty() || !foreign.is_empty() {
             let lost: Vec<_> = lost.into_iter().chain(foreign).collect();
             self.violate(promise::KEPT, || format!("lost: {}", lost.join(", ")));
@@ -347,8 +360,9 @@ impl World {
         let breaker = self.aws.state().parameters.get(BREAKER).cloned().unwrap_or_default();
         self.violate(promise::DRAINED, || {
             format!(
-                "{left} messages are left after {} minutes; mapping {mapping}, breaker {breaker:?}",
-                waited.as_secs() / 60
+                "{left} messages are left after {} minutes; mapping {mapping}, breaker {breaker:?}, recovered: {}",
+                waited.as_secs() / 60,
+                self.is_recovered()
             )
         });
     }

@@ -15,6 +15,7 @@
 mod bridge;
 mod drain;
 mod function;
+mod gap;
 mod history;
 mod ledger;
 mod mapping;

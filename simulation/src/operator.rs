@@ -11,6 +11,7 @@ use crate::{
     function::Function,
     ledger::Accepted,
     mapping::settled,
+    outside::instant,
     plan::{Arrival, Deed, Meaning, Side, Word},
     world::{BREAKER, PAUSE, World},
 };
@@ -22,6 +23,16 @@ pub(crate) async fn arrive(world: Arc<World>) {
         let now = world.now();
         match arrival {
             Arrival::Event { id, conversation, json } => {
+                let is_new = !world.state().ledger.events.contains_key(id);
+                if is_new {
+                    world.happen(json);
+                }
+                if !world.is_heard() {
+                    world.note(|| format!("{id} does not come by webhook"));
+                    world.count("events not sent");
+                    world.accept(id, *conversation);
+                    continue;
+                }
                 let text = json.to_string();
                 let message = QueueMessage::wrap(&text, now, Origin::Webhook);
                 let Ok(body) = message.and_then(|message| message.to_json()) else { continue };
@@ -30,13 +41,7 @@ pub(crate) async fn arrive(world: Arc<World>) {
                     world.aws.state().send("events", &body, vec![("type".into(), kind)], 0, now);
                 world.note(|| format!("{id} is accepted as {message}"));
                 world.count("events accepted");
-                let accepted = Accepted {
-                    at: now,
-                    conversation: *conversation,
-                    deliveries: 0,
-                    quarantined: false,
-                };
-                world.state().ledger.events.entry(id.clone()).or_insert(accepted);
+                world.accept(id, *conversation);
             }
             Arrival::Foreign(text) => {
                 world.aws.state().send("events", text, Vec::new(), 0, now);
@@ -99,6 +104,11 @@ fn act(world: &Arc<World>, function: &Arc<Function>, deed: &Deed) {
             world.count("deploys");
             function.deploy();
         }
+        Deed::SwitchOff { by_hand } => world.switch_off(*by_hand),
+        Deed::SwitchOn => world.switch_on(),
+        Deed::Recover { task, from } => {
+            spawn_local(Arc::clone(world).ask(Arc::clone(function), task, instant(*from)));
+        }
     }
 }
 
@@ -107,6 +117,12 @@ fn invoke(world: &Arc<World>, function: &Arc<Function>, payload: &serde_json::Va
 }
 
 impl World {
+    /// From now on the event has to be delivered, or to stand in quarantine.
+    fn accept(&self, id: &str, conversation: usize) {
+        let accepted = Accepted { at: self.now(), conversation, deliveries: 0, quarantined: false };
+        self.state().ledger.events.entry(id.to_owned()).or_insert(accepted);
+    }
+
     /// Writes the operator's word.
     fn say(&self, word: &Word) {
         self.count(match word.meaning {

@@ -6,7 +6,7 @@ use fastrand::Rng;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use crate::world::EPOCH;
+use crate::{gap::Outage, world::EPOCH};
 
 /// Everything that is drawn before the world begins. Times are counted from its beginning.
 #[derive(Debug)]
@@ -40,6 +40,8 @@ pub(crate) struct Plan {
     pub(crate) arrivals: Vec<(Duration, Arrival)>,
     pub(crate) troubles: Vec<Trouble>,
     pub(crate) deeds: Vec<(Duration, Deed)>,
+    /// While events do not come by webhook; most plans have none, and nobody watches there.
+    pub(crate) outages: Vec<Outage>,
 }
 
 /// What is special about a conversation.
@@ -118,6 +120,12 @@ pub(crate) enum Deed {
     Toggle(bool),
     /// Ships a new version: every environment begins anew.
     Deploy,
+    /// The webhook is switched off: by hand, or by Gladly.
+    SwitchOff { by_hand: bool },
+    /// Somebody switches the webhook on.
+    SwitchOn,
+    /// Has a range recovered: `backfill` or `import`.
+    Recover { task: &'static str, from: Duration },
 }
 
 /// A text of the pause parameter, and what it means by the contract.
@@ -179,6 +187,7 @@ impl Plan {
             arrivals: Vec::new(),
             troubles: Vec::new(),
             deeds: Vec::new(),
+            outages: Vec::new(),
         };
         if span > kept {
             // Of so short a retention an hour is a large part: what fails that often and for that
@@ -190,6 +199,7 @@ impl Plan {
         plan.draw_troubles(rng, span);
         plan.draw_pauses(rng, span, kept);
         plan.draw_hands(rng, span);
+        plan.draw_outages(rng, span);
         plan.arrivals.sort_by_key(|(at, _)| *at);
         plan.deeds.sort_by_key(|(at, _)| *at);
         plan
@@ -218,6 +228,7 @@ impl Plan {
             arrivals: Vec::new(),
             troubles: Vec::new(),
             deeds: Vec::new(),
+            outages: Vec::new(),
         };
         for number in 0..usize::try_from(events).unwrap_or(usize::MAX) {
             // Every conversation has one at least.
@@ -383,6 +394,40 @@ impl Plan {
                 _ => Deed::Invoke(json!({"task": "reconcile"})),
             };
             self.deeds.push((moment(rng, Duration::ZERO, span), deed));
+        }
+    }
+
+    /// Some of the worlds have gaps, and operators who recover beside the schedule.
+    fn draw_outages(&mut self, rng: &mut Rng, span: Duration) {
+        if rng.u32(0..6) != 0 {
+            return;
+        }
+        let mut at = moment(rng, Duration::ZERO, span / 2);
+        for _ in 0..rng.u32(1..4) {
+            let to = (at + moment(rng, MINUTE, span / 3)).min(span);
+            let outage = Outage { from: at, to, by_hand: rng.bool() };
+            self.outages.push(outage);
+            let off = if outage.by_hand { at } else { at + (to - at) / 3 };
+            self.deeds.push((off, Deed::SwitchOff { by_hand: outage.by_hand }));
+            if outage.by_hand {
+                self.deeds.push((to, Deed::SwitchOn));
+                let task = Deed::Recover { task: "backfill", from: at };
+                self.deeds.push((to + moment(rng, Duration::ZERO, MINUTE), task));
+            }
+            at = to + moment(rng, Duration::ZERO, span / 4);
+            if at >= span {
+                break;
+            }
+        }
+        for _ in 0..rng.u32(0..6) {
+            let task = if rng.u32(0..3) == 0 { "import" } else { "backfill" };
+            let from = moment(rng, Duration::ZERO, span);
+            // Most while the schedule is at it too.
+            let minute =
+                Duration::from_secs(from.as_secs().next_multiple_of(self.interval.as_secs()));
+            let at = minute + moment(rng, Duration::ZERO, MINUTE / 2);
+            let from = moment(rng, Duration::ZERO, from);
+            self.deeds.push((at.max(from + MINUTE), Deed::Recover { task, from }));
         }
     }
 

@@ -13,6 +13,7 @@ use shared::Clock;
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
+    gap::Gap,
     history::{History, Keep, Tally},
     ledger::Ledger,
     outside::{Delivered, Quota},
@@ -52,6 +53,7 @@ pub(crate) struct State {
     pub(crate) ledger: Ledger,
     pub(crate) delivered: Delivered,
     pub(crate) quota: Quota,
+    pub(crate) gap: Gap,
     /// Parameters whose change is to be told to the function.
     pub(crate) changes: Vec<&'static str>,
 }
@@ -93,6 +95,7 @@ impl World {
                 ledger: Ledger::default(),
                 delivered: Delivered::default(),
                 quota: Quota::default(),
+                gap: Gap::default(),
                 changes: Vec::new(),
             }),
         })

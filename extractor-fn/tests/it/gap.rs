@@ -1,7 +1,7 @@
 //! Gladly's side: its webhook is watched, and what it could not tell us is asked for.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, VecDeque},
     fmt::Write as _,
     sync::{
         Arc, Mutex,
@@ -9,6 +9,8 @@ use std::{
     },
 };
 
+use extractor_fn::InvocationError;
+use futures::join;
 use jiff::{SignedDuration, Timestamp};
 use local::{
     aws::{Fault, THROTTLED},
@@ -16,10 +18,17 @@ use local::{
 };
 use serde_json::{Value, json};
 use shared::QueueMessage;
-use tokio::time::{Duration, sleep};
+use tokio::time::{Duration, Instant, sleep};
+use tracing::Level;
 
-use crate::time::{Reply, World, working};
+use crate::{
+    leak::Log,
+    time::{LEFT, Reply, Stream, World, working},
+};
 
+const BACKFILL: &str = "/relay/pause-backfill";
+const IMPORT: &str = "/relay/pause-import";
+const LEASE: &str = "/relay/pause-recovery-lease";
 const URL: &str = "https://relay.example.com/webhooks/gladly";
 
 /// Gladly's webhooks and events, and whether it gets an answer to its PING.
@@ -28,6 +37,21 @@ pub(crate) struct Side {
     pub(crate) webhooks: Value,
     pub(crate) pings: bool,
     pub(crate) events: Vec<(Timestamp, String)>,
+    /// How its next lists of events come, if not as they should.
+    pub(crate) lists: VecDeque<List>,
+    /// Its export jobs, each with the wait before every line of its file. A job without lines is
+    /// gone.
+    pub(crate) jobs: Vec<(Value, Duration, Vec<String>)>,
+    /// Whether a part of a file may be asked for.
+    pub(crate) parts: bool,
+}
+
+pub(crate) enum List {
+    Unavailable,
+    /// What is listed takes so long.
+    Slow(Duration),
+    /// It breaks off after so many lines.
+    Cut(usize),
 }
 
 pub(crate) fn webhook(enabled: bool) -> Value {
@@ -49,7 +73,27 @@ pub(crate) fn watched(side: Side) -> (World, Arc<Mutex<Side>>) {
                     Reply::Status(204, None)
                 }
                 "api/v1/webhooks/w-1" => Reply::Status(400, None),
-                path if path.starts_with("api/v1/events?") => Reply::Text(listed(&side, path)),
+                path if path.starts_with("api/v1/events?") => {
+                    let text = listed(&side, path);
+                    match side.lists.pop_front() {
+                        None => Reply::Text(text),
+                        Some(List::Unavailable) => Reply::Status(503, None),
+                        Some(List::Slow(wait)) => Reply::Stream(Stream {
+                            parts: vec![(wait / 2, text), (wait / 2, "\n".into())],
+                            ..Stream::default()
+                        }),
+                        Some(List::Cut(lines)) => {
+                            let cut = text.lines().count() > lines;
+                            let lines = text.split_inclusive('\n').take(lines).collect();
+                            Reply::Stream(Stream {
+                                parts: vec![(Duration::ZERO, lines)],
+                                cut,
+                                ..Stream::default()
+                            })
+                        }
+                    }
+                }
+                path if path.starts_with("api/v1/export/jobs") => exported(&side, path),
                 _ => working(path),
             }
         }
@@ -69,6 +113,39 @@ fn listed(side: &Side, path: &str) -> String {
         writeln!(text, "{event}").unwrap();
     }
     text
+}
+
+/// Gladly's list of export jobs, or the items of one.
+fn exported(side: &Side, path: &str) -> Reply {
+    let Some(path) = path.strip_prefix("api/v1/export/jobs/") else {
+        return Reply::Json(side.jobs.iter().map(|(job, ..)| job.clone()).collect());
+    };
+    let (path, from) = path.split_once(" bytes=").unwrap_or((path, "0-"));
+    let id = path.strip_suffix("/files/conversation_items.jsonl").unwrap();
+    let (_, wait, lines) = side.jobs.iter().find(|(job, ..)| job["id"] == id).unwrap();
+    if lines.is_empty() {
+        return Reply::Status(404, None);
+    }
+    let from: usize = from.trim_end_matches('-').parse().unwrap();
+    let from = if side.parts { from } else { 0 };
+    let (mut at, mut parts) = (0, Vec::new());
+    for line in lines {
+        let line = format!("{line}\n");
+        if at >= from {
+            parts.push((*wait, line.clone()));
+        }
+        at += line.len();
+    }
+    Reply::Stream(Stream { parts, from: (from > 0).then_some(from), cut: false })
+}
+
+fn job(id: &str, from: Timestamp, to: Timestamp) -> Value {
+    json!({"id": id, "status": "COMPLETED", "files": ["agents.jsonl", "conversation_items.jsonl"],
+           "parameters": {"type": "X", "startAt": from.to_string(), "endAt": to.to_string()}})
+}
+
+fn item(conversation: &str, at: Timestamp) -> String {
+    json!({"id": "i", "conversationId": conversation, "customerId": "u", "timestamp": at.to_string(), "content": {}}).to_string()
 }
 
 fn event(number: i32, at: Timestamp) -> (Timestamp, String) {
@@ -91,8 +168,59 @@ impl World {
     }
 
     fn work(&self) -> Value {
-        let text = self.aws.state().parameters.get("/relay/pause-backfill").cloned();
+        self.parameter(BACKFILL)
+    }
+
+    fn parameter(&self, name: &str) -> Value {
+        let text = self.aws.state().parameters.get(name).cloned();
         text.map_or(Value::Null, |text| serde_json::from_str(&text).unwrap())
+    }
+
+    /// A range that is still to be done, as another invocation left it.
+    fn pending(&self, from: Timestamp, to: Option<Timestamp>) {
+        let mut range = json!({"since": from.to_string(), "from": from.to_string()});
+        if let Some(to) = to {
+            range["to"] = to.to_string().into();
+        }
+        self.aws.put(BACKFILL, &json!({"ranges": [range]}).to_string());
+    }
+
+    async fn backfill(&self, from: Timestamp, to: Timestamp) -> Result<Value, InvocationError> {
+        self.ask("backfill", from, to).await
+    }
+
+    async fn import(&self, from: Timestamp, to: Timestamp) -> Result<Value, InvocationError> {
+        self.ask("import", from, to).await
+    }
+
+    async fn ask(
+        &self,
+        task: &str,
+        from: Timestamp,
+        to: Timestamp,
+    ) -> Result<Value, InvocationError> {
+        let began = Instant::now();
+        let range = json!({"task": task, "from": from.to_string(), "to": to.to_string()});
+        let answer = self.invoke(range).await;
+        assert!(began.elapsed() <= LEFT, "{task} took {:?}", began.elapsed());
+        answer
+    }
+
+    /// The schedule's invocations of so many minutes, each of which ends in time.
+    async fn schedule(&self, minutes: usize) {
+        for _ in 0..minutes {
+            let began = Instant::now();
+            let _ = self.invoke(json!({"task": "reconcile"})).await;
+            assert!(began.elapsed() <= LEFT, "took {:?}", began.elapsed());
+            sleep(Duration::from_mins(1).saturating_sub(began.elapsed())).await;
+        }
+    }
+
+    /// The conversations that were queued, each once.
+    fn conversations(&self) -> BTreeSet<String> {
+        let messages = self.aws.state().messages.clone();
+        let read = |body: &str| QueueMessage::read(body).unwrap().event().unwrap().conversation;
+        messages.iter().map(|message| read(&message.body).unwrap().to_string()).collect()
     }
 }
 
@@ -140,8 +268,7 @@ async fn a_gladly_that_fails_is_not_asked_more_often_for_a_gap_either() {
     let world = World::new(|_| Reply::Status(500, None));
     let now = world.clock.now();
     let range = |hours| (now - SignedDuration::from_hours(hours)).to_string();
-    let begun = json!({"events": {"from": range(3), "to": range(1)}});
-    world.aws.put("/relay/pause-backfill", &begun.to_string());
+    world.pending(now - SignedDuration::from_hours(3), Some(now - SignedDuration::from_hours(1)));
     for _ in 0..20 {
         let told = world.invoke(json!({"task": "reconcile"})).await;
         assert!(told.is_ok() || told.unwrap_err().to_string().contains("Gladly is not ready"));
@@ -192,9 +319,9 @@ async fn a_webhook_that_gladly_gave_up_is_switched_on_and_its_gap_is_filled() {
     world.task("reconcile").await;
     let first = world.aws.state().writes[0].text.clone();
     let begins = now - SignedDuration::from_mins(130);
-    assert_eq!(first, json!({"events": {"from": begins.to_string()}}).to_string());
+    assert_eq!(first, format!(r#"{{"ranges":[{{"since":"{begins}","from":"{begins}"}}]}}"#));
     assert_eq!(world.queued().len(), 3, "what can be had already is");
-    assert_eq!(world.work()["events"].get("to"), None, "the gap still lasts");
+    assert_eq!(world.work()["ranges"][0].get("to"), None, "the gap still lasts");
     assert_eq!(world.task("status").await["webhook"]["enabled"], false);
     sleep(Duration::from_mins(2)).await;
     let late = world.clock.now() - SignedDuration::from_secs(10);
@@ -218,8 +345,7 @@ async fn a_crash_after_the_switching_on_loses_no_gap() {
     let (world, side) = watched(Side { webhooks: json!([webhook(true)]), ..Side::default() });
     let now = world.clock.now();
     side.lock().unwrap().events = vec![event(1, now - SignedDuration::from_mins(30))];
-    let begun = json!({"events": {"from": (now - SignedDuration::from_mins(60)).to_string()}});
-    world.aws.put("/relay/pause-backfill", &begun.to_string());
+    world.pending(now - SignedDuration::from_mins(60), None);
     for _ in 0..3 {
         world.task("reconcile").await;
         sleep(Duration::from_mins(1)).await;
@@ -322,4 +448,377 @@ async fn an_import_queues_one_event_for_each_conversation_of_the_exports() {
                "content": {"customerId": "u", "conversationId": "c-1"}})
     );
     assert_eq!(messages[2].attributes, [("type".to_owned(), "RELAY/IMPORTED".to_owned())]);
+}
+
+/// Events with these numbers, ten seconds apart from a time on.
+fn series(numbers: std::ops::Range<i32>, from: Timestamp) -> Vec<(Timestamp, String)> {
+    let first = numbers.start;
+    let at = |n: i32| from + SignedDuration::from_secs(i64::from(n - first) * 10);
+    numbers.map(|n| event(n, at(n))).collect()
+}
+
+fn ids(numbers: std::ops::Range<i32>) -> BTreeSet<String> {
+    numbers.map(|n| format!("e-{n}")).collect()
+}
+
+const HOUR: SignedDuration = SignedDuration::from_hours(1);
+
+#[tokio::test(start_paused = true)]
+async fn a_range_that_is_added_while_another_is_worked_on_is_kept() {
+    // With the lease, and where two have come to work at once.
+    for at_once in [false, true] {
+        let (world, side) = watched(Side { webhooks: json!([webhook(true)]), ..Side::default() });
+        let now = world.clock.now();
+        let (old, new) = (now - 5 * HOUR, now - 2 * HOUR);
+        {
+            let mut side = side.lock().unwrap();
+            side.events = [series(0..20, old), series(20..40, new)].concat();
+            side.lists = [List::Slow(Duration::from_secs(20)), List::Unavailable].into();
+            if !at_once {
+                side.lists.pop_back();
+            }
+        }
+        world.pending(new, Some(now - HOUR));
+        let operator = world.another(&[("WEBHOOK_URL", URL)]);
+        let asked = async {
+            sleep(Duration::from_secs(10)).await;
+            if at_once {
+                world.aws.state().parameters.remove(LEASE).unwrap();
+            }
+            operator.backfill(old, now - 4 * HOUR).await
+        };
+        let (scheduled, asked) = join!(world.invoke(json!({"task": "reconcile"})), asked);
+        scheduled.unwrap();
+        if at_once {
+            let told = asked.unwrap_err().to_string();
+            assert!(told.starts_with("the range is noted"), "{told}");
+            operator.schedule(7).await;
+        } else {
+            assert_eq!(asked.unwrap()["done"], false, "the schedule is at work, and finds it");
+        }
+        assert_eq!(world.queued().into_iter().collect::<BTreeSet<_>>(), ids(0..40));
+        assert_eq!(world.work(), json!({}));
+        assert_eq!(world.parameter(LEASE), Value::Null);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gap_that_is_noted_while_exports_are_read_is_kept() {
+    for list in [None, Some(List::Unavailable)] {
+        let (world, side) = watched(Side { pings: true, ..Side::default() });
+        let now = world.clock.now();
+        let mut given_up = webhook(false);
+        given_up["disabledAtDueToRetryLimit"] = (now - HOUR).to_string().into();
+        {
+            let mut side = side.lock().unwrap();
+            side.webhooks = json!([given_up]);
+            side.events = series(0..40, now - HOUR);
+            side.lists.extend(list);
+            // Three files of 25 seconds.
+            side.jobs = (0..3)
+                .map(|n| {
+                    let (from, to) = (now - (50 - n) * HOUR, now - (49 - n) * HOUR);
+                    let at = from + HOUR / 2;
+                    let lines = [item(&format!("x-{n}"), at), item(&format!("y-{n}"), at)];
+                    (job(&format!("j-{n}"), from, to), Duration::from_millis(12_500), lines.into())
+                })
+                .collect();
+        }
+        let operator = world.another(&[("WEBHOOK_URL", URL)]);
+        let watch = async {
+            sleep(Duration::from_secs(40)).await;
+            // The answer of the exports is 503 at once; the gap is there all the same.
+            let _ = world.invoke(json!({"task": "reconcile"})).await;
+        };
+        let (imported, ()) = join!(operator.import(now - 60 * HOUR, now), watch);
+        assert_eq!(imported.unwrap()["done"], true);
+        world.schedule(7).await;
+        let queued: BTreeSet<_> = world
+            .aws
+            .state()
+            .messages
+            .iter()
+            .filter_map(|message| QueueMessage::read(&message.body).unwrap().event().unwrap().id)
+            .map(|id| id.to_string())
+            .collect();
+        assert_eq!(queued, ids(0..40), "all of the gap");
+        let conversations = world.conversations();
+        assert!((0..3).all(|n| conversations.contains(&format!("x-{n}"))));
+        assert_eq!((world.work(), world.parameter(IMPORT)), (json!({}), json!({})));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_import_does_not_drop_the_first() {
+    let (world, side) = watched(Side { webhooks: json!([webhook(true)]), ..Side::default() });
+    let now = world.clock.now();
+    let day = 24 * HOUR;
+    side.lock().unwrap().jobs = [5, 3]
+        .map(|age| {
+            let from = now - age * day;
+            let lines = vec![item(&format!("c-{age}"), from + HOUR)];
+            (job(&format!("j-{age}"), from, from + day), Duration::ZERO, lines)
+        })
+        .into();
+    world.aws.state().sqs_fault = Some(THROTTLED);
+    for from in [5, 3] {
+        let from = now - from * day;
+        let told = world.import(from, from + day).await.unwrap_err().to_string();
+        assert!(told.starts_with("the range is noted"), "{told}");
+    }
+    world.aws.state().sqs_fault = None;
+    world.schedule(1).await;
+    assert_eq!(world.conversations(), ["c-3", "c-5"].map(String::from).into());
+    assert_eq!(world.parameter(IMPORT), json!({}));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_import_of_fourteen_days_of_hourly_exports_fits_into_its_parameter() {
+    let (world, side) = watched(Side { webhooks: json!([webhook(true)]), ..Side::default() });
+    let now = world.clock.now();
+    side.lock().unwrap().jobs = (0..336)
+        .map(|n| {
+            let from = now - (336 - n) * HOUR;
+            let lines = vec![item(&format!("c-{n}"), from + HOUR / 2)];
+            (job(&format!("j-{n}"), from, from + HOUR), Duration::from_secs(2), lines)
+        })
+        .collect();
+    let done = world.import(now - 20 * 24 * HOUR, now).await.unwrap();
+    assert_eq!((&done["cut"], &done["done"]), (&json!(true), &json!(false)));
+    assert!(done["queued"].as_u64().unwrap() > 100, "{done}");
+    world.schedule(20).await;
+    assert_eq!(world.parameter(IMPORT), json!({}));
+    assert_eq!(world.conversations().len(), 336);
+    let read = world.times("/files/").len();
+    assert!((336..336 + 20).contains(&read), "{read} files were read");
+    assert!(world.times("/export/jobs?").len() < 25, "the jobs are listed once an invocation");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_export_job_longer_than_an_invocation_goes_on_from_where_it_ended() {
+    for parts in [true, false] {
+        let (world, side) =
+            watched(Side { webhooks: json!([webhook(true)]), parts, ..Side::default() });
+        let now = world.clock.now();
+        let from = now - 30 * HOUR;
+        let lines = |count| (0..count).map(|n| item(&format!("c-{n}"), from + HOUR)).collect();
+        let slow = Duration::from_secs(10);
+        side.lock().unwrap().jobs = vec![(job("j-1", from, from + 24 * HOUR), slow, lines(100))];
+        for expected in 1.. {
+            let done = world.import(from, now).await.unwrap();
+            assert_eq!(world.parameter(LEASE), Value::Null);
+            if done["done"] == true {
+                break;
+            }
+            assert!(done["queued"].as_u64().unwrap() > 25, "{done}");
+            assert!(expected < 5, "it ends");
+            if !parts {
+                // Whatever was too slow is not for ever.
+                side.lock().unwrap().jobs[0].1 = Duration::ZERO;
+            }
+        }
+        assert_eq!(world.conversations().len(), 100);
+        assert_eq!(world.aws.state().messages.len(), 100, "no line is read twice");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_line_that_takes_too_long_costs_neither_the_deadline_nor_what_came_before() {
+    let now = Timestamp::now();
+    let from = now - 2 * HOUR;
+    let events = series(0..3, from);
+    let parts = events[..2].iter().map(|(_, line)| (Duration::ZERO, format!("{line}\n")));
+    let trickle = events[2].1.chars().map(|c| (Duration::from_secs(20), c.to_string()));
+    let stream = Stream { parts: parts.chain(trickle).collect(), ..Stream::default() };
+    let world = World::new(move |path| match path {
+        path if path.starts_with("api/v1/events?") => Reply::Stream(stream.clone()),
+        path => working(path),
+    });
+    let done = world.backfill(from, now - HOUR).await.unwrap();
+    assert_eq!((&done["queued"], &done["done"]), (&json!(2), &json!(false)));
+    assert_eq!(world.work()["ranges"][0]["from"], events[1].0.to_string());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_export_job_that_is_gone_costs_only_itself() {
+    let (world, side) = watched(Side { webhooks: json!([webhook(true)]), ..Side::default() });
+    let now = world.clock.now();
+    let day = 24 * HOUR;
+    {
+        let mut side = side.lock().unwrap();
+        side.events = series(0..3, now - HOUR);
+        side.jobs = [5, 4, 3]
+            .map(|age| {
+                let from = now - age * day;
+                let lines = vec![item(&format!("x-{age}"), from + HOUR)];
+                (job(&format!("j-{age}"), from, from + day), Duration::ZERO, lines)
+            })
+            .into();
+        side.jobs[0].2.clear();
+        side.jobs[1].2.clear();
+    }
+    let log = Log::default();
+    let guard = log.listen(Level::ERROR);
+    let done = world.import(now - 5 * day, now).await.unwrap();
+    drop(guard);
+    assert_eq!(
+        (&done["queued"], &done["missingJobs"], &done["done"]),
+        (&json!(1), &json!(2), &json!(true))
+    );
+    assert_eq!(log.text().matches("export job no longer exists").count(), 2, "{}", log.text());
+    assert!(log.text().contains(r#""gladly.job_id":"j-5""#), "{}", log.text());
+
+    // An import that fails is none of a backfill's business.
+    side.lock().unwrap().jobs[2].0["id"] = json!("j-unknown");
+    world.aws.put(IMPORT, "not a document");
+    let done = world.backfill(now - 2 * HOUR, now - HOUR / 2).await.unwrap();
+    assert_eq!((&done["queued"], &done["done"]), (&json!(3), &json!(true)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_breaks_off_goes_on_from_where_it_broke() {
+    let (world, side) = watched(Side { webhooks: json!([webhook(true)]), ..Side::default() });
+    let begins = world.clock.now() - 10 * HOUR;
+    {
+        let mut side = side.lock().unwrap();
+        side.events = series(0..3_000, begins);
+        side.lists = (0..100).map(|_| List::Cut(1_000)).collect();
+    }
+    world.pending(begins, Some(begins + 9 * HOUR));
+    world.schedule(6).await;
+    assert_eq!(world.work(), json!({}));
+    assert_eq!(world.queued().into_iter().collect::<BTreeSet<_>>(), ids(0..3_000));
+    assert!(world.queued().len() < 3_010, "{}", world.queued().len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_webhook_stays_off_each_watch_goes_on_from_the_mark() {
+    let (world, side) = watched(Side::default());
+    let now = world.clock.now();
+    let mut given_up = webhook(false);
+    given_up["disabledAtDueToRetryLimit"] = now.to_string().into();
+    side.lock().unwrap().webhooks = json!([given_up]);
+    side.lock().unwrap().events = series(0..100, now - HOUR);
+    world.schedule(60).await;
+    assert_eq!(world.queued().into_iter().collect::<BTreeSet<_>>(), ids(0..100));
+    assert_eq!(world.queued().len(), 100, "each once");
+    assert!(world.times("webhooks/w-1").len() >= 10, "and each watch tries to switch it on");
+    // Another environment's watch knows the gap too.
+    let another = world.another(&[("WEBHOOK_URL", URL)]);
+    another.schedule(6).await;
+    assert_eq!(world.queued().len(), 100);
+    side.lock().unwrap().pings = true;
+    another.schedule(7).await;
+    assert_eq!(world.work(), json!({}));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_import_begins_where_gladly_lets_it() {
+    let asked = Arc::new(Mutex::new(None));
+    let world = World::new({
+        let asked = Arc::clone(&asked);
+        move |path| match path.strip_prefix("api/v1/export/jobs?status=COMPLETED&startAt=") {
+            Some(since) => {
+                let since: Timestamp = since.parse().unwrap();
+                *asked.lock().unwrap() = Some(since);
+                Reply::Json(json!([job("j-1", since, since + 24 * HOUR)]))
+            }
+            None if path.contains("/files/") => Reply::Text(String::new()),
+            None => working(path),
+        }
+    });
+    let now = world.clock.now();
+    let oldest = now - 14 * 24 * HOUR;
+    for (from, cut) in [(oldest - 100 * HOUR, true), (oldest, true), (oldest + 2 * HOUR, false)] {
+        let done = world.import(from, now).await.unwrap();
+        let since = asked.lock().unwrap().unwrap();
+        assert!(since >= oldest + SignedDuration::from_secs(30), "Gladly refuses {since}");
+        assert_eq!(done["cut"] == true, cut, "{done}");
+    }
+    let told = world.import(oldest - HOUR, oldest).await.unwrap_err().to_string();
+    assert!(told.contains("within the last 14 days"), "{told}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_line_needs_nothing_but_its_conversation_and_what_cannot_be_used_is_counted() {
+    let (world, side) = watched(Side { webhooks: json!([webhook(true)]), ..Side::default() });
+    let now = world.clock.now();
+    let from = now - 30 * HOUR;
+    let at = from + HOUR;
+    let long_fraction = format!("{}.1234567891Z", at.strftime("%Y-%m-%dT%H:%M:%S"));
+    let lines = vec![
+        format!("\u{feff}{}", item("c-0", at)),
+        json!({"conversationId": "c-1", "customerId": 7, "timestamp": at.to_string()}).to_string(),
+        json!({"conversationId": "c-2", "timestamp": long_fraction}).to_string(),
+        json!({"conversationId": "c-3", "timestamp": "yesterday", "content": {"text": "\u{0}"}})
+            .to_string(),
+        json!({"conversationId": "c-4", "customerId": null, "timestamp": 5}).to_string(),
+        format!(r#"{{"conversationId":"c-5","x":"\ud800","x":1,"timestamp":"{at}"}} "#),
+        String::new(),
+        "garbage".into(),
+        json!({"id": "i"}).to_string(),
+        json!({"conversationId": 7, "timestamp": at.to_string()}).to_string(),
+        json!({"conversationId": "../x", "timestamp": at.to_string()}).to_string(),
+        item("outside", from - HOUR),
+    ];
+    side.lock().unwrap().jobs = vec![(job("j-1", from, now - HOUR), Duration::ZERO, lines)];
+    let log = Log::default();
+    let guard = log.listen(Level::WARN);
+    let done = world.import(from, now).await.unwrap();
+    drop(guard);
+    assert_eq!((&done["queued"], &done["invalidLines"]), (&json!(6), &json!(4)), "{done}");
+    let text = log.text();
+    assert!(
+        text.contains("ignored lines that cannot be used") && text.contains(r#""count":4"#),
+        "{text}"
+    );
+    assert_eq!(world.conversations(), (0..6).map(|n| format!("c-{n}")).collect());
+    let events: Vec<Value> = {
+        let messages = &world.aws.state().messages;
+        messages.iter().map(|m| serde_json::from_str(&m.body).unwrap()).collect()
+    };
+    let of = |n: usize| {
+        let id = format!("c-{n}");
+        let event = |message: &&Value| message["event"]["content"]["conversationId"] == id;
+        events.iter().find(event).unwrap()["event"].clone()
+    };
+    assert_eq!(
+        of(1),
+        json!({"type": "RELAY/IMPORTED", "timestamp": at.to_string(), "content": {"conversationId": "c-1"}})
+    );
+    assert_eq!(of(3), json!({"type": "RELAY/IMPORTED", "content": {"conversationId": "c-3"}}));
+    let fraction = format!("{}.123456789Z", at.strftime("%Y-%m-%dT%H:%M:%S"));
+    assert_eq!(of(2)["timestamp"], fraction);
+
+    world.aws.state().messages.clear();
+    let at = now - HOUR;
+    side.lock().unwrap().events = vec![
+        (at, format!("\u{feff}{}", event(0, at).1)),
+        (at, "garbage".into()),
+        (at, json!({"type": "A", "content": {"conversationId": 7}}).to_string()),
+        (at, json!({"type": "CONTACT/STARTED", "content": {}}).to_string()),
+        event(1, at),
+    ];
+    let done = world.backfill(now - 2 * HOUR, now - HOUR / 2).await.unwrap();
+    assert_eq!((&done["queued"], &done["invalidLines"]), (&json!(2), &json!(2)), "{done}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_that_gladly_no_longer_lists_are_an_error_and_the_rest_is_queued() {
+    let (world, side) = watched(Side { webhooks: json!([webhook(true)]), ..Side::default() });
+    let now = world.clock.now();
+    side.lock().unwrap().events = series(0..3, now - 2 * HOUR);
+    let log = Log::default();
+    let guard = log.listen(Level::ERROR);
+    world.pending(now - 40 * HOUR, Some(now - 30 * HOUR));
+    world.schedule(1).await;
+    assert_eq!(world.work(), json!({}), "nothing of it can be had");
+    world.pending(now - 30 * HOUR, Some(now - HOUR));
+    world.schedule(1).await;
+    drop(guard);
+    let lost = "events are outside Gladly's 24 h window and are lost";
+    assert_eq!(log.text().matches(lost).count(), 2, "{}", log.text());
+    assert!(log.text().contains(r#""before":""#));
+    assert_eq!(world.queued().into_iter().collect::<BTreeSet<_>>(), ids(0..3));
+    assert_eq!(world.work(), json!({}));
 }

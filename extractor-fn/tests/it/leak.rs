@@ -15,7 +15,7 @@ use crate::{DESTINATION_TOKEN, FIRST_WAIT, GLADLY_TOKEN, World, raw_record, reco
 
 /// Everything that was logged, at every level.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -38,7 +38,7 @@ impl<'a> MakeWriter<'a> for Log {
 
 impl Log {
     /// Takes what Lambda shows, our own lines from this level on and libraries' from WARN on.
-    fn listen(&self, level: Level) -> DefaultGuard {
+    pub(crate) fn listen(&self, level: Level) -> DefaultGuard {
         let filter = Targets::new()
             .with_default(Level::WARN)
             .with_targets(["extractor_fn", "shared"].map(|ours| (ours, level)));
@@ -46,7 +46,7 @@ impl Log {
         tracing::subscriber::set_default(tracing_subscriber::registry().with(lines).with(filter))
     }
 
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
     }
 }

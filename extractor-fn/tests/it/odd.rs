@@ -156,7 +156,8 @@ async fn one_odd_webhook_or_export_hides_no_other() {
 
     let job = json!({"id": "j-1", "files": [null, "conversation_items.jsonl"],
                      "parameters": {"startAt": "2026-01-01T00:00:00Z", "endAt": "2026-01-02T00:00:00Z"}});
-    let world = World::new(move |path| match path {
+    let now = "2026-01-03T00:00:00Z".parse().unwrap();
+    let world = World::at(now, &[], move |path| match path {
         path if path.starts_with("api/v1/export/jobs?") => {
             Reply::Json(json!([{"id": "j-0"}, null, job]))
         }

@@ -2,7 +2,7 @@
 //! and tokio's clock is paused, so that none of it takes any.
 
 use std::{
-    future,
+    future, io,
     sync::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicUsize, Ordering},
@@ -14,7 +14,10 @@ use aws_smithy_runtime_api::client::{
     orchestrator::{HttpRequest, HttpResponse},
 };
 use aws_smithy_types::body::SdkBody;
+use bytes::Bytes;
 use extractor_fn::{Extractor, Http};
+use futures::channel::mpsc;
+use http_body_util::{BodyExt as _, Full, StreamBody};
 use jiff::{SignedDuration, Timestamp};
 use local::aws::{Aws, Fault};
 use serde_json::{Value, json};
@@ -29,8 +32,37 @@ pub(crate) enum Reply {
     Text(String),
     Status(u16, Option<&'static str>),
     Late(Duration, Value),
+    Stream(Stream),
     Hang,
     Panic,
+}
+
+/// A text that comes bit by bit.
+#[derive(Clone, Default)]
+pub(crate) struct Stream {
+    /// What comes after which wait.
+    pub(crate) parts: Vec<(Duration, String)>,
+    /// Where the text begins, if only the rest of it was asked for.
+    pub(crate) from: Option<usize>,
+    /// It breaks off.
+    pub(crate) cut: bool,
+}
+
+impl Stream {
+    fn body(self) -> SdkBody {
+        let (send, receive) = mpsc::unbounded();
+        tokio::spawn(async move {
+            for (wait, text) in self.parts {
+                sleep(wait).await;
+                let frame = Full::new(Bytes::from(text)).frame().await.unwrap();
+                let _ = send.unbounded_send(Ok(frame.unwrap()));
+            }
+            if self.cut {
+                let _ = send.unbounded_send(Err(io::Error::from(io::ErrorKind::ConnectionReset)));
+            }
+        });
+        SdkBody::from_body_1_x(StreamBody::new(receive))
+    }
 }
 
 /// Gladly and the destination, as a function from a path to a reply.
@@ -55,20 +87,30 @@ impl HttpConnector for Net {
         let path = request.uri().split('/').skip(3).collect::<Vec<_>>().join("/");
         let body = String::from_utf8_lossy(request.body().bytes().unwrap_or_default()).into();
         self.1.lock().unwrap().push(Asked { path: path.clone(), at: Instant::now(), body });
-        let reply = (self.0)(&path);
+        // What is asked for from a byte on has that byte after its path.
+        let part = request.headers().get("range").map(|range| format!("{path} {range}"));
+        let reply = (self.0)(part.as_deref().unwrap_or(&path));
         HttpConnectorFuture::new(async move {
+            let mut content_range = None;
             let (status, body, retry_after) = match reply {
-                Reply::Json(body) => (200, body.to_string(), None),
-                Reply::Text(body) => (200, body, None),
-                Reply::Status(status, retry_after) => (status, String::new(), retry_after),
+                Reply::Json(body) => (200, SdkBody::from(body.to_string()), None),
+                Reply::Text(body) => (200, SdkBody::from(body), None),
+                Reply::Status(status, retry_after) => (status, SdkBody::empty(), retry_after),
                 Reply::Late(wait, body) => {
                     sleep(wait).await;
-                    (200, body.to_string(), None)
+                    (200, SdkBody::from(body.to_string()), None)
+                }
+                Reply::Stream(stream) => {
+                    content_range = stream.from.map(|from| format!("bytes {from}-99999/100000"));
+                    (if content_range.is_some() { 206 } else { 200 }, stream.body(), None)
                 }
                 Reply::Hang => future::pending().await,
                 Reply::Panic => panic!("a bug"),
             };
-            let mut response = HttpResponse::new(status.try_into().unwrap(), SdkBody::from(body));
+            let mut response = HttpResponse::new(status.try_into().unwrap(), body);
+            if let Some(range) = content_range {
+                response.headers_mut().insert("content-range", range);
+            }
             if let Some(retry_after) = retry_after {
                 response.headers_mut().insert("retry-after", retry_after);
             }
@@ -78,6 +120,7 @@ impl HttpConnector for Net {
 }
 
 /// An extractor and all of its world on one virtual clock.
+#[derive(Clone)]
 pub(crate) struct World {
     pub(crate) aws: Aws,
     net: Net,
@@ -112,16 +155,15 @@ impl World {
         let began = Instant::now();
         let now = move || start + SignedDuration::try_from(began.elapsed()).unwrap();
         let (aws, net) = (account(Aws::new(now)), Net(Arc::new(reply), Arc::default()));
-        let world = [
-            ("GLADLY_HOST", "acme.gladly.com"),
-            ("DESTINATION_URL", "https://ingest.example.com/deliveries"),
-        ];
-        let settings: Vec<_> = world.iter().chain(settings).copied().collect();
-        let http = Http::over(SharedHttpConnector::new(net.clone()));
         let clock = Clock::new(now);
-        let extractor =
-            Arc::new(Extractor::new(&aws.config(), config(&settings), http, clock.clone()));
+        let extractor = environment(&aws, &net, &clock, settings);
         Self { aws, net, extractor, clock, began }
+    }
+
+    /// The same world with another environment of the function.
+    pub(crate) fn another(&self, settings: &[(&str, &str)]) -> Self {
+        let extractor = environment(&self.aws, &self.net, &self.clock, settings);
+        Self { extractor, ..self.clone() }
     }
 
     async fn batch(&self, records: &[Record], left: Duration) -> Settled {
@@ -144,6 +186,16 @@ impl World {
         let calls = self.net.1.lock().unwrap();
         calls.iter().filter(|asked| asked.path == path).map(|asked| asked.body.clone()).collect()
     }
+}
+
+fn environment(aws: &Aws, net: &Net, clock: &Clock, settings: &[(&str, &str)]) -> Arc<Extractor> {
+    let world = [
+        ("GLADLY_HOST", "acme.gladly.com"),
+        ("DESTINATION_URL", "https://ingest.example.com/deliveries"),
+    ];
+    let settings: Vec<_> = world.iter().chain(settings).copied().collect();
+    let http = Http::over(SharedHttpConnector::new(net.clone()));
+    Arc::new(Extractor::new(&aws.config(), config(&settings), http, clock.clone()))
 }
 
 pub(crate) const LEFT: Duration = Duration::from_mins(5);

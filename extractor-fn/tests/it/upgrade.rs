@@ -205,8 +205,11 @@ async fn a_renewal_of_every_version_goes_on() {
 #[tokio::test(start_paused = true)]
 async fn a_backfill_of_every_version_goes_on() {
     for golden in golden() {
-        let world = next_version();
-        world.aws.put(&format!("{PAUSE}-backfill"), &golden.read("backfill.json").unwrap());
+        let world = World::at(written() + SignedDuration::from_mins(1), &[], gladly);
+        for name in ["backfill", "import"] {
+            let document = golden.read(&format!("{name}.json")).unwrap();
+            world.aws.put(&format!("{PAUSE}-{name}"), &document);
+        }
         world.task("reconcile").await;
         let asked = [
             "api/v1/events?startAt=2026-01-02T01:00:00.000Z&endAt=2026-01-02T02:00:00.000Z",
@@ -215,7 +218,9 @@ async fn a_backfill_of_every_version_goes_on() {
         for asked in asked {
             assert_eq!(world.times(asked).len(), 1, "{}: {asked}", golden.version);
         }
-        assert_eq!(world.written("backfill").pop().unwrap(), "{}", "and is done");
+        for name in ["backfill", "import"] {
+            assert_eq!(world.written(name).pop().unwrap(), "{}", "and is done");
+        }
     }
 }
 
@@ -326,6 +331,7 @@ async fn what_the_controller_goes_on_with_is_written_as_before() {
         json!({"task": "backfill", "from": "2026-01-02T01:00:00Z", "to": "2026-01-02T02:00:00Z"});
     world.invoke(range.clone()).await.unwrap_err();
     assert_newest("backfill.json", &world.written("backfill").pop().unwrap());
+    assert_newest("import.json", &world.written("import").pop().unwrap());
 
     let world = World::at(written(), &[], gladly);
     world.invoke(range).await.unwrap();
