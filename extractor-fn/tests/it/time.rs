@@ -13,6 +13,7 @@ use std::{
 use aws_smithy_runtime_api::client::{
     http::{HttpConnector, HttpConnectorFuture, SharedHttpConnector},
     orchestrator::{HttpRequest, HttpResponse},
+    result::ConnectorError,
 };
 use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
@@ -37,6 +38,8 @@ pub(crate) enum Reply {
     Hang,
     /// A status line, and a body that never ends.
     Endless(u16),
+    /// No connection.
+    Unreachable,
     Panic,
 }
 
@@ -79,6 +82,7 @@ impl HttpConnector for Net {
                     let status = status.try_into().unwrap();
                     return Ok(HttpResponse::new(status, SdkBody::from_body_1_x(body)));
                 }
+                Reply::Unreachable => return Err(ConnectorError::io("connection refused".into())),
                 Reply::Panic => panic!("a bug"),
             };
             let mut response = HttpResponse::new(status.try_into().unwrap(), SdkBody::from(body));
