@@ -167,6 +167,7 @@ impl Extractor {
             batch.records = records.len(),
             batch.forwarded = metrics.count(Metric::Forwarded),
             batch.quarantined = metrics.count(Metric::Quarantined),
+            batch.delivery_failures = metrics.count(Metric::DeliveryFailures),
             batch.given_back = response.batch_item_failures.len(),
             gladly.calls = calls,
             duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -325,7 +326,8 @@ impl Extractor {
             return Outcome::Failed(None);
         }
         let organization = self.fetcher.gladly().organization();
-        let Ok((id, json)) = delivery::write(parcels, organization, self.now()) else {
+        let encoding = self.destination.content_encoding();
+        let Ok((id, json)) = delivery::write(parcels, organization, encoding, self.now()) else {
             return Outcome::Failed(None);
         };
         match self.destination.deliver(&id, json, run).await {

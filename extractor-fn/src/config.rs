@@ -6,8 +6,8 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderName, Uri, header, uri::Scheme};
-use shared::{ConfigError, Env};
+use http::{HeaderName, header};
+use shared::{ConfigError, Env, HttpUrl, is_dns_name};
 
 /// What the environment says.
 #[derive(Debug, Clone)]
@@ -64,18 +64,27 @@ impl Config {
     /// Reads the settings that `env` finds.
     pub fn read(env: &Env<'_>) -> Result<Self, ConfigError> {
         let watches = env.switch("WATCH_WEBHOOK", true)?;
+        let [events_queue_url, quarantine_queue_url] = env.queue_urls()?;
         Ok(Self {
-            events_queue_url: env.required("EVENTS_QUEUE_URL")?,
-            events_queue_arn: env.required("EVENTS_QUEUE_ARN")?,
+            events_queue_url,
+            events_queue_arn: env.checked(
+                "EVENTS_QUEUE_ARN",
+                is_queue_arn,
+                "expected the ARN of an SQS queue",
+            )?,
             function: env.required("AWS_LAMBDA_FUNCTION_NAME")?,
-            quarantine_queue_url: env.required("QUARANTINE_QUEUE_URL")?,
-            pause_parameter: env.required("PAUSE_PARAMETER")?,
+            quarantine_queue_url,
+            pause_parameter: env.parameter_name("PAUSE_PARAMETER")?,
             gladly: env.required("GLADLY_HOST")?,
-            gladly_email: env.required("GLADLY_EMAIL")?,
-            gladly_token_parameter: env.required("GLADLY_TOKEN_PARAMETER")?,
+            gladly_email: env.checked(
+                "GLADLY_EMAIL",
+                is_user_name,
+                "expected the email address of the API user, without spaces and colons",
+            )?,
+            gladly_token_parameter: env.parameter_name("GLADLY_TOKEN_PARAMETER")?,
             gladly_rate: env.optional("GLADLY_REQUESTS_PER_SECOND")?.unwrap_or_default(),
             destination: env.required("DESTINATION_URL")?,
-            destination_token_parameter: env.required("DESTINATION_TOKEN_PARAMETER")?,
+            destination_token_parameter: env.parameter_name("DESTINATION_TOKEN_PARAMETER")?,
             destination_token_header: env.optional("DESTINATION_TOKEN_HEADER")?.unwrap_or_default(),
             shape: Shape {
                 gzip: env.switch("DESTINATION_GZIP", false)?,
@@ -83,9 +92,24 @@ impl Config {
                 notes: env.switch("FORWARD_NOTES", true)?,
             },
             renew_held_events: env.switch("RENEW_HELD_EVENTS", true)?,
-            watched_webhook: env.optional::<String>("WEBHOOK_URL")?.filter(|_| watches),
+            watched_webhook: env
+                .optional::<HttpUrl>("WEBHOOK_URL")?
+                .filter(|_| watches)
+                .map(|url| url.as_str().to_owned()),
         })
     }
+}
+
+/// `arn:<partition>:sqs:<region>:<account>:<queue>`.
+fn is_queue_arn(text: &str) -> bool {
+    let parts: Vec<_> = text.split(':').collect();
+    matches!(parts[..], ["arn", _, "sqs", _, _, _])
+        && parts.iter().all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_graphic()))
+}
+
+/// Basic authentication ends the user name at its first colon.
+fn is_user_name(text: &str) -> bool {
+    !text.chars().any(|c| c == ':' || c.is_whitespace() || c.is_control())
 }
 
 /// Where the API is, and the only place its token is ever sent to.
@@ -113,34 +137,23 @@ impl FromStr for GladlyHost {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if let Some((uri, host)) = loopback(text) {
-            let port = uri.port().map_or_else(String::new, |port| format!(":{port}"));
-            return Ok(Self {
-                base: format!("http://{host}{port}"),
-                name: format!("{host}{port}"),
-            });
+        const EXPECTED: &str =
+            "it should be a host like acme.gladly.com or acme.gladly.qa, without https://";
+        if text.contains("://") {
+            let url: HttpUrl = text.parse()?;
+            let is_base = url.is_loopback() && matches!(url.path_and_query(), "" | "/");
+            let host = Self { base: url.origin().to_owned(), name: url.authority().to_owned() };
+            return is_base.then_some(host).ok_or(EXPECTED);
         }
         let name = text.to_ascii_lowercase();
         let organization =
             [".gladly.com", ".gladly.qa"].iter().find_map(|end| name.strip_suffix(end));
-        let label = |label: &str| {
-            !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-        };
-        if organization.is_some_and(|labels| labels.split('.').all(label)) {
+        if organization.is_some_and(|_| is_dns_name(&name)) {
             Ok(Self { base: format!("https://{name}"), name })
         } else {
-            Err("it should be a host like acme.gladly.com or acme.gladly.qa, without https://")
+            Err(EXPECTED)
         }
     }
-}
-
-/// The URL's parts if it is plain HTTP to this machine.
-fn loopback(url: &str) -> Option<(Uri, String)> {
-    let uri: Uri = url.parse().ok()?;
-    let host = uri.host()?.to_owned();
-    let here = matches!(host.as_str(), "localhost" | "127.0.0.1" | "[::1]");
-    let plain = uri.scheme() == Some(&Scheme::HTTP) && !uri.authority()?.as_str().contains('@');
-    (here && plain).then_some((uri, host))
 }
 
 /// Where deliveries are posted.
@@ -159,16 +172,11 @@ impl FromStr for DestinationUrl {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let secure = text.parse::<Uri>().is_ok_and(|uri| {
-            let named = |name: &http::uri::Authority| {
-                !name.host().is_empty() && !name.as_str().contains('@')
-            };
-            uri.scheme() == Some(&Scheme::HTTPS) && uri.authority().is_some_and(named)
-        });
-        if secure || loopback(text).is_some() {
+        let url: HttpUrl = text.parse()?;
+        if url.is_https() || url.is_loopback() {
             Ok(Self(text.to_owned()))
         } else {
-            Err("it should be an https:// URL without a user name")
+            Err("it should be an https:// URL")
         }
     }
 }
@@ -201,20 +209,53 @@ impl FromStr for TokenHeader {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const TAKEN: [&str; 7] = [
-            "connection",
-            "content-encoding",
-            "content-length",
-            "content-type",
-            "host",
-            "idempotency-key",
-            "user-agent",
-        ];
-        match text.parse::<HeaderName>() {
-            Ok(name) if !TAKEN.contains(&name.as_str()) => Ok(Self(name)),
-            _ => Err("it should be the name of a header that deliveries do not use already"),
-        }
+        let name = text.parse::<HeaderName>().ok().filter(|name| !is_reserved(name.as_str()));
+        name.map(Self).ok_or(
+            "expected the name of a header that carries a credential, such as authorization or \
+             x-api-key, and neither describes the delivery nor steers the connection or a proxy",
+        )
     }
+}
+
+/// Whether a header has a meaning of its own in a request (RFC 9110 to 9113): with a token as its
+/// value it would change what the delivery is, how it travels or who answers it.
+fn is_reserved(name: &str) -> bool {
+    const NAMES: [&str; 31] = [
+        "alt-used",
+        "cache-control",
+        "connection",
+        "cookie",
+        "date",
+        "early-data",
+        "expect",
+        "forwarded",
+        "from",
+        "host",
+        "http2-settings",
+        "idempotency-key",
+        "keep-alive",
+        "max-forwards",
+        "origin",
+        "pragma",
+        "prefer",
+        "priority",
+        "range",
+        "referer",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "user-agent",
+        "via",
+        "warning",
+        "x-http-method",
+        "x-http-method-override",
+        "x-method-override",
+        "x-real-ip",
+    ];
+    const PREFIXES: [&str; 7] =
+        ["accept", "access-control-", "content-", "if-", "proxy-", "sec-", "x-forwarded-"];
+    NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// Requests a second.
@@ -272,6 +313,16 @@ mod tests {
             ("http://127.0.0.1:4000", Some("http://127.0.0.1:4000")),
             ("http://localhost:4000/", Some("http://localhost:4000")),
             ("http://[::1]:4000", Some("http://[::1]:4000")),
+            ("https://127.0.0.1:4000", Some("https://127.0.0.1:4000")),
+            ("http://127.0.0.1:4o00", None),
+            ("http://127.0.0.1:", None),
+            ("http://127.0.0.1:4000/api", None),
+            ("http://127.0.0.1:4000?x", None),
+            ("http://127.0.0.1:4000#x", None),
+            ("-acme.gladly.com", None),
+            ("acme.gladly.com.", None),
+            ("acme gladly.com", None),
+            ("acme.gladly.com\u{0}", None),
             ("gladly.com", None),
             (".gladly.com", None),
             ("evilgladly.com", None),
@@ -296,6 +347,14 @@ mod tests {
         for (text, expected) in [
             ("https://ingest.example.com/v1?source=gladly", true),
             ("http://127.0.0.1:4000/deliveries", true),
+            ("https://[2001:db8::1]:8443/deliveries", true),
+            ("http://[::1]:4000/deliveries", true),
+            ("https://ingest.example.com:8o80/", false),
+            ("https://ingest.example.com:99999/", false),
+            ("https://ingest.example.com:/", false),
+            ("https://ingest.example.com/#deliveries", false),
+            ("https://ingest.example.com/a b", false),
+            ("https://:8443/", false),
             ("http://ingest.example.com", false),
             ("https://user:password@ingest.example.com", false),
             ("ingest.example.com", false),
@@ -310,8 +369,40 @@ mod tests {
         assert_eq!(TokenHeader::default().value("t"), "Bearer t");
         let header: TokenHeader = "X-Api-Key".parse().unwrap();
         assert_eq!((header.name(), header.value("t").as_str()), ("x-api-key", "t"));
-        assert!("Content-Type".parse::<TokenHeader>().is_err());
-        assert!("two words".parse::<TokenHeader>().is_err());
+        for reserved in [
+            "Content-Type",
+            "Content-Encoding",
+            "Content-Length",
+            "Transfer-Encoding",
+            "Host",
+            "Connection",
+            "Keep-Alive",
+            "TE",
+            "Trailer",
+            "Upgrade",
+            "HTTP2-Settings",
+            "Proxy-Authorization",
+            "Proxy-Connection",
+            "Expect",
+            "User-Agent",
+            "Idempotency-Key",
+            "Accept-Encoding",
+            "If-None-Match",
+            "Range",
+            "Cookie",
+            "X-HTTP-Method-Override",
+            "X-Forwarded-For",
+            "two words",
+            "a:b",
+            ":authority",
+            "",
+        ] {
+            assert!(reserved.parse::<TokenHeader>().is_err(), "{reserved}");
+        }
+        for usable in ["Authorization", "X-Api-Key", "X-Auth-Token", "Api-Key", "X-Idiomatic-Token"]
+        {
+            assert!(usable.parse::<TokenHeader>().is_ok(), "{usable}");
+        }
     }
 
     #[test]
@@ -321,10 +412,11 @@ mod tests {
                 name if name == changed => Some(value.to_owned()),
                 "GLADLY_HOST" => Some("acme.gladly.com".to_owned()),
                 "DESTINATION_URL" => Some("https://ingest.example.com".to_owned()),
-                "EVENTS_QUEUE_URL"
-                | "EVENTS_QUEUE_ARN"
-                | "AWS_LAMBDA_FUNCTION_NAME"
-                | "QUARANTINE_QUEUE_URL"
+                "EVENTS_QUEUE_URL" | "QUARANTINE_QUEUE_URL" => {
+                    Some(format!("https://sqs.eu-west-1.amazonaws.com/123456789012/{name}"))
+                }
+                "EVENTS_QUEUE_ARN" => Some("arn:aws:sqs:eu-west-1:123456789012:events".to_owned()),
+                "AWS_LAMBDA_FUNCTION_NAME"
                 | "PAUSE_PARAMETER"
                 | "GLADLY_EMAIL"
                 | "GLADLY_TOKEN_PARAMETER"
@@ -348,9 +440,26 @@ mod tests {
             ("GLADLY_HOST", "acme.com", "GLADLY_HOST is not valid: it should be a host like"),
             (
                 "DESTINATION_URL",
-                "acme.com",
+                "http://acme.com",
                 "DESTINATION_URL is not valid: it should be an https:// URL",
             ),
+            ("DESTINATION_URL", "acme.com", "DESTINATION_URL is not valid: invalid scheme"),
+            ("DESTINATION_URL", "https://h:8o80/", "DESTINATION_URL is not valid: invalid port"),
+            (
+                "DESTINATION_TOKEN_HEADER",
+                "transfer-encoding",
+                "DESTINATION_TOKEN_HEADER is not valid: expected the name",
+            ),
+            ("GLADLY_HOST", "http://localhost:", "GLADLY_HOST is not valid: invalid port"),
+            (
+                "GLADLY_EMAIL",
+                "relay:x@example.com",
+                "GLADLY_EMAIL is not valid: expected the email",
+            ),
+            ("WEBHOOK_URL", "https://h:99999/", "WEBHOOK_URL is not valid: invalid port"),
+            ("EVENTS_QUEUE_ARN", "events", "EVENTS_QUEUE_ARN is not valid: expected the ARN"),
+            ("QUARANTINE_QUEUE_URL", "https://h:x/1/q", "QUARANTINE_QUEUE_URL is not valid: "),
+            ("PAUSE_PARAMETER", "/relay/pause:1", "PAUSE_PARAMETER is not valid: expected the"),
         ] {
             let told = with(name, value).unwrap_err().to_string();
             assert!(told.starts_with(expected), "{told}");

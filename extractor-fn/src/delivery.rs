@@ -16,6 +16,11 @@ const CONVERSATIONS: usize = 100;
 const BYTES: usize = 1_000_000;
 /// What surrounds the events and conversations takes less than this.
 const FRAME: usize = 512;
+const SCHEMA: &str = "gladly-relay/delivery/1";
+/// What stands in the id's place until it is known.
+const NO_ID: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+/// Where the id begins in a delivery's JSON.
+const ID_START: usize = r#"{"schema":"","id":""#.len() + SCHEMA.len();
 /// `heldMs` grows until a delivery is sent: room for all its digits.
 const HELD_DIGITS: usize = 20;
 
@@ -164,19 +169,25 @@ pub(crate) fn held_ms(event: &Event, now: Timestamp) -> i64 {
 }
 
 /// A delivery's id and its JSON.
+///
+/// The id is the idempotency key too, and the same key must always mean the same bytes. So it is
+/// the SHA-256, in lower-case hexadecimal, of everything that decides the bytes: the content
+/// encoding, a line feed, and the JSON with 64 zeros in the id's place. `sentAt`, the event ids and
+/// each conversation's `fetchedAt` are in it, so what is sent again later has another id; the tries
+/// of one call send the same bytes, and those that a delivery is split into have ids of their own.
 pub(crate) fn write(
     parcels: &[Parcel],
     organization: &str,
+    content_encoding: &str,
     sent_at: Timestamp,
 ) -> serde_json::Result<(String, Vec<u8>)> {
-    let id = id(parcels);
     let events = parcels.iter().flat_map(|parcel| {
         parcel.events().map(|event| Forwarded::new(event, parcel.coverage, sent_at))
     });
     let snapshots = parcels.iter().filter_map(|parcel| Some(&*parcel.snapshot.as_ref()?.json));
     let delivery = Delivery {
-        schema: "gladly-relay/delivery/1",
-        id: &id,
+        schema: SCHEMA,
+        id: NO_ID,
         organization,
         sent_at,
         events: events.collect(),
@@ -186,23 +197,41 @@ pub(crate) fn write(
     let bytes = parcels.iter().map(|parcel| parcel.bytes).sum::<usize>() + FRAME;
     let mut json = Vec::with_capacity(bytes);
     serde_json::to_writer(&mut json, &delivery)?;
-    Ok((id, json))
-}
 
-/// The same events with the same snapshots are the same delivery.
-fn id(parcels: &[Parcel]) -> String {
-    let mut hash = Sha256::new();
-    for parcel in parcels {
-        for event in parcel.events() {
-            hash.update(format!("event {}\n", event.id));
-        }
-        if let Some(snapshot) = &parcel.snapshot {
-            hash.update(format!("conversation {} {}\n", parcel.conversation, snapshot.fetched_at));
-        }
-    }
-    hash.finalize().iter().fold(String::new(), |mut hex, byte| {
+    let hash = Sha256::new().chain_update(content_encoding).chain_update("\n").chain_update(&json);
+    let id = hash.finalize().iter().fold(String::with_capacity(NO_ID.len()), |mut hex, byte| {
         // Writing to a string does not fail.
         let _ = write!(hex, "{byte:02x}");
         hex
-    })
+    });
+    let place = json.iter_mut().skip(ID_START);
+    place.zip(id.bytes()).for_each(|(place, digit)| *place = digit);
+    Ok((id, json))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_the_hash_of_what_decides_the_bytes() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let sent_at = at("2026-01-02T03:04:05.678Z");
+        let (id, json) = write(&[], "acme.gladly.com", "gzip", sent_at).unwrap();
+        assert_eq!(serde_json::from_slice::<serde_json::Value>(&json).unwrap()["id"], id);
+        let blank = String::from_utf8(json).unwrap().replace(&id, NO_ID);
+        let hash = Sha256::digest(format!("gzip\n{blank}"));
+        assert_eq!(id, hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+
+        // Nanoseconds are not in the bytes, nor in the id.
+        let same = at("2026-01-02T03:04:05.678999Z");
+        assert_eq!(write(&[], "acme.gladly.com", "gzip", same).unwrap().0, id);
+        for (organization, encoding, sent_at) in [
+            ("acme.gladly.com", "identity", sent_at),
+            ("acme.gladly.qa", "gzip", sent_at),
+            ("acme.gladly.com", "gzip", at("2026-01-02T03:04:05.679Z")),
+        ] {
+            assert_ne!(write(&[], organization, encoding, sent_at).unwrap().0, id);
+        }
+    }
 }

@@ -7,12 +7,12 @@ use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use jiff::{SignedDuration, Timestamp};
-use shared::{Clock, Parameter, ParameterError, Secret, chain};
+use shared::{Clock, FailureStatus, Parameter, ParameterError, Secret, chain};
 use tokio::time::Instant;
 
 use crate::{
     config::{DestinationUrl, TokenHeader},
-    http::{Http, Tries, is_transient},
+    http::{Answer, Http, HttpError, Tries, Wanted, is_transient},
     run::{Run, Stopped},
 };
 
@@ -20,8 +20,6 @@ use crate::{
 const CALL_LIMIT: Duration = Duration::from_secs(30);
 /// How old the token may be when the destination refuses it.
 const REFUSED_AGE: SignedDuration = SignedDuration::from_secs(10);
-/// The destination's answers are not read for what they say.
-const ANSWER_LIMIT: usize = 1 << 20;
 
 /// Where deliveries go.
 pub(crate) struct Destination {
@@ -60,6 +58,11 @@ impl Destination {
         Self { http, url, header, token, gzip, clock }
     }
 
+    /// How bodies are encoded: part of what makes a delivery the one it is.
+    pub(crate) fn content_encoding(&self) -> &'static str {
+        if self.gzip { "gzip" } else { "identity" }
+    }
+
     /// Sends a delivery, the same bytes in every try, within the time there is and only while
     /// extraction may run.
     pub(crate) async fn deliver(&self, id: &str, json: Vec<u8>, run: &Run) -> Verdict {
@@ -76,7 +79,12 @@ impl Destination {
                 return Verdict::Stopped(stopped);
             }
             let request = self.request(id, &token, &body);
-            let (why, retry_after) = match tries.send(&self.http, request, ANSWER_LIMIT).await {
+            // A status is all there is to know: what an answer's text says may be anything.
+            let answer = tries.send(&self.http, request, Wanted::Head).await;
+            if let Some(status) = failure(&answer) {
+                run.delivery_failed(status);
+            }
+            let (why, retry_after) = match answer {
                 Ok(answer) => match answer.status {
                     200..=299 => return Verdict::Accepted,
                     status @ (400 | 413 | 422) => return Verdict::Refused(status),
@@ -122,6 +130,16 @@ impl Destination {
             headers.insert("content-encoding", "gzip");
         }
         request
+    }
+}
+
+/// How a request failed, if it did.
+fn failure(answer: &Result<Answer, HttpError>) -> Option<FailureStatus> {
+    match answer {
+        Ok(Answer { status: 200..=299, .. }) => None,
+        Ok(Answer { status, .. }) => Some(FailureStatus::code(*status)),
+        Err(HttpError::Late) => Some(FailureStatus::Timeout),
+        Err(_) => Some(FailureStatus::Connect),
     }
 }
 

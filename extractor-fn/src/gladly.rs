@@ -15,7 +15,7 @@ use shared::{Clock, Id, Parameter, ParameterError, Secret, chain};
 use crate::{
     breaker::Side,
     config::GladlyHost,
-    http::{Answer, Http, HttpError, Lines, Tries, is_transient},
+    http::{Answer, Http, HttpError, Lines, Tries, Wanted, is_transient},
     json::{self, Fields},
     pacer::Pacer,
     run::{Run, Stopped},
@@ -254,7 +254,7 @@ impl Gladly {
 
     /// Asks for what every API user may see, to find out whether Gladly answers and knows us.
     pub(crate) async fn probe(&self, run: &Run) -> Result<(), GladlyError> {
-        match self.get("/organization", run).await?.status {
+        match self.call("GET", "/organization", None, Wanted::Head, run).await?.status {
             200 => Ok(()),
             other => Err(GladlyError::Odd(other)),
         }
@@ -274,8 +274,8 @@ impl Gladly {
     /// answered.
     pub(crate) async fn enable(&self, webhook: &Id, run: &Run) -> Result<(), GladlyError> {
         let path = format!("/webhooks/{webhook}");
-        let answer =
-            self.call("PATCH", &path, Some(&serde_json::json!({"enabled": true})), run).await?;
+        let enabled = serde_json::json!({"enabled": true});
+        let answer = self.call("PATCH", &path, Some(&enabled), Wanted::Head, run).await?;
         match answer.status {
             200..=299 => Ok(()),
             other => Err(GladlyError::Odd(other)),
@@ -367,7 +367,7 @@ impl Gladly {
     /// One call: tried again while its failure is one that passes, at our pace, and only while
     /// extraction may run.
     async fn get(&self, path: &str, run: &Run) -> Result<Answer, GladlyError> {
-        self.call("GET", path, None, run).await
+        self.call("GET", path, None, Wanted::Body(ANSWER_LIMIT), run).await
     }
 
     async fn call(
@@ -375,6 +375,7 @@ impl Gladly {
         method: &'static str,
         path: &str,
         body: Option<&Value>,
+        wanted: Wanted,
         run: &Run,
     ) -> Result<Answer, GladlyError> {
         let mut tries = Tries::new(CALL_LIMIT);
@@ -389,7 +390,7 @@ impl Gladly {
             run.permit().await?;
             self.calls.fetch_add(1, Ordering::Relaxed);
             let request = self.request(method, path, body, &token);
-            let err = match Box::pin(tries.send(&self.http, request, ANSWER_LIMIT)).await {
+            let err = match Box::pin(tries.send(&self.http, request, wanted)).await {
                 Ok(answer) => {
                     self.heed(&answer);
                     match answer.status {

@@ -9,10 +9,10 @@ use aws_smithy_runtime_api::client::{
     result::ConnectorError,
 };
 use aws_smithy_types::body::SdkBody;
-use bytes::{Buf as _, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use jiff::Timestamp;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 /// The longest line of a stream that is kept, in bytes.
 const LINE_LIMIT: usize = 4 << 20;
@@ -22,6 +22,10 @@ const LINE_PATIENCE: Duration = Duration::from_secs(30);
 const TRIES: u32 = 3;
 /// The longest wait that a server can ask for: what is given back comes back then.
 const LONGEST_WAIT: Duration = Duration::from_hours(1);
+/// Bytes that are read of a body that does not matter, so that its connection can be used again …
+const DRAIN_BYTES: usize = 64 << 10;
+/// … and the longest time that takes.
+const DRAIN_TIME: Duration = Duration::from_millis(500);
 /// Wait before the second try; it doubles from there.
 const FIRST_WAIT: Duration = Duration::from_millis(300);
 
@@ -29,7 +33,16 @@ const FIRST_WAIT: Duration = Duration::from_millis(300);
 #[derive(Debug, Clone)]
 pub struct Http(SharedHttpConnector);
 
-/// An answer, read to its end.
+/// What a call needs of its answer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Wanted {
+    /// Its status and headers: they decide, and nothing that follows changes that.
+    Head,
+    /// The whole body too where one has a meaning (200 and 301); it may have so many bytes.
+    Body(usize),
+}
+
+/// An answer, with the body that was wanted.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -107,21 +120,55 @@ impl Http {
         }))
     }
 
-    /// One exchange. The answer's body may have `limit` bytes.
-    async fn exchange(&self, request: HttpRequest, limit: usize) -> Result<Answer, HttpError> {
-        let mut response = self.0.call(request).await.map_err(HttpError::Broken)?;
-        let mut stream = std::mem::replace(response.body_mut(), SdkBody::empty());
-        let told = response.headers().get("content-length").and_then(|length| length.parse().ok());
-        let mut body = Vec::with_capacity(told.unwrap_or(0_usize).min(limit));
-        while let Some(frame) = stream.frame().await {
-            if let Ok(data) = frame.map_err(HttpError::Cut)?.into_data() {
-                if body.len() + data.len() > limit {
-                    return Err(HttpError::TooLarge(limit));
-                }
-                body.extend_from_slice(&data);
+    /// One exchange within `time`. A body that is not wanted can neither fail it nor hold it up.
+    async fn exchange(
+        &self,
+        request: HttpRequest,
+        wanted: Wanted,
+        time: Duration,
+    ) -> Result<Answer, HttpError> {
+        let end = Instant::now() + time;
+        let response = timeout_at(end, self.0.call(request)).await;
+        let mut response = response.map_err(|_| HttpError::Late)?.map_err(HttpError::Broken)?;
+        let stream = std::mem::replace(response.body_mut(), SdkBody::empty());
+        let status = response.status().as_u16();
+        let body = match wanted {
+            Wanted::Body(limit) if matches!(status, 200 | 301) => {
+                let announced = response.headers().get("content-length");
+                let announced = announced.and_then(|length| length.parse().ok()).unwrap_or(0);
+                let body = timeout_at(end, whole(stream, announced, limit)).await;
+                body.map_err(|_| HttpError::Late)??
             }
+            _ => {
+                // Whether it ended is the connector's to know: it leaves the connection if not.
+                let _ = timeout_at(end.min(Instant::now() + DRAIN_TIME), drain(stream)).await;
+                Vec::new()
+            }
+        };
+        Ok(Answer { status, body, response })
+    }
+}
+
+async fn whole(mut stream: SdkBody, announced: usize, limit: usize) -> Result<Vec<u8>, HttpError> {
+    let mut body = Vec::with_capacity(announced.min(limit));
+    while let Some(frame) = stream.frame().await {
+        if let Ok(data) = frame.map_err(HttpError::Cut)?.into_data() {
+            if body.len() + data.len() > limit {
+                return Err(HttpError::TooLarge(limit));
+            }
+            body.extend_from_slice(&data);
         }
-        Ok(Answer { status: response.status().as_u16(), body, response })
+    }
+    Ok(body)
+}
+
+async fn drain(mut stream: SdkBody) {
+    let mut left = DRAIN_BYTES;
+    while let Some(Ok(frame)) = stream.frame().await {
+        match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
+            Some(less) => left = less,
+            None => return,
+        }
     }
 }
 
@@ -210,13 +257,13 @@ impl Tries {
         &mut self,
         http: &Http,
         request: HttpRequest,
-        limit: usize,
+        wanted: Wanted,
     ) -> Result<Answer, HttpError> {
         let share = if self.left > 1 { self.time.mul_f64(0.6) } else { self.time };
         let began = Instant::now();
-        let answer = timeout(share, http.exchange(request, limit)).await;
+        let answer = http.exchange(request, wanted, share).await;
         self.time = self.time.saturating_sub(began.elapsed());
-        answer.unwrap_or(Err(HttpError::Late))
+        answer
     }
 
     /// Waits before another try, for as long as the server asked; `false` if there is none.

@@ -28,6 +28,12 @@ const LOOK: Duration = Duration::from_mins(4);
 const EMPTY: u32 = 3;
 /// Messages that a list shows.
 const LISTED: usize = 1_000;
+/// Bytes of receipts that are kept for giving back what stays; of the messages themselves, which
+/// may have a MiB each, nothing is kept. A receipt has some hundred bytes.
+const KEPT_BYTES: usize = 16 << 20;
+/// Characters of each text of a message that a list shows: what others put into the queue may hold
+/// anything, and Lambda's answer has 6 MB.
+const SHOWN: usize = 256;
 /// Time kept for giving back what stays.
 const RESERVE: Duration = Duration::from_secs(30);
 
@@ -78,7 +84,7 @@ impl Extractor {
         while messages.len() < LISTED {
             let Some(seen) = look.next().await? else { break };
             messages.extend(seen.iter().map(Entry::read));
-            look.kept.extend(seen);
+            seen.iter().for_each(|message| look.keep(message));
         }
         look.end().await;
         messages.sort_by_key(|entry| entry.received_at);
@@ -115,14 +121,14 @@ impl Extractor {
                         self.quarantine.delete(&[&message]).await;
                         done.sent += 1;
                     }
-                    _ => look.kept.push(message),
+                    _ => look.keep(&message),
                 }
             }
             if done.more {
                 break;
             }
         }
-        done.more |= look.out_of_time;
+        done.more |= look.is_cut_short;
         Ok(done)
     }
 }
@@ -132,21 +138,31 @@ struct Look<'a> {
     queue: &'a Queue,
     until: Instant,
     empty: u32,
-    kept: Vec<Message>,
-    out_of_time: bool,
+    /// Receipts of the messages that stay.
+    kept: Vec<String>,
+    kept_bytes: usize,
+    /// Some were not seen, for want of time or room.
+    is_cut_short: bool,
 }
 
 impl<'a> Look<'a> {
     fn new(queue: &'a Queue, time_left: Duration) -> Self {
         let until = Instant::now() + time_left.saturating_sub(RESERVE).min(LOOK);
-        Self { queue, until, empty: 0, kept: Vec::new(), out_of_time: false }
+        Self { queue, until, empty: 0, kept: Vec::new(), kept_bytes: 0, is_cut_short: false }
     }
 
-    /// Messages that were not seen yet, or `None` when there are no others or time is over.
+    /// Remembers that a message stays.
+    fn keep(&mut self, message: &Message) {
+        let receipt = message.receipt_handle.clone().unwrap_or_default();
+        self.kept_bytes += size_of::<String>() + receipt.len();
+        self.kept.push(receipt);
+    }
+
+    /// Messages that were not seen yet, or `None` when there are no others, or no time or room.
     async fn next(&mut self) -> Result<Option<Vec<Message>>, QueueError> {
         while self.empty < EMPTY {
-            if Instant::now() >= self.until {
-                self.out_of_time = true;
+            if Instant::now() >= self.until || self.kept_bytes >= KEPT_BYTES {
+                self.is_cut_short = true;
                 return Ok(None);
             }
             let seen = self.queue.receive(HIDE).await?;
@@ -161,11 +177,7 @@ impl<'a> Look<'a> {
 
     /// Makes what was kept visible again.
     async fn end(self) {
-        let receipts: Vec<_> = self
-            .kept
-            .iter()
-            .map(|message| (message.receipt_handle.as_deref().unwrap_or_default(), 0))
-            .collect();
+        let receipts: Vec<_> = self.kept.iter().map(|receipt| (&**receipt, 0)).collect();
         for some in receipts.chunks(ENTRIES) {
             self.queue.give_back(some).await;
         }
@@ -226,12 +238,17 @@ impl Entry {
         Self {
             reason: aside.reason.code().into(),
             received_at: aside.received_at,
-            origin: aside.origin,
-            detail: aside.detail,
+            origin: shown(&aside.origin),
+            detail: shown(&aside.detail),
             kind,
             conversation_id,
         }
     }
+}
+
+/// A text as a list shows it.
+fn shown(text: &str) -> String {
+    text.chars().take(SHOWN).collect()
 }
 
 impl Contents {
@@ -271,5 +288,33 @@ impl Display for Redriven {
         }
         write!(f, "{} went back into the events queue", events(self.sent))?;
         f.write_str(if self.more { "; there are more." } else { "." })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_config::{BehaviorVersion, SdkConfig};
+
+    use super::*;
+    use crate::queue::sqs_client;
+
+    #[tokio::test]
+    async fn what_stays_is_kept_as_receipts_and_those_are_bounded() {
+        let aws = SdkConfig::builder().behavior_version(BehaviorVersion::latest()).build();
+        let queue = Queue::new(sqs_client(&aws), "https://sqs.example/1/quarantine".into());
+        let mut look = Look::new(&queue, Duration::from_mins(5));
+        let message =
+            Message::builder().body("x".repeat(1 << 20)).receipt_handle("r".repeat(1 << 10));
+        let message = message.build();
+        for _ in 0..1_000 {
+            look.keep(&message);
+        }
+        let bytes: usize = look.kept.iter().map(String::capacity).sum();
+        assert!(bytes <= look.kept_bytes && look.kept_bytes < 2 << 20, "{bytes}");
+        while look.kept_bytes < KEPT_BYTES {
+            look.keep(&message);
+        }
+        assert!(look.next().await.unwrap().is_none(), "SQS is not asked for more");
+        assert!(look.is_cut_short);
     }
 }

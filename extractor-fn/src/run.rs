@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use shared::{Id, Metric, Metrics};
+use shared::{FailureStatus, Id, Metric, Metrics};
 use tokio::time::{Duration, Instant};
 
 use crate::{
@@ -116,6 +116,10 @@ impl Run {
 
     pub(crate) fn record(&self, metric: Metric, value: u64) {
         self.metrics.lock().unwrap_or_else(PoisonError::into_inner).record(metric, value);
+    }
+
+    pub(crate) fn delivery_failed(&self, status: FailureStatus) {
+        self.metrics.lock().unwrap_or_else(PoisonError::into_inner).delivery_failed(status);
     }
 
     /// What there is to report, once.

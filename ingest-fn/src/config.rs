@@ -20,10 +20,11 @@ impl Config {
     }
 
     fn read(env: &Env<'_>) -> Result<Self, ConfigError> {
+        let [events_queue_url, quarantine_queue_url] = env.queue_urls()?;
         Ok(Self {
-            events_queue_url: env.required("EVENTS_QUEUE_URL")?,
-            quarantine_queue_url: env.required("QUARANTINE_QUEUE_URL")?,
-            webhook_keys_parameter: env.required("WEBHOOK_KEYS_PARAMETER")?,
+            events_queue_url,
+            quarantine_queue_url,
+            webhook_keys_parameter: env.parameter_name("WEBHOOK_KEYS_PARAMETER")?,
         })
     }
 }
@@ -32,13 +33,39 @@ impl Config {
 mod tests {
     use super::*;
 
+    const SETTINGS: [(&str, &str); 3] = [
+        ("EVENTS_QUEUE_URL", "https://sqs.eu-west-1.amazonaws.com/123456789012/events"),
+        ("QUARANTINE_QUEUE_URL", "https://sqs.eu-west-1.amazonaws.com/123456789012/quarantine"),
+        ("WEBHOOK_KEYS_PARAMETER", "/relay/webhook-keys"),
+    ];
+
+    /// The settings as they should be, but for one.
+    fn with(changed: &str, value: Option<&str>) -> Result<Config, ConfigError> {
+        let lookup = |name: &str| {
+            let (_, good) = SETTINGS.iter().find(|(setting, _)| *setting == name)?;
+            if name == changed { value } else { Some(*good) }.map(str::to_owned)
+        };
+        Config::read(&Env::new(&lookup))
+    }
+
     #[test]
     fn a_missing_setting_keeps_the_function_from_starting() {
-        let names = ["EVENTS_QUEUE_URL", "QUARANTINE_QUEUE_URL", "WEBHOOK_KEYS_PARAMETER"];
-        for missing in names {
-            let lookup = |name: &str| (name != missing).then(|| "x".to_owned());
-            let err = Config::read(&Env::new(&lookup)).unwrap_err();
-            assert_eq!(err, ConfigError::Missing { name: missing });
+        for (missing, value) in SETTINGS {
+            assert!(with(missing, Some(value)).is_ok());
+            assert_eq!(with(missing, None), Err(ConfigError::Missing { name: missing }));
+        }
+    }
+
+    #[test]
+    fn a_setting_that_cannot_work_keeps_the_function_from_starting() {
+        for (name, value) in [
+            ("EVENTS_QUEUE_URL", "https://sqs.eu-west-1.amazonaws.com:8o80/123456789012/events"),
+            ("EVENTS_QUEUE_URL", SETTINGS[1].1),
+            ("QUARANTINE_QUEUE_URL", "quarantine"),
+            ("WEBHOOK_KEYS_PARAMETER", "/relay/webhook-keys:2"),
+        ] {
+            let told = with(name, Some(value)).unwrap_err().to_string();
+            assert!(told.contains("QUEUE_URL is not valid: ") || told.starts_with(name), "{told}");
         }
     }
 }

@@ -202,6 +202,24 @@ impl Run {
         Self { lines, began: time(began), ended: time(ended) }
     }
 
+    /// What a metric of the relay adds up to under these dimensions beside the function's name, and no others.
+    #[must_use]
+    pub fn sum(&self, metric: &str, dimensions: &[(&str, &str)]) -> u64 {
+        let names = ["FunctionName"].into_iter().chain(dimensions.iter().map(|(name, _)| *name));
+        let names = json!([names.collect::<Vec<_>>()]);
+        let sums = self.lines.iter().map(|line| {
+            let directives = line["_aws"]["CloudWatchMetrics"].as_array().into_iter().flatten();
+            let is_told = directives.into_iter().any(|directive| {
+                let metrics = directive["Metrics"].as_array().into_iter().flatten();
+                directive["Dimensions"] == names
+                    && metrics.into_iter().any(|it| it["Name"] == *metric)
+            });
+            let is_of = dimensions.iter().all(|(name, value)| line[*name] == **value);
+            if is_told && is_of { line[metric].as_u64().unwrap() } else { 0 }
+        });
+        sums.sum()
+    }
+
     /// The times from and until which an alarm was raised, in minutes since the begin, as CloudWatch finds when it looks
     /// every minute; not before it has seen every period that it looks at.
     fn raised(&self, alarm: &Alarm) -> Vec<(i64, i64)> {

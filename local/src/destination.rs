@@ -24,6 +24,7 @@ use serde_json::Value;
 use crate::{
     fault::Fault,
     server::{Server, Traffic, lock},
+    tls::Tls,
 };
 
 static SCHEMA: LazyLock<Result<Validator, String>> = LazyLock::new(|| {
@@ -37,6 +38,8 @@ static SCHEMA: LazyLock<Result<Validator, String>> = LazyLock::new(|| {
 pub struct Options {
     /// 0 takes a free port.
     pub port: u16,
+    /// Serves over TLS, HTTP/2 where the client offers it.
+    pub tls: Option<Tls>,
     /// Name and value of the header that must come with every delivery.
     pub token: (String, String),
     /// The largest body, before compression, that is not refused with 413.
@@ -47,6 +50,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             port: 0,
+            tls: None,
             token: ("authorization".to_owned(), "Bearer destination-token".to_owned()),
             max_bytes: None,
         }
@@ -99,7 +103,7 @@ impl Destination {
     /// Starts serving on loopback.
     pub fn start(options: Options) -> io::Result<Self> {
         SCHEMA.as_ref().map_err(|err| io::Error::other(err.clone()))?;
-        let (server, listener) = Server::bind("destination", options.port)?;
+        let (server, listener) = Server::bind("destination", options.port, options.tls.clone())?;
         let shared = Arc::new(Shared {
             options,
             traffic: Arc::new(Traffic::new(None, Duration::ZERO)),

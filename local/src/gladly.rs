@@ -29,6 +29,7 @@ use self::{
 use crate::{
     fault::Fault,
     server::{Server, Traffic, lock},
+    tls::Tls,
 };
 
 /// How the simulator behaves.
@@ -36,6 +37,8 @@ use crate::{
 pub struct Options {
     /// 0 takes a free port.
     pub port: u16,
+    /// Serves over TLS, HTTP/2 where the client offers it.
+    pub tls: Option<Tls>,
     /// Decides everything that is made up.
     pub seed: u64,
     /// How many made-up conversations there are at the start.
@@ -60,6 +63,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             port: 0,
+            tls: None,
             seed: 1,
             conversations: 0,
             email: "relay@example.org".to_owned(),
@@ -96,7 +100,7 @@ type State = Arc<Shared>;
 impl Gladly {
     /// Starts serving on loopback.
     pub fn start(options: Options) -> io::Result<Self> {
-        let (server, listener) = Server::bind("gladly", options.port)?;
+        let (server, listener) = Server::bind("gladly", options.port, options.tls.clone())?;
         let mut world = World::new(options.seed);
         world.add_made_up_conversations(options.conversations);
         let http = reqwest::Client::builder().no_proxy().redirect(Policy::none()).build();

@@ -16,4 +16,5 @@ pub mod server;
 pub mod soak;
 pub mod stack;
 pub mod template;
+pub mod tls;
 pub mod up;

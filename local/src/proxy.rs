@@ -34,7 +34,7 @@ struct Upstream {
 impl Proxy {
     /// Starts serving on loopback, and answers 502 until it knows where to [`Proxy::forward_to`].
     pub fn start() -> io::Result<Self> {
-        let (server, listener) = Server::bind("proxy", 0)?;
+        let (server, listener) = Server::bind("proxy", 0, None)?;
         let http = reqwest::Client::builder().no_proxy().no_gzip().redirect(Policy::none()).build();
         let upstream = Upstream { url: OnceLock::new(), http: http.map_err(io::Error::other)? };
         let upstream = Arc::new(upstream);

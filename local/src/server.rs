@@ -26,7 +26,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::fault::{Fault, covers};
+use crate::{
+    fault::{Fault, covers},
+    tls::Tls,
+};
 
 /// A lock whose holder may have panicked: a test that fails must not take its neighbours' servers down.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -39,23 +42,25 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug)]
 pub(crate) struct Server {
     url: String,
+    tls: Option<Tls>,
     /// Absent only while it is dropped.
     runtime: Option<Runtime>,
     handle: Handle,
 }
 
 impl Server {
-    /// Takes a port, 0 a free one; callers are let in from now on and served from [`Server::serve`] on.
-    pub(crate) fn bind(name: &str, port: u16) -> io::Result<(Self, TcpListener)> {
+    /// Takes a port, 0 a free one, for TLS if there is a certificate; callers are let in from now on and served from [`Server::serve`] on.
+    pub(crate) fn bind(name: &str, port: u16, tls: Option<Tls>) -> io::Result<(Self, TcpListener)> {
         let runtime =
             Builder::new_multi_thread().worker_threads(1).thread_name(name).enable_all().build()?;
         let handle = runtime.handle().clone();
         let _inside = handle.enter();
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
         listener.set_nonblocking(true)?;
-        let url = format!("http://{}", listener.local_addr()?);
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{}", listener.local_addr()?);
         let listener = TcpListener::from_std(listener)?;
-        let server = Self { url, runtime: Some(runtime), handle: handle.clone() };
+        let server = Self { url, tls, runtime: Some(runtime), handle: handle.clone() };
         Ok((server, listener))
     }
 
@@ -72,7 +77,10 @@ impl Server {
             .layer(middleware::from_fn_with_state(Arc::clone(traffic), observe))
             .merge(control(Arc::clone(traffic)))
             .merge(aside);
-        self.handle.spawn(axum::serve(listener, app).into_future());
+        match &self.tls {
+            None => self.handle.spawn(axum::serve(listener, app).into_future()),
+            Some(tls) => self.handle.spawn(axum::serve(tls.listener(listener), app).into_future()),
+        };
     }
 
     pub(crate) fn url(&self) -> &str {
@@ -100,6 +108,8 @@ pub struct Call {
     pub method: String,
     /// Path with its query.
     pub path: String,
+    /// `HTTP/1.1` or `HTTP/2.0`.
+    pub protocol: String,
     /// When its body had arrived.
     pub at: Instant,
     /// What was answered; nothing while it hangs, and for ever if the caller gave up.
@@ -253,7 +263,8 @@ impl Traffic {
         } else {
             Some(Fault::status(429))
         };
-        state.calls.push(Call { method, path, at: now, status: None });
+        let protocol = format!("{:?}", request.version);
+        state.calls.push(Call { method, path, protocol, at: now, status: None });
         Admission {
             number: state.calls.len() - 1,
             remaining: self.per_second.map(|limit| limit - state.window.len()),

@@ -11,8 +11,8 @@ use aws_config::{
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_smithy_async::rt::sleep::{SharedAsyncSleep, TokioSleep};
 use aws_smithy_http_client::{
-    Connector,
-    tls::{Provider, rustls_provider::CryptoMode},
+    Connector, HttpClientError,
+    tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode},
 };
 use aws_smithy_runtime_api::client::{
     http::{HttpConnectorSettings, SharedHttpClient, SharedHttpConnector, http_client_fn},
@@ -20,22 +20,45 @@ use aws_smithy_runtime_api::client::{
 };
 use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
 
-use crate::{ConfigError, Env};
+use crate::{ConfigError, Env, connection::Retiring, setting::HttpUrl};
 
 /// How long a connection may take. What has less time in all has a limit of its own.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 
+/// The variables that point the functions' clients elsewhere. The SDK reads them at the first call.
+const ENDPOINTS: [&str; 4] =
+    ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_LAMBDA", "AWS_ENDPOINT_URL_SQS", "AWS_ENDPOINT_URL_SSM"];
+
 /// The process's one connector: TLS as the SDK has it, with the machine's root certificates, which
-/// are read once for everything that is reached through it. It never follows a redirect.
+/// are read once for everything that is reached through it. It never follows a redirect, and it
+/// leaves a connection on which an answer did not come to its end.
 #[must_use]
 pub fn https_connector() -> SharedHttpConnector {
+    connector(TlsContext::default())
+}
+
+/// The same connector, trusting these root certificates (PEM) instead of the machine's.
+///
+/// # Errors
+///
+/// Roots that TLS cannot be set up with.
+pub fn https_connector_trusting<'a>(
+    roots: impl IntoIterator<Item = &'a str>,
+) -> Result<SharedHttpConnector, HttpClientError> {
+    let add = |roots: TrustStore, root| roots.with_pem_certificate(root);
+    let roots = roots.into_iter().fold(TrustStore::empty(), add);
+    TlsContext::builder().with_trust_store(roots).build().map(connector)
+}
+
+fn connector(tls: TlsContext) -> SharedHttpConnector {
     let settings = HttpConnectorSettings::builder().connect_timeout(CONNECT_LIMIT).build();
     let connector = Connector::builder()
         .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+        .tls_context(tls)
         .connector_settings(settings)
         .sleep_impl(sleep())
         .build();
-    SharedHttpConnector::new(connector)
+    SharedHttpConnector::new(Retiring(connector))
 }
 
 /// The settings of the SDK's clients, from the variables that Lambda sets, and those by which AWS's
@@ -55,6 +78,13 @@ fn read(connector: &SharedHttpConnector, lookup: Lookup) -> Result<SdkConfig, Co
         Some(region) => region,
         None => env.required("AWS_DEFAULT_REGION")?,
     };
+    let (fips, dual_stack) = (
+        env.switch("AWS_USE_FIPS_ENDPOINT", false)?,
+        env.switch("AWS_USE_DUALSTACK_ENDPOINT", false)?,
+    );
+    for name in ENDPOINTS {
+        env.optional::<HttpUrl>(name)?;
+    }
     Ok(SdkConfig::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new(region))
@@ -62,8 +92,8 @@ fn read(connector: &SharedHttpConnector, lookup: Lookup) -> Result<SdkConfig, Co
             EnvironmentVariableCredentialsProvider::new(),
         ))
         .service_config(Endpoints(lookup))
-        .use_fips(env.switch("AWS_USE_FIPS_ENDPOINT", false)?)
-        .use_dual_stack(env.switch("AWS_USE_DUALSTACK_ENDPOINT", false)?)
+        .use_fips(fips)
+        .use_dual_stack(dual_stack)
         .http_client(sdk_client(connector))
         .sleep_impl(sleep())
         // Every call has a limit of its own, and watching what trickles takes a tenth of its time.
@@ -111,6 +141,13 @@ mod tests {
             told(|name| Some(name.replace("AWS_REGION", "us-gov-west-1"))).unwrap_err(),
             "AWS_USE_FIPS_ENDPOINT is not valid: it should be true or false"
         );
+        let told = told(|name| match name {
+            "AWS_REGION" => Some("eu-west-1".into()),
+            "AWS_ENDPOINT_URL_SQS" => Some("http://localhost:4566o".into()),
+            _ => None,
+        });
+        let told = told.unwrap_err();
+        assert!(told.starts_with("AWS_ENDPOINT_URL_SQS is not valid: invalid port"), "{told}");
     }
 
     #[test]

@@ -54,6 +54,18 @@ impl<'a> Env<'a> {
             .map_err(|err: T::Err| ConfigError::Invalid { name, reason: err.to_string() })
     }
 
+    /// A text that must be there and be of a certain form.
+    pub fn checked(
+        &self,
+        name: &'static str,
+        is_valid: impl FnOnce(&str) -> bool,
+        expected: &str,
+    ) -> Result<String, ConfigError> {
+        let text: String = self.required(name)?;
+        let invalid = || ConfigError::Invalid { name, reason: expected.to_owned() };
+        if is_valid(&text) { Ok(text) } else { Err(invalid()) }
+    }
+
     /// A switch, `true` or `false` in any case.
     pub fn switch(&self, name: &'static str, default: bool) -> Result<bool, ConfigError> {
         match self.optional::<String>(name)? {

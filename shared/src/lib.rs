@@ -5,6 +5,7 @@
 mod ascii;
 mod aws;
 mod clock;
+mod connection;
 mod env;
 mod error;
 mod event;
@@ -12,15 +13,17 @@ mod log;
 mod message;
 mod metrics;
 mod parameter;
+mod setting;
 
 pub use crate::{
-    aws::{aws_config, https_connector},
+    aws::{aws_config, https_connector, https_connector_trusting},
     clock::Clock,
     env::{ConfigError, Env},
     error::chain,
     event::{Event, Id, Incoming, InvalidId, Unusable, is_deep},
     log::init_log,
     message::{MESSAGE_LIMIT, Origin, PutAside, Quarantined, QueueMessage, Reason, milliseconds},
-    metrics::{Metric, Metrics},
+    metrics::{FailureStatus, Metric, Metrics},
     parameter::{Parameter, ParameterError, Secret, ssm_client},
+    setting::{HttpUrl, is_dns_name},
 };

@@ -1,7 +1,11 @@
 //! Metrics in CloudWatch's embedded metric format: a line of JSON on standard output, at most one
-//! an invocation (<https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html>).
+//! an invocation and one for each status with which deliveries failed (<https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html>).
 
-use std::{collections::BTreeMap, env};
+use std::{
+    collections::BTreeMap,
+    env,
+    fmt::{self, Display, Formatter},
+};
 
 use jiff::Timestamp;
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
@@ -36,6 +40,9 @@ pub enum Metric {
     GladlyCalls,
     /// Requests that Gladly answered with 429.
     GladlyThrottled,
+    /// Requests of deliveries that failed, retries included, in all and by how (dimension
+    /// `Status`).
+    DeliveryFailures,
     /// How long the destination took to accept a delivery.
     DeliveryMs,
     /// Age of a delivery's oldest event, from its receipt to the destination's acceptance.
@@ -60,7 +67,7 @@ pub enum Metric {
 
 impl Metric {
     /// All of them, for whoever watches.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Queued,
         Self::Ignored,
         Self::Quarantined,
@@ -73,6 +80,7 @@ impl Metric {
         Self::Gone,
         Self::GladlyCalls,
         Self::GladlyThrottled,
+        Self::DeliveryFailures,
         Self::DeliveryMs,
         Self::EventAgeMs,
         Self::Paused,
@@ -101,6 +109,7 @@ impl Metric {
             Self::Gone => "Gone",
             Self::GladlyCalls => "GladlyCalls",
             Self::GladlyThrottled => "GladlyThrottled",
+            Self::DeliveryFailures => "DeliveryFailures",
             Self::DeliveryMs => "DeliveryMs",
             Self::EventAgeMs => "EventAgeMs",
             Self::Paused => "Paused",
@@ -123,11 +132,43 @@ impl Metric {
     }
 }
 
+/// How a request of a delivery failed: the values of the dimension `Status`, each of which is a
+/// metric that is paid for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FailureStatus {
+    /// The destination answered with this status, which is none of 2xx.
+    Code(u16),
+    /// There was a connection, and no answer in time.
+    Timeout,
+    /// There was no connection, or it broke before an answer.
+    Connect,
+}
+
+impl FailureStatus {
+    /// An HTTP status. One that HTTP does not define counts as 500, which a client is to take it
+    /// for (RFC 9110, section 15), so that a server cannot make up metrics.
+    #[must_use]
+    pub fn code(status: u16) -> Self {
+        Self::Code(if (100..600).contains(&status) { status } else { 500 })
+    }
+}
+
+impl Display for FailureStatus {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(status) => Display::fmt(status, f),
+            Self::Timeout => f.write_str("timeout"),
+            Self::Connect => f.write_str("connect"),
+        }
+    }
+}
+
 /// What one invocation has to report.
 #[derive(Debug, Default)]
 pub struct Metrics {
     values: BTreeMap<Metric, Vec<u64>>,
     slot: Option<usize>,
+    failures: BTreeMap<FailureStatus, u64>,
 }
 
 impl Metrics {
@@ -157,43 +198,68 @@ impl Metrics {
         self.slot = Some(slot);
     }
 
+    /// Counts a request of a delivery that failed.
+    pub fn delivery_failed(&mut self, status: FailureStatus) {
+        *self.failures.entry(status).or_default() += 1;
+    }
+
     /// What a counter stands at.
     #[must_use]
     pub fn count(&self, metric: Metric) -> u64 {
+        if metric == Metric::DeliveryFailures {
+            return self.failures.values().sum();
+        }
         self.values.get(&metric).map_or(0, |values| values.iter().sum())
     }
 
-    /// Writes the line, if there is anything to report.
+    /// Writes the lines, if there is anything to report.
     pub fn emit(&self, now: Timestamp) {
-        if self.values.is_empty() {
-            return;
-        }
         let function = env::var("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_else(|_| "local".into());
-        // In one piece: printed as it is written, each word of it would go through the lock alone.
-        let line = serde_json::to_string(&self.line(&function, now)).unwrap_or_default();
-        #[expect(clippy::print_stdout, reason = "this is how CloudWatch takes metrics")]
-        {
-            println!("{line}");
+        for line in self.lines(&function, now) {
+            // In one piece: printed as it is written, each word of it would go through the lock alone.
+            let line = serde_json::to_string(&line).unwrap_or_default();
+            #[expect(clippy::print_stdout, reason = "this is how CloudWatch takes metrics")]
+            {
+                println!("{line}");
+            }
         }
     }
 
+    /// A line has one value of a dimension, so each status has a line of its own.
+    fn lines<'a>(&'a self, function: &'a str, now: Timestamp) -> impl Iterator<Item = Line<'a>> {
+        let main = (!self.values.is_empty()).then(|| self.line(function, now));
+        main.into_iter().chain(self.failures.iter().map(move |(status, count)| {
+            let of = |dimensions| {
+                Directive::new(dimensions, vec![Definition::of(Metric::DeliveryFailures)])
+            };
+            // An alarm can watch only the sum of all: it cannot search for the statuses there are.
+            let directives = vec![of(&["FunctionName"][..]), of(&["FunctionName", "Status"])];
+            Line {
+                head: Head { timestamp: now.as_millisecond(), directives },
+                function,
+                dimension: Some(("Status", status.to_string())),
+                values: vec![(Metric::DeliveryFailures, std::slice::from_ref(count))],
+            }
+        }))
+    }
+
     fn line<'a>(&'a self, function: &'a str, now: Timestamp) -> Line<'a> {
-        let directive = |dimensions, metrics| Directive {
-            namespace: "GladlyRelay",
-            dimensions: [dimensions],
-            metrics,
-        };
         let plain = self.values.keys().copied().filter(|metric| *metric != Metric::KeySlot);
         let plain: Vec<_> = plain.map(Definition::of).collect();
         let mut directives = Vec::with_capacity(2);
         if !plain.is_empty() {
-            directives.push(directive(&["FunctionName"][..], plain));
+            directives.push(Directive::new(&["FunctionName"], plain));
         }
         if self.slot.is_some() {
             let keyed = vec![Definition::of(Metric::KeySlot)];
-            directives.push(directive(&["FunctionName", "Slot"], keyed));
+            directives.push(Directive::new(&["FunctionName", "Slot"], keyed));
         }
-        Line { head: Head { timestamp: now.as_millisecond(), directives }, function, metrics: self }
+        Line {
+            head: Head { timestamp: now.as_millisecond(), directives },
+            function,
+            dimension: self.slot.map(|slot| ("Slot", slot.to_string())),
+            values: self.values.iter().map(|(metric, values)| (*metric, &values[..])).collect(),
+        }
     }
 }
 
@@ -201,7 +267,8 @@ impl Metrics {
 struct Line<'a> {
     head: Head,
     function: &'a str,
-    metrics: &'a Metrics,
+    dimension: Option<(&'static str, String)>,
+    values: Vec<(Metric, &'a [u64])>,
 }
 
 #[derive(Serialize)]
@@ -218,6 +285,12 @@ struct Directive {
     namespace: &'static str,
     dimensions: [&'static [&'static str]; 1],
     metrics: Vec<Definition>,
+}
+
+impl Directive {
+    fn new(dimensions: &'static [&'static str], metrics: Vec<Definition>) -> Self {
+        Self { namespace: "GladlyRelay", dimensions: [dimensions], metrics }
+    }
 }
 
 #[derive(Serialize)]
@@ -238,12 +311,12 @@ impl Serialize for Line<'_> {
         let mut line = serializer.serialize_map(None)?;
         line.serialize_entry("_aws", &self.head)?;
         line.serialize_entry("FunctionName", self.function)?;
-        if let Some(slot) = self.metrics.slot {
-            line.serialize_entry("Slot", &slot.to_string())?;
+        if let Some((name, value)) = &self.dimension {
+            line.serialize_entry(name, value)?;
         }
-        for (metric, values) in &self.metrics.values {
-            match values[..] {
-                [value] => line.serialize_entry(metric.name(), &value)?,
+        for (metric, values) in &self.values {
+            match values {
+                [value] => line.serialize_entry(metric.name(), value)?,
                 _ => line.serialize_entry(metric.name(), values)?,
             }
         }
@@ -254,12 +327,19 @@ impl Serialize for Line<'_> {
 #[cfg(test)]
 mod tests {
     use local::golden::Golden;
-    use serde_json::Value;
+    use serde_json::{Value, json};
 
     use super::*;
 
+    fn lines(metrics: &Metrics) -> Vec<Value> {
+        let lines = metrics.lines("f", Timestamp::UNIX_EPOCH);
+        lines.map(|line| serde_json::to_value(line).unwrap()).collect()
+    }
+
     fn line(metrics: &Metrics) -> Value {
-        serde_json::to_value(metrics.line("f", Timestamp::UNIX_EPOCH)).unwrap()
+        let lines = lines(metrics);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        lines[0].clone()
     }
 
     #[test]
@@ -299,5 +379,39 @@ mod tests {
         (0..500).for_each(|value| metrics.record(Metric::EventAgeMs, value));
         let line = line(&metrics);
         assert_eq!(line["EventAgeMs"].as_array().unwrap().len(), 100);
+    }
+
+    #[test]
+    fn each_status_of_failed_deliveries_has_a_line_that_counts_in_the_sum_too() {
+        let mut metrics = Metrics::default();
+        let statuses = [
+            FailureStatus::code(503),
+            FailureStatus::Timeout,
+            FailureStatus::code(503),
+            FailureStatus::code(999),
+            FailureStatus::code(0),
+            FailureStatus::Connect,
+        ];
+        statuses.into_iter().for_each(|status| metrics.delivery_failed(status));
+        assert_eq!(metrics.count(Metric::DeliveryFailures), 6);
+
+        let lines = lines(&metrics);
+        let told: Vec<_> = lines
+            .iter()
+            .map(|line| {
+                (line["Status"].as_str().unwrap(), line["DeliveryFailures"].as_u64().unwrap())
+            })
+            .collect();
+        assert_eq!(told, [("500", 2), ("503", 2), ("timeout", 1), ("connect", 1)]);
+        for line in &lines {
+            let directives = line["_aws"]["CloudWatchMetrics"].as_array().unwrap();
+            let dimensions: Vec<_> = directives.iter().map(|it| &it["Dimensions"]).collect();
+            assert_eq!(
+                dimensions,
+                [&json!([["FunctionName"]]), &json!([["FunctionName", "Status"]])]
+            );
+            let named = &json!([{"Name": "DeliveryFailures", "Unit": "Count"}]);
+            assert!(directives.iter().all(|it| &it["Metrics"] == named), "{line}");
+        }
     }
 }

@@ -92,6 +92,31 @@ mod scenario {
         mark(world.clock.now());
     }
 
+    #[tokio::test(start_paused = true)]
+    #[ignore = "a scenario"]
+    async fn failing_destination() {
+        use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+        let tries = AtomicUsize::new(0);
+        let world = World::new(move |path| match path {
+            "deliveries" => match tries.fetch_add(1, Relaxed) {
+                0 => Reply::Status(503, None),
+                1 => Reply::Hang,
+                3..=5 => Reply::Unreachable,
+                6 => Reply::Status(422, None),
+                7 => Reply::Status(999, None),
+                _ => working(path),
+            },
+            path => working(path),
+        });
+        mark(world.clock.now());
+        // Delivered at the third try, not at all, rejected, and refused with no status there is.
+        for kept in [0, 1, 0, 1] {
+            let settled = settle(&world.extractor, &world.aws, &records(1), LEFT).await;
+            assert_eq!(settled.kept.len(), kept);
+        }
+        mark(world.clock.now());
+    }
+
     async fn held_for_four_days(renew: &str) {
         let world = World::with(&[("RENEW_HELD_EVENTS", renew)], working);
         world.aws.put("/relay/pause", "paused");
@@ -236,4 +261,15 @@ fn a_webhook_that_is_switched_off_raises_its_alarm() {
     let run = Run::of("alarm::scenario::disabled_webhook", FUNCTION);
     run.raises("WebhookDisabledAlarm", 30..=37, 50..=67);
     run.leaves_alone(&OF_THE_CONTROLLER);
+}
+
+#[test]
+fn every_request_of_a_delivery_that_fails_is_counted_by_its_status() {
+    let run = Run::of("alarm::scenario::failing_destination", FUNCTION);
+    for (status, count) in
+        [("503", 1), ("timeout", 1), ("connect", 3), ("422", 1), ("500", 1), ("999", 0), ("200", 0)]
+    {
+        assert_eq!(run.sum("DeliveryFailures", &[("Status", status)]), count, "{status}");
+    }
+    assert_eq!(run.sum("DeliveryFailures", &[]), 7, "what an alarm can watch");
 }

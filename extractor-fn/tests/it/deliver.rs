@@ -1,13 +1,14 @@
 //! What is sent to the destination, and what becomes of its answers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::http::StatusCode;
 use futures::future::join_all;
-use local::fault::Fault;
+use jiff::SignedDuration;
+use local::{destination::Delivery, fault::Fault};
 use serde_json::{Value, json};
 
-use crate::{DESTINATION_TOKEN, FIRST_WAIT, World};
+use crate::{DESTINATION_TOKEN, FIRST_WAIT, World, record};
 
 fn conversations(world: &World, count: usize) -> Vec<Value> {
     (0..count).map(|n| world.conversation(&format!("c-{n}"))).collect()
@@ -45,11 +46,40 @@ async fn a_delivery_is_as_the_contract_has_it() {
 async fn the_same_delivery_has_the_same_id_in_every_try() {
     let world = World::new();
     let event = world.conversation("c-1");
-    world.destination.fault(Fault::cut().times(2));
+    world.destination.fault(Fault::lost().times(2));
     world.extract([&event]).await.is_done();
     let deliveries = world.destination.deliveries();
     assert_eq!(deliveries.len(), 3, "accepted, but the answers were lost");
     assert!(deliveries.iter().all(|delivery| delivery.body == deliveries[0].body));
+}
+
+#[tokio::test]
+async fn a_key_never_comes_again_with_other_bytes() {
+    let world = World::new();
+    let event = world.conversation("c-1");
+    // Accepted, but unknown here: each invocation sends the event again, and the last one twice.
+    world.destination.fault(Fault::lost().times(6));
+    world.destination.fault(Fault::lost().after(1).times(1));
+    for _ in 0..2 {
+        world.extract([&event]).await.gives_back(&["m-0"], FIRST_WAIT);
+    }
+    world.gladly.fault(Fault::status(404).on("GET /api/v1/conversations/**"));
+    let seen_before = record(0, &event).received(2).since(SignedDuration::from_mins(10));
+    for _ in 0..2 {
+        world.batch(std::slice::from_ref(&seen_before)).await.is_done();
+    }
+    let deliveries = world.destination.deliveries();
+    let snapshots = |delivery: &Delivery| delivery.body["events"][0]["snapshot"].clone();
+    let told: Vec<_> = deliveries.iter().map(snapshots).collect();
+    assert_eq!(told[..6], [(); 6].map(|()| json!("included")));
+    assert!(told[6..].iter().all(|snapshot| *snapshot == "gone") && told.len() >= 8, "{told:?}");
+    let mut bodies = BTreeMap::new();
+    for Delivery { headers, body, .. } in &deliveries {
+        let key = headers["idempotency-key"].to_str().unwrap();
+        assert_eq!(body["id"], key);
+        assert_eq!(bodies.entry(key).or_insert(body), &body, "{key}");
+    }
+    assert_eq!(bodies.len(), 4, "one key an invocation");
 }
 
 #[tokio::test]
@@ -184,11 +214,7 @@ async fn a_destination_that_is_not_ready_or_not_willing_gets_everything_again() 
         ("403", Fault::status(403), FIRST_WAIT),
         ("404", Fault::status(404), FIRST_WAIT),
         ("a redirect", Fault::redirect(307, elsewhere.url()), FIRST_WAIT),
-        (
-            "a closed connection",
-            Fault::status(200).body("x").header("content-length", "9"),
-            FIRST_WAIT,
-        ),
+        ("a closed connection", Fault::reset(), FIRST_WAIT),
     ];
     join_all(cases.map(async |(name, fault, wait)| {
         let world = World::new();
@@ -211,9 +237,40 @@ async fn a_destination_that_is_not_ready_or_not_willing_gets_everything_again() 
 }
 
 #[tokio::test]
-async fn a_large_answer_of_the_destination_costs_nothing() {
+async fn a_2xx_is_a_delivery_whatever_follows_it() {
+    let cut = |status| Fault::status(status).body("x").header("content-length", "9");
+    for (name, fault) in [
+        ("1 MiB and more", Fault::large(1)),
+        ("60 MiB", Fault::large(60)),
+        ("a broken body", Fault::cut()),
+        ("a 201 that is cut", cut(201)),
+        ("a 299 that is no JSON", Fault::status(299).body("<html>")),
+        ("a 204", Fault::status(204)),
+    ] {
+        let world = World::new();
+        let event = world.conversation("c-1");
+        world.destination.fault(fault);
+        world.extract(&[event]).await.is_done();
+        assert_eq!(world.destination.traffic().count(""), 1, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_status_decides_though_its_body_breaks_off() {
+    let cut = |status| Fault::status(status).body("x").header("content-length", "9");
     let world = World::new();
     let event = world.conversation("c-1");
-    world.destination.fault(Fault::large(60));
-    world.extract(&[event]).await.gives_back(&["m-0"], FIRST_WAIT);
+    world.destination.fault(cut(422));
+    world.extract(&[event]).await.is_done();
+    assert_eq!((world.quarantined().len(), world.destination.traffic().count("")), (1, 1));
+
+    let world = World::new();
+    let event = world.conversation("c-1");
+    world.destination.fault(cut(503).header("retry-after", "90"));
+    world.extract(&[event]).await.gives_back(&["m-0"], 90..=90);
+
+    let world = World::new();
+    let event = world.conversation("c-1");
+    world.gladly.fault(cut(429).header("retry-after", "120"));
+    world.extract(&[event]).await.gives_back(&["m-0"], 110..=120);
 }

@@ -20,6 +20,7 @@ mod permission;
 mod redrive;
 mod renewal;
 mod time;
+mod tls;
 mod upgrade;
 
 use std::{borrow::Borrow, collections::BTreeMap, sync::Arc, time::Duration};
@@ -31,9 +32,10 @@ use local::{
     aws::{Aws, Message, QUEUES},
     destination::{self, Destination},
     gladly::{self, Gladly},
+    tls::Tls,
 };
 use serde_json::{Value, json};
-use shared::{Clock, Env, Origin, QueueMessage, https_connector};
+use shared::{Clock, Env, Origin, QueueMessage, https_connector_trusting};
 
 const GLADLY_TOKEN: &str = "gladly-token";
 const DESTINATION_TOKEN: &str = "destination-token";
@@ -63,14 +65,33 @@ impl World {
 
     /// A running world in which some settings differ.
     fn with(settings: &[(&str, &str)]) -> Self {
-        let gladly = gladly::Options { requests_per_second: None, ..gladly::Options::default() };
+        Self::connected(settings, None, None)
+    }
+
+    /// The same, with a Gladly and a destination that may be reached over TLS.
+    fn connected(
+        settings: &[(&str, &str)],
+        gladly_tls: Option<Tls>,
+        destination_tls: Option<Tls>,
+    ) -> Self {
+        let roots = [&gladly_tls, &destination_tls].into_iter().flatten().map(Tls::root);
+        let connector = https_connector_trusting(roots).unwrap();
+        let gladly = gladly::Options {
+            requests_per_second: None,
+            tls: gladly_tls,
+            ..gladly::Options::default()
+        };
         let gladly = Gladly::start(gladly).unwrap();
         let (name, value) =
             match settings.iter().find(|(name, _)| *name == "DESTINATION_TOKEN_HEADER") {
                 Some((_, header)) => ((*header).to_owned(), DESTINATION_TOKEN.to_owned()),
                 None => ("authorization".to_owned(), format!("Bearer {DESTINATION_TOKEN}")),
             };
-        let destination = destination::Options { token: (name, value), ..Default::default() };
+        let destination = destination::Options {
+            token: (name, value),
+            tls: destination_tls,
+            ..Default::default()
+        };
         let destination = Destination::start(destination).unwrap();
         let aws = account(Aws::default());
         let urls = [("GLADLY_HOST", gladly.url()), ("DESTINATION_URL", destination.url())];
@@ -78,7 +99,7 @@ impl World {
         let extractor = Extractor::new(
             &aws.config(),
             config(&settings),
-            Http::over(https_connector()),
+            Http::over(connector),
             Clock::system(),
         );
         Self { aws, gladly, destination, extractor: Arc::new(extractor) }

@@ -110,3 +110,21 @@ async fn an_event_that_was_not_taken_stays_in_quarantine() {
     assert_eq!((world.bodies("events").len(), world.bodies("quarantine").len()), (0, 1));
     assert_eq!(world.task("redrive").await["redriven"], 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_list_of_the_quarantine_fits_into_an_answer_whatever_its_messages_hold() {
+    let world = World::new(working);
+    let mut message = aside("extractor-fn", "rejected", &queued());
+    for field in ["detail", "origin"] {
+        message[field] = json!("ä".repeat(20_000));
+    }
+    let message = message.to_string();
+    for _ in 0..100 {
+        world.put_aside(&message);
+    }
+    let list = world.task("quarantine").await;
+    assert_eq!(list["messages"].as_array().unwrap().len(), 100);
+    let bytes = list.to_string().len();
+    assert!(bytes < 6_000_000 / 10, "a thousand would have {bytes}0");
+    assert_eq!(world.task("quarantine").await["total"], 100, "and can be seen again at once");
+}

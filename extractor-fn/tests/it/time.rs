@@ -2,6 +2,7 @@
 //! and tokio's clock is paused, so that none of it takes any.
 
 use std::{
+    convert::Infallible,
     future, io,
     sync::{
         Arc, Mutex, OnceLock,
@@ -12,11 +13,13 @@ use std::{
 use aws_smithy_runtime_api::client::{
     http::{HttpConnector, HttpConnectorFuture, SharedHttpConnector},
     orchestrator::{HttpRequest, HttpResponse},
+    result::ConnectorError,
 };
 use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
 use extractor_fn::{Extractor, Http};
-use futures::channel::mpsc;
+use futures::{channel::mpsc, stream};
+use http_body::Frame;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use jiff::{SignedDuration, Timestamp};
 use local::aws::{Aws, Fault};
@@ -34,6 +37,10 @@ pub(crate) enum Reply {
     Late(Duration, Value),
     Stream(Stream),
     Hang,
+    /// A status line, and a body that never ends.
+    Endless(u16),
+    /// No connection.
+    Unreachable,
     Panic,
 }
 
@@ -105,6 +112,13 @@ impl HttpConnector for Net {
                     (if content_range.is_some() { 206 } else { 200 }, stream.body(), None)
                 }
                 Reply::Hang => future::pending().await,
+                Reply::Endless(status) => {
+                    let body =
+                        StreamBody::new(stream::pending::<Result<Frame<Bytes>, Infallible>>());
+                    let status = status.try_into().unwrap();
+                    return Ok(HttpResponse::new(status, SdkBody::from_body_1_x(body)));
+                }
+                Reply::Unreachable => return Err(ConnectorError::io("connection refused".into())),
                 Reply::Panic => panic!("a bug"),
             };
             let mut response = HttpResponse::new(status.try_into().unwrap(), body);
@@ -233,6 +247,40 @@ async fn a_destination_that_hangs_costs_half_a_minute() {
     let world = World::new(|path| if path == "deliveries" { Reply::Hang } else { working(path) });
     world.batch(&records(2), LEFT).await.gives_back(&["m-0", "m-1"], FIRST_WAIT);
     assert!(world.began.elapsed() <= Duration::from_secs(35), "{:?}", world.began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_never_ends_does_not_undo_a_status() {
+    for status in [200, 202] {
+        let world = World::new(move |path| match path {
+            "deliveries" => Reply::Endless(status),
+            path => working(path),
+        });
+        world.batch(&records(1), LEFT).await.is_done();
+        assert_eq!(world.times("deliveries").len(), 1);
+        assert!(world.began.elapsed() < Duration::from_secs(2), "{:?}", world.began.elapsed());
+    }
+
+    let world = World::new(|path| match path {
+        "deliveries" => Reply::Endless(400),
+        path => working(path),
+    });
+    world.batch(&records(1), LEFT).await.is_done();
+    assert_eq!(world.times("deliveries").len(), 1, "rejected at once");
+
+    // Gladly's refusals and absences too; a body with a meaning must still be whole.
+    let world = World::new(|path| match path {
+        path if path.contains("customer-profiles") => Reply::Endless(404),
+        path => working(path),
+    });
+    world.batch(&records(1), LEFT).await.is_done();
+    assert_eq!(world.times("customer-profiles").len(), 1);
+    let world = World::new(|path| match path {
+        path if path.ends_with("/items") => Reply::Endless(200),
+        path => working(path),
+    });
+    world.batch(&records(1), LEFT).await.gives_back(&["m-0"], FIRST_WAIT);
+    assert_eq!(world.times("items").len(), 3);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,199 @@
+//! Connections that fell silent or broke are left.
+//!
+//! An HTTP/2 connection stays in the pool while requests wait on it. One that reports an error
+//! leaves the pool by itself; one that merely falls silent never does, and every retry would wait
+//! on it again. So an exchange that does not come to its end poisons its connection: the pool then
+//! opens another one for the next request. This is done to the connector, not by its callers,
+//! because most timeouts, the AWS SDK's own per attempt among them, drop a request without a word.
+//!
+//! The alternatives: the SDK's client offers no keep-alive pings, and HTTP/1.1 alone would exclude
+//! a server that speaks only HTTP/2. A slow answer on a healthy connection costs a handshake.
+
+use std::{
+    mem,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use aws_smithy_runtime_api::client::{
+    connection::CaptureSmithyConnection,
+    http::{HttpConnector, HttpConnectorFuture},
+    orchestrator::HttpRequest,
+};
+use aws_smithy_types::body::{Error, SdkBody};
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+
+/// A connector whose connections are used again only after an answer that was read to its end.
+#[derive(Debug)]
+pub(crate) struct Retiring<C>(pub(crate) C);
+
+impl<C: HttpConnector> HttpConnector for Retiring<C> {
+    fn call(&self, mut request: HttpRequest) -> HttpConnectorFuture {
+        // The SDK captures the connections of its requests already, for its own retries.
+        let captured = request.extension::<CaptureSmithyConnection>().cloned();
+        let connection = captured.unwrap_or_else(|| {
+            let connection = CaptureSmithyConnection::new();
+            request.add_extension(connection.clone());
+            connection
+        });
+        let exchange = Exchange(Some(connection));
+        let response = self.0.call(request);
+        HttpConnectorFuture::new(async move {
+            let mut response = response.await?;
+            let body = mem::replace(response.body_mut(), SdkBody::taken());
+            *response.body_mut() = SdkBody::from_body_1_x(Answer::new(body, exchange));
+            Ok(response)
+        })
+    }
+}
+
+/// An exchange on a connection, which is poisoned unless the exchange ends.
+struct Exchange(Option<CaptureSmithyConnection>);
+
+impl Exchange {
+    fn end(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        // There is none yet while it is being opened, nor once the pool has dropped it.
+        if let Some(connection) = self.0.take().and_then(|captured| captured.get()) {
+            connection.poison();
+        }
+    }
+}
+
+/// An answer's body, at whose end the exchange ends.
+struct Answer {
+    body: SdkBody,
+    exchange: Exchange,
+}
+
+impl Answer {
+    fn new(body: SdkBody, exchange: Exchange) -> Self {
+        let mut answer = Self { body, exchange };
+        answer.notice_end();
+        answer
+    }
+
+    fn notice_end(&mut self) {
+        if self.body.is_end_stream() {
+            self.exchange.end();
+        }
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let answer = self.get_mut();
+        let frame = ready!(Pin::new(&mut answer.body).poll_frame(context));
+        match &frame {
+            None => answer.exchange.end(),
+            // A reader that knows the length may not ask for more.
+            Some(Ok(_)) => answer.notice_end(),
+            Some(Err(_)) => {}
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_smithy_runtime_api::client::{
+        http::{HttpConnector as _, SharedHttpConnector},
+        orchestrator::HttpResponse,
+    };
+    use futures::poll;
+    use http_body_util::BodyExt as _;
+    use local::{
+        destination::{Destination, Options},
+        fault::Fault,
+        tls::Tls,
+    };
+    use tokio::time::{Duration, timeout};
+
+    use super::*;
+    use crate::aws::https_connector_trusting;
+
+    /// A server that speaks HTTP/2 over TLS, and a client that trusts it.
+    struct TestServer {
+        tls: Tls,
+        server: Destination,
+        client: SharedHttpConnector,
+    }
+
+    impl TestServer {
+        fn new() -> Self {
+            let tls = Tls::new().unwrap();
+            let client = https_connector_trusting([tls.root()]).unwrap();
+            let options = Options { tls: Some(tls.clone()), ..Options::default() };
+            Self { server: Destination::start(options).unwrap(), tls, client }
+        }
+
+        fn call(&self) -> HttpConnectorFuture {
+            let mut request = HttpRequest::new(SdkBody::empty());
+            request.set_uri(self.server.url()).unwrap();
+            self.client.call(request)
+        }
+
+        /// An answer that comes, which on a silent connection it would not.
+        async fn answer(&self) -> HttpResponse {
+            let answer = timeout(Duration::from_secs(20), self.call()).await;
+            answer.expect("the connection is silent").unwrap()
+        }
+    }
+
+    async fn read(response: HttpResponse) -> bool {
+        response.into_body().collect().await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_was_read_leaves_its_connection_to_the_next() {
+        let test = TestServer::new();
+        for _ in 0..3 {
+            assert!(read(test.answer().await).await);
+        }
+        assert_eq!(test.tls.connections(), 1);
+        assert!(test.server.traffic().calls("").iter().all(|call| call.protocol == "HTTP/2.0"));
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_dropped_on_a_silent_connection_is_the_last_one_on_it() {
+        let test = TestServer::new();
+        assert!(read(test.answer().await).await);
+        test.tls.silence();
+        let mut waiting = Box::pin(test.call());
+        assert!(poll!(&mut waiting).is_pending());
+        drop(waiting);
+        assert!(read(test.answer().await).await);
+        assert_eq!(test.tls.connections(), 2);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_breaks_off_or_is_not_read_to_its_end_retires_its_connection() {
+        let test = TestServer::new();
+        test.server.fault(Fault::large(1).times(1));
+        drop(test.answer().await);
+        test.server.fault(Fault::cut().times(1));
+        assert!(!read(test.answer().await).await);
+        assert!(read(test.answer().await).await);
+        assert_eq!(test.tls.connections(), 3);
+    }
+}
