@@ -23,6 +23,10 @@ trap interrupted INT
 check_stack() { # refuses what is no stack's name, before the AWS CLI takes it for something else
   local LC_ALL=C
   [[ $stack =~ ^[A-Za-z][A-Za-z0-9-]*$ ]] || stop "STACK must be a stack's name: letters, digits and hyphens."
+  # The pause parameter's name begins with the stack's.
+  case $stack in [Aa][Ww][Ss]* | [Ss][Ss][Mm]*)
+    stop 'STACK must not begin with aws or ssm: AWS refuses parameters whose names begin so.' ;;
+  esac
 }
 
 prepare_aws() { # prepare_aws ROOT

@@ -6,6 +6,7 @@ Titles, grid, metrics, statistics and colours are those of the deployed dashboar
 import io
 import json
 import pathlib
+import re
 import sys
 from datetime import datetime, timezone
 
@@ -55,6 +56,21 @@ def points(lines, metric, began):
     return [((step + 0.5) * STEP, statistic(stat, values)) for step, values in sorted(steps.items())]
 
 
+def expanded(metrics, lines):
+    """The metrics of a widget; a search becomes what it finds, one for each value of its last dimension."""
+    form = r'SEARCH\(\'\{(\w+),(\w+),(\w+)\} MetricName="(\w+)" \w+="([^"]+)"\', \'(\w+)\', 60\)'
+    colours = ["#d62728", "#ff7f0e", "#9467bd", "#1f77b4", "#7f7f7f"]
+    for metric in metrics:
+        if "expression" not in metric[-1]:
+            yield metric
+            continue
+        namespace, first, last, name, value, stat = re.fullmatch(form, metric[-1]["expression"]).groups()
+        values = sorted({str(line[last]) for line in lines if name in line and last in line and line.get(first) == value})
+        for place, found in enumerate(values):
+            options = {"stat": stat, "label": found, "color": colours[place % len(colours)]}
+            yield [namespace, name, first, value, last, found, options]
+
+
 def span(seconds, _=None):
     """Seconds as people read them."""
     for size, name in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")):
@@ -97,7 +113,7 @@ def frame(figure, widget, height):
 
 def draw_metric(figure, widget, inner, lines, began, ended):
     properties = widget["properties"]
-    metrics = properties["metrics"]
+    metrics = list(expanded(properties["metrics"], lines))
     columns = 2 if widget["width"] > 6 or len(metrics) > 3 else 1
     legend = 0.2 + 0.17 * -(-len(metrics) // columns)
     sides = properties["yAxis"]
@@ -171,6 +187,11 @@ def draw_metric(figure, widget, inner, lines, began, ended):
 
 def draw_log(figure, widget, inner, lines, began):
     found = [line for line in lines if line.get("level") in ("ERROR", "WARN")]
+    # Lambda's own lines, which have no level; the emulated AWS writes none.
+    for line in lines:
+        if line.get("type") == "platform.report" and line["record"]["status"] != "success":
+            said = line["record"].get("errorType", line["type"])
+            found.append({"timestamp": line["time"], "level": line["record"]["status"], "message": said})
     found.sort(key=lambda line: line["timestamp"], reverse=True)
     axis = figure.add_axes(inner(0.15, 0.1, 0.12, 0.42))
     axis.set_axis_off()

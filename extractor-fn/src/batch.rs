@@ -143,6 +143,7 @@ impl Extractor {
         match run.permit().await {
             Ok(()) => {
                 self.extract(&records, &run, &mut outcomes).await;
+                self.note_late(&records, &outcomes, &run).await;
                 if let Some(Fault { side, reason }) = run.fault() {
                     let open = self.guard.breaker.open(*side, reason);
                     if timeout_at(run.times.settle, open).await.is_err() {
@@ -332,7 +333,8 @@ impl Extractor {
         };
         match self.destination.deliver(&id, json, run).await {
             Verdict::Accepted => {
-                self.accepted(parcels, run, began.elapsed());
+                let last_hold = self.guard.last_hold().await;
+                self.accepted(parcels, run, began.elapsed(), last_hold);
                 run.succeeded(Side::Destination).await;
                 Outcome::Delivered
             }
@@ -351,11 +353,29 @@ impl Extractor {
         }
     }
 
+    /// Notes how late what could not be delivered is by now: what fails again and again would show
+    /// nowhere until it is delivered at last.
+    async fn note_late(&self, records: &[Record], outcomes: &[Outcome], run: &Run) {
+        let (last_hold, now) = (self.guard.last_hold().await, self.now());
+        let undelivered = records.iter().zip(outcomes).enumerate().filter_map(|(index, it)| {
+            let (record, Outcome::Failed(_) | Outcome::OutOfTime) = it else { return None };
+            Event::read(index, record).ok()?.lateness(last_hold, now)
+        });
+        if let Some(latest) = undelivered.max() {
+            run.record(Metric::EventAgeMs, latest);
+        }
+    }
+
     /// Only what the destination has accepted covers anything.
-    fn accepted(&self, parcels: &[Parcel], run: &Run, took: Duration) {
+    fn accepted(
+        &self,
+        parcels: &[Parcel],
+        run: &Run,
+        took: Duration,
+        last_hold: Option<Timestamp>,
+    ) {
         run.accepted();
         let now = self.now();
-        let mut oldest_ms = 0;
         for parcel in parcels {
             let events = parcel.sent.len() as u64;
             run.count(Metric::Forwarded, events);
@@ -373,10 +393,11 @@ impl Extractor {
                     self.coverage.accepted(&parcel.conversation, snapshot.fetched_at, items);
                 }
             }
-            let ages = parcel.events().map(|event| delivery::held_ms(event, now));
-            oldest_ms = ages.max().unwrap_or_default().max(oldest_ms);
         }
-        run.record(Metric::EventAgeMs, u64::try_from(oldest_ms).unwrap_or_default());
+        let events = parcels.iter().flat_map(Parcel::events);
+        if let Some(latest) = events.filter_map(|event| event.lateness(last_hold, now)).max() {
+            run.record(Metric::EventAgeMs, latest);
+        }
         run.record(Metric::DeliveryMs, u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
     }
 }

@@ -145,6 +145,11 @@ impl Breaker {
         self.parameter.value().await.inspect(|state| self.seen(state))
     }
 
+    /// When it last changed, as far as this environment knows; nothing if it never opened.
+    pub(crate) async fn changed_at(&self) -> Option<Timestamp> {
+        self.parameter.last().await?.1
+    }
+
     /// The state as it is now.
     pub(crate) async fn fresh(&self) -> Result<Arc<State>, ParameterError> {
         let (state, _) = self.parameter.fresh().await?;

@@ -110,6 +110,18 @@ impl Guard {
         let holder = switch.map_err(unreadable)?.held(self.clock.now());
         holder.or(breaker.map_err(unreadable)?.held()).map_or(Ok(()), Err)
     }
+
+    /// The last time at which the operator or the breaker may have held extraction, as far as this
+    /// environment knows. Whatever wrote a state may have ended a hold by it.
+    pub(crate) async fn last_hold(&self) -> Option<Timestamp> {
+        let (switch, changed_at) = join!(self.switch.last(), self.breaker.changed_at());
+        let (switch, switched_at) = switch.unzip();
+        let until = match switch.as_deref() {
+            Some(Switch::Paused(pause)) => pause.until,
+            _ => None,
+        };
+        [until, switched_at.flatten(), changed_at].into_iter().flatten().max()
+    }
 }
 
 #[cfg(test)]

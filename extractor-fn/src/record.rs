@@ -103,6 +103,8 @@ pub(crate) struct Event {
     pub(crate) item: Option<ItemRef>,
     pub(crate) timestamp: Option<String>,
     pub(crate) received_at: Timestamp,
+    /// When it came into the queue, the last time if it was renewed or redriven.
+    pub(crate) queued_at: Timestamp,
     pub(crate) origin: Origin,
     pub(crate) initiator: Option<Box<RawValue>>,
     pub(crate) content: Option<Box<RawValue>>,
@@ -142,6 +144,9 @@ impl Event {
             item: message_id.map(ItemRef::Message).or_else(|| id("noteId").map(ItemRef::Note)),
             timestamp: event.timestamp.and_then(|raw| serde_json::from_str(raw.get()).ok()),
             received_at: message.received_at(),
+            queued_at: record
+                .sent_at
+                .map_or(message.received_at(), |at| at.max(message.received_at())),
             origin: message.origin(),
             initiator: event.initiator.and_then(participant),
             content: event.content.map(ToOwned::to_owned),
@@ -156,5 +161,18 @@ impl Event {
     /// When Gladly recorded it, if that can be read.
     pub(crate) fn recorded_at(&self) -> Option<Timestamp> {
         self.timestamp.as_deref()?.parse().ok()
+    }
+
+    /// For how many milliseconds the relay alone has kept it waiting; nothing for an event that an
+    /// operator had queued, or that the pause or the breaker may have held since its receipt.
+    ///
+    /// An event that was sent again counts from then. A redrive is an operator's too, and a renewal
+    /// leaves enough: what is renewed without a hold waits for days, so its lateness shows again
+    /// within minutes.
+    pub(crate) fn lateness(&self, last_hold: Option<Timestamp>, now: Timestamp) -> Option<u64> {
+        let counts = self.origin == Origin::Webhook && last_hold < Some(self.received_at);
+        let waited = now.as_millisecond() - self.queued_at.as_millisecond();
+        // A clock set back makes it none.
+        counts.then(|| waited.try_into().unwrap_or_default())
     }
 }

@@ -220,6 +220,12 @@ impl Run {
         sums.sum()
     }
 
+    /// As if these lines had been printed in so many minutes, for metrics that AWS sends by itself.
+    #[must_use]
+    pub fn given(began: Timestamp, minutes: i64, lines: Vec<Value>) -> Self {
+        Self { lines, began, ended: began + SignedDuration::from_mins(minutes) }
+    }
+
     /// The times from and until which an alarm was raised, in minutes since the begin, as CloudWatch finds when it looks
     /// every minute; not before it has seen every period that it looks at.
     fn raised(&self, alarm: &Alarm) -> Vec<(i64, i64)> {

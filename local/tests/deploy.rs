@@ -142,6 +142,12 @@ fn whatever_fails_is_one_sentence_and_leaves_no_prepared_change() {
         assert_eq!(ended.complaint, complaint, "{name}");
         assert!(!desk.did("aws"));
     }
+    for name in ["aws", "AWS-relay", "ssmRelay", "Ssm-1"] {
+        let ended = desk.deploy(name);
+        assert!(!ended.succeeded && ended.complaint.contains("must not begin with aws or ssm"));
+        assert_eq!(ended.complaint.lines().count(), 1, "{name}: {}", ended.complaint);
+        assert!(!desk.did("aws"));
+    }
     fs::remove_file(desk.folder.join("target/lambda/ingest-fn/bootstrap")).unwrap();
     assert!(desk.deploy("acme").complaint.contains("run \"make package\" first"));
     fs::remove_file(desk.folder.join("bin/sam")).unwrap();

@@ -331,6 +331,9 @@ async fn secrets_are_checked_written_encrypted_and_shown_nowhere() {
         (but("GLADLY_HOST", "http://127.0.0.1:1"), "Gladly is out of reach at 127.0.0.1"),
         (but("WEBHOOK_KEY", "only-thirty-one-characters-long"), "at least 32 characters"),
         (but("WEBHOOK_KEYS_PARAMETER", "keys"), "must be the name of an SSM parameter"),
+        (but("WEBHOOK_KEYS_PARAMETER", "/aws/keys"), "but not with /aws or /ssm"),
+        (but("GLADLY_TOKEN_PARAMETER", "/SSM-relay/token"), "but not with /aws or /ssm"),
+        (but("STACK", "Aws-relay"), "STACK must not begin with aws or ssm"),
         (but("MAKEFLAGS", " -- GLADLY_TOKEN=typed"), "stands in the shell's history"),
         (but("STACK", "--help"), "STACK must be a stack's name"),
     ] {
@@ -545,8 +548,11 @@ async fn the_doctor_finds_what_is_wrong_and_says_how_to_mend_it() {
     desk.prepare("list-stack-resources", r#"{"StackResourceSummaries":[{"ResourceType":"AWS::SNS::Topic","PhysicalResourceId":"arn:aws:sns:t"}]}"#);
     desk.prepare("list-subscriptions-by-topic", r#"{"Subscriptions":[{"SubscriptionArn":"PendingConfirmation","Endpoint":"ops@example.com"}]}"#);
     desk.prepare("get-event-source-mapping.error", "An error occurred (AccessDeniedException) when calling the GetEventSourceMapping operation: User: ada is not authorized to perform: lambda:GetEventSourceMapping on resource: x");
+    let few = json!({"AccountLimit": {"ConcurrentExecutions": 10}});
+    desk.prepare("get-account-settings", &few.to_string());
     let ended = desk.run("doctor", &[("STACK", "doctor")]).await;
     for line in [
+        "WRONG the account's quota of concurrent Lambda executions is 10, so a burst of webhooks is refused: aws service-quotas request-service-quota-increase",
         "ok    stack doctor in region us-east-1 of account 000000000000",
         "WRONG Gladly at http://127.0.0.1:",
         "refuses the token of relay@example.com",
@@ -557,6 +563,16 @@ async fn the_doctor_finds_what_is_wrong_and_says_how_to_mend_it() {
         assert!(ended.shown.contains(line), "{line}: {ended:#?}");
     }
     ended.complains("things are wrong.");
+    let account = [("STACK", "doctor")];
+    let enough = json!({"AccountLimit": {"ConcurrentExecutions": 1_000}});
+    desk.prepare("get-account-settings", &enough.to_string());
+    let ended = desk.run("doctor", &account).await;
+    let line = "ok    the account's quota of concurrent Lambda executions is 1000";
+    assert!(ended.shown.contains(line), "{ended:#?}");
+    desk.prepare("get-account-settings.error", "An error occurred (AccessDeniedException) when calling the GetAccountSettings operation: User: ada is not authorized to perform: lambda:GetAccountSettings because");
+    let ended = desk.run("doctor", &account).await;
+    let line = "?     the account's quota of concurrent Lambda executions is unknown: you lack the permission lambda:GetAccountSettings";
+    assert!(ended.shown.contains(line), "{ended:#?}");
 
     // Not there, perhaps because it is elsewhere.
     desk.prepare("describe-stacks.error", "An error occurred (ValidationError) when calling the DescribeStacks operation: Stack with id else does not exist");

@@ -22,6 +22,7 @@ fn a_failed_record_is_never_deleted_and_a_deploy_never_switches_the_mapping() {
             "BatchSize": 500,
             "MaximumBatchingWindowInSeconds": 5,
             "ScalingConfig": {"MaximumConcurrency": 2},
+            "MetricsConfig": {"Metrics": ["EventCount"]},
         },
     });
     assert_eq!(mapping, &frozen);
@@ -161,7 +162,8 @@ fn what_a_queue_holds_outlives_the_stack_and_is_only_read_over_tls() {
 
 fn assert_retained(resource: &str) {
     let found = &template()["Resources"][resource];
-    assert_eq!(found["DeletionPolicy"], "Retain", "{resource}");
+    // Without the exception a first deploy that fails would leave an empty queue behind, which nothing ever deletes.
+    assert_eq!(found["DeletionPolicy"], "RetainExceptOnCreate", "{resource}");
     assert_eq!(found["UpdateReplacePolicy"], "Retain", "{resource}");
 }
 
@@ -450,6 +452,12 @@ fn hosts_and_urls_are_gladlys_encrypted_or_on_this_machine() {
         ("DestinationUrl", "https://user:password@in.example.com/", false),
         ("DestinationUrl", "https://in.example.com/ v1", false),
         ("DestinationUrl", "https:///v1", false),
+        ("DestinationUrl", "https://in.example.com:65535/v1", true),
+        ("DestinationUrl", "https://in.example.com:99999/v1", false),
+        ("DestinationUrl", "https://in.example.com:8o80/v1", false),
+        ("DestinationUrl", "https://in.example.com:0/v1", false),
+        ("DestinationUrl", "https://in.example.com:/v1", false),
+        ("DestinationUrl", "https://-in.example.com/v1", false),
         ("GladlyEmail", "relay@example.com", true),
         ("GladlyEmail", "relay", false),
         ("GladlyTokenParameter", "/acme/gladly/token", true),
@@ -463,6 +471,106 @@ fn hosts_and_urls_are_gladlys_encrypted_or_on_this_machine() {
     ] {
         assert_eq!(accepts(parameter, value), taken, "{parameter}: {value}");
     }
+}
+
+#[test]
+fn a_name_that_aws_keeps_to_itself_is_refused() {
+    let refused = ["/aws", "/ssm", "/AWS/x", "/Ssm-x", "/awsome/x", "/aws-relay/token", "aws", "x"];
+    let taken = [
+        "/a",
+        "/aw",
+        "/s",
+        "/ss",
+        "/Aw/aws",
+        "/ss-m/ssm",
+        "/relay/aws",
+        "/a.ws",
+        "/-aws",
+        "/SaSsm",
+    ];
+    for parameter in ["WebhookKeysParameter", "GladlyTokenParameter", "DestinationTokenParameter"] {
+        for name in refused {
+            assert!(!accepts(parameter, name), "{parameter}: {name}");
+        }
+        for name in taken {
+            assert!(accepts(parameter, name), "{parameter}: {name}");
+        }
+        // No rule that is easier to read takes less or more.
+        for text in ["a", "w", "s", "m", "S", "-"].map(|last| {
+            let names = ["", "a", "aw", "s", "ss", "W", "as", "sw"].into_iter();
+            names.map(move |first| format!("/{first}{last}x/aws"))
+        }) {
+            for name in text {
+                let lower = name.to_lowercase();
+                let reserved = lower.starts_with("/aws") || lower.starts_with("/ssm");
+                assert_eq!(accepts(parameter, &name), !reserved, "{parameter}: {name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn setting_up_refuses_what_the_template_refuses() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tools/setup");
+    let setup = std::fs::read_to_string(path).unwrap();
+    for (name, parameter) in
+        [("HOST", "GladlyHost"), ("EMAIL", "GladlyEmail"), ("PARAMETER", "GladlyTokenParameter")]
+    {
+        let assigned = Regex::new(&format!(r#"(?m)^{name} = r"(.+)"$"#)).unwrap();
+        let pattern = parameters()[parameter]["AllowedPattern"].clone();
+        let found = format!("^{}$", &assigned.captures(&setup).unwrap()[1]);
+        assert_eq!(pattern, found, "{name}");
+    }
+}
+
+#[test]
+fn the_stack_policy_keeps_updates_off_the_pause_and_nothing_else() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tools/stack-policy.json");
+    let policy = std::fs::read_to_string(path).unwrap();
+    let rule = |effect: &str, resource: &str| json!({"Effect": effect, "Action": "Update:*", "Principal": "*", "Resource": resource});
+    let rules = [rule("Allow", "*"), rule("Deny", "LogicalResourceId/PauseParameter")];
+    let policy = serde_json::from_str::<Value>(&policy).unwrap();
+    assert_eq!(policy, json!({"Statement": rules}));
+    assert!(template()["Resources"]["PauseParameter"].is_object());
+}
+
+#[test]
+fn the_dashboards_url_holds_in_every_partition() {
+    let template = template();
+    let url = template["Outputs"]["DashboardUrl"]["Value"]["Fn::Sub"].clone();
+    for (partition, region, host) in [
+        ("aws", "eu-west-1", "eu-west-1.console.aws.amazon.com"),
+        ("aws-cn", "cn-north-1", "cn-north-1.console.amazonaws.cn"),
+        ("aws-us-gov", "us-gov-west-1", "us-gov-west-1.console.amazonaws-us-gov.com"),
+        ("aws-eusc", "eusc-de-east-1", "eusc-de-east-1.console.amazonaws-eusc.eu"),
+    ] {
+        let mut console = &url[1]["Console"];
+        while let Some(choice) = console["Fn::If"].as_array() {
+            let condition = &template["Conditions"][choice[0].as_str().unwrap()]["Fn::Equals"];
+            assert_eq!(condition[0], json!({"Ref": "AWS::Partition"}));
+            console = if condition[1] == partition { &choice[1] } else { &choice[2] };
+        }
+        let found = url[0].as_str().unwrap().replace("${AWS::Region}", region);
+        let found = found.replace("${Console}", console.as_str().unwrap());
+        let expected = format!(
+            "https://{host}/cloudwatch/home?region={region}#dashboards:name=${{Dashboard}}"
+        );
+        assert_eq!(found, expected, "{partition}");
+    }
+}
+
+#[test]
+fn the_late_alarm_compares_milliseconds() {
+    let template = template();
+    let parameter = &template["Parameters"]["LateAlarmMinutes"];
+    assert_eq!(parameter["Default"], 30);
+    let minutes = parameter["AllowedValues"].as_array().unwrap().iter();
+    let spans = minutes.map(|minutes| {
+        (minutes.to_string(), json!({"Milliseconds": minutes.as_u64().unwrap() * 60_000}))
+    });
+    assert_eq!(template["Mappings"]["Lateness"], Value::Object(spans.collect()));
+    let late = json!({"Fn::FindInMap": ["Lateness", {"Ref": "LateAlarmMinutes"}, "Milliseconds"]});
+    assert_eq!(properties("LateAlarm")["Threshold"], late);
 }
 
 #[test]
@@ -484,6 +592,7 @@ fn the_endpoint_takes_gladlys_webhooks_and_logs_nothing_of_them() {
     assert_eq!(
         fields,
         names(&[
+            "$context.apiId",
             "$context.error.responseType",
             "$context.integrationLatency",
             "$context.integrationStatus",

@@ -5,25 +5,37 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use local::template::read as template;
+use jiff::{SignedDuration, Timestamp};
+use local::{
+    alarm::{Run, line},
+    template::read as template,
+};
 use regex::Regex;
 use serde_json::{Value, json};
 use shared::Metric;
 
 /// What AWS sends by itself, and is looked at here.
-const OF_AWS: [(&str, &str); 5] = [
+const OF_AWS: [(&str, &str); 9] = [
     ("AWS/ApiGateway", "4xx"),
     ("AWS/ApiGateway", "5xx"),
+    ("AWS/Lambda", "DeletedEventCount"),
     ("AWS/Lambda", "Errors"),
+    ("AWS/Lambda", "FailedInvokeEventCount"),
+    ("AWS/Lambda", "PolledEventCount"),
     ("AWS/Lambda", "Throttles"),
     ("AWS/SQS", "ApproximateNumberOfMessagesVisible"),
+    // Counted by the metric filter over the access log.
+    ("GladlyRelay", "WebhookThrottled"),
 ];
 
 /// The dashboard with the references in its texts as they stand, `${Name}`.
 fn dashboard() -> Value {
     let body = &template()["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"];
-    let quarter = template()["Mappings"]["Retention"]["4"]["Quarter"].to_string();
-    serde_json::from_str(&body[0].as_str().unwrap().replace("${Quarter}", &quarter)).unwrap()
+    let mappings = template()["Mappings"].clone();
+    let quarter = mappings["Retention"]["4"]["Quarter"].to_string();
+    let late = mappings["Lateness"]["30"]["Milliseconds"].to_string();
+    let body = body[0].as_str().unwrap().replace("${Quarter}", &quarter).replace("${Late}", &late);
+    serde_json::from_str(&body).unwrap()
 }
 
 fn widgets() -> Vec<Value> {
@@ -36,6 +48,10 @@ fn shown() -> Vec<(String, String, Vec<String>)> {
     for metric in
         widgets().iter().filter_map(|widget| widget["properties"]["metrics"].as_array()).flatten()
     {
+        if let Some(search) = metric[0]["expression"].as_str() {
+            shown.push(searched(search));
+            continue;
+        }
         let texts: Vec<_> = metric
             .as_array()
             .unwrap()
@@ -47,6 +63,16 @@ fn shown() -> Vec<(String, String, Vec<String>)> {
         shown.push((namespace.clone(), name.clone(), dimensions.to_vec()));
     }
     shown
+}
+
+/// The metric that an expression searches for, whatever the values of the dimensions it leaves open.
+fn searched(expression: &str) -> (String, String, Vec<String>) {
+    let form = Regex::new(
+        r#"^SEARCH\('\{(\w+),FunctionName,(\w+)\} MetricName="(\w+)" FunctionName="([^"]+)"', 'Sum', 60\)$"#,
+    );
+    let found = form.unwrap().captures(expression).unwrap();
+    let dimensions = ["FunctionName", &found[4], &found[2]].map(str::to_owned);
+    (found[1].to_owned(), found[3].to_owned(), dimensions.to_vec())
 }
 
 fn alarms() -> Vec<(String, Value)> {
@@ -88,10 +114,9 @@ fn every_widget_asks_a_question_and_has_a_place_of_its_own() {
         );
         for metric in properties["metrics"].as_array().into_iter().flatten() {
             let options = metric.as_array().unwrap().last().unwrap();
-            assert!(
-                options["label"].is_string() && options["stat"].is_string(),
-                "{title}: {metric}"
-            );
+            // An expression has its statistic within, and an empty label leaves the naming to CloudWatch.
+            let is_complete = options["expression"].is_string() || options["stat"].is_string();
+            assert!(options["label"].is_string() && is_complete, "{title}: {metric}");
             let right = options["yAxis"] == "right";
             assert!(
                 !right || properties["yAxis"]["right"]["label"].is_string(),
@@ -110,13 +135,14 @@ fn nothing_is_shown_that_nobody_sends_and_nothing_is_sent_that_nobody_sees() {
     let mut seen = BTreeSet::new();
     for (namespace, name, dimensions) in shown() {
         let dimensions: Vec<_> = dimensions.iter().map(String::as_str).collect();
-        if namespace != "GladlyRelay" {
-            assert!(OF_AWS.contains(&(&namespace, &name)), "{namespace} {name}");
+        if OF_AWS.contains(&(&namespace, &name)) {
             continue;
         }
+        assert_eq!(namespace, "GladlyRelay", "{name}");
         let function = match dimensions[..] {
             ["FunctionName", function] if name != "KeySlot" => function,
             ["FunctionName", function, "Slot", "1" | "2"] if name == "KeySlot" => function,
+            ["FunctionName", function, "Status"] if name == "DeliveryFailures" => function,
             _ => panic!("{name} has other dimensions than {dimensions:?}"),
         };
         let sender = match function {
@@ -153,19 +179,176 @@ fn the_dashboard_refers_to_what_the_template_has() {
         }
     }
     assert_eq!(alarms_shown, alarms().into_iter().map(|(name, _)| name).collect());
-    let log = widgets().into_iter().find(|widget| widget["type"] == "log").unwrap();
-    let query = log["properties"]["query"].as_str().unwrap().to_owned();
+    let query = log_query();
     assert!(query.starts_with("SOURCE '${ExtractorLogs}' | SOURCE '${IngestLogs}' | "), "{query}");
+}
+
+fn log_query() -> String {
+    let log = widgets().into_iter().find(|widget| widget["type"] == "log").unwrap();
+    log["properties"]["query"].as_str().unwrap().to_owned()
+}
+
+/// Lines of a function's log and whether they say that something went wrong. Lambda's own have no level: their form is
+/// <https://docs.aws.amazon.com/lambda/latest/dg/telemetry-schema-reference.html>.
+const LINES: [(&str, bool); 9] = [
+    (r#"{"level":"ERROR","message":"m"}"#, true),
+    (r#"{"level":"WARN","message":"m"}"#, true),
+    (r#"{"level":"INFO","message":"m"}"#, false),
+    (r#"{"_aws":{},"FunctionName":"f","Queued":1}"#, false),
+    (r#"{"type":"platform.start","record":{"requestId":"r"}}"#, false),
+    (r#"{"type":"platform.report","record":{"requestId":"r","status":"success"}}"#, false),
+    (r#"{"type":"platform.report","record":{"requestId":"r","status":"timeout"}}"#, true),
+    (
+        r#"{"type":"platform.report","record":{"status":"error","errorType":"Runtime.OutOfMemory"}}"#,
+        true,
+    ),
+    (
+        r#"{"type":"platform.report","record":{"status":"failure","errorType":"Runtime.ExitError"}}"#,
+        true,
+    ),
+];
+
+#[test]
+fn a_timeout_and_a_crash_are_among_what_went_wrong() {
+    let query = log_query();
+    let widget = query.split(" | ").find_map(|part| part.strip_prefix("filter ")).unwrap();
+    let operations = read("docs/OPERATIONS.md");
+    let pattern = Regex::new(r"--filter-pattern '\{ (.+) \}'").unwrap();
+    let runbook = pattern.captures(&operations).unwrap()[1].to_owned();
+    for filter in [widget, &runbook] {
+        for (line, wrong) in LINES {
+            let line = serde_json::from_str(line).unwrap();
+            assert_eq!(Filter::new(filter).matches(&line), wrong, "{filter}: {line}");
+        }
+    }
+}
+
+#[test]
+fn only_what_the_endpoints_limit_refuses_is_counted_as_throttled() {
+    let resources = &template()["Resources"];
+    let filter = &resources["ThrottledFilter"]["Properties"];
+    assert_eq!(filter["LogGroupName"], json!({"Ref": "AccessLogs"}));
+    let counted = json!([{
+        "MetricNamespace": "GladlyRelay",
+        "MetricName": "WebhookThrottled",
+        "MetricValue": "1",
+        "Unit": "Count",
+        "Dimensions": [{"Key": "ApiId", "Value": "$.apiId"}],
+    }]);
+    assert_eq!(filter["MetricTransformations"], counted);
+    let pattern = filter["FilterPattern"].as_str().unwrap();
+    let pattern = pattern.strip_prefix("{ ").and_then(|it| it.strip_suffix(" }")).unwrap();
+    let log = resources["WebhookStage"]["Properties"]["AccessLogSettings"]["Format"].clone();
+    for status in ["200", "401", "404", "429", "503"] {
+        let line = log.as_str().unwrap().replace("$context.status", status);
+        let line = serde_json::from_str::<Value>(&line).unwrap();
+        // As the dimension has it; text, so that the pattern compares text.
+        assert_eq!((&line["apiId"], &line["status"]), (&json!("$context.apiId"), &json!(status)));
+        assert_eq!(Filter::new(pattern).matches(&line), status == "429", "{status}");
+    }
+}
+
+/// A condition as CloudWatch writes it, in Logs Insights or in a filter pattern: comparisons of fields with texts,
+/// joined by "and" before "or".
+struct Filter<'a> {
+    tokens: Vec<&'a str>,
+    at: usize,
+}
+
+impl<'a> Filter<'a> {
+    fn new(text: &'a str) -> Self {
+        let token = Regex::new(r#"'[^']*'|"[^"]*"|[()]|!=|=|&&|\|\||[\w.$]+"#).unwrap();
+        Self { tokens: token.find_iter(text).map(|found| found.as_str()).collect(), at: 0 }
+    }
+
+    fn matches(mut self, line: &Value) -> bool {
+        let matches = self.either(line);
+        assert_eq!(self.at, self.tokens.len(), "{:?}", self.tokens);
+        matches
+    }
+
+    fn next(&mut self) -> &'a str {
+        self.at += 1;
+        self.tokens[self.at - 1]
+    }
+
+    fn skips(&mut self, words: [&str; 2]) -> bool {
+        let found = self.tokens.get(self.at).is_some_and(|token| words.contains(token));
+        self.at += usize::from(found);
+        found
+    }
+
+    fn either(&mut self, line: &Value) -> bool {
+        let mut matches = self.both(line);
+        while self.skips(["or", "||"]) {
+            matches |= self.both(line);
+        }
+        matches
+    }
+
+    fn both(&mut self, line: &Value) -> bool {
+        let mut matches = self.one(line);
+        while self.skips(["and", "&&"]) {
+            matches &= self.one(line);
+        }
+        matches
+    }
+
+    fn one(&mut self, line: &Value) -> bool {
+        if self.skips(["(", "("]) {
+            let matches = self.either(line);
+            assert_eq!(self.next(), ")");
+            return matches;
+        }
+        let path = self.next();
+        let path = path.strip_prefix("$.").unwrap_or(path);
+        let found = path.split('.').fold(line, |value, name| &value[name]).as_str();
+        let (comparison, text) = (self.next(), self.next());
+        let is_equal = found == Some(&text[1..text.len() - 1]);
+        match comparison {
+            "=" => is_equal,
+            // A field that is missing differs from nothing.
+            "!=" => found.is_some() && !is_equal,
+            other => panic!("no comparison: {other}"),
+        }
+    }
+}
+
+/// A minute of trouble, which the next makes good, then an hour of it, as AWS would count it each minute.
+fn trouble(metric: (&str, &str), of: (&str, &str)) -> Run {
+    let began = Timestamp::UNIX_EPOCH;
+    let lines = (0..150).map(|minute| {
+        let at = began + SignedDuration::from_mins(minute);
+        let bad = minute == 20 || (50..110).contains(&minute);
+        line(at, metric, of, u64::from(bad) * 3)
+    });
+    Run::given(began, 150, lines.collect())
+}
+
+#[test]
+fn what_refuses_requests_before_a_function_runs_raises_its_alarm_and_a_moment_of_it_does_not() {
+    let (from, until) = (55..=57, 114..=121);
+    let api = ("ApiId", "WebhookApi");
+    trouble(("AWS/ApiGateway", "5xx"), api).raises("ApiErrorsAlarm", from.clone(), until.clone());
+    let run = trouble(("GladlyRelay", "WebhookThrottled"), api);
+    run.raises("WebhookThrottledAlarm", from.clone(), until.clone());
+    run.leaves_alone(&["ApiErrorsAlarm"]);
+    let function = |name| trouble(("AWS/Lambda", "Throttles"), ("FunctionName", name));
+    let run = function("IngestFunction");
+    run.raises("IngestThrottledAlarm", from.clone(), until.clone());
+    run.leaves_alone(&["ExtractorThrottledAlarm", "IngestErrorsAlarm"]);
+    function("ExtractorFunction").raises("ExtractorThrottledAlarm", from, until);
 }
 
 #[test]
 fn every_alarm_says_what_to_do_first_and_tells_somebody() {
     let template = template();
-    let tests = ["ingest-fn", "extractor-fn"]
-        .map(|name| read(&format!("{name}/tests/it/alarm.rs")))
-        .concat();
+    let tests =
+        ["ingest-fn/tests/it/alarm.rs", "extractor-fn/tests/it/alarm.rs", "local/tests/watch.rs"]
+            .map(read)
+            .concat();
     let alarms = alarms();
-    assert_eq!(alarms.len(), 11);
+    assert_eq!(alarms.len(), 16);
     for (name, alarm) in alarms {
         let description = alarm["AlarmDescription"].as_str().unwrap();
         let (what, first) = description.split_once(" First: ").unwrap();
@@ -177,8 +360,7 @@ fn every_alarm_says_what_to_do_first_and_tells_somebody() {
         let (namespace, metric) =
             (alarm["Namespace"].as_str().unwrap(), alarm["MetricName"].as_str().unwrap());
         let known = Metric::ALL.iter().any(|known| known.name() == metric);
-        let sent =
-            if namespace == "GladlyRelay" { known } else { OF_AWS.contains(&(namespace, metric)) };
+        let sent = OF_AWS.contains(&(namespace, metric)) || namespace == "GladlyRelay" && known;
         assert!(sent, "{name} looks at {namespace} {metric}");
 
         // CloudWatch looks back a week, and only a day by periods under an hour.

@@ -45,7 +45,9 @@ pub enum Metric {
     DeliveryFailures,
     /// How long the destination took to accept a delivery.
     DeliveryMs,
-    /// Age of a delivery's oldest event, from its receipt to the destination's acceptance.
+    /// How late the latest event of a delivery is when the destination accepts it, or of a batch when
+    /// it could not be delivered: milliseconds since its receipt (or since it was last sent again), of
+    /// events that came by webhook and that neither the pause nor the breaker may have held since.
     EventAgeMs,
     /// 1 while the pause parameter holds extraction.
     Paused,

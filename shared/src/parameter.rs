@@ -54,6 +54,8 @@ pub struct Parameter<T> {
 
 struct Kept<T> {
     good: Option<Arc<T>>,
+    /// When the good value was written; nothing while there is no such parameter.
+    written_at: Option<Timestamp>,
     read_at: Timestamp,
     /// When a read failed, until one succeeds.
     failed_at: Timestamp,
@@ -112,6 +114,7 @@ impl<T: FromStr<Err: Display>> Parameter<T> {
     pub fn new(ssm: Client, name: String, max_age: SignedDuration, clock: Clock) -> Self {
         let kept = Kept {
             good: None,
+            written_at: None,
             read_at: Timestamp::MIN,
             failed_at: Timestamp::MIN,
             hurried_at: Timestamp::MIN,
@@ -159,8 +162,14 @@ impl<T: FromStr<Err: Display>> Parameter<T> {
         let mut kept = self.kept.lock().await;
         let now = self.clock.now();
         let (value, written_at) = self.read().await?;
-        kept.keep(Arc::clone(&value), now);
+        kept.keep(Arc::clone(&value), written_at, now);
         Ok((value, written_at))
+    }
+
+    /// The last good value, however old it is, and when it was written. Reads nothing.
+    pub async fn last(&self) -> Option<(Arc<T>, Option<Timestamp>)> {
+        let kept = self.kept.lock().await;
+        kept.good.as_ref().map(|good| (Arc::clone(good), kept.written_at))
     }
 
     /// Writes another value, which then is the one that is kept.
@@ -174,15 +183,15 @@ impl<T: FromStr<Err: Display>> Parameter<T> {
             name: self.name.clone(),
             source: Box::new(err),
         })?;
-        kept.keep(Arc::new(value), now);
+        kept.keep(Arc::new(value), Some(now), now);
         Ok(())
     }
 
     async fn renew(&self, kept: &mut Kept<T>, now: Timestamp) -> Result<Arc<T>, ParameterError> {
         match self.read().await {
-            Ok((value, _)) => {
+            Ok((value, written_at)) => {
                 // Dated before the read: what was written during it may not be in it.
-                kept.keep(Arc::clone(&value), now);
+                kept.keep(Arc::clone(&value), written_at, now);
                 Ok(value)
             }
             Err(err) => {
@@ -227,8 +236,9 @@ impl<T: FromStr<Err: Display>> Parameter<T> {
 }
 
 impl<T> Kept<T> {
-    fn keep(&mut self, value: Arc<T>, read_at: Timestamp) {
+    fn keep(&mut self, value: Arc<T>, written_at: Option<Timestamp>, read_at: Timestamp) {
         self.good = Some(value);
+        self.written_at = written_at;
         self.read_at = read_at;
         self.failed_at = Timestamp::MIN;
     }

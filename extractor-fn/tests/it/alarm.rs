@@ -1,14 +1,22 @@
 //! The template's alarms about the extractor and its controller, raised by the metrics that the
 //! code prints on a virtual clock. Each scenario is good, then bad, then good again.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
+
+use jiff::{SignedDuration, Timestamp};
 use local::{
     alarm::{Run, mark, tell},
-    aws::THROTTLED,
+    aws::{Fault, THROTTLED},
 };
 use serde_json::json;
+use shared::{Origin, QueueMessage};
 use tokio::time::{Duration, sleep};
 
 use crate::{
+    Record,
     gap::{Side, watched, webhook},
     raw_record, settle,
     time::{LEFT, Reply, World, records, working},
@@ -43,8 +51,183 @@ impl World {
     }
 }
 
+/// The events queue and its mapping: in the order in which they can be seen, records go to the extractor in batches.
+struct Events<'a> {
+    world: &'a World,
+    /// From when on each can be seen.
+    waiting: Vec<(Timestamp, Record)>,
+    sent: usize,
+}
+
+impl<'a> Events<'a> {
+    fn of(world: &'a World) -> Self {
+        Self { world, waiting: Vec::new(), sent: 0 }
+    }
+
+    /// An event is received and comes into the queue at these times from now.
+    fn send(&mut self, conversation: &str, origin: Origin, received: i64, queued: i64) {
+        let at = |minutes| self.world.clock.now() + SignedDuration::from_mins(minutes);
+        let id = self.sent;
+        let event = json!({"id": format!("e-{id}"), "type": "A", "content": {"conversationId": conversation}});
+        let event = event.to_string();
+        let message = QueueMessage::wrap(&event, at(received), origin).unwrap();
+        let record = raw_record(id, &message.to_json().unwrap());
+        self.waiting.push((at(queued), Record { first_received: at(queued), ..record }));
+        self.sent += 1;
+    }
+
+    /// So many events of as many conversations come in each of these minutes from now.
+    fn arrive(&mut self, minutes: std::ops::Range<i64>, each_minute: usize) {
+        for minute in minutes {
+            for _ in 0..each_minute {
+                self.send(&format!("c-{}", self.sent), Origin::Webhook, minute, minute);
+            }
+        }
+    }
+
+    /// Lets so many minutes pass, in which the controller is called and what can be seen is extracted.
+    async fn pass(&mut self, minutes: i64) {
+        let end = self.world.clock.now() + SignedDuration::from_mins(minutes);
+        while self.world.clock.now() < end {
+            self.world.minutes(1).await;
+            let now = self.world.clock.now();
+            self.waiting.sort_by_key(|(from, _)| *from);
+            let seen = self.waiting.partition_point(|(from, _)| *from <= now).min(500);
+            if seen == 0 {
+                continue;
+            }
+            let mut batch: Vec<_> = self.waiting.drain(..seen).map(|(_, record)| record).collect();
+            let settled = settle(&self.world.extractor, &self.world.aws, &batch, LEFT).await;
+            batch.retain(|record| settled.kept.contains(&record.id));
+            let now = self.world.clock.now();
+            let back = batch.into_iter().map(|record| {
+                let wait = SignedDuration::from_secs(settled.visibility[&record.id]);
+                let receives = record.receives + 1;
+                (now + wait, record.received(receives))
+            });
+            self.waiting.extend(back);
+        }
+    }
+}
+
 mod scenario {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    #[ignore = "a scenario"]
+    async fn more_than_the_quotas_share() {
+        // Two calls an event, one a second, five minutes of six: 25 events a minute.
+        let world = World::with(&[("GLADLY_REQUESTS_PER_SECOND", "1")], working);
+        mark(world.clock.now());
+        let mut events = Events::of(&world);
+        events.arrive(0..30, 5);
+        events.arrive(30..90, 60);
+        events.arrive(90..280, 1);
+        events.pass(280).await;
+        mark(world.clock.now());
+    }
+
+    #[tokio::test(start_paused = true)]
+    #[ignore = "a scenario"]
+    async fn a_conversation_that_fails() {
+        let fails = Arc::new(AtomicBool::new(true));
+        let world = World::new({
+            let fails = Arc::clone(&fails);
+            move |path| {
+                let stuck = path.ends_with("conversations/stuck") && fails.load(Relaxed);
+                if stuck { Reply::Status(500, None) } else { working(path) }
+            }
+        });
+        mark(world.clock.now());
+        let mut events = Events::of(&world);
+        events.arrive(0..400, 1);
+        events.send("stuck", Origin::Webhook, 30, 30);
+        events.pass(240).await;
+        fails.store(false, Relaxed);
+        events.pass(160).await;
+        assert!(events.waiting.is_empty());
+        mark(world.clock.now());
+    }
+
+    #[tokio::test(start_paused = true)]
+    #[ignore = "a scenario"]
+    async fn late_for_a_reason() {
+        let refused = Arc::new(AtomicBool::new(false));
+        let world = World::new({
+            let refused = Arc::clone(&refused);
+            move |path| {
+                let asked = path.starts_with("api/") && refused.load(Relaxed);
+                if asked { Reply::Status(401, None) } else { working(path) }
+            }
+        });
+        mark(world.clock.now());
+        let mut events = Events::of(&world);
+        events.arrive(0..90, 1);
+        events.pass(90).await;
+        // Three hours of pause, of which the mapping hands nothing out.
+        world.aws.put("/relay/pause", "paused");
+        events.arrive(0..180, 1);
+        world.minutes(180).await;
+        world.aws.put("/relay/pause", "running");
+        events.pass(30).await;
+        // A pause that ends by itself.
+        let until = world.clock.now() + SignedDuration::from_mins(90);
+        world.aws.put("/relay/pause", &json!({"state": "paused", "until": until}).to_string());
+        events.arrive(0..90, 1);
+        world.minutes(90).await;
+        events.pass(30).await;
+        // The breaker, for an hour and a half.
+        refused.store(true, Relaxed);
+        events.arrive(0..90, 1);
+        events.pass(90).await;
+        refused.store(false, Relaxed);
+        world.aws.put("/relay/gladly-token", "another-token");
+        events.pass(60).await;
+        // An operator has queued again what is days old.
+        for minute in 0..30 {
+            events.send("redriven", Origin::Webhook, -5_000, minute);
+            events.send("backfilled", Origin::Backfill, -5_000, minute);
+        }
+        events.pass(60).await;
+        assert!(events.waiting.is_empty());
+        mark(world.clock.now());
+    }
+
+    #[tokio::test(start_paused = true)]
+    #[ignore = "a scenario"]
+    async fn renewed_but_never_held() {
+        let world = World::new(working);
+        mark(world.clock.now());
+        let mut events = Events::of(&world);
+        events.arrive(0..240, 1);
+        // Each is sent again after an hour, and then waits behind others for three quarters of one.
+        for minute in 0..30 {
+            events.send("renewed", Origin::Webhook, minute, minute + 60);
+            events.waiting.last_mut().unwrap().0 += SignedDuration::from_mins(45);
+        }
+        events.pass(240).await;
+        mark(world.clock.now());
+    }
+
+    #[tokio::test(start_paused = true)]
+    #[ignore = "a scenario"]
+    async fn mapping_that_cannot_be_enabled() {
+        let world = World::new(working);
+        mark(world.clock.now());
+        world.minutes(30).await;
+        // Disabled by hand: for once it is enabled again, then the permission for that is gone as well.
+        let refused = Fault::Refused(403, "AccessDeniedException");
+        for fault in [None, Some(refused)] {
+            let now = world.clock.now();
+            world.aws.state().mapping.switch(false, now);
+            world.aws.state().lambda_fault = fault;
+            world.minutes(60).await;
+            world.aws.state().lambda_fault = None;
+            world.minutes(30).await;
+            assert_eq!(world.aws.state().mapping.state(world.clock.now()), "Enabled");
+        }
+        mark(world.clock.now());
+    }
 
     #[tokio::test(start_paused = true)]
     #[ignore = "a scenario"]
@@ -66,10 +249,6 @@ mod scenario {
     #[tokio::test(start_paused = true)]
     #[ignore = "a scenario"]
     async fn refused_credentials() {
-        use std::sync::{
-            Arc,
-            atomic::{AtomicBool, Ordering::Relaxed},
-        };
         let refused = Arc::new(AtomicBool::new(false));
         let world = World::new({
             let refused = Arc::clone(&refused);
@@ -205,6 +384,45 @@ mod scenario {
 
 const OF_THE_CONTROLLER: [&str; 3] =
     ["ControllerSilentAlarm", "ExtractorErrorsAlarm", "ExpiryAlarm"];
+
+#[test]
+fn an_intake_above_the_quotas_share_raises_the_alarm_until_it_is_worked_off() {
+    let run = Run::of("alarm::scenario::more_than_the_quotas_share", FUNCTION);
+    // Too much from 30 to 90: half an hour late from some 75 on, worked off at some 180, and seen for 75 minutes more.
+    run.raises("LateAlarm", 70..=90, 250..=275);
+    run.leaves_alone(&OF_THE_CONTROLLER);
+    run.leaves_alone(&["PausedAlarm", "BreakerAlarm", "QuarantineAlarm"]);
+}
+
+#[test]
+fn what_fails_again_and_again_is_late_before_it_is_delivered() {
+    let run = Run::of("alarm::scenario::a_conversation_that_fails", FUNCTION);
+    // From 30 to 240, and delivered at its next try, within 72 minutes.
+    run.raises("LateAlarm", 60..=75, 315..=400);
+    run.leaves_alone(&OF_THE_CONTROLLER);
+    run.leaves_alone(&["BreakerAlarm", "QuarantineAlarm"]);
+}
+
+#[test]
+fn what_a_hold_or_an_operator_made_late_raises_no_alarm() {
+    let run = Run::of("alarm::scenario::late_for_a_reason", FUNCTION);
+    run.leaves_alone(&["LateAlarm", "QuarantineAlarm"]);
+    run.leaves_alone(&OF_THE_CONTROLLER);
+}
+
+#[test]
+fn what_was_renewed_without_a_hold_is_late_all_the_same() {
+    let run = Run::of("alarm::scenario::renewed_but_never_held", FUNCTION);
+    run.raises("LateAlarm", 105..=112, 205..=220);
+}
+
+#[test]
+fn an_extractor_that_cannot_extract_raises_the_alarm_about_errors() {
+    let run = Run::of("alarm::scenario::mapping_that_cannot_be_enabled", FUNCTION);
+    // Disabled from 30 and enabled within a minute; from 120 to 180 it cannot be.
+    run.raises("ExtractorErrorsAlarm", 125..=131, 180..=192);
+    run.leaves_alone(&["LateAlarm", "PausedAlarm", "BreakerAlarm"]);
+}
 
 #[test]
 fn a_forgotten_pause_raises_its_alarm_and_a_short_one_does_not() {
