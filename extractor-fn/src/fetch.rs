@@ -14,6 +14,7 @@ use shared::{Clock, Id};
 use tokio::try_join;
 
 use crate::{
+    breaker::Side,
     config::Shape,
     fresh::Fresh,
     gladly::{Gladly, GladlyError, Profile},
@@ -53,7 +54,10 @@ enum Seen {
 pub(crate) enum Fetched {
     Snapshot(Snapshot),
     /// Gladly no longer has it.
-    Gone,
+    Gone {
+        /// Nor its customer, with whom all of theirs went.
+        with_customer: bool,
+    },
 }
 
 /// A conversation as the destination gets it.
@@ -94,8 +98,15 @@ impl Fetcher {
         let (conversation, list) =
             try_join!(self.gladly.conversation(id, run), self.gladly.items(id, run))?;
         let (Some(conversation), Some(list)) = (conversation, list) else {
-            return Ok(Fetched::Gone);
+            let second_look = events.iter().any(|event| !event.is_new);
+            let customer = events.iter().find_map(|event| event.customer.clone());
+            let with_customer = match customer.filter(|_| second_look) {
+                Some(customer) => matches!(*self.look_up(customer, run).await?, Seen::Gone),
+                None => false,
+            };
+            return Ok(Fetched::Gone { with_customer });
         };
+        run.served(Side::Gladly).await;
         let conversation =
             Conversation::read(&conversation).ok_or(GladlyError::Unreadable("a conversation"))?;
         let mut items = Item::list(&list.json).ok_or(GladlyError::Unreadable("a list of items"))?;
@@ -190,22 +201,31 @@ impl Fetcher {
         id: Option<Id>,
         run: &Run,
     ) -> Result<Option<Arc<Customer>>, GladlyError> {
-        let Some(mut id) = id else {
+        let Some(id) = id else {
             return Ok(None);
         };
-        for _ in 0..=MOVES {
+        Ok(match &*self.look_up(id, run).await? {
+            Seen::Customer(customer) => Some(Arc::clone(customer)),
+            Seen::Moved(_) | Seen::Gone => None,
+        })
+    }
+
+    /// What Gladly says of a customer, wherever merging has taken them. After too many moves, that
+    /// they moved.
+    async fn look_up(&self, mut id: Id, run: &Run) -> Result<Arc<Seen>, GladlyError> {
+        let mut moves = 0;
+        loop {
             let kept = {
                 let mut customers = self.customers.lock().unwrap_or_else(PoisonError::into_inner);
                 Arc::clone(customers.get_or_insert(id.clone(), Arc::default))
             };
             let seen = kept.get(self.clock.now(), CUSTOMER_AGE, self.ask_for(&id, run)).await?;
             match &*seen {
-                Seen::Customer(customer) => return Ok(Some(Arc::clone(customer))),
-                Seen::Moved(to) => id = to.clone(),
-                Seen::Gone => return Ok(None),
+                Seen::Moved(to) if moves < MOVES => id = to.clone(),
+                _ => return Ok(seen),
             }
+            moves += 1;
         }
-        Ok(None)
     }
 
     async fn ask_for(&self, customer: &Id, run: &Run) -> Result<Seen, GladlyError> {
