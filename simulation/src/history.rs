@@ -51,7 +51,7 @@ impl History {
 }
 
 /// What has to happen in any few hundred seeds, or the simulation no longer tests what it is for.
-pub const COVERAGE: [&str; 40] = [
+pub const COVERAGE: [&str; 42] = [
     "quotas nearly used up",
     "AWS faults",
     "answers lost",
@@ -60,6 +60,8 @@ pub const COVERAGE: [&str; 40] = [
     "breaker half-open",
     "breaker opened",
     "breaker re-opened",
+    "breaker unclosed for a day",
+    "conversations not found for a while",
     "crashes",
     "deletions that failed",
     "deliveries within the grace",
