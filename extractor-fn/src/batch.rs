@@ -1,7 +1,9 @@
 //! A batch from its records to its settlement.
 
 use std::{
+    cmp::Reverse,
     collections::{HashMap, VecDeque},
+    mem,
     sync::Arc,
 };
 
@@ -31,7 +33,7 @@ use crate::{
     queue::{Queue, sqs_client},
     record::{Event, ItemRef, Nameless, Record},
     renewal::Ledger,
-    run::{Fault, Run, Stopped},
+    run::{Run, Stopped},
     settle::Outcome,
     status::Pace,
     watchdog::Watchdog,
@@ -75,6 +77,8 @@ struct Group {
 struct Prepared {
     parcel: Option<Parcel>,
     given_back: Vec<(usize, Outcome)>,
+    /// Gladly has no such conversation, which may be Gladly's own fault.
+    is_missing: bool,
 }
 
 impl Extractor {
@@ -144,10 +148,11 @@ impl Extractor {
             Ok(()) => {
                 self.extract(&records, &run, &mut outcomes).await;
                 self.note_late(&records, &outcomes, &run).await;
-                if let Some(Fault { side, reason }) = run.fault() {
-                    let open = self.guard.breaker.open(*side, reason);
+                run.judge(Side::Destination).await;
+                for fault in run.faults() {
+                    let open = self.guard.breaker.open(fault);
                     if timeout_at(run.times.settle, open).await.is_err() {
-                        error!("no time to open the circuit breaker: {reason}");
+                        error!(reason = fault.reason, "timed out opening the circuit breaker");
                     }
                 }
             }
@@ -207,9 +212,15 @@ impl Extractor {
         outcomes: &mut [Outcome],
     ) {
         let mut waiting = Self::groups(records, outcomes);
-        // What ran out of time before is last, so that its neighbours do not wait for it again.
-        let is_unfinished = |group: &Group| self.fetcher.is_unfinished(&group.conversation);
-        waiting.make_contiguous().sort_by_key(is_unfinished);
+        let is_trial = self.guard.breaker.trial().is_some();
+        waiting.make_contiguous().sort_by_key(|group| {
+            // What ran out of time before is last, so that its neighbours do not wait for it again;
+            // what is new is most likely to show whether things work.
+            let newest = || group.events.iter().map(|event| event.received_at).max();
+            let is_unfinished = self.fetcher.is_unfinished(&group.conversation);
+            (is_unfinished, is_trial.then(newest).map(Reverse))
+        });
+        let mut missing = Vec::new();
         let mut packer = Packer::default();
         let mut fetches = JoinSet::new();
         let mut fetching = HashMap::new();
@@ -223,6 +234,7 @@ impl Extractor {
                 fetching.insert(task.id(), conversation);
             }
             if fetches.is_empty() && (waiting.is_empty() || !begins) {
+                packer.extend(Self::judged(mem::take(&mut missing), run, outcomes).await);
                 packer.close();
             }
             while deliveries.len() < DELIVERIES {
@@ -233,8 +245,8 @@ impl Extractor {
                 // In this order, so that a simulated run can be repeated.
                 biased;
                 Some(prepared) = fetches.join_next_with_id() => match prepared {
-                    Ok((_, Prepared { parcel, given_back })) => {
-                        packer.extend(parcel);
+                    Ok((_, Prepared { parcel, given_back, is_missing })) => {
+                        if is_missing { missing.extend(parcel) } else { packer.extend(parcel) }
                         note(outcomes, given_back);
                     }
                     // Begun and not finished is a failure, as it was noted beforehand.
@@ -242,7 +254,12 @@ impl Extractor {
                         let gladly = fetching.get(&err.id()).map(tracing::field::display);
                         warn!(gladly.conversation_id = gladly, "could not fetch a conversation in time");
                     }
-                    Err(_) => error!("a conversation made the extractor panic: its events are given back"),
+                    Err(err) => {
+                        if let Some(conversation) = fetching.get(&err.id()) {
+                            run.failed_alone(Side::Gladly, conversation);
+                        }
+                        error!("a conversation made the extractor panic: its events are given back");
+                    }
                 },
                 Some(sent) = deliveries.join_next() => {
                     if sent.is_err() {
@@ -258,6 +275,21 @@ impl Extractor {
         note(outcomes, never_begun.map(|event| (event.record, Outcome::OutOfTime)));
     }
 
+    /// Of conversations that Gladly does not have, those that are gone: all, unless it has none of
+    /// the others either.
+    async fn judged(missing: Vec<Parcel>, run: &Run, outcomes: &mut [Outcome]) -> Vec<Parcel> {
+        if missing.is_empty() {
+            return missing;
+        }
+        run.judge(Side::Gladly).await;
+        if run.fault_of(Side::Gladly).is_none() {
+            return missing;
+        }
+        let events = missing.iter().flat_map(Parcel::events);
+        note(outcomes, events.map(|event| (event.record, Outcome::Missing)));
+        Vec::new()
+    }
+
     /// Makes a parcel of a group, with a fetch unless all of it is covered already.
     async fn prepare(self: Arc<Self>, group: Group, run: Arc<Run>) -> Prepared {
         let Group { conversation, events } = group;
@@ -268,15 +300,21 @@ impl Extractor {
         if events.iter().all(covered) {
             let all = (0..events.len()).collect();
             let parcel = Parcel::new(conversation, events, all, delivery::Coverage::Covered, None);
-            return Prepared { parcel: Some(parcel), given_back: Vec::new() };
+            return Prepared { parcel: Some(parcel), given_back: Vec::new(), is_missing: false };
         }
-        let (coverage, snapshot) = match self.fetcher.fetch(&conversation, &events, &run).await {
-            Ok(Fetched::Snapshot(snapshot)) => (delivery::Coverage::Included, Some(snapshot)),
-            Ok(Fetched::Gone) => (delivery::Coverage::Gone, None),
+        let fetched = self.fetcher.fetch(&conversation, &events, &run).await;
+        let doubtful = matches!(fetched, Ok(Fetched::Gone { with_customer: false }));
+        let (coverage, snapshot) = match fetched {
+            Ok(Fetched::Snapshot(snapshot)) => {
+                run.succeeded(Side::Gladly, [&conversation].into_iter());
+                (delivery::Coverage::Included, Some(snapshot))
+            }
+            Ok(Fetched::Gone { .. }) => (delivery::Coverage::Gone, None),
             Err(err) => {
                 let outcome = failure(&conversation, &err, &run);
                 let given_back = events.iter().map(|event| (event.record, outcome.clone()));
-                return Prepared { parcel: None, given_back: given_back.collect() };
+                let given_back = given_back.collect();
+                return Prepared { parcel: None, given_back, is_missing: false };
             }
         };
         // What Gladly does not show yet it may show in a moment: its reads lag behind its events.
@@ -290,9 +328,13 @@ impl Extractor {
             (0..events.len()).partition(|index| lags(&events[*index]));
         let given_back =
             late.into_iter().map(|index| (events[index].record, Outcome::LookAgain)).collect();
+        let is_missing = doubtful && !sent.is_empty();
+        if is_missing {
+            run.denied(Side::Gladly, &conversation);
+        }
         let parcel = (!sent.is_empty())
             .then(|| Parcel::new(conversation, Arc::clone(&events), sent, coverage, snapshot));
-        Prepared { parcel, given_back }
+        Prepared { parcel, given_back, is_missing }
     }
 
     /// Delivers parcels together. Refused, they are halved until the guilty one stands alone.
@@ -312,8 +354,8 @@ impl Extractor {
                 }
                 outcome => outcome,
             };
-            if let Outcome::Refused(_) = outcome {
-                run.refused();
+            if let (Outcome::Refused(_), [parcel]) = (&outcome, &*parcels) {
+                run.denied(Side::Destination, &parcel.conversation);
             }
             let records = parcels.iter().flat_map(Parcel::events).map(|event| event.record);
             outcomes.extend(records.map(|record| (record, outcome.clone())));
@@ -335,7 +377,9 @@ impl Extractor {
             Verdict::Accepted => {
                 let last_hold = self.guard.last_hold().await;
                 self.accepted(parcels, run, began.elapsed(), last_hold);
-                run.succeeded(Side::Destination).await;
+                let conversations = parcels.iter().map(|parcel| &parcel.conversation);
+                run.succeeded(Side::Destination, conversations);
+                run.served(Side::Destination).await;
                 Outcome::Delivered
             }
             Verdict::Refused(status) => Outcome::Refused(status),
@@ -345,6 +389,10 @@ impl Extractor {
                 let conversations = parcels.iter().map(|parcel| &parcel.conversation);
                 run.failed(Side::Destination, conversations, &why);
                 Outcome::Failed(retry_after)
+            }
+            Verdict::Inconclusive(why) => {
+                warn!(delivery.id = id, error = why, "could not send a delivery");
+                Outcome::Failed(None)
             }
             Verdict::Fault(why) => {
                 run.fail(Side::Destination, why);
@@ -374,7 +422,6 @@ impl Extractor {
         took: Duration,
         last_hold: Option<Timestamp>,
     ) {
-        run.accepted();
         let now = self.now();
         for parcel in parcels {
             let events = parcel.sent.len() as u64;
@@ -422,10 +469,15 @@ fn failure(conversation: &Id, err: &GladlyError, run: &Run) -> Outcome {
     }
     let gladly = tracing::field::display(conversation);
     warn!(gladly.conversation_id = gladly, error = chain(err), "gave a conversation back");
+    if let GladlyError::RateLimited(wait) = err {
+        return Outcome::RateLimited(*wait);
+    }
     if err.is_fault() {
         run.fail(Side::Gladly, chain(err));
     } else if err.is_transient() {
-        run.failed(Side::Gladly, [conversation], &chain(err));
+        run.failed(Side::Gladly, [conversation].into_iter(), &chain(err));
+    } else if !err.is_inconclusive() {
+        run.failed_alone(Side::Gladly, conversation);
     }
     Outcome::Failed(err.retry_after())
 }

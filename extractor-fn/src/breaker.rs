@@ -5,19 +5,18 @@ use std::{
     collections::HashSet,
     convert::Infallible,
     fmt::{self, Display},
+    num::NonZeroUsize,
     str::FromStr,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use jiff::{SignedDuration, Timestamp};
+use lru::LruCache;
 use serde::{Deserialize, Serialize};
 use shared::{Clock, Id, Parameter, ParameterError, chain};
 use tracing::{error, info};
 
-use crate::pause::Held;
+use crate::{pause::Held, run::Fault};
 
 /// How long the breaker stays open at first; each re-opening doubles it …
 const FIRST_WAIT: u32 = 60;
@@ -27,6 +26,19 @@ const LONGEST_WAIT: u32 = 3_600;
 const OUTAGE: SignedDuration = SignedDuration::from_mins(2);
 /// … over so many conversations is down, and not merely unable to do with one of them.
 const CONVERSATIONS: usize = 2;
+/// Failures further apart than this are not one outage. What failed comes back after 30 s, 60 s and
+/// 120 s, each 20 % up or down, so an outage that lasts is seen more often.
+const OUTAGE_GAP: SignedDuration = SignedDuration::from_mins(5);
+/// A side that denied so many conversations and served none is itself at fault.
+pub(crate) const DENIALS: usize = 10;
+/// Opened again within this time of its closing, the breaker never was right to close.
+const RELAPSE: SignedDuration = SignedDuration::from_hours(1);
+/// How many failed conversations a side is remembered by, for each a hundred bytes or so.
+const FAILED: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
+/// The reason of a breaker that is open because Gladly has none of the conversations.
+pub(crate) const NONE_FOUND: &str = "Gladly answers 404 to every conversation";
+/// The reason of a breaker that is open because the destination takes none of them.
+const NONE_TAKEN: &str = "the destination refuses every conversation";
 
 /// Which side is at fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +46,18 @@ const CONVERSATIONS: usize = 2;
 pub(crate) enum Side {
     Gladly,
     Destination,
+}
+
+impl Side {
+    pub(crate) const BOTH: [Self; 2] = [Self::Gladly, Self::Destination];
+
+    /// What a side that denies every conversation is said to do.
+    pub(crate) fn denial(self) -> &'static str {
+        match self {
+            Self::Gladly => NONE_FOUND,
+            Self::Destination => NONE_TAKEN,
+        }
+    }
 }
 
 impl Display for Side {
@@ -47,10 +71,17 @@ impl Display for Side {
 
 /// What the breaker parameter says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "state", rename_all = "kebab-case")]
+#[serde(tag = "state", rename_all = "kebab-case", rename_all_fields = "camelCase")]
 pub(crate) enum State {
-    /// Extract. So it is too while there is no parameter.
-    Closed,
+    /// Extract.
+    Closed {
+        /// Unknown where the operator closed it by hand, until the controller notes it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        closed_at: Option<Timestamp>,
+        /// How long it was last open: another opening soon after lasts twice as long.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        wait_seconds: Option<u32>,
+    },
     /// Hold everything.
     Open(Opening),
     /// Extract: the first success closes it, the first failure opens it again.
@@ -73,16 +104,24 @@ pub(crate) struct Opening {
 }
 
 impl Opening {
-    fn first(cause: Side, reason: String, now: Timestamp) -> Self {
-        let retry_at = now + SignedDuration::from_secs(FIRST_WAIT.into());
-        Self { cause, reason, since: now, retry_at, wait_seconds: FIRST_WAIT }
+    /// A breaker that opens, for twice as long as it was last open if that was just now.
+    fn first(cause: Side, reason: String, now: Timestamp, last_wait: Option<u32>) -> Self {
+        let wait_seconds = last_wait.map_or(FIRST_WAIT, twice);
+        let retry_at = now + SignedDuration::from_secs(wait_seconds.into());
+        Self { cause, reason, since: now, retry_at, wait_seconds }
     }
 
     /// The same breaker, open for twice as long from now on.
     fn again(&self, reason: String, now: Timestamp) -> Self {
-        let wait_seconds = self.wait_seconds.saturating_mul(2).clamp(FIRST_WAIT, LONGEST_WAIT);
-        let retry_at = now + SignedDuration::from_secs(wait_seconds.into());
-        Self { cause: self.cause, reason, since: self.since, retry_at, wait_seconds }
+        let again = Self::first(self.cause, reason, now, Some(self.wait_seconds));
+        // What is decided after a day of missing conversations needs a day of those.
+        let differs = again.reason == NONE_FOUND && self.reason != NONE_FOUND;
+        Self { since: if differs { now } else { self.since }, ..again }
+    }
+
+    /// Whether it has been open for so long.
+    pub(crate) fn lasts(&self, span: SignedDuration, now: Timestamp) -> bool {
+        now.duration_since(self.since) >= span
     }
 
     /// When it was last found at fault.
@@ -92,13 +131,37 @@ impl Opening {
     }
 }
 
+fn twice(wait_seconds: u32) -> u32 {
+    wait_seconds.saturating_mul(2).clamp(FIRST_WAIT, LONGEST_WAIT)
+}
+
 impl State {
+    /// What holds while there is no parameter: it has never been open.
+    const ABSENT: Self =
+        Self::Closed { closed_at: Some(Timestamp::UNIX_EPOCH), wait_seconds: None };
+
     /// What holds extraction, if this does.
     pub(crate) fn held(&self) -> Option<Held> {
         match self {
-            Self::Closed | Self::HalfOpen(_) => None,
+            Self::Closed { .. } | Self::HalfOpen(_) => None,
             Self::Open(opening) => Some(Held::Breaker(opening.reason.clone())),
             Self::Unintelligible => Some(Held::Breaker("its parameter is not ours".into())),
+        }
+    }
+
+    /// When it closed, if it is closed and that is known.
+    pub(crate) fn closed_at(&self) -> Option<Timestamp> {
+        match self {
+            Self::Closed { closed_at, .. } => *closed_at,
+            Self::Open(_) | Self::HalfOpen(_) | Self::Unintelligible => None,
+        }
+    }
+
+    /// Why it is open or half-open, if it is.
+    pub(crate) fn opening(&self) -> Option<&Opening> {
+        match self {
+            Self::Open(opening) | Self::HalfOpen(opening) => Some(opening),
+            Self::Closed { .. } | Self::Unintelligible => None,
         }
     }
 }
@@ -117,26 +180,104 @@ impl FromStr for State {
 pub(crate) struct Breaker {
     parameter: Parameter<State>,
     clock: Clock,
-    half_open: AtomicBool,
-    gladly: Mutex<Outage>,
-    destination: Mutex<Outage>,
+    /// The state that was last seen.
+    last: Mutex<State>,
+    /// Gladly and the destination, each counted apart.
+    sides: [Mutex<Record>; 2],
+}
+
+/// What one side did, as far as this environment has seen it.
+struct Record {
+    outage: Outage,
+    /// Conversations denied since it last served one: refused by the destination, or answered 404.
+    denials: usize,
+    /// Which those were.
+    denied: HashSet<Id>,
+    successes: Successes,
+    /// How many successes there had been when a conversation last failed.
+    failed: LruCache<Id, u64>,
+}
+
+impl Default for Record {
+    fn default() -> Self {
+        Self {
+            outage: Outage::default(),
+            denials: 0,
+            denied: HashSet::new(),
+            successes: Successes::default(),
+            failed: LruCache::new(FAILED),
+        }
+    }
+}
+
+impl Record {
+    fn forget_denials(&mut self) {
+        self.denials = 0;
+        self.denied.clear();
+    }
 }
 
 /// A side's failures since its last success, all of them of a kind that passes.
 #[derive(Default)]
 struct Outage {
     since: Option<Timestamp>,
+    last: Timestamp,
     conversations: HashSet<Id>,
+}
+
+impl Outage {
+    /// Whether another failure makes it one: for everybody, and for more than a moment.
+    fn failed<'a>(
+        &mut self,
+        conversations: impl IntoIterator<Item = &'a Id>,
+        now: Timestamp,
+    ) -> bool {
+        if self.since.is_some() && now.duration_since(self.last) > OUTAGE_GAP {
+            *self = Self::default();
+        }
+        self.last = now;
+        for conversation in conversations {
+            if self.conversations.len() < CONVERSATIONS {
+                self.conversations.insert(conversation.clone());
+            }
+        }
+        let since = *self.since.get_or_insert(now);
+        self.conversations.len() >= CONVERSATIONS && now.duration_since(since) >= OUTAGE
+    }
+}
+
+/// Conversations that a side did, in the order of a count.
+#[derive(Default)]
+struct Successes {
+    count: u64,
+    latest: Option<(Id, u64)>,
+    /// The latest one of another conversation.
+    other: Option<(Id, u64)>,
+}
+
+impl Successes {
+    fn add(&mut self, conversation: &Id) {
+        self.count += 1;
+        match &mut self.latest {
+            Some((latest, at)) if latest == conversation => *at = self.count,
+            latest => self.other = latest.replace((conversation.clone(), self.count)),
+        }
+    }
+
+    /// The count at the latest success of a conversation other than this one.
+    fn of_another(&self, than: &Id) -> u64 {
+        let another = [&self.latest, &self.other].into_iter().flatten();
+        another.filter(|(id, _)| id != than).map(|(_, at)| *at).next().unwrap_or_default()
+    }
 }
 
 impl Breaker {
     pub(crate) fn new(parameter: Parameter<State>, clock: Clock) -> Self {
         Self {
-            parameter: parameter.or(State::Closed),
+            parameter: parameter.or(State::ABSENT),
             clock,
-            half_open: AtomicBool::new(false),
-            gladly: Mutex::default(),
-            destination: Mutex::default(),
+            last: Mutex::new(State::ABSENT),
+            sides: Default::default(),
         }
     }
 
@@ -157,8 +298,31 @@ impl Breaker {
         Ok(state)
     }
 
+    /// Counts from the beginning once the state has changed, whoever changed it. Denials are
+    /// forgotten only when it closes: then somebody was served, or the operator knows better.
     fn seen(&self, state: &State) {
-        self.half_open.store(matches!(state, State::HalfOpen(_)), Ordering::Relaxed);
+        {
+            let mut last = self.last();
+            if *last == *state {
+                return;
+            }
+            last.clone_from(state);
+        }
+        for side in Side::BOTH {
+            let mut record = self.record(side);
+            record.outage = Outage::default();
+            if matches!(state, State::Closed { .. }) {
+                record.forget_denials();
+            }
+        }
+    }
+
+    fn last(&self) -> MutexGuard<'_, State> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn record(&self, side: Side) -> MutexGuard<'_, Record> {
+        self.sides[side as usize].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// To the second, as people read it.
@@ -167,52 +331,109 @@ impl Breaker {
         Timestamp::from_second(now.as_second()).unwrap_or(now)
     }
 
-    fn outage(&self, side: Side) -> &Mutex<Outage> {
-        match side {
-            Side::Gladly => &self.gladly,
-            Side::Destination => &self.destination,
+    /// Why extraction is only tried, if it is: the breaker is half-open.
+    pub(crate) fn trial(&self) -> Option<Opening> {
+        match &*self.last() {
+            State::HalfOpen(opening) => Some(opening.clone()),
+            State::Closed { .. } | State::Open(_) | State::Unintelligible => None,
         }
     }
 
-    /// A side did what it was asked for.
-    pub(crate) async fn succeeded(&self, side: Side) {
-        *self.outage(side).lock().unwrap_or_else(PoisonError::into_inner) = Outage::default();
-        if side == Side::Destination && self.half_open.swap(false, Ordering::Relaxed) {
-            self.close().await;
+    /// Whether it is this side that is tried.
+    pub(crate) fn tries(&self, side: Side) -> bool {
+        self.trial().is_some_and(|opening| opening.cause == side)
+    }
+
+    /// A side gave an answer that tells of a side that is up.
+    pub(crate) fn answered(&self, side: Side) {
+        self.record(side).outage = Outage::default();
+    }
+
+    /// A side served a conversation: Gladly has one, or the destination took one. That ends a trial.
+    pub(crate) async fn served(&self, side: Side) {
+        {
+            let mut record = self.record(side);
+            record.outage = Outage::default();
+            record.forget_denials();
         }
+        if let Some(opening) = self.trial().filter(|opening| opening.cause == side) {
+            self.close(Some(opening.wait_seconds)).await;
+        }
+    }
+
+    /// A side denied a conversation. Whether it has denied so many since it served one that it is
+    /// the side's own fault.
+    pub(crate) fn denied(&self, side: Side, conversation: &Id) -> bool {
+        let mut record = self.record(side);
+        record.denials += 1;
+        if record.denied.len() < DENIALS {
+            record.denied.insert(conversation.clone());
+        }
+        // An event that comes again asks Gladly for the same conversation; what the destination
+        // refuses is put aside and does not come again.
+        let count = match side {
+            Side::Gladly => record.denied.len(),
+            Side::Destination => record.denials,
+        };
+        count >= DENIALS
+    }
+
+    /// Whether no more than one conversation was denied since another was served.
+    pub(crate) fn denied_one(&self, side: Side) -> bool {
+        self.record(side).denied.len() <= 1
     }
 
     /// A side failed with these conversations, in a way that passes. Whether that means that it is
-    /// down: for everybody, and for more than a moment.
+    /// down: for everybody, and for more than a moment, or while it is being tried.
     pub(crate) fn failed<'a>(
         &self,
         side: Side,
         conversations: impl IntoIterator<Item = &'a Id>,
     ) -> bool {
-        if side == Side::Destination && self.half_open.load(Ordering::Relaxed) {
-            return true;
-        }
-        let now = self.clock.now();
-        let mut outage = self.outage(side).lock().unwrap_or_else(PoisonError::into_inner);
-        for conversation in conversations {
-            if outage.conversations.len() < CONVERSATIONS {
-                outage.conversations.insert(conversation.clone());
-            }
-        }
-        let since = *outage.since.get_or_insert(now);
-        outage.conversations.len() >= CONVERSATIONS && now.duration_since(since) >= OUTAGE
+        self.tries(side) || self.record(side).outage.failed(conversations, self.clock.now())
+    }
+
+    /// A side did all that was asked for a conversation.
+    pub(crate) fn succeeded<'a>(&self, side: Side, conversations: impl Iterator<Item = &'a Id>) {
+        let mut record = self.record(side);
+        conversations.for_each(|conversation| record.successes.add(conversation));
+    }
+
+    /// How many of those there were.
+    pub(crate) fn successes(&self, side: Side) -> u64 {
+        self.record(side).successes.count
+    }
+
+    /// Notes that a side failed with a conversation. How many successes there had been when it
+    /// failed with it before, if it did.
+    pub(crate) fn note_failure(&self, side: Side, conversation: &Id) -> Option<u64> {
+        let mut record = self.record(side);
+        let successes = record.successes.count;
+        record.failed.put(conversation.clone(), successes)
+    }
+
+    /// Whether a side succeeded with another conversation after so many successes.
+    pub(crate) fn another_succeeded(&self, side: Side, than: &Id, since: u64) -> bool {
+        self.record(side).successes.of_another(than) > since
     }
 
     /// Holds extraction. An open breaker stays as it is, whoever opened it.
-    pub(crate) async fn open(&self, cause: Side, reason: &str) {
-        let now = self.now();
+    pub(crate) async fn open(&self, fault: &Fault) {
+        let (now, reason) = (self.now(), fault.reason.clone());
         let opening = match self.fresh().await.as_deref() {
             Ok(State::Open(_)) => return,
-            Ok(State::HalfOpen(opening)) if opening.cause == cause => {
-                opening.again(reason.to_owned(), now)
+            Ok(State::HalfOpen(opening)) if opening.cause == fault.side => {
+                opening.again(reason, now)
+            }
+            // The trial is over: another environment has seen it succeed.
+            Ok(_) | Err(_) if fault.in_trial => return,
+            Ok(State::Closed { closed_at: Some(at), wait_seconds })
+                if now.duration_since(*at) < RELAPSE =>
+            {
+                Opening::first(fault.side, reason, now, *wait_seconds)
             }
             // Unreadable is no reason to go on: it is written all the same.
-            Ok(_) | Err(_) => Opening::first(cause, reason.to_owned(), now),
+            Ok(_) | Err(_) => Opening::first(fault.side, reason, now, None),
         };
         self.write(State::Open(opening)).await;
     }
@@ -222,20 +443,17 @@ impl Breaker {
         self.write(State::Open(opening.again(reason.to_owned(), self.now()))).await;
     }
 
-    /// Lets deliveries try.
+    /// Lets conversations try.
     pub(crate) async fn half_open(&self, opening: &Opening) {
         self.write(State::HalfOpen(opening.clone())).await;
     }
 
-    pub(crate) async fn close(&self) {
-        self.write(State::Closed).await;
+    /// Lets everything go on, after it was open for so long.
+    pub(crate) async fn close(&self, wait_seconds: Option<u32>) {
+        self.write(State::Closed { closed_at: Some(self.now()), wait_seconds }).await;
     }
 
     async fn write(&self, state: State) {
-        // Counted anew from here.
-        for side in [Side::Gladly, Side::Destination] {
-            *self.outage(side).lock().unwrap_or_else(PoisonError::into_inner) = Outage::default();
-        }
         self.seen(&state);
         let text = serde_json::to_string(&state).unwrap_or_default();
         match self.parameter.write(text).await {
@@ -246,7 +464,9 @@ impl Breaker {
                     "the circuit breaker is open: {reason}"
                 ),
                 State::HalfOpen(Opening { cause, .. }) => info!("trying {cause} again"),
-                State::Closed | State::Unintelligible => info!("the circuit breaker is closed"),
+                State::Closed { .. } | State::Unintelligible => {
+                    info!("the circuit breaker is closed");
+                }
             },
             Err(err) => error!(error = chain(&err), "could not change the circuit breaker"),
         }
@@ -267,7 +487,11 @@ mod tests {
             wait_seconds: 60,
         };
         for (state, text) in [
-            (State::Closed, r#"{"state":"closed"}"#),
+            (State::Closed { closed_at: None, wait_seconds: None }, r#"{"state":"closed"}"#),
+            (
+                State::Closed { closed_at: Some(opening.retry_at), wait_seconds: Some(60) },
+                r#"{"state":"closed","closedAt":"2026-01-02T03:05:05Z","waitSeconds":60}"#,
+            ),
             (
                 State::Open(opening.clone()),
                 r#"{"state":"open","cause":"gladly","reason":"Gladly refused our credentials with 401","since":"2026-01-02T03:04:05Z","retryAt":"2026-01-02T03:05:05Z","waitSeconds":60}"#,
@@ -280,7 +504,10 @@ mod tests {
             assert_eq!(serde_json::to_string(&state).unwrap(), text);
             assert_eq!(text.parse(), Ok(state));
         }
-        assert_eq!(r#"{"state":"closed","since":1}"#.parse(), Ok(State::Closed));
+        assert_eq!(
+            r#"{"state":"closed","since":1}"#.parse(),
+            Ok(State::Closed { closed_at: None, wait_seconds: None })
+        );
         for text in
             ["", "open", "{}", r#"{"state":"ajar"}"#, r#"{"state":"open"}"#, r#"["closed"]"#]
         {
@@ -291,7 +518,7 @@ mod tests {
     #[test]
     fn each_re_opening_waits_twice_as_long_up_to_an_hour() {
         let now = Timestamp::UNIX_EPOCH;
-        let mut opening = Opening::first(Side::Gladly, String::new(), now);
+        let mut opening = Opening::first(Side::Gladly, String::new(), now, None);
         let mut waits = Vec::new();
         for _ in 0..8 {
             waits.push(opening.wait_seconds);
@@ -299,5 +526,39 @@ mod tests {
             opening = opening.again(String::new(), now);
         }
         assert_eq!(waits, [60, 120, 240, 480, 960, 1_920, 3_600, 3_600]);
+    }
+
+    #[test]
+    fn failures_far_apart_are_no_outage() {
+        let ids = ["a", "b"].map(|id| id.parse::<Id>().unwrap());
+        let down = |gaps: &[i64]| {
+            let (mut outage, mut now) = (Outage::default(), Timestamp::UNIX_EPOCH);
+            let mut down = outage.failed([&ids[0]], now);
+            for (gap, id) in gaps.iter().zip(ids.iter().rev().cycle()) {
+                now += SignedDuration::from_secs(*gap);
+                down = outage.failed([id], now);
+            }
+            down
+        };
+        assert!(!down(&[3 * 3_600]), "two blips");
+        assert!(!down(&[301]));
+        assert!(!down(&[119]), "not two minutes yet");
+        assert!(down(&[120]));
+        assert!(down(&[30, 60, 120]), "as events come back");
+        assert!(!down(&[60, 3_600, 60]), "each a minute long, an hour apart");
+    }
+
+    #[test]
+    fn a_success_of_another_conversation_is_told_from_its_own() {
+        let [a, b] = ["a", "b"].map(|id| id.parse::<Id>().unwrap());
+        let mut successes = Successes::default();
+        assert_eq!(successes.of_another(&a), 0);
+        successes.add(&a);
+        assert_eq!((successes.of_another(&a), successes.of_another(&b)), (0, 1));
+        successes.add(&b);
+        successes.add(&b);
+        assert_eq!((successes.of_another(&a), successes.of_another(&b)), (3, 1));
+        successes.add(&a);
+        assert_eq!((successes.of_another(&a), successes.of_another(&b)), (3, 4));
     }
 }

@@ -10,7 +10,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     Extractor, backfill,
-    breaker::{Opening, Side, State},
+    breaker::{NONE_FOUND, Opening, Side, State},
     document::StoreError,
     gladly::GladlyError,
     mapping::MappingError,
@@ -200,11 +200,13 @@ impl Extractor {
     async fn try_again(&self, end: Instant) -> Result<(), ControlError> {
         let breaker = &self.guard.breaker;
         match &*breaker.fresh().await? {
-            State::Closed | State::HalfOpen(_) => {}
+            // Closed by hand: from now on it is known when, which decides what counts as a failure.
+            State::Closed { closed_at: None, wait_seconds } => breaker.close(*wait_seconds).await,
+            State::Closed { .. } | State::HalfOpen(_) => {}
             // Closed is safe: a fault that still stands opens it at its first call.
             State::Unintelligible => {
                 error!("the breaker parameter is not as the relay writes it: closing the breaker");
-                breaker.close().await;
+                breaker.close(None).await;
             }
             State::Open(opening) if !self.is_due(opening).await => {}
             State::Open(opening) => match opening.cause {
@@ -213,7 +215,15 @@ impl Extractor {
                     let left = end.saturating_duration_since(Instant::now());
                     let run = Run::unguarded(Arc::clone(&self.guard), left);
                     match self.fetcher.gladly().probe(&run).await {
-                        Ok(()) => breaker.close().await,
+                        // That it knows us does not show that it has what we ask it for.
+                        Ok(()) => breaker.half_open(opening).await,
+                        Err(err) if err.is_inconclusive() => {
+                            warn!(error = chain(&err), "could not try Gladly again");
+                        }
+                        // Nor that it has it, if it cannot be asked just now.
+                        Err(err) if opening.reason == NONE_FOUND && err.is_transient() => {
+                            breaker.reopen(opening, NONE_FOUND).await;
+                        }
                         Err(err) => breaker.reopen(opening, &chain(&err)).await,
                     }
                 }

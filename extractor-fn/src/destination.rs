@@ -40,6 +40,8 @@ pub(crate) enum Verdict {
     Refused(u16),
     /// It may have it later.
     NotReady { why: String, retry_after: Option<Duration> },
+    /// It was not asked with a token that may work, so this says nothing of the destination.
+    Inconclusive(String),
     /// It will have nothing until somebody mends something.
     Fault(String),
     /// Nobody asked again: extraction is to stop.
@@ -69,7 +71,7 @@ impl Destination {
         let mut token = match self.token.value().await {
             Ok(token) => token,
             Err(err) if err.is_lasting() => return no_token(&err),
-            Err(err) => return Verdict::NotReady { why: chain(&err), retry_after: None },
+            Err(err) => return Verdict::Inconclusive(chain(&err)),
         };
         let body = Bytes::from(if self.gzip { compress(&json) } else { json });
         let left = run.times.deliver.saturating_duration_since(Instant::now());
@@ -84,13 +86,13 @@ impl Destination {
             if let Some(status) = failure(&answer) {
                 run.delivery_failed(status);
             }
-            let (why, retry_after) = match answer {
+            let verdict = match answer {
                 Ok(answer) => match answer.status {
                     200..=299 => return Verdict::Accepted,
                     status @ (400 | 413 | 422) => return Verdict::Refused(status),
                     status if is_transient(status) => {
-                        let retry_after = answer.retry_after(self.clock.now());
-                        (format!("the destination is not ready, status {status}"), retry_after)
+                        let why = format!("the destination is not ready, status {status}");
+                        Verdict::NotReady { why, retry_after: answer.retry_after(self.clock.now()) }
                     }
                     status @ (401 | 403) => {
                         // The token may have been replaced since we read it.
@@ -98,14 +100,21 @@ impl Destination {
                             Ok(read) if read != token => token = read,
                             _ => return refused(status),
                         }
-                        (format!("the destination answered {status}"), None)
+                        Verdict::Inconclusive("the token was replaced during the delivery".into())
                     }
                     status => return refused(status),
                 },
-                Err(err) => (format!("could not reach the destination: {}", chain(&err)), None),
+                Err(err) => {
+                    let why = format!("could not reach the destination: {}", chain(&err));
+                    Verdict::NotReady { why, retry_after: None }
+                }
             };
-            if !tries.again(retry_after).await {
-                return Verdict::NotReady { why, retry_after };
+            let asked = match &verdict {
+                Verdict::NotReady { retry_after, .. } => *retry_after,
+                _ => None,
+            };
+            if !tries.again(asked).await {
+                return verdict;
             }
         }
     }

@@ -17,6 +17,7 @@ use tokio::{time::Instant, try_join};
 
 use crate::{
     bounded::{Bounded, Weight},
+    breaker::Side,
     config::Shape,
     coverage::SeenItems,
     fresh::Fresh,
@@ -80,7 +81,10 @@ enum Seen {
 pub(crate) enum Fetched {
     Snapshot(Snapshot),
     /// Gladly no longer has it.
-    Gone,
+    Gone {
+        /// Nor its customer, with whom all of theirs went.
+        with_customer: bool,
+    },
 }
 
 /// A conversation as the destination gets it.
@@ -134,8 +138,15 @@ impl Fetcher {
         let (conversation, list) =
             try_join!(self.gladly.conversation(id, run), self.gladly.items(id, run))?;
         let (Some(conversation), Some(list)) = (conversation, list) else {
-            return Ok(Fetched::Gone);
+            let second_look = events.iter().any(|event| !event.is_new());
+            let customer = events.iter().find_map(|event| event.customer.clone());
+            let with_customer = match customer.filter(|_| second_look) {
+                Some(customer) => matches!(*self.look_up(customer, run).await?, Seen::Gone),
+                None => false,
+            };
+            return Ok(Fetched::Gone { with_customer });
         };
+        run.served(Side::Gladly).await;
         let conversation =
             Conversation::read(&conversation).ok_or(GladlyError::Unreadable("a conversation"))?;
         let mut items = Item::list(&list.json).ok_or(GladlyError::Unreadable("a list of items"))?;
@@ -288,10 +299,20 @@ impl Fetcher {
         id: Option<Id>,
         run: &Run,
     ) -> Result<Option<Arc<RawValue>>, GladlyError> {
-        let Some(mut id) = id else {
+        let Some(id) = id else {
             return Ok(None);
         };
-        for _ in 0..=MOVES {
+        Ok(match &*self.look_up(id, run).await? {
+            Seen::Customer(customer) => Some(Arc::clone(customer)),
+            Seen::Moved(_) | Seen::Gone => None,
+        })
+    }
+
+    /// What Gladly says of a customer, wherever merging has taken them. After too many moves, that
+    /// they moved.
+    async fn look_up(&self, mut id: Id, run: &Run) -> Result<Arc<Seen>, GladlyError> {
+        let mut moves = 0;
+        loop {
             let known = self.customers().get(&id).map(|known| Arc::clone(&known.cell));
             let cell = known.unwrap_or_else(|| {
                 let cell = Arc::default();
@@ -300,15 +321,15 @@ impl Fetcher {
             });
             let seen = cell.get(self.clock.now(), CUSTOMER_AGE, self.ask_for(&id, run)).await?;
             match &*seen {
+                Seen::Moved(to) if moves < MOVES => id = to.clone(),
                 Seen::Customer(customer) => {
                     self.keep(&id, &cell, customer.get().len());
-                    return Ok(Some(Arc::clone(customer)));
+                    return Ok(seen);
                 }
-                Seen::Moved(to) => id = to.clone(),
-                Seen::Gone => return Ok(None),
+                _ => return Ok(seen),
             }
+            moves += 1;
         }
-        Ok(None)
     }
 
     fn keep(&self, customer: &Id, cell: &Arc<Fresh<Seen>>, bytes: usize) {

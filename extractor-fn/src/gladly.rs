@@ -60,6 +60,12 @@ pub(crate) enum GladlyError {
     /// The call will work later; with this status, or with none.
     #[error("Gladly is not ready, status {status}")]
     NotReady { status: u16, retry_after: Option<Duration> },
+    /// Nobody asked: the rate limit has no room for the call before this.
+    #[error("the relay's own rate limit leaves no room for the call")]
+    RateLimited(Duration),
+    /// Gladly refused a token that was replaced meanwhile, and there is no try left for the new one.
+    #[error("the Gladly token was replaced during the call")]
+    TokenReplaced,
     /// There is no whole answer.
     #[error("Gladly did not answer")]
     Unreachable(#[source] HttpError),
@@ -85,6 +91,15 @@ impl GladlyError {
         match self {
             Self::Refused(_) => true,
             Self::NoToken(err) => err.is_lasting(),
+            _ => false,
+        }
+    }
+
+    /// Whether nothing was asked with a token that may work, so that it says nothing of Gladly.
+    pub(crate) fn is_inconclusive(&self) -> bool {
+        match self {
+            Self::Stopped(_) | Self::RateLimited(_) | Self::TokenReplaced => true,
+            Self::NoToken(err) => !err.is_lasting(),
             _ => false,
         }
     }
@@ -327,8 +342,7 @@ impl Gladly {
     async fn lines(&self, path: &str, from: u64, run: &Run) -> Result<Lines, GladlyError> {
         let token = self.token.value().await?;
         run.permit().await?;
-        let turn = self.pacer.turn(CALL_LIMIT).await;
-        turn.map_err(|wait| GladlyError::NotReady { status: 429, retry_after: Some(wait) })?;
+        self.pacer.turn(CALL_LIMIT).await.map_err(GladlyError::RateLimited)?;
         self.calls.fetch_add(1, Ordering::Relaxed);
         let request = self.request("GET", path, None, &token);
         match self.http.lines(request, from).await.map_err(GladlyError::Unreachable)? {
@@ -382,10 +396,7 @@ impl Gladly {
         let mut token = self.token.value().await?;
         loop {
             run.permit().await?;
-            self.pacer
-                .turn(CALL_LIMIT)
-                .await
-                .map_err(|wait| GladlyError::NotReady { status: 429, retry_after: Some(wait) })?;
+            self.pacer.turn(CALL_LIMIT).await.map_err(GladlyError::RateLimited)?;
             // Asked again: the wait for our turn may have been long.
             run.permit().await?;
             self.calls.fetch_add(1, Ordering::Relaxed);
@@ -401,14 +412,14 @@ impl Gladly {
                                 return Err(GladlyError::Refused(status));
                             }
                             token = read;
-                            GladlyError::Refused(status)
+                            GladlyError::TokenReplaced
                         }
                         status if is_transient(status) => {
                             let retry_after = answer.retry_after(self.clock.now());
                             GladlyError::NotReady { status, retry_after }
                         }
                         _ => {
-                            run.succeeded(Side::Gladly).await;
+                            run.answered(Side::Gladly);
                             return Ok(answer);
                         }
                     }

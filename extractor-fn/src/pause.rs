@@ -12,6 +12,9 @@ use crate::breaker::Breaker;
 
 /// How old the switch's state may be.
 pub(crate) const PAUSE_AGE: SignedDuration = SignedDuration::from_secs(10);
+/// For so long an event has to have failed by itself, and a fault to have lasted, before anything
+/// is given up for it.
+pub(crate) const DAY: SignedDuration = SignedDuration::from_hours(24);
 
 /// What the pause parameter says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,6 +124,28 @@ impl Guard {
             _ => None,
         };
         [until, switched_at.flatten(), changed_at].into_iter().flatten().max()
+    }
+
+    /// Whether neither the operator nor the breaker, open or half-open, has held extraction within
+    /// this time. Unknown is no.
+    pub(crate) async fn was_free_for(&self, span: SignedDuration) -> bool {
+        let (switch, breaker) = join!(self.switch.fresh(), self.breaker.fresh());
+        let (Ok((switch, Some(switched_at))), Ok(breaker)) = (switch, breaker) else {
+            return false;
+        };
+        let Some(closed_at) = breaker.closed_at() else { return false };
+        let until = match &*switch {
+            Switch::Paused(pause) => pause.until,
+            Switch::Running | Switch::Unintelligible => None,
+        };
+        let now = self.now();
+        let is_past = |at: Timestamp| now.duration_since(at) >= span;
+        switch.held(now).is_none()
+            && [Some(switched_at), until, Some(closed_at)].into_iter().flatten().all(is_past)
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 }
 

@@ -9,7 +9,14 @@ use shared::{Metric, QueueMessage, Reason, Unusable, chain};
 use tokio::time::timeout_at;
 use tracing::{error, warn};
 
-use crate::{Extractor, queue::ENTRIES, record::Record, run::Run};
+use crate::{
+    Extractor,
+    breaker::{NONE_FOUND, Opening, Side},
+    pause::DAY,
+    queue::ENTRIES,
+    record::{Event, Record},
+    run::Run,
+};
 
 /// Requests to SQS at once.
 const AT_ONCE: usize = 8;
@@ -19,10 +26,8 @@ const FIRST_WAIT: u32 = 30;
 const LONGEST_WAIT: u32 = 3_600;
 /// How long Gladly may take to show what it sent an event about.
 const LAG: i32 = 30;
-/// A record is given up once it was received more often than this …
+/// A record is given up once it was received more often than this, and first a day ago.
 const RECEIVES: u32 = 20;
-/// … and first received longer ago than this.
-const PATIENCE: SignedDuration = SignedDuration::from_hours(24);
 /// What is given back with less than this many sixteenths of the retention left at its next turn is
 /// sent anew. A renewal that begins while it is hidden misses it, and the next one begins a quarter
 /// of the retention later; the rest is for what delays that one.
@@ -35,6 +40,8 @@ pub(crate) enum Outcome {
     Delivered,
     /// The destination will not have its conversation, and answered with this status.
     Refused(u16),
+    /// Gladly has no such conversation, nor any other.
+    Missing,
     /// Not an event.
     Unusable(Unusable),
     /// Extraction is paused.
@@ -43,9 +50,34 @@ pub(crate) enum Outcome {
     OutOfTime,
     /// Gladly may show more in a moment.
     LookAgain,
+    /// The rate limit leaves no room for its calls before this.
+    RateLimited(Duration),
     /// Something failed that may work later, or took more time than there was; not before this if
     /// somebody asked for it.
     Failed(Option<Duration>),
+}
+
+/// What the end of a record depends on beside itself. Unknown, it leaves the record in the queue.
+#[derive(Default)]
+struct Grounds {
+    /// Extraction was not held for a day, so what failed all that time did so by itself.
+    free: bool,
+    /// The breaker has been open or half-open for a day.
+    opening: Option<Opening>,
+    /// One conversation is all that there is to try.
+    lone: bool,
+}
+
+impl Grounds {
+    /// Whether a day of missing conversations is over.
+    fn ends_missing(&self) -> bool {
+        self.opening.as_ref().is_some_and(|opening| opening.reason == NONE_FOUND)
+    }
+
+    /// Whether a day of refusals is over in which there was nothing else to try.
+    fn ends_refused(&self) -> bool {
+        self.lone && self.opening.as_ref().is_some_and(|opening| opening.cause == Side::Destination)
+    }
 }
 
 /// What SQS is to do with a record.
@@ -56,23 +88,38 @@ enum Settlement {
 }
 
 impl Outcome {
-    fn settlement(self, record: &Record, run: &Run, now: Timestamp) -> Settlement {
+    fn settlement(
+        self,
+        record: &Record,
+        run: &Run,
+        grounds: &Grounds,
+        now: Timestamp,
+    ) -> Settlement {
+        let exhausted = |detail| Settlement::Quarantine(Reason::Exhausted, detail);
         match self {
             Self::Delivered => Settlement::Delete,
             Self::Unusable(why) => Settlement::Quarantine(why.reason(), why.to_string()),
-            Self::Refused(status) if !run.destination_refuses_all() => Settlement::Quarantine(
-                Reason::Rejected,
-                format!("the destination answered {status}"),
-            ),
+            Self::Refused(status)
+                if run.fault_of(Side::Destination).is_none() || grounds.ends_refused() =>
+            {
+                Settlement::Quarantine(
+                    Reason::Rejected,
+                    format!("the destination answered {status}"),
+                )
+            }
+            Self::Missing if grounds.ends_missing() && is_a_day_old(record, now) => {
+                exhausted("Gladly has answered 404 to every conversation for a day".into())
+            }
             Self::OutOfTime => Settlement::GiveBack(0),
             Self::LookAgain => Settlement::GiveBack(LAG),
-            Self::Held | Self::Refused(_) => Settlement::GiveBack(back_off(record.receives, None)),
-            // What fails for everybody is no event's fault.
-            Self::Failed(_) if run.fault().is_none() && is_exhausted(record, now) => {
-                Settlement::Quarantine(
-                    Reason::Exhausted,
-                    format!("failed for more than a day, received {} times", record.receives),
-                )
+            Self::RateLimited(wait) => Settlement::GiveBack(whole_seconds(wait).max(1)),
+            Self::Held | Self::Refused(_) | Self::Missing => {
+                Settlement::GiveBack(back_off(record.receives, None))
+            }
+            Self::Failed(_)
+                if grounds.free && is_tired(record, now) && failed_by_itself(record, run) =>
+            {
+                exhausted(format!("failed for more than a day, received {} times", record.receives))
             }
             Self::Failed(retry_after) => {
                 Settlement::GiveBack(back_off(record.receives, retry_after))
@@ -81,9 +128,18 @@ impl Outcome {
     }
 }
 
-fn is_exhausted(record: &Record, now: Timestamp) -> bool {
-    let waited = record.first_received_at.map(|first| now.duration_since(first));
-    record.receives > RECEIVES && waited.is_some_and(|waited| waited > PATIENCE)
+fn is_a_day_old(record: &Record, now: Timestamp) -> bool {
+    record.first_received_at.is_some_and(|first| now.duration_since(first) > DAY)
+}
+
+fn is_tired(record: &Record, now: Timestamp) -> bool {
+    record.receives > RECEIVES && is_a_day_old(record, now)
+}
+
+/// Whether another conversation got past where this record's failed.
+fn failed_by_itself(record: &Record, run: &Run) -> bool {
+    Event::read(0, record)
+        .is_ok_and(|event| run.failed_where_another_succeeded(&event.conversation))
 }
 
 /// Seconds until a record comes back: 30 doubling to an hour, 20 % up or down so that records that
@@ -92,9 +148,16 @@ fn back_off(receives: u32, retry_after: Option<Duration>) -> i32 {
     let doublings = receives.saturating_sub(1).min(16);
     let seconds = FIRST_WAIT.saturating_mul(1 << doublings).min(LONGEST_WAIT);
     let jittered = f64::from(seconds) * (0.8 + 0.4 * fastrand::f64());
-    let asked = retry_after.unwrap_or_default().as_secs_f64().ceil().min(f64::from(LONGEST_WAIT));
     #[expect(clippy::cast_possible_truncation, reason = "at most 4,320")]
-    let seconds = jittered.max(asked).round() as i32;
+    let jittered = jittered.round() as i32;
+    jittered.max(whole_seconds(retry_after.unwrap_or_default()))
+}
+
+/// A wait in seconds, an hour at most.
+fn whole_seconds(wait: Duration) -> i32 {
+    let longest = Duration::from_secs(LONGEST_WAIT.into());
+    #[expect(clippy::cast_possible_truncation, reason = "at most 3,600")]
+    let seconds = wait.min(longest).as_secs_f64().ceil() as i32;
     seconds
 }
 
@@ -107,8 +170,10 @@ impl Extractor {
         run: &Run,
     ) -> SqsBatchResponse {
         let now = self.now();
+        let grounds = timeout_at(run.times.settle, self.grounds(records, &outcomes, run, now));
+        let grounds = grounds.await.unwrap_or_default();
         let settled = records.iter().zip(outcomes).map(async |(record, outcome)| {
-            let kept = match outcome.settlement(record, run, now) {
+            let kept = match outcome.settlement(record, run, &grounds, now) {
                 Settlement::Delete => None,
                 Settlement::GiveBack(seconds) => Some((record, seconds)),
                 Settlement::Quarantine(reason, detail) => {
@@ -132,6 +197,39 @@ impl Extractor {
         let mut response = SqsBatchResponse::default();
         response.set_failures(kept.into_iter().map(|(record, _)| record.message_id.clone()));
         response
+    }
+
+    /// Looks for what decides about these records, and for nothing that decides about none.
+    async fn grounds(
+        &self,
+        records: &[Record],
+        outcomes: &[Outcome],
+        run: &Run,
+        now: Timestamp,
+    ) -> Grounds {
+        // What fails for everybody is no event's fault.
+        let tired = run.fault().is_none()
+            && records.iter().zip(outcomes).any(|(record, outcome)| {
+                matches!(outcome, Outcome::Failed(_)) && is_tired(record, now)
+            });
+        let refused = run.fault_of(Side::Destination).is_some()
+            && outcomes.iter().all(|outcome| matches!(outcome, Outcome::Refused(_)));
+        let missing = outcomes.iter().any(|outcome| matches!(outcome, Outcome::Missing));
+        let mut grounds = Grounds::default();
+        if tired {
+            grounds.free = self.guard.was_free_for(DAY).await;
+        }
+        if refused || missing {
+            let state = self.guard.breaker.fresh().await.ok();
+            let opening = state.as_ref().and_then(|state| state.opening());
+            grounds.opening = opening.filter(|opening| opening.lasts(DAY, now)).cloned();
+        }
+        if refused && grounds.opening.is_some() && self.guard.breaker.denied_one(Side::Destination)
+        {
+            let waiting = self.events.depth().await;
+            grounds.lone = waiting.is_ok_and(|depth| depth.total <= records.len() as u64);
+        }
+        grounds
     }
 
     /// Sends a record anew if the queue would soon let it expire while it is being given back.

@@ -170,7 +170,7 @@ impl Status {
             oldest_event_age_seconds: seconds(age),
             expires_in_seconds: seconds(left),
             drain_seconds: facts.drain_seconds,
-            breaker: (facts.breaker != Breaker::Closed).then_some(facts.breaker),
+            breaker: facts.breaker.opening().is_some().then_some(facts.breaker),
             webhook: facts.webhook,
             unintelligible_for,
             now,

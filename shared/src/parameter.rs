@@ -29,6 +29,17 @@ const TRY_LIMIT: Duration = Duration::from_millis(1_400);
 /// How long a failed read keeps the next one away while there is an old value to serve.
 const FAILURE_PAUSE: SignedDuration = SignedDuration::from_secs(2);
 
+/// SSM's answers that stay the same until somebody writes the parameter or lets us read it.
+/// <https://docs.aws.amazon.com/systems-manager/latest/APIReference/API_GetParameter.html>
+const LASTING: [&str; 6] = [
+    "AccessDenied",
+    "AccessDeniedException",
+    "InvalidKeyId",
+    "ParameterNotFound",
+    "ParameterVersionNotFound",
+    "ValidationException",
+];
+
 /// An SSM client that gives up in time.
 pub fn ssm_client(config: impl Into<Builder>) -> Client {
     let timeouts = TimeoutConfig::builder()
@@ -98,9 +109,11 @@ impl ParameterError {
     #[must_use]
     pub fn is_lasting(&self) -> bool {
         match self {
+            // Whatever else SSM answers, an overload, a fault of its own or a code not known yet,
+            // is better tried again than taken for a secret that is not there.
             Self::Unreadable { source, .. } => {
                 let code = source.as_service_error().and_then(ProvideErrorMetadata::code);
-                code.is_some_and(|code| !code.contains("Throttl") && !code.contains("Internal"))
+                code.is_some_and(|code| LASTING.contains(&code))
             }
             Self::Unusable { .. } => true,
             Self::NotWritten { .. } => false,
@@ -290,7 +303,7 @@ mod tests {
         atomic::{AtomicI64, Ordering},
     };
 
-    use local::aws::{Aws, THROTTLED};
+    use local::aws::{Aws, Fault, THROTTLED};
 
     use super::*;
 
@@ -333,6 +346,36 @@ mod tests {
             parameter.value().await.unwrap_err().to_string(),
             "the parameter /p is not usable: it should be one line of printable ASCII"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_parameter_that_is_missing_lasts_and_an_ssm_that_fails_passes() {
+        for (fault, lasts) in [
+            (None, true),
+            (Some(Fault::Refused(400, "AccessDeniedException")), true),
+            (Some(Fault::Refused(400, "InvalidKeyId")), true),
+            (Some(Fault::Refused(503, "ServiceUnavailable")), false),
+            (Some(Fault::Refused(503, "ServiceUnavailableException")), false),
+            (Some(Fault::Refused(500, "InternalServerError")), false),
+            (Some(Fault::Refused(500, "InternalFailure")), false),
+            (Some(Fault::Refused(400, "RequestTimeoutException")), false),
+            (Some(Fault::Refused(400, "RequestLimitExceeded")), false),
+            (Some(Fault::Refused(429, "TooManyRequestsException")), false),
+            (Some(Fault::Refused(400, "RequestExpired")), false),
+            (Some(THROTTLED), false),
+            (Some(Fault::Garbage(502)), false),
+            (Some(Fault::Garbage(200)), false),
+            (Some(Fault::Reset), false),
+            (Some(Fault::Hang), false),
+        ] {
+            let aws = Aws::default();
+            aws.state().ssm_fault = fault;
+            let minute = SignedDuration::from_mins(1);
+            let ssm = ssm_client(&aws.config());
+            let parameter = Parameter::<Secret>::new(ssm, "/p".into(), minute, Clock::system());
+            let err = parameter.value().await.unwrap_err();
+            assert_eq!(err.is_lasting(), lasts, "{fault:?}: {}", chain(&err));
+        }
     }
 
     #[test]

@@ -51,7 +51,7 @@ impl History {
 }
 
 /// What has to happen in any few hundred seeds, or the simulation no longer tests what it is for.
-pub const COVERAGE: [&str; 46] = [
+pub const COVERAGE: [&str; 48] = [
     "quotas nearly used up",
     "AWS faults",
     "answers lost",
@@ -61,6 +61,8 @@ pub const COVERAGE: [&str; 46] = [
     "breaker half-open",
     "breaker opened",
     "breaker re-opened",
+    "breaker unclosed for a day",
+    "conversations not found for a while",
     "crashes",
     "deletions that failed",
     "deliveries within the grace",

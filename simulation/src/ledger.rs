@@ -16,6 +16,11 @@ const GRACE: SignedDuration = SignedDuration::from_secs(15);
 /// take of them.
 const WAITED_FOR: SignedDuration = SignedDuration::from_secs(30);
 
+/// How long an event has to have failed by itself before it is given up.
+const DAY: SignedDuration = SignedDuration::from_hours(24);
+/// The breaker's reason while Gladly has none of the conversations.
+pub(crate) const NONE_FOUND: &str = "Gladly answers 404 to every conversation";
+
 /// A promise that was not kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
@@ -63,6 +68,10 @@ pub(crate) struct Ledger {
     pub(crate) changed_at: Timestamp,
     /// The last state of the breaker.
     breaker: String,
+    /// While it is open or half-open: since when for this cause, the cause and the reason.
+    unclosed: Option<(Timestamp, String, String)>,
+    /// When it last closed.
+    closed_at: Timestamp,
     /// Since when the renewal of the events queue is going on, if it is.
     pass: Option<Timestamp>,
     /// How often each message was received in the pass that began then, while the mapping was off.
@@ -78,6 +87,8 @@ impl Default for Ledger {
             violation: None,
             changed_at: EPOCH,
             breaker: "closed".into(),
+            unclosed: None,
+            closed_at: Timestamp::MIN,
             pass: None,
             received: BTreeMap::new(),
         }
@@ -97,6 +108,27 @@ impl Ledger {
             };
         }
         since
+    }
+}
+
+impl Ledger {
+    /// Whether the breaker has been open or half-open for this since before then. No reason is any.
+    pub(crate) fn unclosed_before(&self, then: Timestamp, cause: &str, reason: &str) -> bool {
+        self.unclosed.as_ref().is_some_and(|(since, by, why)| {
+            *since < then && by == cause && (reason.is_empty() || why == reason)
+        })
+    }
+
+    /// Whether anything has held extraction within a day.
+    fn was_held(&self, now: Timestamp) -> bool {
+        let lately = |at: Timestamp| now.duration_since(at) < DAY;
+        self.unclosed.is_some()
+            || lately(self.closed_at)
+            || self.held_since(now).is_some()
+            || self.words.iter().any(|(at, meaning, _)| match meaning {
+                Meaning::HeldUntil(until) => lately(*at) || lately(*until),
+                Meaning::Running | Meaning::Held => lately(*at),
+            })
     }
 }
 
@@ -181,7 +213,7 @@ impl World {
                     self.count("events queued by a recovery, or renewed after it");
                 }
                 "events" => self.count("events renewed or redriven"),
-                _ => self.check_quarantined(&message.body),
+                _ => self.check_quarantined(&message.body, Some(began)),
             }
         }
     }
@@ -189,9 +221,29 @@ impl World {
     pub(crate) fn see_breaker(&self, text: &str) {
         let document: Value = serde_json::from_str(text).unwrap_or_default();
         let state = document["state"].as_str().unwrap_or_default().to_owned();
+        let text = |name: &str| document[name].as_str().unwrap_or_default().to_owned();
+        let (cause, reason, now) = (text("cause"), text("reason"), self.now());
         let before = {
-            let ledger = &mut self.state().ledger;
-            ledger.changed_at = self.now();
+            let state_of_world = &mut *self.state();
+            let ledger = &mut state_of_world.ledger;
+            ledger.changed_at = now;
+            let was_unclosed = ledger.unclosed.as_ref().map(|(since, ..)| *since);
+            ledger.unclosed = match ledger.unclosed.take() {
+                _ if state == "closed" => None,
+                Some((since, by, why))
+                    if by == cause && (why == NONE_FOUND) == (reason == NONE_FOUND) =>
+                {
+                    Some((since, by, reason))
+                }
+                _ => Some((now, cause, reason)),
+            };
+            if state == "closed" && ledger.breaker != "closed" {
+                ledger.closed_at = now;
+                if was_unclosed.is_some_and(|since| now.duration_since(since) >= DAY) {
+                    state_of_world.tally.count("breaker unclosed for a day");
+                }
+                state_of_world.delivered.called_gone.clear();
+            }
             mem::replace(&mut ledger.breaker, state.clone())
         };
         match (before.as_str(), state.as_str()) {
@@ -262,8 +314,9 @@ impl World {
         }
     }
 
-    /// Checks that there is a reason for what is put into quarantine.
-    pub(crate) fn check_quarantined(&self, body: &str) {
+    /// Checks that there is a reason for what is put into quarantine, by an invocation that began
+    /// then; without one, what was found good once is so.
+    pub(crate) fn check_quarantined(&self, body: &str, began: Option<Timestamp>) {
         let envelope: Value = serde_json::from_str(body).unwrap_or_default();
         let enveloped = envelope["reason"].is_string() && envelope["raw"].is_string();
         let reason = envelope["reason"].as_str().filter(|_| enveloped).unwrap_or("exhausted");
@@ -296,10 +349,37 @@ impl World {
         };
         event.quarantined = true;
         let conversation = &self.plan.conversations[event.conversation];
-        let refused = state.delivered.refused_alone(&conversation.id);
+        let grounded = match (reason, began) {
+            ("rejected", began) => {
+                let taken = |began| state.delivered.accepted_at >= began;
+                let day_over = self.now() - DAY;
+                state.delivered.refused_alone(&conversation.id)
+                    && began.is_none_or(|began| {
+                        // While it is tried, nothing is refused for good before something is taken.
+                        taken(began)
+                            || !state.ledger.unclosed_before(began, "destination", "")
+                            || state.ledger.unclosed_before(day_over, "destination", "")
+                    })
+            }
+            ("exhausted", Some(_)) => {
+                let now = self.elapsed();
+                let day_ago = now.checked_sub(DAY.unsigned_abs());
+                let slack = Duration::from_mins(5);
+                let missing = day_ago.is_some_and(|day_ago| {
+                    self.plan.is_missing(day_ago, now.saturating_sub(slack).max(day_ago))
+                });
+                let poisoned = conversation.nature == Nature::Poison;
+                missing || poisoned && !state.ledger.was_held(self.now())
+            }
+            ("exhausted", None) => enveloped,
+            _ => false,
+        };
         drop(state);
-        if reason == "rejected" && refused {
-            self.count("quarantined as rejected");
+        if grounded {
+            self.count(match reason {
+                "rejected" => "quarantined as rejected",
+                _ => "quarantined as exhausted",
+            });
         } else {
             let nature = conversation.nature;
             self.violate(promise::HEALTHY, || {
@@ -329,7 +409,7 @@ impl World {
             *stands = false;
         }
         for body in quarantine {
-            self.check_quarantined(&body);
+            self.check_quarantined(&body, None);
         }
         let state = self.state();
         let lost = state.ledger.events.iter();

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::{
-    ledger::{promise, refusal},
+    ledger::{NONE_FOUND, promise, refusal},
     plan::{Ailment, Nature, Side},
     world::{EPOCH, World},
 };
@@ -52,7 +52,17 @@ pub(crate) struct Delivered {
     snapshots: BTreeMap<String, Vec<Timestamp>>,
     /// Conversations that were refused with nothing beside them.
     refused: BTreeSet<String>,
+    /// When it last took anything.
+    pub(crate) accepted_at: Timestamp,
+    /// Conversations that each environment called gone though they are not, since Gladly last
+    /// showed it one or the breaker closed.
+    pub(crate) called_gone: BTreeMap<u64, BTreeSet<String>>,
 }
+
+/// So many conversations that are not found, and none that is, are Gladly's own fault.
+const MISSING: usize = 10;
+/// What an invocation was told at its beginning it may believe at its end.
+const INVOCATION: Duration = Duration::from_mins(5);
 
 impl Delivered {
     pub(crate) fn refused_alone(&self, conversation: &str) -> bool {
@@ -95,7 +105,10 @@ impl World {
     /// How one side fails now, if it does.
     fn failure(&self, side: Side) -> Option<Reply> {
         let ailment = match self.plan.ailment(side, self.elapsed()) {
-            Some(Ailment::Flaky) => self.goes_wrong(0.5).then_some(Ailment::Reset)?,
+            Some(Ailment::Flaky) => self.goes_wrong(0.5).then(|| {
+                if side == Side::Gladly { Ailment::Status(503) } else { Ailment::Reset }
+            })?,
+            Some(Ailment::Missing) => return None,
             Some(ailment) => ailment,
             None if self.goes_wrong(self.plan.net_faults) => {
                 let faults =
@@ -112,7 +125,7 @@ impl World {
             },
             Ailment::Status(status) => Reply::status(status),
             Ailment::Hang => Reply::Hang,
-            Ailment::Reset | Ailment::Flaky | Ailment::Token => Reply::Reset,
+            Ailment::Reset | Ailment::Flaky | Ailment::Token | Ailment::Missing => Reply::Reset,
         })
     }
 
@@ -123,7 +136,7 @@ impl World {
     }
 
     /// Gladly's answer.
-    pub(crate) async fn gladly(&self, request: &HttpRequest) -> Reply {
+    pub(crate) async fn gladly(&self, request: &HttpRequest, environment: u64) -> Reply {
         if self.goes_wrong(0.02) {
             self.count("slow answers");
             let long = self.time_between(1_000, 12_000);
@@ -164,6 +177,10 @@ impl World {
             Some(reply) => reply,
             None => self.rest(path),
         };
+        if path.starts_with("/conversations/") && matches!(reply, Reply::Answer { status: 200, .. })
+        {
+            self.state().delivered.called_gone.remove(&environment);
+        }
         if let Reply::Answer { headers, .. } = &mut reply {
             headers.push(("ratelimit-remaining-second", left.saturating_sub(1).to_string()));
         }
@@ -181,6 +198,10 @@ impl World {
                 let Some(conversation) = self.plan.conversation(id) else {
                     return Reply::status(404);
                 };
+                if self.plan.is_missing(self.elapsed(), self.elapsed()) {
+                    self.count("conversations not found for a while");
+                    return Reply::status(404);
+                }
                 match conversation.nature {
                     Nature::Gone => return Reply::status(404),
                     Nature::Poison if !self.is_calm() => return Reply::status(500),
@@ -226,7 +247,12 @@ impl World {
     }
 
     /// The destination's answer.
-    pub(crate) fn destination(&self, request: &HttpRequest, environment: u64) -> Reply {
+    pub(crate) fn destination(
+        &self,
+        request: &HttpRequest,
+        environment: u64,
+        began: Timestamp,
+    ) -> Reply {
         self.count("deliveries");
         let failure = self.failure(Side::Destination);
         // What was taken may go unanswered.
@@ -234,7 +260,7 @@ impl World {
         let mut failure = failure;
         if let Some(failure) = failure.take_if(|_| !unheard) {
             self.count("failed deliveries");
-            if matches!(failure, Reply::Answer { status: 400, .. }) {
+            if matches!(failure, Reply::Answer { status: 400 | 422, .. }) {
                 self.note_refusal(&read(request));
             }
             return failure;
@@ -256,7 +282,7 @@ impl World {
             self.note_refusal(&delivery);
             return Reply::status(status);
         }
-        if let Err(why) = self.take(&delivery, environment) {
+        if let Err(why) = self.take(&delivery, environment, began) {
             self.violate(promise::HONEST, || format!("{why}: {delivery}"));
         }
         if let Some(failure) = failure {
@@ -274,7 +300,7 @@ impl World {
     }
 
     /// Books a delivery, or says what is wrong with it.
-    fn take(&self, delivery: &Value, environment: u64) -> Result<(), String> {
+    fn take(&self, delivery: &Value, environment: u64, began: Timestamp) -> Result<(), String> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         if delivery["schema"] != "gladly-relay/delivery/1"
             || delivery["organization"] != "acme.gladly.com"
@@ -282,6 +308,7 @@ impl World {
             return Err("another schema or organisation".into());
         }
         let now = self.now();
+        self.state().delivered.accepted_at = now;
         let list = |name: &str| delivery[name].as_array().cloned().unwrap_or_default();
         let mut fetched = BTreeMap::new();
         for snapshot in list("conversations") {
@@ -317,7 +344,19 @@ impl World {
             let honest = match event["snapshot"].as_str() {
                 Some("included") => fetched.contains_key(&conversation),
                 Some("covered") => covered,
-                Some("gone") => planned.nature == Nature::Gone,
+                Some("gone") if planned.nature == Nature::Gone => true,
+                // Few that are not found are taken for gone, but never many, nor by whoever began
+                // when the breaker was open for that.
+                Some("gone") => {
+                    let called = state.delivered.called_gone.entry(environment).or_default();
+                    called.insert(conversation.clone());
+                    let few = called.len() < MISSING;
+                    few && !state.ledger.unclosed_before(began, "gladly", NONE_FOUND)
+                        && (0..=INVOCATION.as_secs()).any(|ago| {
+                            let at = self.elapsed().saturating_sub(Duration::from_secs(ago));
+                            self.plan.is_missing(at, at)
+                        })
+                }
                 _ => false,
             };
             let tally = &mut state.tally;

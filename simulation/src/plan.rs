@@ -103,6 +103,8 @@ pub(crate) enum Ailment {
     Flaky,
     /// The token is no longer the one in the parameter.
     Token,
+    /// Gladly answers 404 to every conversation.
+    Missing,
 }
 
 /// What the operator does.
@@ -160,13 +162,23 @@ impl Plan {
     pub(crate) fn draw(rng: &mut Rng) -> Self {
         // Short, so that a pause can outlast it several times, but long beside the longest back-off
         // of an hour and a fifth, as in every real setting.
-        let retention = SignedDuration::from_mins(rng.i64(720..960));
+        let mut retention = SignedDuration::from_mins(rng.i64(720..960));
         let kept: Duration = retention.unsigned_abs();
+        // What holds everything for so long, in the few worlds where something does.
+        let held = moment(rng, 30 * HOUR, 40 * HOUR);
         // A schedule of minutes over a day would say nothing new and cost seconds.
-        let (span, intervals, count) = match rng.u32(0..20) {
-            0..12 => (moment(rng, 15 * MINUTE, HOUR), [1, 2, 5], rng.usize(5..30)),
-            12..19 => (moment(rng, HOUR, 3 * HOUR), [2, 5, 10], rng.usize(10..60)),
-            _ => (kept + moment(rng, MINUTE, kept * 3 / 2), [5, 10, 10], rng.usize(20..100)),
+        let (span, intervals, count, lasting) = match rng.u32(0..40) {
+            0..24 => (moment(rng, 15 * MINUTE, HOUR), [1, 2, 5], rng.usize(5..30), false),
+            24..36 => (moment(rng, HOUR, 3 * HOUR), [2, 5, 10], rng.usize(10..60), false),
+            36..38 => {
+                let span = kept + moment(rng, MINUTE, kept * 3 / 2);
+                (span, [5, 10, 10], rng.usize(20..100), false)
+            }
+            _ => {
+                // An event that was renewed counts from the beginning.
+                retention = SignedDuration::from_hours(96);
+                (held + 6 * HOUR, [5, 10, 10], rng.usize(20..100), true)
+            }
         };
         let mut plan = Self {
             calm: span,
@@ -196,7 +208,11 @@ impl Plan {
             plan.crashes = plan.crashes.min(0.05);
         }
         plan.draw_events(rng, span, count);
-        plan.draw_troubles(rng, span);
+        if lasting {
+            plan.draw_lasting_trouble(rng, held);
+        } else {
+            plan.draw_troubles(rng, span);
+        }
         plan.draw_pauses(rng, span, kept);
         plan.draw_hands(rng, span);
         plan.draw_outages(rng, span);
@@ -305,9 +321,38 @@ impl Plan {
             }
             self.arrivals.push((late, Arrival::Event { id, conversation: index, json }));
         }
+        // Traffic goes on: it is what shows that everything works again.
+        let (id, at) = ("e-last".to_owned(), span + 2 * MINUTE);
+        let conversation = Conversation::new(conversations, Nature::Plain);
+        let json = json!({
+            "id": id, "type": "CONVERSATION/CLOSED",
+            "timestamp": (EPOCH + SignedDuration::try_from(at).unwrap_or_default()).to_string(),
+            "content": {"conversationId": conversation.id, "customerId": conversation.customer},
+        });
+        self.conversations.push(conversation);
+        self.arrivals.push((at, Arrival::Event { id, conversation: conversations, json }));
         for conversation in &mut self.conversations {
             conversation.items.sort();
         }
+    }
+
+    /// Something holds everything for more than a day; then it is gone, and calls still fail now and
+    /// then.
+    fn draw_lasting_trouble(&mut self, rng: &mut Rng, lasts: Duration) {
+        let from = moment(rng, Duration::ZERO, HOUR);
+        let to = from + lasts;
+        let (with, how) = pick(
+            rng,
+            &[
+                (Side::Destination, Ailment::Status(403)),
+                (Side::Destination, Ailment::Status(422)),
+                (Side::Gladly, Ailment::Status(403)),
+                (Side::Gladly, Ailment::Missing),
+            ],
+        );
+        self.troubles.push(Trouble { from, to, with, how });
+        let with = pick(rng, &[Side::Gladly, Side::Destination]);
+        self.troubles.push(Trouble { from: to, to: to + 4 * HOUR, with, how: Ailment::Flaky });
     }
 
     fn draw_troubles(&mut self, rng: &mut Rng, span: Duration) {
@@ -330,7 +375,8 @@ impl Plan {
                 1 => Ailment::Reset,
                 2 => Ailment::Hang,
                 3 => Ailment::Flaky,
-                4 if with == Side::Destination => Ailment::Status(pick(rng, &[404, 400])),
+                4 if with == Side::Destination => Ailment::Status(pick(rng, &[404, 400, 422])),
+                4 => Ailment::Missing,
                 _ => Ailment::Token,
             };
             let from = moment(rng, Duration::ZERO, span);
@@ -451,6 +497,13 @@ impl Plan {
                 && (trouble.from..trouble.to).contains(&now)
         };
         self.troubles.iter().find(wrong).map(|trouble| trouble.how)
+    }
+
+    /// Whether Gladly has had no conversation all this time.
+    pub(crate) fn is_missing(&self, from: Duration, to: Duration) -> bool {
+        self.troubles.iter().any(|trouble| {
+            trouble.how == Ailment::Missing && trouble.from <= from && to <= trouble.to
+        })
     }
 
     /// How often the token of one side has been replaced there.

@@ -140,8 +140,13 @@ impl Wire {
                 world.audit(life.number, life.fate().began);
                 Ok(answer)
             }
-            None if delivers => Err(world.destination(&request, life.number)),
-            None if request.uri().starts_with(GLADLY) => Err(world.gladly(&request).await),
+            None if delivers => {
+                let began = life.fate().began;
+                Err(world.destination(&request, life.number, began))
+            }
+            None if request.uri().starts_with(GLADLY) => {
+                Err(world.gladly(&request, life.number).await)
+            }
             None => panic!("nobody is at {}", request.uri()),
         };
         if moment == Some(Moment::After) {
@@ -175,7 +180,7 @@ impl World {
             Some(Ailment::Status(status)) => Some(Fault::Refused(status, "InternalError")),
             Some(Ailment::Hang) => Some(Fault::Hang),
             Some(Ailment::Flaky) if self.goes_wrong(0.5) => Some(Fault::Lost),
-            Some(Ailment::Reset | Ailment::Token) => Some(Fault::Reset),
+            Some(Ailment::Reset | Ailment::Token | Ailment::Missing) => Some(Fault::Reset),
             _ if self.goes_wrong(self.plan.aws_faults) => Some(match self.state().rng.u32(0..7) {
                 0 => Fault::Refused(500, "InternalError"),
                 1 => THROTTLED,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsMessage};
 use extractor_fn::{Invocation, InvocationError};
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use lambda_runtime::{Context, LambdaEvent};
 use local::{aws::THROTTLED, fault::Fault};
 use serde_json::{Value, json};
@@ -158,16 +158,18 @@ async fn one_poison_event_among_499_good_ones_is_alone_in_its_fate() {
 #[tokio::test]
 async fn an_event_that_fails_for_a_day_is_put_aside_at_last() {
     let world = World::new();
-    let event = world.conversation("c-1");
-    world.gladly.fault(Fault::status(418));
+    let (event, other) = (world.conversation("c-1"), world.conversation("c-2"));
+    world.gladly.fault(Fault::status(418).on("/api/v1/conversations/c-1"));
     let day = SignedDuration::from_hours(25);
+    // Nothing was held meanwhile.
+    world.aws.state().modified.insert("/relay/pause".into(), Timestamp::now() - day);
     let cases = [
         (record(0, &event).received(21).since(SignedDuration::from_hours(23)), false),
         (record(0, &event).received(20).since(day), false),
         (record(0, &event).received(21).since(day), true),
     ];
-    for (record, exhausted) in cases {
-        let settled = world.batch(&[record]).await;
+    for (failed, exhausted) in cases {
+        let settled = world.batch(&[failed, record(1, &other)]).await;
         assert_eq!(settled.kept.is_empty(), exhausted);
     }
     let (_, body) = world.quarantined().remove(0);

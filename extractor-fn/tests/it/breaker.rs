@@ -1,17 +1,21 @@
 //! The circuit breaker: what opens it, what it holds, and how it heals.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU16, Ordering},
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering},
+    },
 };
 
-use jiff::SignedDuration;
-use local::aws::THROTTLED;
+use jiff::{SignedDuration, Timestamp};
+use local::aws::{Aws, THROTTLED};
 use serde_json::{Value, json};
+use shared::{Origin, QueueMessage};
 use tokio::time::{Duration, sleep};
 
 use crate::{
-    FIRST_WAIT, Settled, settle,
+    FIRST_WAIT, Record, Settled, raw_record, record, settle,
     time::{LEFT, Reply, World, records, working},
 };
 
@@ -25,8 +29,69 @@ impl World {
 
     /// A batch of events about as many conversations.
     async fn extract(&self, count: usize) -> Settled {
-        settle(&self.extractor, &self.aws, &records(count), LEFT).await
+        self.settle(&records(count)).await
     }
+
+    async fn settle(&self, records: &[Record]) -> Settled {
+        settle(&self.extractor, &self.aws, records, LEFT).await
+    }
+
+    /// An hour later the controller has looked after the breaker.
+    async fn an_hour_later(&self) {
+        sleep(Duration::from_hours(1) + Duration::from_secs(1)).await;
+        self.task("reconcile").await;
+    }
+
+    /// Records as SQS hands them out a day and a half after the first time.
+    fn tired(&self, records: Vec<Record>) -> Vec<Record> {
+        let first_received = self.clock.now() - SignedDuration::from_hours(36);
+        let tired = |record: Record| Record { first_received, ..record.received(30) };
+        records.into_iter().map(tired).collect()
+    }
+
+    /// The reasons of what stands in quarantine.
+    fn reasons(&self) -> Vec<String> {
+        let account = self.aws.state();
+        let bodies = account.messages.iter().filter(|message| message.queue == "quarantine");
+        let reason = |body: &str| {
+            let envelope: Value = serde_json::from_str(body).unwrap();
+            envelope["reason"].as_str().unwrap().to_owned()
+        };
+        bodies.map(|message| reason(&message.body)).collect()
+    }
+
+    /// How the events that were delivered went, in their order.
+    fn delivered(&self) -> Vec<String> {
+        let deliveries = self.sent("deliveries");
+        let events = deliveries.iter().flat_map(|body| {
+            let delivery: Value = serde_json::from_str(body).unwrap();
+            delivery["events"].as_array().unwrap().clone()
+        });
+        events.map(|event| event["snapshot"].as_str().unwrap().to_owned()).collect()
+    }
+}
+
+/// Records of these conversations, which Gladly has already been asked for once.
+fn second_look(conversations: std::ops::Range<usize>) -> Vec<Record> {
+    let event = |n| json!({"id": format!("e-{n}"), "type": "A", "content": {"conversationId": format!("c-{n}")}});
+    conversations.map(|n| record(n, &event(n)).received(2)).collect()
+}
+
+/// A Gladly that has nobody's conversations, until it is switched to having them all.
+fn forgetful() -> (World, Arc<AtomicBool>) {
+    let has_all = Arc::new(AtomicBool::new(false));
+    let world = World::new({
+        let has_all = Arc::clone(&has_all);
+        move |path| {
+            let asked_for_one = path.contains("/conversations/");
+            if asked_for_one && !has_all.load(Ordering::Relaxed) {
+                Reply::Status(404, None)
+            } else {
+                working(path)
+            }
+        }
+    });
+    (world, has_all)
 }
 
 /// A world whose Gladly and destination answer with statuses that can be changed.
@@ -80,9 +145,18 @@ async fn refused_credentials_open_it_and_a_new_token_closes_it() {
     statuses[0].store(200, Ordering::Relaxed);
     let status = world.task("reconcile").await;
     assert_eq!((&status["state"], &status["mapping"]), (&json!("running"), &json!("Enabled")));
-    assert_eq!(world.breaker(), json!({"state": "closed"}));
+    assert_eq!(
+        world.breaker()["state"],
+        "half-open",
+        "Gladly knows us; whether it serves us, a conversation shows"
+    );
     sleep(Duration::from_secs(11)).await;
     world.extract(20).await.is_done();
+    let closed_at = Timestamp::from_second(world.clock.now().as_second()).unwrap();
+    assert_eq!(
+        world.breaker(),
+        json!({"state": "closed", "closedAt": closed_at.to_string(), "waitSeconds": 3_600})
+    );
     world.assert_pause_is_the_operators();
 }
 
@@ -139,6 +213,13 @@ async fn an_outage_opens_it_after_two_minutes_and_two_conversations() {
             sleep(Duration::from_secs(61)).await;
         }
         assert_eq!(world.breaker(), Value::Null);
+
+        // Nor are two blips hours apart with nothing between them.
+        let (world, _) = answering(gladly, destination);
+        world.extract(1).await;
+        sleep(Duration::from_hours(3)).await;
+        world.extract(3).await;
+        assert_eq!(world.breaker(), Value::Null);
     }
 }
 
@@ -162,11 +243,384 @@ async fn a_destination_is_tried_half_open() {
     world.task("reconcile").await;
     statuses[1].store(200, Ordering::Relaxed);
     world.extract(3).await.is_done();
-    assert_eq!(world.breaker(), json!({"state": "closed"}));
+    let breaker = world.breaker();
+    assert_eq!((&breaker["state"], &breaker["waitSeconds"]), (&json!("closed"), &json!(480)));
     // Closed, it takes two minutes again.
     statuses[1].store(503, Ordering::Relaxed);
     world.extract(3).await;
     assert_eq!(world.breaker()["state"], "closed");
+    // Opened within an hour, it waits twice as long as before; later, as at first.
+    for (status, wait) in [(403, 960), (200, 960), (403, 60)] {
+        statuses[1].store(status, Ordering::Relaxed);
+        sleep(Duration::from_mins(59)).await;
+        world.task("reconcile").await;
+        world.extract(3).await;
+        assert_eq!(world.breaker()["waitSeconds"], wait, "{status}");
+        sleep(Duration::from_mins(2)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_a_failure_while_half_open_unless_another_is_accepted() {
+    let (world, statuses) = answering(200, 422);
+    assert_eq!(world.extract(12).await.kept.len(), 12);
+    for wait in [60, 120, 240] {
+        assert_eq!(
+            (&world.breaker()["state"], &world.breaker()["waitSeconds"]),
+            (&json!("open"), &json!(wait))
+        );
+        sleep(Duration::from_secs(wait + 1)).await;
+        world.task("reconcile").await;
+        assert_eq!(world.breaker()["state"], "half-open");
+        assert_eq!(world.extract(9).await.kept.len(), 9, "refused, and none accepted");
+        assert_eq!(world.reasons(), [""; 0]);
+    }
+    statuses[1].store(200, Ordering::Relaxed);
+    world.an_hour_later().await;
+    world.extract(9).await.is_done();
+    assert_eq!(world.breaker()["state"], "closed");
+
+    // One that is accepted shows that the other is itself at fault.
+    let sent = AtomicUsize::new(0);
+    let world = World::new(move |path| match path {
+        "deliveries" => match sent.fetch_add(1, Ordering::Relaxed) {
+            0 => Reply::Status(403, None),
+            // Both together, then one of them.
+            1 | 2 => Reply::Status(422, None),
+            _ => working(path),
+        },
+        _ => working(path),
+    });
+    assert_eq!(world.extract(2).await.kept.len(), 2);
+    world.an_hour_later().await;
+    world.extract(2).await.is_done();
+    assert_eq!(world.breaker()["state"], "closed");
+    assert_eq!(world.reasons(), ["rejected"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn refusals_count_across_batches_until_something_is_accepted() {
+    let (world, statuses) = answering(200, 200);
+    for status in [422, 422, 200, 422, 422] {
+        statuses[1].store(status, Ordering::Relaxed);
+        world.extract(4).await.is_done();
+    }
+    assert_eq!((world.breaker(), world.reasons().len()), (Value::Null, 16));
+    assert_eq!(world.extract(4).await.kept.len(), 4);
+    assert_eq!(world.breaker()["reason"], "the destination refuses every conversation");
+    assert_eq!(world.reasons().len(), 16);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lone_conversation_that_is_refused_for_a_day_is_rejected() {
+    for count in [1, 2] {
+        let (world, statuses) = answering(200, 403);
+        assert_eq!(world.extract(count).await.kept.len(), count);
+        statuses[1].store(422, Ordering::Relaxed);
+        let mut hours = 0;
+        while world.reasons().is_empty() && hours < 40 {
+            world.an_hour_later().await;
+            world.extract(count).await;
+            hours += 1;
+        }
+        // Two that are refused may both be good: nothing else shows that the destination works.
+        let expected = if count == 1 { (vec!["rejected".to_owned()], 24) } else { (vec![], 40) };
+        assert_eq!((world.reasons(), hours), expected);
+        assert_eq!(world.breaker()["state"], "open");
+    }
+
+    // Something else waits: it may be what the destination takes.
+    let (world, statuses) = answering(200, 403);
+    world.extract(1).await;
+    for _ in 0..2 {
+        world.aws.state().send("events", "something", Vec::new(), 0, world.clock.now());
+    }
+    statuses[1].store(422, Ordering::Relaxed);
+    for _ in 0..30 {
+        world.an_hour_later().await;
+        assert_eq!(world.extract(1).await.kept.len(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gladly_that_has_no_conversation_is_itself_at_fault() {
+    let (world, has_all) = forgetful();
+    let settled = world.settle(&second_look(0..12)).await;
+    assert_eq!(settled.kept.len(), 12);
+    assert_eq!((world.delivered(), world.reasons()), (vec![], vec![]), "nothing is consumed");
+    let breaker = world.breaker();
+    assert_eq!((&breaker["state"], &breaker["cause"]), (&json!("open"), &json!("gladly")));
+    assert_eq!(breaker["reason"], "Gladly answers 404 to every conversation");
+
+    // Gladly answers the probe: only a conversation shows what it is worth.
+    for wait in [120, 240] {
+        world.an_hour_later().await;
+        assert_eq!(world.breaker()["state"], "half-open");
+        assert_eq!(world.settle(&second_look(0..3)).await.kept.len(), 3);
+        assert_eq!(
+            (&world.breaker()["state"], &world.breaker()["waitSeconds"]),
+            (&json!("open"), &json!(wait))
+        );
+        assert_eq!(world.delivered(), [""; 0]);
+    }
+    has_all.store(true, Ordering::Relaxed);
+    world.an_hour_later().await;
+    world.settle(&second_look(0..12)).await.is_done();
+    assert_eq!(world.breaker()["state"], "closed");
+    assert_eq!(world.delivered(), ["included"; 12]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn missing_conversations_count_across_batches_each_once_until_one_is_found() {
+    // The first look decides nothing, and the same conversations again are no more of them.
+    let (world, has_all) = forgetful();
+    let settled = world.settle(&records(12)).await;
+    assert_eq!(settled.visibility.into_values().collect::<Vec<_>>(), [30; 12]);
+    for _ in 0..3 {
+        world.settle(&second_look(0..6)).await.is_done();
+    }
+    assert_eq!(world.breaker(), Value::Null);
+    has_all.store(true, Ordering::Relaxed);
+    world.settle(&second_look(100..101)).await.is_done();
+    has_all.store(false, Ordering::Relaxed);
+    world.settle(&second_look(6..12)).await.is_done();
+    assert_eq!(world.breaker(), Value::Null, "one was found between them");
+
+    assert_eq!(world.settle(&second_look(12..18)).await.kept.len(), 6);
+    assert_eq!(world.breaker()["cause"], "gladly");
+    assert_eq!(world.delivered().iter().filter(|snapshot| *snapshot == "gone").count(), 24);
+}
+
+#[tokio::test(start_paused = true)]
+async fn conversations_that_went_with_their_customer_are_gone() {
+    let customers = AtomicUsize::new(0);
+    let world = World::new(move |path| match path {
+        path if path.contains("/conversations/") => Reply::Status(404, None),
+        path if path.contains("/customer-profiles/u-gone") => {
+            customers.fetch_add(1, Ordering::Relaxed);
+            Reply::Status(404, None)
+        }
+        path => working(path),
+    });
+    let event = |n: usize, customer: &str| {
+        let content = json!({"conversationId": format!("c-{n}"), "customerId": customer});
+        record(n, &json!({"id": format!("e-{n}"), "type": "A", "content": content})).received(2)
+    };
+    let deleted: Vec<_> = (0..30).map(|n| event(n, &format!("u-gone-{}", n % 3))).collect();
+    world.settle(&deleted).await.is_done();
+    assert_eq!((world.delivered(), world.breaker()), (vec!["gone".to_owned(); 30], Value::Null));
+    assert_eq!(world.times("customer-profiles").len(), 3, "asked for once");
+
+    let there: Vec<_> = (30..42).map(|n| event(n, "u")).collect();
+    assert_eq!(world.settle(&there).await.kept.len(), 12);
+    assert_eq!(world.breaker()["state"], "open");
+    // Also while it is half-open.
+    world.an_hour_later().await;
+    assert_eq!(world.breaker()["state"], "half-open");
+    world.settle(&[event(50, "u-gone-1")]).await.is_done();
+    assert_eq!(world.breaker()["state"], "half-open");
+    assert_eq!(world.delivered().len(), 31);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_gladly_does_not_have_for_a_day_is_exhausted_and_never_gone() {
+    let (world, _) = forgetful();
+    let all = second_look(0..40);
+    assert_eq!(world.settle(&all).await.kept.len(), 40);
+    let mut hours = 0;
+    while world.reasons().is_empty() && hours < 30 {
+        world.an_hour_later().await;
+        hours += 1;
+        world.settle(&all).await;
+    }
+    assert_eq!((hours, world.reasons()), (24, vec!["exhausted".to_owned(); 40]));
+    // What came a moment ago has not been missing for a day.
+    world.an_hour_later().await;
+    let event = json!({"id": "e", "type": "A", "content": {"conversationId": "c-new"}});
+    let new = Record { first_received: world.clock.now(), ..record(0, &event).received(2) };
+    assert_eq!(world.settle(&[new]).await.kept.len(), 1);
+    assert_eq!(world.delivered(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_half_open_the_newest_events_are_tried_first() {
+    let world = World::new(working);
+    let now = world.clock.now();
+    let breaker = json!({
+        "state": "half-open", "cause": "destination", "reason": "x", "since": now.to_string(),
+        "retryAt": now.to_string(), "waitSeconds": 60,
+    });
+    world.aws.put(BREAKER, &breaker.to_string());
+    let records: Vec<_> = (0..30)
+        .map(|n: usize| {
+            let event = json!({"id": format!("e-{n}"), "type": "A", "content": {"conversationId": format!("c-{n}x")}}).to_string();
+            let at = now + SignedDuration::from_secs(i64::try_from(n * 7 % 30).unwrap());
+            let message = QueueMessage::wrap(&event, at, Origin::Webhook).unwrap();
+            raw_record(n, &message.to_json().unwrap())
+        })
+        .collect();
+    world.settle(&records).await.is_done();
+    let mut order: Vec<_> = (0..30).collect();
+    order.sort_by_key(|n| world.times(&format!("conversations/c-{n}x/items"))[0]);
+    let newest: BTreeSet<_> = order[..8].iter().map(|n| n * 7 % 30).collect();
+    assert_eq!(newest, (22..30).collect());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fault_that_the_probe_does_not_meet_opens_it_seldom() {
+    let world = World::new(|path| {
+        if path.contains("/conversations/") { Reply::Status(403, None) } else { working(path) }
+    });
+    for _ in 0..4 * 60 {
+        world.extract(3).await;
+        world.task("reconcile").await;
+        sleep(Duration::from_mins(1)).await;
+    }
+    let opened =
+        world.aws.state().writes.iter().filter(|write| write.text.contains(r#""open""#)).count();
+    assert!((7..=10).contains(&opened), "{opened}");
+    assert_eq!(world.breaker()["waitSeconds"], 3_600);
+    assert_eq!(world.reasons(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_held_for_a_day_is_not_exhausted_by_the_next_failure() {
+    let failing = Arc::new([AtomicU16::new(403), AtomicU16::new(200)]);
+    let world = World::new({
+        let failing = Arc::clone(&failing);
+        move |path| {
+            let status = match path {
+                "deliveries" => failing[0].load(Ordering::Relaxed),
+                path if path.contains("c-1") => failing[1].load(Ordering::Relaxed),
+                _ => 200,
+            };
+            if status == 200 { working(path) } else { Reply::Status(status, None) }
+        }
+    });
+    for _ in 0..30 {
+        assert_eq!(world.settle(&world.tired(records(4))).await.kept.len(), 4);
+        world.an_hour_later().await;
+    }
+    failing[0].store(200, Ordering::Relaxed);
+    failing[1].store(503, Ordering::Relaxed);
+    for hours in [0, 23] {
+        sleep(Duration::from_hours(hours)).await;
+        assert_eq!(
+            world.settle(&world.tired(records(4))).await.kept,
+            ["m-1"],
+            "closed {hours} h ago"
+        );
+        assert_eq!(world.reasons(), [""; 0]);
+    }
+    sleep(Duration::from_mins(61)).await;
+    world.settle(&world.tired(records(4))).await.is_done();
+    assert_eq!(world.reasons(), ["exhausted"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hold_that_may_have_been_in_the_last_day_exhausts_nothing() {
+    let hours = SignedDuration::from_hours;
+    let failing = || {
+        World::new(
+            |path| if path.contains("c-1") { Reply::Status(418, None) } else { working(path) },
+        )
+    };
+    for (what, name, text, exhausted) in [
+        ("nothing", "/relay/none", String::new(), true),
+        ("no telling when it closed", BREAKER, r#"{"state":"closed"}"#.into(), false),
+        ("tried", BREAKER, json!({"state": "half-open", "cause": "gladly", "reason": "x", "since": Timestamp::now().to_string(), "retryAt": Timestamp::now().to_string(), "waitSeconds": 60}).to_string(), false),
+        ("closed 26 h ago", BREAKER, json!({"state": "closed", "closedAt": (Timestamp::now() - hours(1)).to_string(), "waitSeconds": 60}).to_string(), true),
+        ("closed 23 h ago", BREAKER, json!({"state": "closed", "closedAt": (Timestamp::now() + hours(2)).to_string()}).to_string(), false),
+        ("a pause that is over for 26 h", "/relay/pause", json!({"state": "paused", "until": (Timestamp::now() - hours(1)).to_string()}).to_string(), true),
+        ("a pause that is over for 23 h", "/relay/pause", json!({"state": "paused", "until": (Timestamp::now() + hours(2)).to_string()}).to_string(), false),
+    ] {
+        let world = failing();
+        world.aws.put(name, &text);
+        sleep(Duration::from_hours(25)).await;
+        let settled = world.settle(&world.tired(records(3))).await;
+        assert_eq!(settled.kept.is_empty(), exhausted, "{what}");
+    }
+    // A pause that was lifted just now, and a state that nobody can read.
+    let world = failing();
+    sleep(Duration::from_hours(25)).await;
+    world.aws.put("/relay/pause", "running");
+    assert_eq!(world.settle(&world.tired(records(3))).await.kept, ["m-1"]);
+    sleep(Duration::from_hours(25)).await;
+    world.task("status").await;
+    world.aws.state().ssm_fault = Some(THROTTLED);
+    assert_eq!(world.settle(&world.tired(records(3))).await.kept, ["m-1"]);
+    world.aws.state().ssm_fault = None;
+    world.settle(&world.tired(records(3))).await.is_done();
+
+    // Closed by hand: the controller notes when it saw that, and a day later it is known.
+    let world = failing();
+    world.aws.put(BREAKER, r#"{"state":"closed"}"#);
+    world.task("reconcile").await;
+    assert!(world.breaker()["closedAt"].is_string());
+    sleep(Duration::from_hours(25)).await;
+    world.settle(&world.tired(records(3))).await.is_done();
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_what_fails_where_another_succeeds_is_exhausted() {
+    let only_one = Arc::new(AtomicBool::new(false));
+    let world = World::new({
+        let only_one = Arc::clone(&only_one);
+        move |path| {
+            let fails = path.contains("c-1") || only_one.load(Ordering::Relaxed);
+            if fails && path.contains("/conversations/") {
+                Reply::Status(418, None)
+            } else {
+                working(path)
+            }
+        }
+    });
+    sleep(Duration::from_hours(25)).await;
+    let one = |n: usize| world.tired(records(3)).remove(n);
+    for records in [vec![one(1)], vec![one(1)], vec![one(1)]] {
+        assert_eq!(world.settle(&records).await.kept, ["m-1"], "nothing else succeeded");
+    }
+    only_one.store(true, Ordering::Relaxed);
+    assert_eq!(world.settle(&world.tired(records(3))).await.kept.len(), 3, "all of them fail");
+    only_one.store(false, Ordering::Relaxed);
+    // In another invocation, after this one was last seen to fail.
+    world.settle(&[one(0)]).await.is_done();
+    world.settle(&[one(1)]).await.is_done();
+    assert_eq!(world.reasons(), ["exhausted"]);
+
+    // What Gladly could show, the destination may still not take: each side has its own successes.
+    let (world, _) = answering(200, 503);
+    sleep(Duration::from_hours(25)).await;
+    assert_eq!(world.settle(&world.tired(records(3))).await.kept.len(), 3);
+    assert_eq!(world.reasons(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_last_try_with_a_token_that_was_just_replaced_opens_nothing() {
+    for (side, name) in
+        [("api/v1", "/relay/gladly-token"), ("deliveries", "/relay/destination-token")]
+    {
+        let (account, asked) = (Arc::new(OnceLock::<Aws>::new()), AtomicUsize::new(0));
+        let world = World::new({
+            let account = Arc::clone(&account);
+            move |path| {
+                let ours =
+                    path == side || path.ends_with("conversations/c-0") && side != "deliveries";
+                match asked.fetch_add(usize::from(ours), Ordering::Relaxed) {
+                    0 | 1 if ours => Reply::Status(503, None),
+                    2 if ours => {
+                        account.get().unwrap().put(name, "another-token");
+                        Reply::Status(401, None)
+                    }
+                    _ => working(path),
+                }
+            }
+        });
+        account.set(world.aws.clone()).unwrap();
+        world.extract(1).await.gives_back(&["m-0"], FIRST_WAIT);
+        assert_eq!(world.breaker(), Value::Null, "{name}");
+        world.extract(1).await.is_done();
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -200,7 +654,7 @@ async fn it_holds_beside_the_operators_pause_and_lifts_none() {
     statuses[0].store(200, Ordering::Relaxed);
     let status = world.task("reconcile").await;
     assert_eq!((&status["state"], &status["mapping"]), (&json!("paused"), &json!("Disabled")));
-    assert_eq!(world.breaker()["state"], "closed");
+    assert_eq!(world.breaker()["state"], "half-open");
     assert_eq!(world.extract(2).await.kept.len(), 2);
     world.assert_pause_is_the_operators();
 }

@@ -370,6 +370,22 @@ async fn a_429_that_asks_for_long_ends_the_asking() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_our_own_rate_leaves_no_room_for_comes_back_when_there_is_and_is_nobodys_failure() {
+    let world = World::at_rate("0.05", working);
+    for round in 0..10 {
+        let records: Vec<_> = records(3).into_iter().map(|record| record.received(10)).collect();
+        let settled = settle(&world.extractor, &world.aws, &records, LEFT).await;
+        assert_eq!(settled.kept.len(), 3, "a call in 20.6 s, of the two that each needs");
+        assert!(
+            settled.visibility.values().all(|wait| (11..=21).contains(wait)),
+            "{round}: {settled:?}"
+        );
+        sleep(Duration::from_secs(30)).await;
+    }
+    assert!(!world.aws.state().parameters.contains_key("/relay/pause-breaker"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pause_in_mid_batch_stops_calls_and_deliveries_within_the_switchs_age() {
     let world = World::at_rate("4", working);
     let aws = world.aws.clone();

@@ -141,9 +141,9 @@ async fn a_wrong_token_opens_the_breaker_and_the_right_one_closes_it() {
     // The operator's own pause is not the breaker's to lift.
     world.stack.set_pause("paused").await.unwrap();
     world.stack.put_secret(token, &world.settings.gladly_token).await.unwrap();
-    eventually("the breaker closes", async || {
+    eventually("the breaker lets them try", async || {
         world.reconcile().await;
-        world.breaker().await["state"] == "closed"
+        world.breaker().await["state"] == "half-open"
     })
     .await;
     assert_eq!(world.stack.mapping_state().await.unwrap(), "Disabled");
@@ -157,6 +157,7 @@ async fn a_wrong_token_opens_the_breaker_and_the_right_one_closes_it() {
     let ids: Vec<_> = ids.into_iter().chain([later]).collect();
     world.arrived(&ids).await;
     world.settled().await;
+    assert_eq!(world.breaker().await["state"], "closed");
     assert_eq!(world.total(Queue::Quarantine).await, 0);
     world.end().await;
 }
