@@ -217,7 +217,9 @@ mod tests {
 
     fn with(ranges: &[(i64, i64)]) -> Ranges {
         let mut document = Ranges::default();
-        ranges.iter().for_each(|(from, to)| document.add(at(*from), Some(at(*to))));
+        for (from, to) in ranges {
+            document.add(at(*from), Some(at(*to)));
+        }
         document
     }
 
@@ -298,13 +300,13 @@ mod tests {
     async fn two_writers_at_once_both_have_their_way() {
         let aws = Aws::default();
         let writers: Vec<_> = (0..8).map(|_| document(&aws)).collect();
-        let writes = writers.iter().enumerate().map(async |(n, writer)| {
+        let all = writers.iter().enumerate().map(async |(n, writer)| {
             let from = at(i64::try_from(n).unwrap() * 100);
             writer
                 .update(|ranges| ranges.add(from, Some(from + jiff::SignedDuration::from_secs(50))))
                 .await
         });
-        let all: Result<Vec<_>, _> = futures::future::join_all(writes).await.into_iter().collect();
+        let all: Result<Vec<_>, _> = futures::future::join_all(all).await.into_iter().collect();
         all.unwrap();
         assert_eq!(document(&aws).read().await.unwrap().iter().count(), 8);
     }

@@ -331,8 +331,9 @@ mod tests {
                     }
                     Step::Merge => {
                         ranges.merge(other);
-                        for n in 0..100 {
-                            asked[this][n] |= asked[1 - this][n];
+                        let theirs = asked[1 - this];
+                        for (mine, theirs) in asked[this].iter_mut().zip(theirs) {
+                            *mine |= theirs;
                         }
                         open[this] = open[this].into_iter().chain(open[1 - this]).min();
                     }

@@ -17,6 +17,8 @@ use crate::{
 pub(crate) const WEBHOOK_URL: &str = "https://relay.example.com/webhooks/gladly";
 /// How far Gladly's list is behind.
 const LAG: SignedDuration = SignedDuration::from_secs(15);
+/// The time that an export covers. It is there at its end.
+const EXPORT: SignedDuration = SignedDuration::from_mins(10);
 /// What is still to be recovered.
 const DOCUMENTS: [&str; 2] = ["/relay/pause-backfill", "/relay/pause-import"];
 /// What the webhook is subscribed to: what the relay wants.
@@ -150,29 +152,28 @@ impl World {
                 Some(Reply::text(listed.into_iter().map(|(_, event)| event + "\n").collect()))
             }
             "/export/jobs" => {
-                let job = |n: i64| {
-                    let at = |hours| (EPOCH + SignedDuration::from_hours(hours)).to_string();
+                let job = |n: i32| {
+                    let at = |number| (EPOCH + EXPORT * number).to_string();
                     json!({"id": format!("j-{n}"), "files": ["conversation_items.jsonl"],
                            "parameters": {"startAt": at(n), "endAt": at(n + 1)}})
                 };
-                let hours = now.duration_since(EPOCH).as_hours();
-                Some(Reply::json(&(-1..hours).map(job).collect()))
+                let whole = i32::try_from(now.duration_since(EPOCH).as_mins() / EXPORT.as_mins());
+                Some(Reply::json(&(-1..whole.unwrap_or_default()).map(job).collect()))
             }
             _ => {
                 let job = path.strip_prefix("/export/jobs/j-")?;
-                let hour: i64 = job.split('/').next()?.parse().ok()?;
+                let number: i32 = job.split('/').next()?.parse().ok()?;
                 if self.goes_wrong(0.3) {
                     sleep(self.time_between(1_000, 25_000)).await;
                 }
-                Some(Reply::text(self.exported(hour)))
+                Some(Reply::text(self.exported(number)))
             }
         }
     }
 
-    /// What was said in an hour, a line an item.
-    fn exported(&self, hour: i64) -> String {
-        let from = EPOCH + SignedDuration::from_hours(hour);
-        let range = from..from + SignedDuration::from_hours(1);
+    /// What was said in the time of an export, a line an item.
+    fn exported(&self, number: i32) -> String {
+        let range = EPOCH + EXPORT * number..EPOCH + EXPORT * (number + 1);
         let items = self.plan.conversations.iter().flat_map(|conversation| {
             conversation.items.iter().map(move |(at, _)| (conversation, instant(*at)))
         });
@@ -212,8 +213,8 @@ impl World {
         let mut state = self.state();
         state.gap.asked -= 1;
         if task == "import" {
-            let whole_hours = to.duration_since(EPOCH).as_hours();
-            let end = to.min(EPOCH + SignedDuration::from_hours(whole_hours));
+            let whole = i32::try_from(to.duration_since(EPOCH).as_mins() / EXPORT.as_mins());
+            let end = to.min(EPOCH + EXPORT * whole.unwrap_or_default());
             let is_in = |(at, _): &(Duration, String)| (from..end).contains(&instant(*at));
             let wanted =
                 self.plan.conversations.iter().filter(|known| known.items.iter().any(is_in));

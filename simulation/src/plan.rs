@@ -453,7 +453,7 @@ impl Plan {
             let to = (at + moment(rng, MINUTE, span / 3)).min(span);
             let outage = Outage { from: at, to, by_hand: rng.bool() };
             self.outages.push(outage);
-            let off = if outage.by_hand { at } else { at + (to - at) / 3 };
+            let off = if outage.by_hand { at } else { (2 * at + to) / 3 };
             self.deeds.push((off, Deed::SwitchOff { by_hand: outage.by_hand }));
             if outage.by_hand {
                 self.deeds.push((to, Deed::SwitchOn));
