@@ -75,7 +75,7 @@ impl Display for Side {
 pub(crate) enum State {
     /// Extract.
     Closed {
-        /// Unknown where the operator closed it by hand, until the controller notes it.
+        /// Unknown where it was closed by hand.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         closed_at: Option<Timestamp>,
         /// How long it was last open: another opening soon after lasts twice as long.
@@ -146,14 +146,6 @@ impl State {
             Self::Closed { .. } | Self::HalfOpen(_) => None,
             Self::Open(opening) => Some(Held::Breaker(opening.reason.clone())),
             Self::Unintelligible => Some(Held::Breaker("its parameter is not ours".into())),
-        }
-    }
-
-    /// When it closed, if it is closed and that is known.
-    pub(crate) fn closed_at(&self) -> Option<Timestamp> {
-        match self {
-            Self::Closed { closed_at, .. } => *closed_at,
-            Self::Open(_) | Self::HalfOpen(_) | Self::Unintelligible => None,
         }
     }
 

@@ -200,8 +200,6 @@ impl Extractor {
     async fn try_again(&self, end: Instant) -> Result<(), ControlError> {
         let breaker = &self.guard.breaker;
         match &*breaker.fresh().await? {
-            // Closed by hand: from now on it is known when, which decides what counts as a failure.
-            State::Closed { closed_at: None, wait_seconds } => breaker.close(*wait_seconds).await,
             State::Closed { .. } | State::HalfOpen(_) => {}
             // Closed is safe: a fault that still stands opens it at its first call.
             State::Unintelligible => {

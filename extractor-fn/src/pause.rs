@@ -8,7 +8,7 @@ use serde_json::Value;
 use shared::{Clock, Parameter, ParameterError, chain};
 use tokio::join;
 
-use crate::breaker::Breaker;
+use crate::breaker::{Breaker, State};
 
 /// How old the switch's state may be.
 pub(crate) const PAUSE_AGE: SignedDuration = SignedDuration::from_secs(10);
@@ -133,7 +133,15 @@ impl Guard {
         let (Ok((switch, Some(switched_at))), Ok(breaker)) = (switch, breaker) else {
             return false;
         };
-        let Some(closed_at) = breaker.closed_at() else { return false };
+        let closed_at = match &*breaker {
+            State::Closed { closed_at: Some(closed_at), .. } => *closed_at,
+            // Closed by hand. From now on there is a time that it was closed by at the latest.
+            State::Closed { closed_at: None, wait_seconds } => {
+                self.breaker.close(*wait_seconds).await;
+                return false;
+            }
+            State::Open(_) | State::HalfOpen(_) | State::Unintelligible => return false,
+        };
         let until = match &*switch {
             Switch::Paused(pause) => pause.until,
             Switch::Running | Switch::Unintelligible => None,

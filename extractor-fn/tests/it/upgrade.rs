@@ -170,11 +170,16 @@ async fn a_breaker_of_every_version_holds_and_heals() {
         tokio::time::sleep(tokio::time::Duration::from_secs(11)).await;
         world.aws.put(&name, &breaker("half-open"));
         world.hand_out(&event).await.is_done();
-        assert_eq!(world.written("breaker"), [breaker("closed")], "the first success closes it");
+        let closed =
+            r#"{"state":"closed","closedAt":"2026-01-02T03:04:36Z","waitSeconds":60}"#.to_owned();
+        assert_eq!(world.written("breaker"), [closed], "the first success closes it");
 
-        world.aws.put(&name, &breaker("closed"));
-        assert_eq!(world.task("reconcile").await["state"], "running");
-        assert_eq!(world.written("breaker").len(), 1, "there is nothing to mend");
+        // Whoever closes it by hand need not say when.
+        for closed in [breaker("closed"), r#"{"state":"closed"}"#.to_owned()] {
+            world.aws.put(&name, &closed);
+            assert_eq!(world.task("reconcile").await["state"], "running");
+            assert_eq!(world.written("breaker").len(), 1, "there is nothing to mend");
+        }
     }
 }
 
@@ -301,9 +306,9 @@ async fn what_is_put_aside_and_the_breaker_are_written_as_before() {
     let [open, half_open] = &world.written("breaker")[..] else { panic!("two writes") };
     assert_newest("breaker.open.json", open);
     assert_newest("breaker.half-open.json", half_open);
-    let world = World::at(written(), &[], gladly);
-    world.aws.put(&format!("{PAUSE}-breaker"), "not ours");
-    world.task("reconcile").await;
+    let world = World::at(written() + SignedDuration::from_mins(1), &[], gladly);
+    world.aws.put(&format!("{PAUSE}-breaker"), half_open);
+    world.hand_out(&event).await.is_done();
     assert_newest("breaker.closed.json", &world.written("breaker")[0]);
 }
 
