@@ -7,7 +7,7 @@ use lambda_http::{
     Body, Request,
     http::{HeaderMap, header::CONTENT_ENCODING},
 };
-use shared::{Incoming, Parameter, ParameterError, Unusable, without_bom};
+use shared::{Incoming, Parameter, ParameterError, Unusable};
 
 use crate::keys::{self, ActiveKeys};
 
@@ -79,7 +79,6 @@ impl Webhook {
             return Err(why.clone());
         }
         let text = str::from_utf8(&self.body).map_err(|_| Unusable::NotUtf8)?;
-        let text = without_bom(text);
         Ok((Incoming::read(text)?, text))
     }
 }

@@ -15,7 +15,10 @@ use crate::{
 };
 
 /// The lines since this began, as Lambda shows them.
-struct Lines(Arc<Mutex<Vec<Value>>>, DefaultGuard);
+struct Lines {
+    lines: Arc<Mutex<Vec<Value>>>,
+    _listening: DefaultGuard,
+}
 
 impl Lines {
     fn listen() -> Self {
@@ -24,17 +27,24 @@ impl Lines {
         let write = move |line: &[u8]| {
             written.lock().unwrap().push(serde_json::from_slice(line).unwrap());
         };
-        Self(lines, set_default(subscriber(LevelFilter::INFO, write)))
+        Self { lines, _listening: set_default(subscriber(LevelFilter::INFO, write)) }
     }
 
     /// The lines with this message.
     fn with(&self, message: &str) -> Vec<Value> {
-        let lines = self.0.lock().unwrap();
+        let lines = self.lines.lock().unwrap();
         lines.iter().filter(|line| line["message"] == message).cloned().collect()
     }
 
+    #[track_caller]
+    fn all_name_the_invocation(&self) {
+        for line in &*self.lines.lock().unwrap() {
+            assert_eq!(line["request_id"], REQUEST_ID, "{line}");
+        }
+    }
+
     fn one(&self, message: &str) -> Value {
-        let [line] = &self.with(message)[..] else { panic!("{message}: {:?}", self.0) };
+        let [line] = &self.with(message)[..] else { panic!("{message}: {:?}", self.lines) };
         line.clone()
     }
 }
@@ -66,9 +76,7 @@ async fn every_line_of_a_batch_names_its_invocation_also_those_of_spawned_tasks(
         json!([{"itemIdentifier": "m-1"}, {"itemIdentifier": "m-2"}])
     );
 
-    for line in &*lines.0.lock().unwrap() {
-        assert_eq!(line["request_id"], REQUEST_ID, "{line}");
-    }
+    lines.all_name_the_invocation();
     // A task of its own each.
     assert_eq!(lines.one("gave a conversation back")["gladly.conversation_id"], "c-1");
     let delivered = lines.one("delivered");
@@ -129,7 +137,5 @@ async fn a_task_and_a_pause_are_a_line_each_that_names_its_invocation() {
     let holding = lines.one("holding records");
     assert_eq!((&holding["level"], &holding["count"]), (&json!("WARN"), &json!(2)));
     assert!(holding["reason"].is_string(), "{holding}");
-    for line in &*lines.0.lock().unwrap() {
-        assert_eq!(line["request_id"], REQUEST_ID, "{line}");
-    }
+    lines.all_name_the_invocation();
 }

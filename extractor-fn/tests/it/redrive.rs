@@ -109,6 +109,8 @@ async fn an_event_that_sqs_does_not_prove_to_have_stays_in_quarantine() {
         world.invoke(json!({"task": "redrive"})).await.unwrap_err();
         world.aws.state().sqs_fault = None;
         assert_eq!((world.bodies("events").len(), world.bodies("quarantine").len()), (0, 1));
+        // It was hidden while it was looked at.
+        tokio::time::sleep(std::time::Duration::from_mins(5)).await;
         assert_eq!(world.task("redrive").await["redriven"], 1);
     }
 }
