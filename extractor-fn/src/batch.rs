@@ -16,7 +16,7 @@ use tokio::{
     task::JoinSet,
     time::{Duration, Instant, sleep_until, timeout_at},
 };
-use tracing::{error, info, warn};
+use tracing::{Instrument as _, error, info, warn};
 
 use crate::{
     Config, Http,
@@ -46,6 +46,8 @@ const FETCHES: usize = 8;
 const DELIVERIES: usize = 2;
 /// Deliveries that may wait before fetching waits for them.
 const WAITING: usize = 2;
+/// Ids of one kind that a delivery's line names.
+const LISTED: usize = 100;
 /// How old the tokens may be.
 const TOKEN_AGE: jiff::SignedDuration = jiff::SignedDuration::from_mins(1);
 
@@ -157,7 +159,8 @@ impl Extractor {
                 }
             }
             Err(stopped) => {
-                warn!("holding {} records: {stopped}", records.len());
+                let reason = tracing::field::display(&stopped);
+                warn!(count = records.len(), reason, "holding records");
                 outcomes.fill(Outcome::Held);
             }
         }
@@ -230,7 +233,8 @@ impl Extractor {
             while begins && fetches.len() < FETCHES && packer.waiting() < WAITING {
                 let Some(group) = waiting.pop_front() else { break };
                 let conversation = group.conversation.clone();
-                let task = fetches.spawn(Arc::clone(self).prepare(group, Arc::clone(run)));
+                let task = Arc::clone(self).prepare(group, Arc::clone(run)).in_current_span();
+                let task = fetches.spawn(task);
                 fetching.insert(task.id(), conversation);
             }
             if fetches.is_empty() && (waiting.is_empty() || !begins) {
@@ -239,7 +243,8 @@ impl Extractor {
             }
             while deliveries.len() < DELIVERIES {
                 let Some(parcels) = packer.pop() else { break };
-                deliveries.spawn(Arc::clone(self).deliver(parcels, Arc::clone(run)));
+                let task = Arc::clone(self).deliver(parcels, Arc::clone(run));
+                deliveries.spawn(task.in_current_span());
             }
             select! {
                 // In this order, so that a simulated run can be repeated.
@@ -376,7 +381,7 @@ impl Extractor {
         match self.destination.deliver(&id, json, run).await {
             Verdict::Accepted => {
                 let last_hold = self.guard.last_hold().await;
-                self.accepted(parcels, run, began.elapsed(), last_hold);
+                self.accepted(&id, parcels, run, began.elapsed(), last_hold);
                 let conversations = parcels.iter().map(|parcel| &parcel.conversation);
                 run.succeeded(Side::Destination, conversations);
                 run.served(Side::Destination).await;
@@ -385,7 +390,7 @@ impl Extractor {
             Verdict::Refused(status) => Outcome::Refused(status),
             Verdict::Stopped(stopped) => stopped.into(),
             Verdict::NotReady { why, retry_after } => {
-                warn!(delivery.id = id, "gave a delivery back: {why}");
+                warn!(delivery.id = id, reason = why, "gave a delivery back");
                 let conversations = parcels.iter().map(|parcel| &parcel.conversation);
                 run.failed(Side::Destination, conversations, &why);
                 Outcome::Failed(retry_after)
@@ -417,6 +422,7 @@ impl Extractor {
     /// Only what the destination has accepted covers anything.
     fn accepted(
         &self,
+        id: &str,
         parcels: &[Parcel],
         run: &Run,
         took: Duration,
@@ -441,12 +447,27 @@ impl Extractor {
                 }
             }
         }
-        let events = parcels.iter().flat_map(Parcel::events);
-        if let Some(latest) = events.filter_map(|event| event.lateness(last_hold, now)).max() {
+        let events = || parcels.iter().flat_map(Parcel::events);
+        if let Some(latest) = events().filter_map(|event| event.lateness(last_hold, now)).max() {
             run.record(Metric::EventAgeMs, latest);
         }
-        run.record(Metric::DeliveryMs, u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+        let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        run.record(Metric::DeliveryMs, duration_ms);
+        info!(
+            delivery.id = id,
+            delivery.events = events().count(),
+            delivery.conversations = parcels.len(),
+            delivery.event_ids = listed(events().map(|event| &event.id)),
+            delivery.conversation_ids = listed(parcels.iter().map(|parcel| &parcel.conversation)),
+            duration_ms,
+            "delivered"
+        );
     }
+}
+
+/// Ids for the log, at most [`LISTED`] of them: a field of a line cannot be a list.
+fn listed<'a>(ids: impl Iterator<Item = &'a Id>) -> String {
+    ids.take(LISTED).map(Id::as_str).collect::<Vec<_>>().join(",")
 }
 
 fn note(outcomes: &mut [Outcome], ended: impl IntoIterator<Item = (usize, Outcome)>) {

@@ -63,6 +63,20 @@ pub enum Fault {
     Lost,
     /// Of a batch, the entries whose bit is set fail.
     Entries(u16),
+    /// A message to SQS has no effect and is answered 200 all the same, without the proof that SQS
+    /// has it. Other calls are answered as ever.
+    Unproven(Unproven),
+}
+
+/// What is wrong with an answer of SQS to a message.
+#[derive(Debug, Clone, Copy)]
+pub enum Unproven {
+    /// It names no message.
+    Unnamed,
+    /// It has the MD5 of something else.
+    OtherMd5,
+    /// It has no MD5.
+    NoMd5,
 }
 
 /// AWS asks for less.
@@ -260,7 +274,12 @@ impl Aws {
         let allowed = state.judge(request, &asked);
         let answer = match fault {
             _ if allowed.is_err() => allowed.map(|()| Value::Null),
-            None | Some(Fault::Lost | Fault::Entries(_)) => {
+            Some(Fault::Unproven(how))
+                if header("x-amz-target").starts_with("AmazonSQS.SendMessage") =>
+            {
+                Ok(sqs::unproven(how, &asked))
+            }
+            None | Some(Fault::Lost | Fault::Entries(_) | Fault::Unproven(_)) => {
                 match (Service::of(request), header("content-type"), header("x-amz-target")) {
                     (Some(Service::Ssm), "application/x-amz-json-1.1", target) => {
                         state.ssm(target, &asked, now)
@@ -288,7 +307,7 @@ impl Aws {
                 let secrets: String = state.parameters.values().cloned().collect();
                 (status, format!(r#"{{"Parameter":{{"Value":"{text}{secrets}"#), None)
             }
-            (Err(Fault::Hang | Fault::Entries(_)), _) => {
+            (Err(Fault::Hang | Fault::Entries(_) | Fault::Unproven(_)), _) => {
                 return HttpConnectorFuture::new(future::pending());
             }
         };

@@ -10,6 +10,8 @@ use std::{
 use jiff::Timestamp;
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
+use crate::log::request_id;
+
 /// The format takes at most this many values of one metric in a line.
 const VALUES_LIMIT: usize = 100;
 
@@ -239,6 +241,7 @@ impl Metrics {
             Line {
                 head: Head { timestamp: now.as_millisecond(), directives },
                 function,
+                request_id: request_id(),
                 dimension: Some(("Status", status.to_string())),
                 values: vec![(Metric::DeliveryFailures, std::slice::from_ref(count))],
             }
@@ -259,6 +262,7 @@ impl Metrics {
         Line {
             head: Head { timestamp: now.as_millisecond(), directives },
             function,
+            request_id: request_id(),
             dimension: self.slot.map(|slot| ("Slot", slot.to_string())),
             values: self.values.iter().map(|(metric, values)| (*metric, &values[..])).collect(),
         }
@@ -269,6 +273,8 @@ impl Metrics {
 struct Line<'a> {
     head: Head,
     function: &'a str,
+    /// Which invocation this is of: a property, as the format calls it, and no dimension.
+    request_id: Option<String>,
     dimension: Option<(&'static str, String)>,
     values: Vec<(Metric, &'a [u64])>,
 }
@@ -313,6 +319,9 @@ impl Serialize for Line<'_> {
         let mut line = serializer.serialize_map(None)?;
         line.serialize_entry("_aws", &self.head)?;
         line.serialize_entry("FunctionName", self.function)?;
+        if let Some(request_id) = &self.request_id {
+            line.serialize_entry("request_id", request_id)?;
+        }
         if let Some((name, value)) = &self.dimension {
             line.serialize_entry(name, value)?;
         }
@@ -332,6 +341,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::{invocation_span, subscriber};
 
     fn lines(metrics: &Metrics) -> Vec<Value> {
         let lines = metrics.lines("f", Timestamp::UNIX_EPOCH);
@@ -365,6 +375,19 @@ mod tests {
         let golden = Golden::newest().unwrap().read("metrics.json").unwrap();
         let golden: Value = serde_json::from_str(&golden).unwrap();
         assert_eq!(line(&metrics), golden);
+    }
+
+    #[test]
+    fn a_line_within_an_invocation_names_it() {
+        let mut metrics = Metrics::default();
+        metrics.add(Metric::Queued, 1);
+        assert!(line(&metrics).get("request_id").is_none());
+        let listening = subscriber(tracing::level_filters::LevelFilter::ERROR, |_| ());
+        tracing::subscriber::with_default(listening, || {
+            let line = invocation_span("r-1").in_scope(|| line(&metrics));
+            assert_eq!(line["request_id"], "r-1");
+            assert!(!line["_aws"].to_string().contains("request_id"), "no dimension: {line}");
+        });
     }
 
     #[test]
