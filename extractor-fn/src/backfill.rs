@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use shared::{Clock, Id, Incoming, Origin, Parameter, ParameterError, QueueMessage, chain};
 use tokio::time::{Duration, Instant};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::{
     Extractor,
@@ -255,7 +255,11 @@ impl Extractor {
             Err(err) => Err(err),
         };
         if sender.queued > 0 {
-            info!(queued = sender.queued, done = work.is_done(), "queued what Gladly had to tell");
+            info!(
+                count = sender.queued,
+                backfill.done = work.is_done(),
+                "queued what Gladly had to tell"
+            );
         }
         let failed = matches!(imported, Err(ControlError::Gladly(_)));
         self.backlog.note_failure(failed.then(|| self.now()));
@@ -274,7 +278,8 @@ impl Extractor {
         let now = self.now();
         let begins = from.max(now - KEPT);
         if begins > from {
-            warn!("Gladly lists the last 24 hours only: some events of a gap cannot be asked for");
+            let before = tracing::field::display(begins);
+            error!(before, "events of a gap are older than the 24 hours that Gladly lists: lost");
         }
         // What happened just now may not be listed yet.
         let settled = now - BEHIND;

@@ -14,7 +14,7 @@ use tokio::{
     task::JoinSet,
     time::{Duration, Instant, sleep_until, timeout_at},
 };
-use tracing::{error, info, warn};
+use tracing::{Instrument as _, error, info, warn};
 
 use crate::{
     Config, Http,
@@ -44,6 +44,8 @@ const FETCHES: usize = 8;
 const DELIVERIES: usize = 2;
 /// Deliveries that may wait before fetching waits for them.
 const WAITING: usize = 2;
+/// Ids of one kind that a delivery's line names.
+const LISTED: usize = 100;
 /// How old the tokens may be.
 const TOKEN_AGE: jiff::SignedDuration = jiff::SignedDuration::from_mins(1);
 
@@ -146,12 +148,13 @@ impl Extractor {
                 if let Some(Fault { side, reason }) = run.fault() {
                     let open = self.guard.breaker.open(*side, reason);
                     if timeout_at(run.times.settle, open).await.is_err() {
-                        error!("no time to open the circuit breaker: {reason}");
+                        error!(reason, "no time to open the circuit breaker");
                     }
                 }
             }
             Err(stopped) => {
-                warn!("holding {} records: {stopped}", records.len());
+                let reason = tracing::field::display(&stopped);
+                warn!(count = records.len(), reason, "holding records");
                 outcomes.fill(Outcome::Held);
             }
         }
@@ -214,7 +217,8 @@ impl Extractor {
             while begins && fetches.len() < FETCHES && packer.waiting() < WAITING {
                 let Some(group) = waiting.pop_front() else { break };
                 let events = Arc::clone(&group.events);
-                let task = fetches.spawn(Arc::clone(self).prepare(group, Arc::clone(run)));
+                let task = Arc::clone(self).prepare(group, Arc::clone(run)).in_current_span();
+                let task = fetches.spawn(task);
                 fetching.insert(task.id(), events);
             }
             if fetches.is_empty() && (waiting.is_empty() || !begins) {
@@ -222,7 +226,8 @@ impl Extractor {
             }
             while deliveries.len() < DELIVERIES {
                 let Some(parcels) = packer.pop() else { break };
-                deliveries.spawn(Arc::clone(self).deliver(parcels, Arc::clone(run)));
+                let task = Arc::clone(self).deliver(parcels, Arc::clone(run));
+                deliveries.spawn(task.in_current_span());
             }
             select! {
                 // In this order, so that a simulated run can be repeated.
@@ -323,14 +328,14 @@ impl Extractor {
         };
         match self.destination.deliver(&id, json, run).await {
             Verdict::Accepted => {
-                self.accepted(parcels, run, began.elapsed());
+                self.accepted(&id, parcels, run, began.elapsed());
                 run.succeeded(Side::Destination).await;
                 Outcome::Delivered
             }
             Verdict::Refused(status) => Outcome::Refused(status),
             Verdict::Stopped(stopped) => stopped.into(),
             Verdict::NotReady { why, retry_after } => {
-                warn!(delivery.id = id, "gave a delivery back: {why}");
+                warn!(delivery.id = id, reason = why, "gave a delivery back");
                 let conversations = parcels.iter().map(|parcel| &parcel.conversation);
                 run.failed(Side::Destination, conversations, &why);
                 Outcome::Failed(retry_after)
@@ -343,7 +348,7 @@ impl Extractor {
     }
 
     /// Only what the destination has accepted covers anything.
-    fn accepted(&self, parcels: &[Parcel], run: &Run, took: Duration) {
+    fn accepted(&self, id: &str, parcels: &[Parcel], run: &Run, took: Duration) {
         run.accepted();
         let now = self.now();
         let mut oldest_ms = 0;
@@ -366,8 +371,24 @@ impl Extractor {
             oldest_ms = ages.max().unwrap_or_default().max(oldest_ms);
         }
         run.record(Metric::EventAgeMs, u64::try_from(oldest_ms).unwrap_or_default());
-        run.record(Metric::DeliveryMs, u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+        let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        run.record(Metric::DeliveryMs, duration_ms);
+        let events = || parcels.iter().flat_map(Parcel::events);
+        info!(
+            delivery.id = id,
+            delivery.events = events().count(),
+            delivery.conversations = parcels.len(),
+            delivery.event_ids = listed(events().map(|event| &event.id)),
+            delivery.conversation_ids = listed(parcels.iter().map(|parcel| &parcel.conversation)),
+            duration_ms,
+            "delivered"
+        );
     }
+}
+
+/// Ids for the log, at most [`LISTED`] of them: a field of a line cannot be a list.
+fn listed<'a>(ids: impl Iterator<Item = &'a Id>) -> String {
+    ids.take(LISTED).map(Id::as_str).collect::<Vec<_>>().join(",")
 }
 
 fn note(outcomes: &mut [Outcome], ended: impl IntoIterator<Item = (usize, Outcome)>) {

@@ -238,9 +238,12 @@ impl Breaker {
                 State::Open(Opening { cause, reason, retry_at, .. }) => error!(
                     breaker.cause = %cause,
                     breaker.retry_at = %retry_at,
-                    "the circuit breaker is open: {reason}"
+                    reason,
+                    "the circuit breaker is open"
                 ),
-                State::HalfOpen(Opening { cause, .. }) => info!("trying {cause} again"),
+                State::HalfOpen(Opening { cause, .. }) => {
+                    info!(breaker.cause = %cause, "the circuit breaker is half-open");
+                }
                 State::Closed | State::Unintelligible => info!("the circuit breaker is closed"),
             },
             Err(err) => error!(error = chain(&err), "could not change the circuit breaker"),

@@ -173,7 +173,8 @@ impl Extractor {
                 Some(enabled) if enabled == wanted => return Ok(()),
                 Some(_) => {
                     if let Some(holder) = &holder {
-                        warn!("switching the mapping off: {holder}");
+                        let reason = tracing::field::display(holder);
+                        warn!(reason, "switching the mapping off");
                     } else {
                         info!("switching the mapping on");
                     }
@@ -183,7 +184,7 @@ impl Extractor {
                 None => {}
             }
             if Instant::now() + LOOK >= until {
-                info!(mapping = found.state, "the mapping is still changing");
+                info!(mapping.state = found.state, "the mapping is still changing");
                 return Ok(());
             }
             sleep(LOOK).await;

@@ -11,9 +11,9 @@ use jiff::Timestamp;
 use lambda_runtime::{Diagnostic, LambdaEvent};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
-use shared::chain;
+use shared::{chain, invocation_span};
 use tokio::time::Instant;
-use tracing::info;
+use tracing::{Instrument as _, info};
 
 use crate::{
     Extractor,
@@ -125,6 +125,14 @@ impl Answer {
 impl Extractor {
     /// Lambda's entry point.
     pub async fn handle(
+        self: &Arc<Self>,
+        event: LambdaEvent<Invocation>,
+    ) -> Result<Answer, InvocationError> {
+        let span = invocation_span(&event.context.request_id);
+        self.answer(event).instrument(span).await
+    }
+
+    async fn answer(
         self: &Arc<Self>,
         event: LambdaEvent<Invocation>,
     ) -> Result<Answer, InvocationError> {

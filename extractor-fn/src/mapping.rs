@@ -12,6 +12,7 @@ use aws_sdk_lambda::{
         update_event_source_mapping::UpdateEventSourceMappingError,
     },
 };
+use shared::ClockErrors;
 
 const CALL_LIMIT: Duration = Duration::from_secs(10);
 const TRY_LIMIT: Duration = Duration::from_secs(4);
@@ -59,7 +60,8 @@ impl Mapping {
             .operation_timeout(CALL_LIMIT);
         let retries = RetryConfig::standard().with_initial_backoff(Duration::from_millis(200));
         let lambda = Builder::from(aws).timeout_config(timeouts.build()).retry_config(retries);
-        Self { lambda: Client::from_conf(lambda.build()), function, queue_arn }
+        let lambda = Client::from_conf(lambda.retry_classifier(ClockErrors).build());
+        Self { lambda, function, queue_arn }
     }
 
     /// Finds it by function and queue: Lambda allows one.

@@ -20,7 +20,7 @@ use aws_sdk_sqs::{
     },
 };
 use jiff::{SignedDuration, Timestamp};
-use shared::{Quarantined, Reason, chain};
+use shared::{ClockErrors, ProofOfSending, Quarantined, Reason, chain, has_stored};
 use tokio::sync::Mutex;
 use tracing::warn;
 
@@ -93,7 +93,7 @@ pub(crate) fn sqs_client(aws: &SdkConfig) -> Client {
         TimeoutConfig::builder().operation_attempt_timeout(TRY_LIMIT).operation_timeout(CALL_LIMIT);
     let retries = RetryConfig::standard().with_initial_backoff(Duration::from_millis(100));
     let sqs = Builder::from(aws).timeout_config(timeouts.build()).retry_config(retries);
-    Client::from_conf(sqs.build())
+    Client::from_conf(sqs.retry_classifier(ClockErrors).interceptor(ProofOfSending).build())
 }
 
 impl Queue {
@@ -119,7 +119,7 @@ impl Queue {
         };
         if let Some(failed) = failed {
             let count = receipts.len();
-            warn!(error = failed, "could not set the visibility of some of {count} messages");
+            warn!(count, error = failed, "could not set the visibility of some of the messages");
         }
     }
 
@@ -190,7 +190,7 @@ impl Queue {
         let mut renewed = 0;
         for some in requests(messages) {
             let sent = self.send_all(some).await.unwrap_or_else(|err| {
-                warn!(error = chain(&err), "could not renew {} messages", some.len());
+                warn!(count = some.len(), error = chain(&err), "could not renew messages");
                 Vec::new()
             });
             self.delete(&sent).await;
@@ -199,7 +199,7 @@ impl Queue {
         renewed
     }
 
-    /// The messages of these that SQS has taken.
+    /// The messages of these that SQS has proved to have taken.
     async fn send_all<'a>(&self, messages: &'a [Message]) -> Result<Vec<&'a Message>, QueueError> {
         let entries = messages.iter().enumerate().map(|(index, message)| {
             let entry = SendMessageBatchRequestEntry::builder()
@@ -213,10 +213,17 @@ impl Queue {
         let answer = request.set_entries(Some(entries)).send().await;
         let answer = answer.map_err(|err| QueueError::SendBatch(Box::new(err)))?;
         if let Some(failed) = codes(answer.failed.into_iter().map(|entry| entry.code)) {
-            warn!(error = failed, "could not renew some of {} messages", messages.len());
+            warn!(count = messages.len(), error = failed, "could not send some of the messages");
         }
-        let sent = answer.successful.iter();
-        Ok(sent.filter_map(|sent| messages.get(sent.id.parse::<usize>().ok()?)).collect())
+        let is_sent = |(index, message): &(usize, &Message)| {
+            let body = message.body.as_deref().unwrap_or_default();
+            let (id, mut taken) = (index.to_string(), answer.successful.iter());
+            taken.any(|taken| {
+                let (named, md5) = (&*taken.message_id, &*taken.md5_of_message_body);
+                taken.id == id && has_stored(body, Some(named), Some(md5))
+            })
+        };
+        Ok(messages.iter().enumerate().filter(is_sent).map(|(_, message)| message).collect())
     }
 
     /// Deletes received messages, at most [`ENTRIES`]. One that stays comes back and is only
@@ -237,7 +244,7 @@ impl Queue {
             Err(err) => Some(chain(&err)),
         };
         if let Some(failed) = failed {
-            warn!(error = failed, "could not delete some of {} messages", messages.len());
+            warn!(count = messages.len(), error = failed, "could not delete some of the messages");
         }
     }
 

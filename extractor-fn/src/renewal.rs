@@ -203,7 +203,13 @@ impl Ledger {
         let hide = HIDE.min(depth.retention.unsigned_abs() / 8);
         if sweep(queue, &mut pass, hide, until).await {
             let Pass { renewed, failed, .. } = pass;
-            info!(renewed, failed, "renewed what the {kind:?} queue held");
+            let queue = tracing::field::debug(kind);
+            info!(
+                renewal.queue = queue,
+                renewal.renewed = renewed,
+                renewal.failed = failed,
+                "renewal pass done"
+            );
             books.book(kind).end(depth, &pass);
         } else {
             books.book(kind).pass = Some(pass.clone());

@@ -126,7 +126,7 @@ impl Extractor {
         let told = stream::iter(receipts.chunks(ENTRIES))
             .for_each_concurrent(AT_ONCE, |receipts| self.events.give_back(receipts));
         if timeout_at(run.times.settle, told).await.is_err() {
-            warn!("no time to set the visibility of all {} records given back", kept.len());
+            warn!(count = kept.len(), "no time to set the visibility of all records given back");
         }
         let mut response = SqsBatchResponse::default();
         response.set_failures(kept.into_iter().map(|(record, _)| record.message_id.clone()));
@@ -182,7 +182,7 @@ impl Extractor {
         let (id, code) = (&record.message_id, reason.code());
         match timeout_at(run.times.settle, send).await {
             Ok(Ok(())) => {
-                warn!(sqs.message_id = id, reason = code, "put an event into quarantine: {detail}");
+                error!(sqs.message_id = id, reason = code, detail, "put an event into quarantine");
                 run.count(Metric::Quarantined, 1);
                 return None;
             }

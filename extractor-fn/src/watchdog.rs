@@ -173,8 +173,8 @@ impl Extractor {
             Some(webhook) => self.mend(webhook, &mut health, &run).await?,
         }
         if !health.missing_events.is_empty() {
-            let missing = health.missing_events.join(", ");
-            error!("Gladly's webhook is not subscribed to {missing}");
+            let missing = health.missing_events.join(",");
+            error!(webhook.missing_events = missing, "Gladly's webhook lacks subscriptions");
         }
         *watchdog.locked() = Some((self.now(), Some(health.clone())));
         Ok(Some(health))
@@ -203,11 +203,15 @@ impl Extractor {
         match webhook.disabled_at_due_to_retry_limit.filter(|_| !webhook.enabled) {
             None if webhook.enabled => {}
             // Somebody's decision.
-            None => warn!("Gladly's webhook was switched off by hand: no event can come"),
+            None => error!("Gladly's webhook was switched off by hand: no event can come"),
             Some(given_up) => {
                 let begins = given_up.saturating_sub(BEFORE).unwrap_or(given_up);
                 self.backlog.open(begins).await?;
-                error!("Gladly gave the webhook up at {given_up}: switching it on again");
+                let disabled_at = tracing::field::display(given_up);
+                error!(
+                    webhook.disabled_at = disabled_at,
+                    "Gladly gave the webhook up: switching it on again"
+                );
                 match self.fetcher.gladly().enable(&webhook.id, run).await {
                     Ok(()) => {
                         info!("Gladly's webhook is on again");

@@ -1,20 +1,26 @@
 //! From a request to its answer.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, time::Duration};
 
 use aws_config::SdkConfig;
 use lambda_http::{
     Body, LambdaEvent, Request, Response,
     http::{HeaderValue, StatusCode, header::CONTENT_TYPE},
 };
-use shared::{Clock, Event, Incoming, Metric, Metrics, Parameter, chain, ssm_client};
-use tracing::{error, warn};
+use shared::{
+    Clock, Event, Incoming, Metric, Metrics, Parameter, chain, invocation_span, ssm_client,
+};
+use tokio::time::timeout;
+use tracing::{Instrument as _, error};
 
 use crate::{
     ActiveKeys, Answer, Call, Config, Rejection, Webhook, gateway,
-    keys::KEYS_AGE,
+    keys::{self, KEYS_AGE},
     queue::{EnqueueError, WebhookQueue},
 };
+
+/// How long a request may take. The function's timeout is 14 s, and a killed one answers nothing.
+const REQUEST_LIMIT: Duration = Duration::from_secs(13);
 
 /// How a request ended. Each variant is exactly one kind of answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,21 +78,31 @@ impl Ingest {
     /// Reads the keys ahead of the first request, while Lambda lends the start-up its full CPU.
     /// A failure is no reason not to start: the request will try again and say so.
     pub async fn warm_up(&self) {
-        if let Err(err) = self.keys.value().await {
+        if let Err(err) = keys::warm_up(&self.keys).await {
             error!(error = chain(&err), "no webhook keys yet");
         }
     }
 
     /// Lambda's entry point. Infallible: every outcome is an answer.
     pub async fn call(&self, event: LambdaEvent<Call>) -> Result<Answer, Infallible> {
+        let span = invocation_span(&event.context.request_id);
         let mut metrics = Metrics::default();
-        let outcome = self.receive(event.payload.0, &mut metrics).await;
-        metrics.emit(self.clock.now());
+        let outcome = self.receive(event.payload.0, &mut metrics).instrument(span.clone()).await;
+        span.in_scope(|| metrics.emit(self.clock.now()));
         Ok(gateway::answer(outcome.into()))
     }
 
-    /// Authenticates a request and makes it durable.
+    /// Authenticates a request and makes it durable, or says in time that it is not.
     pub async fn receive(&self, request: Request, metrics: &mut Metrics) -> Outcome {
+        let Ok(outcome) = timeout(REQUEST_LIMIT, self.store(request, metrics)).await else {
+            error!("timed out storing a webhook");
+            metrics.add(Metric::Unavailable, 1);
+            return Outcome::Unavailable;
+        };
+        outcome
+    }
+
+    async fn store(&self, request: Request, metrics: &mut Metrics) -> Outcome {
         let received_at = self.clock.now();
         let webhook = match Webhook::authenticate(request, &self.keys).await {
             Ok(webhook) => webhook,
@@ -113,20 +129,24 @@ impl Ingest {
             }
             Err(unusable) => Err(unusable.into()),
         };
-        let (stored, metric, outcome) = match stored {
+        let (stored, unusable) = match stored {
             Err(EnqueueError::Unusable(why)) => {
-                warn!(reason = why.reason().code(), "put a webhook into quarantine: {why}");
-                let stored = self.queue.quarantine(&webhook, &why, received_at).await;
-                (stored, Metric::Quarantined, Outcome::Quarantined)
+                (self.queue.quarantine(&webhook, &why, received_at).await, Some(why))
             }
-            stored => (stored, Metric::Queued, Outcome::Queued),
+            stored => (stored, None),
         };
-        match stored {
-            Ok(()) => {
-                metrics.add(metric, 1);
-                outcome
+        match (stored, unusable) {
+            (Ok(()), None) => {
+                metrics.add(Metric::Queued, 1);
+                Outcome::Queued
             }
-            Err(err) => {
+            (Ok(()), Some(why)) => {
+                let (reason, detail) = (why.reason().code(), tracing::field::display(&why));
+                error!(reason, detail, "put a webhook into quarantine");
+                metrics.add(Metric::Quarantined, 1);
+                Outcome::Quarantined
+            }
+            (Err(err), _) => {
                 error!(error = chain(&err), "could not make a webhook durable");
                 metrics.add(Metric::Unavailable, 1);
                 Outcome::Unavailable

@@ -1,10 +1,10 @@
 //! The keys that Gladly may present.
 
-use std::str::FromStr;
+use std::{str::FromStr, time::Duration};
 
 use jiff::SignedDuration;
 use sha2::{Digest, Sha256};
-use shared::{Parameter, ParameterError};
+use shared::{Parameter, ParameterError, without_bom};
 use subtle::ConstantTimeEq;
 use tracing::error;
 
@@ -14,6 +14,13 @@ const KEY_LENGTH: usize = 32;
 const KEY_LIMIT: usize = 2;
 /// How long the keys are used without looking again.
 pub(crate) const KEYS_AGE: SignedDuration = SignedDuration::from_secs(60);
+/// How long the keys are read for before the first request: Lambda allows 10 s in all
+/// (<https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html>), and Gladly waits
+/// 15 s for the answer, this included.
+const WARM_UP_LIMIT: Duration = Duration::from_secs(8);
+/// How long a request reads them for where there are none yet. After a warm-up in vain, it still has
+/// its answer in time.
+const FIRST_READ_LIMIT: Duration = Duration::from_secs(5);
 /// How often an unknown key may make us look again.
 const REFUSAL_PAUSE: SignedDuration = SignedDuration::from_secs(10);
 
@@ -25,27 +32,24 @@ pub struct ActiveKeys(Vec<[u8; 32]>);
 impl FromStr for ActiveKeys {
     type Err = &'static str;
 
-    /// One or two keys, one a line. A key that is too short is refused loudly, and the others
+    /// One or two keys, one a line. A key that cannot be used is refused loudly, and the others
     /// still count.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mut digests = Vec::with_capacity(KEY_LIMIT);
-        for (line, key) in (1..).zip(text.lines().map(str::trim)) {
+        for (line, key) in (1..).zip(without_bom(text).lines().map(str::trim)) {
             if key.is_empty() {
                 continue;
             }
-            if key.chars().count() < KEY_LENGTH {
-                error!(
-                    "refused the webhook key in line {line}: it has under {KEY_LENGTH} characters"
-                );
-            } else if digests.len() == KEY_LIMIT {
-                error!("refused the webhook key in line {line}: {KEY_LIMIT} are active already");
-            } else {
-                digests.push(digest(key.as_bytes()));
+            let refused = why_unusable(key)
+                .or((digests.len() == KEY_LIMIT).then_some("two other keys are active"));
+            match refused {
+                Some(reason) => error!(webhook_key.line = line, reason, "ignoring a webhook key"),
+                None => digests.push(digest(key.as_bytes())),
             }
         }
         if digests.is_empty() {
             return Err(
-                "it should hold one or two keys, one a line, each of 32 characters or more",
+                "it should hold one or two keys, one a line, each of 32 or more printable ASCII characters",
             );
         }
         Ok(Self(digests))
@@ -63,8 +67,31 @@ impl ActiveKeys {
     }
 }
 
+/// Why no request can present a key, or none should. Some would be pasted along unseen: a byte order
+/// mark, a zero-width space, the quotation marks of a configuration file.
+fn why_unusable(key: &str) -> Option<&'static str> {
+    let ends = (key.chars().next(), key.chars().next_back());
+    if !key.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') {
+        Some("a character that is not printable ASCII, which no header can carry")
+    } else if matches!(
+        ends,
+        (Some('"'), Some('"')) | (Some('\''), Some('\'')) | (Some('`'), Some('`'))
+    ) {
+        Some("enclosed in quotation marks")
+    } else if key.len() < KEY_LENGTH {
+        Some("shorter than 32 characters")
+    } else {
+        None
+    }
+}
+
 fn digest(key: &[u8]) -> [u8; 32] {
     Sha256::digest(key).into()
+}
+
+/// Reads the keys ahead of the first request.
+pub(crate) async fn warm_up(keys: &Parameter<ActiveKeys>) -> Result<(), ParameterError> {
+    keys.value_within(WARM_UP_LIMIT).await.map(drop)
 }
 
 /// The place of the presented key among the keys in the parameter. An unknown key makes us look
@@ -73,7 +100,7 @@ pub(crate) async fn slot(
     keys: &Parameter<ActiveKeys>,
     presented: &[u8],
 ) -> Result<Option<usize>, ParameterError> {
-    if let Some(slot) = keys.value().await?.slot(presented) {
+    if let Some(slot) = keys.value_within(FIRST_READ_LIMIT).await?.slot(presented) {
         return Ok(Some(slot));
     }
     Ok(keys.refreshed(REFUSAL_PAUSE).await?.slot(presented))
@@ -105,11 +132,32 @@ mod tests {
             ("none", String::new(), Err(())),
             ("blank lines", "\n \n".to_owned(), Err(())),
             ("only short ones", OLD[1..].to_owned(), Err(())),
+            ("a byte order mark first", format!("\u{feff}{OLD}\r\n{NEW}"), Ok((Some(1), Some(2)))),
+            ("one in the middle", format!("{NEW}\n\u{feff}{OLD}"), Ok((None, Some(1)))),
+            ("a zero-width space", format!("\u{200b}{OLD}\n{NEW}"), Ok((None, Some(1)))),
+            ("a zero-width space inside", format!("{OLD}\n{NEW}\u{200b}a"), Ok((Some(1), None))),
+            ("NUL", format!("{OLD}\0\n{NEW}"), Ok((None, Some(1)))),
+            ("a tab inside", format!("{OLD}\ta\n{NEW}"), Ok((None, Some(1)))),
+            ("quotation marks", format!("\"{OLD}\"\n{NEW}"), Ok((None, Some(1)))),
+            ("apostrophes", format!("'{OLD}'\n`{NEW}`"), Err(())),
+            ("typographic ones", format!("\u{201c}{OLD}\u{201d}"), Err(())),
+            ("letters outside ASCII", "k\u{e9}".repeat(32), Err(())),
         ];
         for (name, text, expected) in cases {
             let slots = text.parse::<ActiveKeys>().map_err(|_| ());
             let slots = slots.map(|keys| (keys.slot(OLD.as_bytes()), keys.slot(NEW.as_bytes())));
             assert_eq!(slots, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_key_may_be_anything_that_a_header_carries() {
+        for key in [
+            "two words, and one more than those",
+            "'0123456789abcdef0123456789abcdef",
+            "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~",
+        ] {
+            assert_eq!(key.parse::<ActiveKeys>().unwrap().slot(key.as_bytes()), Some(1), "{key}");
         }
     }
 

@@ -15,7 +15,7 @@ use aws_sdk_sqs::{
     types::MessageAttributeValue,
 };
 use jiff::Timestamp;
-use shared::{Origin, Quarantined, QueueMessage, Unusable};
+use shared::{ClockErrors, Origin, ProofOfSending, Quarantined, QueueMessage, Unusable};
 
 use crate::{Config, Webhook};
 
@@ -26,7 +26,7 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// More tries than fit: the time decides.
 const TRIES: u32 = 20;
 
-/// Takes webhooks for good. A method returns once SQS has the message.
+/// Takes webhooks for good. A method returns once SQS has proved to have the message.
 pub(crate) struct WebhookQueue {
     sqs: Client,
     events_url: String,
@@ -62,7 +62,9 @@ impl WebhookQueue {
         let sqs = Builder::from(aws)
             .timeout_config(timeouts.build())
             .retry_config(retries)
-            .retry_partition(quota.build());
+            .retry_partition(quota.build())
+            .retry_classifier(ClockErrors)
+            .interceptor(ProofOfSending);
         Self {
             sqs: Client::from_conf(sqs.build()),
             events_url: config.events_queue_url,

@@ -1,9 +1,19 @@
 //! A webhook whose key has been checked.
 
-use lambda_http::{Body, Request};
+use std::io::Read;
+
+use flate2::bufread::MultiGzDecoder;
+use lambda_http::{
+    Body, Request,
+    http::{HeaderMap, header::CONTENT_ENCODING},
+};
 use shared::{Incoming, Parameter, ParameterError, Unusable};
 
 use crate::keys::{self, ActiveKeys};
+
+/// The most that a body is decompressed to: as much as the HTTP API takes of an uncompressed one
+/// (<https://docs.aws.amazon.com/apigateway/latest/developerguide/http-api-quotas.html>).
+const DECOMPRESSED_LIMIT: usize = 10 << 20;
 
 /// An authenticated webhook.
 ///
@@ -12,6 +22,8 @@ use crate::keys::{self, ActiveKeys};
 pub struct Webhook {
     slot: usize,
     body: Body,
+    /// Why the body is still as it came, if it could not be decompressed.
+    undecoded: Option<Unusable>,
 }
 
 /// Why a request is turned away before its body is touched.
@@ -26,7 +38,7 @@ pub enum Rejection {
 }
 
 impl Webhook {
-    /// Checks the request's key.
+    /// Checks the request's key, then undoes its `content-encoding`.
     pub async fn authenticate(
         request: Request,
         keys: &Parameter<ActiveKeys>,
@@ -39,7 +51,13 @@ impl Webhook {
             return Err(Rejection::Unauthorized);
         }
         let slot = keys::slot(keys, key.as_bytes()).await?.ok_or(Rejection::Unauthorized)?;
-        Ok(Self { slot, body: request.into_body() })
+        let (head, body) = request.into_parts();
+        let (body, undecoded) = match decoded(&head.headers, &body) {
+            Ok(None) => (body, None),
+            Ok(Some(json)) => (json.into(), None),
+            Err(why) => (body, Some(why)),
+        };
+        Ok(Self { slot, body, undecoded })
     }
 
     /// The place of its key in the parameter, counted from 1.
@@ -48,7 +66,8 @@ impl Webhook {
         self.slot
     }
 
-    /// The body as it came.
+    /// The body, decompressed, or as it came if it could not be decompressed. Nothing but this has
+    /// to be kept: whoever reads it later does not need the header.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.body
@@ -56,7 +75,39 @@ impl Webhook {
 
     /// What Gladly says in it.
     pub fn read(&self) -> Result<(Incoming<'_>, &str), Unusable> {
+        if let Some(why) = &self.undecoded {
+            return Err(why.clone());
+        }
         let text = str::from_utf8(&self.body).map_err(|_| Unusable::NotUtf8)?;
         Ok((Incoming::read(text)?, text))
     }
+}
+
+/// The body without its `content-encoding`, or `None` if it has none. One `gzip` is undone, whether
+/// in one member or in several; nobody sends more than one, or another.
+fn decoded(headers: &HeaderMap, body: &[u8]) -> Result<Option<Vec<u8>>, Unusable> {
+    let values = headers.get_all(CONTENT_ENCODING).into_iter();
+    let mut encodings = values
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii)
+        .filter(|name| !name.is_empty() && !name.eq_ignore_ascii_case(b"identity"));
+    match (encodings.next(), encodings.next()) {
+        (None, _) => Ok(None),
+        (Some(name), None)
+            if [&b"gzip"[..], b"x-gzip"].iter().any(|gzip| name.eq_ignore_ascii_case(gzip)) =>
+        {
+            gunzip(body).map(Some)
+        }
+        _ => Err(Unusable::UnknownEncoding),
+    }
+}
+
+fn gunzip(body: &[u8]) -> Result<Vec<u8>, Unusable> {
+    let mut json = Vec::new();
+    let bounded = MultiGzDecoder::new(body).take(DECOMPRESSED_LIMIT as u64 + 1);
+    { bounded }.read_to_end(&mut json).map_err(|_| Unusable::BrokenGzip)?;
+    if json.len() > DECOMPRESSED_LIMIT {
+        return Err(Unusable::DecompressedTooLarge(DECOMPRESSED_LIMIT));
+    }
+    Ok(json)
 }

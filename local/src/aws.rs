@@ -63,6 +63,20 @@ pub enum Fault {
     Lost,
     /// Of a batch, the entries whose bit is set fail.
     Entries(u16),
+    /// A message to SQS has no effect and is answered 200 all the same, without the proof that SQS
+    /// has it. Other calls are answered as ever.
+    Unproven(Unproven),
+}
+
+/// What is wrong with an answer of SQS to a message.
+#[derive(Debug, Clone, Copy)]
+pub enum Unproven {
+    /// It names no message.
+    Unnamed,
+    /// It has the MD5 of something else.
+    OtherMd5,
+    /// It has no MD5.
+    NoMd5,
 }
 
 /// AWS asks for less.
@@ -99,7 +113,9 @@ pub struct State {
     pub modified: BTreeMap<String, Timestamp>,
     /// What was written by calls.
     pub writes: Vec<Write>,
-    /// How SSM fails, for as long as it is set.
+    /// How SSM fails at its next calls.
+    pub ssm_faults: VecDeque<Fault>,
+    /// How SSM fails after those, for as long as it is set.
     pub ssm_fault: Option<Fault>,
     /// Calls to SSM.
     pub ssm_calls: usize,
@@ -255,7 +271,12 @@ impl Aws {
         let allowed = state.judge(request, &asked);
         let answer = match fault {
             _ if allowed.is_err() => allowed.map(|()| Value::Null),
-            None | Some(Fault::Lost | Fault::Entries(_)) => {
+            Some(Fault::Unproven(how))
+                if header("x-amz-target").starts_with("AmazonSQS.SendMessage") =>
+            {
+                Ok(sqs::unproven(how, &asked))
+            }
+            None | Some(Fault::Lost | Fault::Entries(_) | Fault::Unproven(_)) => {
                 match (Service::of(request), header("content-type"), header("x-amz-target")) {
                     (Some(Service::Ssm), "application/x-amz-json-1.1", target) => {
                         state.ssm(target, &asked, now)
@@ -283,7 +304,7 @@ impl Aws {
                 let secrets: String = state.parameters.values().cloned().collect();
                 (status, format!(r#"{{"Parameter":{{"Value":"{text}{secrets}"#), None)
             }
-            (Err(Fault::Hang | Fault::Entries(_)), _) => {
+            (Err(Fault::Hang | Fault::Entries(_) | Fault::Unproven(_)), _) => {
                 return HttpConnectorFuture::new(future::pending());
             }
         };
@@ -312,7 +333,7 @@ impl State {
         match service? {
             Service::Ssm => {
                 self.ssm_calls += 1;
-                self.ssm_fault
+                self.ssm_faults.pop_front().or(self.ssm_fault)
             }
             Service::Sqs => {
                 self.sqs_calls += 1;

@@ -330,6 +330,7 @@ async fn secrets_are_checked_written_encrypted_and_shown_nowhere() {
         (but("GLADLY_HOST", "http://10.0.0.1:80"), "must be one under gladly.com"),
         (but("GLADLY_HOST", "http://127.0.0.1:1"), "Gladly is out of reach at 127.0.0.1"),
         (but("WEBHOOK_KEY", "only-thirty-one-characters-long"), "at least 32 characters"),
+        (but("WEBHOOK_KEY", "'0123456789abcdef0123456789abcdef'"), "no quotation marks around it"),
         (but("WEBHOOK_KEYS_PARAMETER", "keys"), "must be the name of an SSM parameter"),
         (but("MAKEFLAGS", " -- GLADLY_TOKEN=typed"), "stands in the shell's history"),
         (but("STACK", "--help"), "STACK must be a stack's name"),

@@ -5,15 +5,16 @@ use ingest_fn::ActiveKeys;
 use crate::said::nothing_unsaid;
 
 /// Bytes as the parameter's text, and behind the first NUL the key presented: it gets in only if it
-/// is one of the first two lines with 32 characters or more, and as that one.
+/// is one of the first two lines with 32 or more characters that a header can carry, not enclosed in
+/// quotation marks, and as that one.
 pub fn keys(input: &[u8]) {
     let (text, presented) = match input.iter().position(|byte| *byte == 0) {
         Some(end) => (&input[..end], &input[end + 1..]),
         None => (input, input),
     };
     let text = String::from_utf8_lossy(text);
-    let active: Vec<_> =
-        text.lines().map(str::trim).filter(|key| key.chars().count() >= 32).take(2).collect();
+    let lines = text.strip_prefix('\u{feff}').unwrap_or(&text).lines().map(str::trim);
+    let active: Vec<_> = lines.filter(|key| is_usable(key)).take(2).collect();
 
     let read = nothing_unsaid(|| text.parse::<ActiveKeys>());
     let Ok(keys) = read else {
@@ -33,4 +34,9 @@ pub fn keys(input: &[u8]) {
             assert_eq!(slot(near), None, "almost the key is not the key");
         }
     }
+}
+
+fn is_usable(key: &str) -> bool {
+    let quoted = ['"', '\'', '`'].iter().any(|mark| key.starts_with(*mark) && key.ends_with(*mark));
+    key.len() >= 32 && key.chars().all(|c| matches!(c, ' '..='~')) && !quoted
 }

@@ -77,6 +77,7 @@ fn known(body: &str, is_base64: bool, bytes: &[u8]) {
             let read = QueueMessage::read(&message.body);
             let read = read.unwrap_or_else(|err| panic!("{err}: {}", message.body));
             let sent = str::from_utf8(bytes).unwrap_or_default();
+            let sent = sent.strip_prefix('\u{feff}').unwrap_or(sent);
             let sent = sent.trim_matches([' ', '\t', '\r', '\n']);
             assert_eq!(read.event_json(), escaped(sent), "the event is as it came");
             assert_eq!(read.received_at(), EPOCH);

@@ -16,9 +16,13 @@ use aws_smithy_http_client::{
 };
 use aws_smithy_runtime_api::client::{
     http::{HttpConnectorSettings, SharedHttpClient, SharedHttpConnector, http_client_fn},
+    interceptors::context::InterceptorContext,
+    retries::classifiers::{ClassifyRetry, RetryAction, RetryClassifierPriority},
     stalled_stream_protection::StalledStreamProtectionConfig,
 };
 use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
+
+use serde::Deserialize;
 
 use crate::{ConfigError, Env};
 
@@ -69,6 +73,51 @@ fn read(connector: &SharedHttpConnector, lookup: Lookup) -> Result<SdkConfig, Co
         // Every call has a limit of its own, and watching what trickles takes a tenth of its time.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .build())
+}
+
+/// Has a client try again where AWS found the time of a request off, which holds for the try and not
+/// for what it asks for: the SDK signs the next one by the time in AWS's answer.
+///
+/// The SDK itself does so for `RequestTimeTooSkewed` and for refused signatures, but only where that
+/// answer has a time, and never for the other two.
+#[derive(Debug)]
+pub struct ClockErrors;
+
+impl ClockErrors {
+    const CODES: [&str; 3] = ["RequestExpired", "RequestInTheFuture", "RequestTimeTooSkewed"];
+}
+
+impl ClassifyRetry for ClockErrors {
+    fn name(&self) -> &'static str {
+        "ClockErrors"
+    }
+
+    fn priority(&self) -> RetryClassifierPriority {
+        RetryClassifierPriority::run_after(RetryClassifierPriority::http_status_code_classifier())
+    }
+
+    fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
+        /// An error of the JSON protocols. What operation it is of does not matter here.
+        #[derive(Deserialize)]
+        struct Refusal {
+            #[serde(rename = "__type")]
+            code: String,
+        }
+        let response = context.response().filter(|response| !response.status().is_success());
+        let code = response.and_then(|response| {
+            let body = response.body().bytes().unwrap_or_default();
+            let in_body = || serde_json::from_slice(body).ok().map(|Refusal { code }| code);
+            let in_header = response.headers().get("x-amzn-errortype").map(ToOwned::to_owned);
+            in_header.or_else(in_body)
+        });
+        // Between a namespace and an address, either of which may be missing.
+        let code = code.as_deref().unwrap_or_default();
+        let code = code.split(':').next().and_then(|code| code.rsplit('#').next());
+        match code {
+            Some(code) if Self::CODES.contains(&code) => RetryAction::transient_error(),
+            _ => RetryAction::NoActionIndicated,
+        }
+    }
 }
 
 /// The connector as the SDK takes it.

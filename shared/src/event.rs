@@ -13,6 +13,13 @@ use crate::Reason;
 /// stop at 128 levels, and a delivery wraps an event in a few more.
 const DEPTH_LIMIT: usize = 100;
 
+/// A text from outside without the byte order mark that some editors and programs begin it with. RFC
+/// 8259 lets a reader ignore it; serde does not.
+#[must_use]
+pub fn without_bom(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
+}
+
 /// Whether JSON is nested so deeply that many parsers would refuse what holds it.
 #[must_use]
 pub fn is_deep(json: &str) -> bool {
@@ -104,6 +111,15 @@ pub enum Unusable {
     /// The bytes are not UTF-8.
     #[error("not UTF-8")]
     NotUtf8,
+    /// Compressed in a way that is not read.
+    #[error("unsupported content-encoding: expected gzip")]
+    UnknownEncoding,
+    /// `content-encoding: gzip`, and the bytes are not, or break off.
+    #[error("not valid gzip")]
+    BrokenGzip,
+    /// More bytes than are decompressed, so what they say is not known.
+    #[error("more than {} MiB when decompressed", .0 >> 20)]
+    DecompressedTooLarge(usize),
     /// The text is not JSON.
     #[error("not JSON: error in line {line}, column {column}")]
     NotJson {
@@ -144,6 +160,8 @@ impl Unusable {
     pub fn reason(&self) -> Reason {
         match self {
             Self::NotUtf8
+            | Self::UnknownEncoding
+            | Self::BrokenGzip
             | Self::NotJson { .. }
             | Self::TooDeep
             | Self::Ambiguous
@@ -152,7 +170,7 @@ impl Unusable {
             | Self::NoConversation => Reason::Unreadable,
             Self::NoType => Reason::NoType,
             Self::InvalidId(_) => Reason::InvalidId,
-            Self::TooLarge(_) => Reason::TooLarge,
+            Self::TooLarge(_) | Self::DecompressedTooLarge(_) => Reason::TooLarge,
         }
     }
 }
@@ -181,6 +199,7 @@ struct Content<'a> {
 impl<'a> Incoming<'a> {
     /// Reads a webhook's body, or the event inside a queue message.
     pub fn read(json: &'a str) -> Result<Self, Unusable> {
+        let json = without_bom(json);
         if is_deep(json) {
             return Err(Unusable::TooDeep);
         }
@@ -281,6 +300,11 @@ mod tests {
         let cases = [
             (r#"{"type":"PING"}"#, Ok("ping")),
             (r#"{"type":"PING","id":"../","content":"x"}"#, Ok("ping")),
+            ("\u{feff}{\"type\":\"PING\"}", Ok("ping")),
+            ("\u{feff}\r\n{\"type\":\"A\",\"content\":{\"conversationId\":\"c\"}}", Ok("A c")),
+            ("\u{feff}\u{feff}{\"type\":\"PING\"}", Err(Reason::Unreadable)),
+            (" \u{feff}{\"type\":\"PING\"}", Err(Reason::Unreadable)),
+            ("\u{feff}", Err(Reason::Unreadable)),
             (r#" {"type":"A/B","content":{"conversationId":"c-_1"}} "#, Ok("A/B c-_1")),
             (r#"{"type":"\u0041","content":{"conversationId":"\u0063"}}"#, Ok("A c")),
             (r#"{"type":"A","id":null,"content":{"conversationId":"c"},"new":[{}]}"#, Ok("A c")),

@@ -5,7 +5,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{Incoming, Unusable, ascii, event::Event};
+use crate::{
+    Incoming, Unusable, ascii,
+    event::{Event, without_bom},
+};
 
 /// The most a message's body may have, in bytes. SQS takes 1 MiB, attributes included
 /// (<https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html>).
@@ -48,13 +51,17 @@ pub struct QueueMessage<'a> {
 impl<'a> QueueMessage<'a> {
     /// Wraps an event's JSON, which must have been read as an [`Incoming`] before.
     pub fn wrap(event: &'a str, received_at: Timestamp, origin: Origin) -> Result<Self, Unusable> {
-        let event = serde_json::from_str(event)
+        let event = serde_json::from_str(without_bom(event))
             .map_err(|err| Unusable::NotJson { line: err.line(), column: err.column() })?;
         Ok(Self { v: 1, received_at, event, origin })
     }
 
     /// The message's body.
     pub fn to_json(&self) -> Result<String, Unusable> {
+        // Escapes make it longer still: what cannot fit is not written first to find that out.
+        if self.event.get().len() > MESSAGE_LIMIT {
+            return Err(Unusable::TooLarge(self.event.get().len()));
+        }
         let json = ascii::to_string(self).map_err(|_| Unusable::NotAMessage)?;
         if json.len() > MESSAGE_LIMIT {
             return Err(Unusable::TooLarge(json.len()));
@@ -283,6 +290,10 @@ mod tests {
             body,
             r#"{"v":1,"receivedAt":"2026-01-02T03:04:05.006Z","event":{ "type":"A", "content":{"conversationId":"c"}, "note":"\u00e9" }}"#
         );
+
+        let marked = format!("\u{feff}{event}");
+        let unmarked = QueueMessage::wrap(&marked, received, Origin::Webhook).unwrap();
+        assert_eq!(unmarked.to_json().unwrap(), body, "without its byte order mark");
 
         let body =
             QueueMessage::wrap(event, received, Origin::Backfill).unwrap().to_json().unwrap();

@@ -6,6 +6,8 @@ use std::{collections::BTreeMap, env};
 use jiff::Timestamp;
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
+use crate::log::request_id;
+
 /// The format takes at most this many values of one metric in a line.
 const VALUES_LIMIT: usize = 100;
 
@@ -193,7 +195,8 @@ impl Metrics {
             let keyed = vec![Definition::of(Metric::KeySlot)];
             directives.push(directive(&["FunctionName", "Slot"], keyed));
         }
-        Line { head: Head { timestamp: now.as_millisecond(), directives }, function, metrics: self }
+        let head = Head { timestamp: now.as_millisecond(), directives };
+        Line { head, function, request_id: request_id(), metrics: self }
     }
 }
 
@@ -201,6 +204,8 @@ impl Metrics {
 struct Line<'a> {
     head: Head,
     function: &'a str,
+    /// Which invocation this is of: a property, as the format calls it, and no dimension.
+    request_id: Option<String>,
     metrics: &'a Metrics,
 }
 
@@ -238,6 +243,9 @@ impl Serialize for Line<'_> {
         let mut line = serializer.serialize_map(None)?;
         line.serialize_entry("_aws", &self.head)?;
         line.serialize_entry("FunctionName", self.function)?;
+        if let Some(request_id) = &self.request_id {
+            line.serialize_entry("request_id", request_id)?;
+        }
         if let Some(slot) = self.metrics.slot {
             line.serialize_entry("Slot", &slot.to_string())?;
         }
@@ -257,6 +265,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::{invocation_span, subscriber};
 
     fn line(metrics: &Metrics) -> Value {
         serde_json::to_value(metrics.line("f", Timestamp::UNIX_EPOCH)).unwrap()
@@ -283,6 +292,19 @@ mod tests {
         let golden = Golden::newest().unwrap().read("metrics.json").unwrap();
         let golden: Value = serde_json::from_str(&golden).unwrap();
         assert_eq!(line(&metrics), golden);
+    }
+
+    #[test]
+    fn a_line_within_an_invocation_names_it() {
+        let mut metrics = Metrics::default();
+        metrics.add(Metric::Queued, 1);
+        assert!(line(&metrics).get("request_id").is_none());
+        let listening = subscriber(tracing::level_filters::LevelFilter::ERROR, |_| ());
+        tracing::subscriber::with_default(listening, || {
+            let line = invocation_span("r-1").in_scope(|| line(&metrics));
+            assert_eq!(line["request_id"], "r-1");
+            assert!(!line["_aws"].to_string().contains("request_id"), "no dimension: {line}");
+        });
     }
 
     #[test]

@@ -17,9 +17,10 @@ use aws_sdk_ssm::{
 };
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
-use crate::{Clock, chain};
+use crate::{Clock, ClockErrors, chain, without_bom};
 
 /// How long a read may take, tries included. The shortest promise that waits on one is the
 /// pause's: 15 s, of which its age takes 10.
@@ -28,6 +29,8 @@ const READ_LIMIT: Duration = Duration::from_secs(3);
 const TRY_LIMIT: Duration = Duration::from_millis(1_400);
 /// How long a failed read keeps the next one away while there is an old value to serve.
 const FAILURE_PAUSE: SignedDuration = SignedDuration::from_secs(2);
+/// The longest wait between two reads that SSM throttles: the first, which doubles, and the most.
+const THROTTLED_WAITS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
 
 /// An SSM client that gives up in time.
 pub fn ssm_client(config: impl Into<Builder>) -> Client {
@@ -37,7 +40,7 @@ pub fn ssm_client(config: impl Into<Builder>) -> Client {
         .operation_timeout(READ_LIMIT);
     let retries = RetryConfig::standard().with_initial_backoff(Duration::from_millis(50));
     let config = config.into().timeout_config(timeouts.build()).retry_config(retries);
-    Client::from_conf(config.build())
+    Client::from_conf(config.retry_classifier(ClockErrors).build())
 }
 
 /// A parameter whose text is read as a `T`.
@@ -104,6 +107,15 @@ impl ParameterError {
             Self::NotWritten { .. } => false,
         }
     }
+
+    /// Whether SSM would have answered, had it been asked less: 40 reads a second an account, unless
+    /// its higher throughput is switched on
+    /// (<https://docs.aws.amazon.com/systems-manager/latest/userguide/parameter-store-throughput.html>).
+    fn is_throttled(&self) -> bool {
+        let Self::Unreadable { source, .. } = self else { return false };
+        let code = source.as_service_error().and_then(ProvideErrorMetadata::code);
+        code.is_some_and(|code| code.contains("Throttl") || code == "RequestLimitExceeded")
+    }
 }
 
 impl<T: FromStr<Err: Display>> Parameter<T> {
@@ -137,6 +149,26 @@ impl<T: FromStr<Err: Display>> Parameter<T> {
             return Ok(Arc::clone(good));
         }
         self.renew(&mut kept, now).await
+    }
+
+    /// The value as [`Parameter::value`] has it. Where there is none yet and SSM throttles, it is read
+    /// again and again until so much time has passed, each time after a wait drawn anywhere up to a
+    /// bound that doubles: of many environments that start at once, none keeps step with another.
+    pub async fn value_within(&self, limit: Duration) -> Result<Arc<T>, ParameterError> {
+        let until = Instant::now() + limit;
+        let (mut longest, most) = THROTTLED_WAITS;
+        loop {
+            let err = match self.value().await {
+                Err(err) if err.is_throttled() => err,
+                answer => return answer,
+            };
+            let next = Instant::now() + longest.mul_f64(fastrand::f64());
+            if next >= until {
+                return Err(err);
+            }
+            sleep_until(next).await;
+            longest = (longest * 2).min(most);
+        }
     }
 
     /// The value as [`Parameter::value`] has it, but read before its time, since it may have
@@ -190,7 +222,7 @@ impl<T: FromStr<Err: Display>> Parameter<T> {
                 let Some(good) = &kept.good else {
                     return Err(err);
                 };
-                warn!(error = chain(&err), "keeping the last good value of {}", self.name);
+                warn!(parameter = self.name, error = chain(&err), "keeping the last good value");
                 Ok(Arc::clone(good))
             }
         }
@@ -211,6 +243,7 @@ impl<T: FromStr<Err: Display>> Parameter<T> {
         };
         let found = answer.parameter();
         let text = found.and_then(|parameter| parameter.value()).unwrap_or_default();
+        let text = without_bom(text);
         let value = text.parse().map_err(|err| self.unusable(&err))?;
         let written_at = found.and_then(|parameter| parameter.last_modified_date());
         let instant = |at: &DateTime| {
@@ -278,7 +311,7 @@ mod tests {
         atomic::{AtomicI64, Ordering},
     };
 
-    use local::aws::{Aws, THROTTLED};
+    use local::aws::{Aws, Fault, THROTTLED};
 
     use super::*;
 
@@ -306,6 +339,53 @@ mod tests {
         assert_eq!(at(1_122, "not a number").await, 2, "an unusable value is a failure too");
         assert_eq!(at(1_124, "3").await, 3, "mended");
         assert_eq!(at(1_000, "4").await, 4, "a clock set back makes nothing young");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_throttled_first_read_is_tried_for_as_long_as_there_is_time() {
+        let (aws, minute) = (Aws::default(), SignedDuration::from_mins(1));
+        aws.put("/p", "7");
+        let parameter = |aws: &Aws| {
+            Parameter::<u32>::new(ssm_client(&aws.config()), "/p".into(), minute, Clock::system())
+        };
+        let limit = Duration::from_secs(8);
+        for faults in [1, 10, 25] {
+            aws.state().ssm_faults = vec![THROTTLED; faults].into();
+            assert_eq!(*parameter(&aws).value_within(limit).await.unwrap(), 7, "{faults}");
+        }
+
+        aws.state().ssm_fault = Some(THROTTLED);
+        let (parameter, began) = (parameter(&aws), Instant::now());
+        assert!(parameter.value_within(limit).await.unwrap_err().is_throttled());
+        let took = began.elapsed();
+        assert!((Duration::from_secs(7)..=limit).contains(&took), "{took:?}");
+
+        // What is no matter of time is not waited for.
+        aws.state().ssm_fault = Some(Fault::Refused(400, "AccessDeniedException"));
+        aws.state().ssm_calls = 0;
+        parameter.value_within(limit).await.unwrap_err();
+        assert_eq!(aws.state().ssm_calls, 1);
+    }
+
+    #[tokio::test]
+    async fn a_byte_order_mark_at_a_values_start_is_no_part_of_it() {
+        let (aws, minute) = (Aws::default(), SignedDuration::from_mins(1));
+        aws.put("/p", "\u{feff}s3cret\r\n");
+        let ssm = ssm_client(&aws.config());
+        let parameter = Parameter::<Secret>::new(ssm, "/p".into(), minute, Clock::system());
+        assert_eq!(parameter.value().await.unwrap().expose(), "s3cret");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_expired_request_is_tried_again() {
+        let (aws, minute) = (Aws::default(), SignedDuration::from_mins(1));
+        aws.put("/p", "7");
+        let ssm = ssm_client(&aws.config());
+        let parameter = Parameter::<u32>::new(ssm, "/p".into(), minute, Clock::system());
+        for code in ["RequestExpired", "RequestInTheFuture", "RequestTimeTooSkewed"] {
+            aws.state().ssm_faults = vec![Fault::Refused(400, code)].into();
+            assert!(parameter.fresh().await.is_ok(), "{code}");
+        }
     }
 
     #[tokio::test]

@@ -6,7 +6,10 @@ use aws_lambda_events::sqs::{SqsBatchResponse, SqsMessage};
 use extractor_fn::{Invocation, InvocationError};
 use jiff::SignedDuration;
 use lambda_runtime::{Context, LambdaEvent};
-use local::{aws::THROTTLED, fault::Fault};
+use local::{
+    aws::{Fault as AwsFault, THROTTLED, Unproven},
+    fault::Fault,
+};
 use serde_json::{Value, json};
 
 use crate::{FIRST_WAIT, World, raw_record, record};
@@ -76,6 +79,8 @@ async fn what_quarantine_does_not_take_stays_in_the_queue() {
     let settled = world.batch(&[raw_record(0, "not JSON")]).await;
     assert_eq!(settled.kept, ["m-0"]);
     assert!(settled.visibility.is_empty(), "SQS fails: the queue's own timeout brings it back");
+    world.aws.state().sqs_fault = Some(AwsFault::Unproven(Unproven::OtherMd5));
+    world.batch(&[raw_record(0, "not JSON")]).await.gives_back(&["m-0"], FIRST_WAIT);
 
     world.aws.state().sqs_fault = None;
     world.batch(&[raw_record(0, "not JSON")]).await.is_done();

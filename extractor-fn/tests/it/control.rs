@@ -10,12 +10,16 @@ use tokio::time::{Duration, Instant, sleep};
 
 use crate::time::{LEFT, Reply, World, working};
 
+/// Lambda's id of every invocation.
+pub(crate) const REQUEST_ID: &str = "8476a536-e9f4-11e8-9739-2dfe598c3fcd";
+
 impl World {
     /// Invokes the function as Lambda does.
     pub(crate) async fn invoke(&self, payload: Value) -> Result<Value, InvocationError> {
         let payload: Invocation = serde_json::from_value(payload).unwrap();
         let deadline = self.clock.now() + SignedDuration::try_from(LEFT).unwrap();
         let mut context = Context::default();
+        context.request_id = REQUEST_ID.into();
         context.deadline = deadline.as_millisecond().try_into().unwrap();
         let answer = self.extractor.handle(LambdaEvent::new(payload, context)).await?;
         Ok(serde_json::to_value(answer).unwrap())

@@ -11,7 +11,7 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use local::{
-    aws::{Fault, THROTTLED},
+    aws::{Fault, THROTTLED, Unproven},
     gladly::EVENT_TYPES,
 };
 use serde_json::{Value, json};
@@ -271,8 +271,12 @@ async fn what_sqs_took_only_in_part_is_queued_again() {
     // Answered 200 all the same.
     world.aws.state().sqs_faults = [Fault::Entries(0b101)].into();
     let range = json!({"task": "backfill", "from": begins.to_string()});
-    let told = world.invoke(range).await.unwrap_err().to_string();
+    let told = world.invoke(range.clone()).await.unwrap_err().to_string();
     assert!(told.ends_with("SQS did not take some of the messages: 2 of 10"), "{told}");
+    // Answered 200, without an id for any of them.
+    world.aws.state().sqs_faults = [Fault::Unproven(Unproven::Unnamed)].into();
+    let told = world.invoke(range).await.unwrap_err().to_string();
+    assert!(told.ends_with("SQS did not take some of the messages: 10 of 10"), "{told}");
     sleep(Duration::from_mins(1)).await;
     world.task("reconcile").await;
     assert_eq!(world.queued().into_iter().collect::<BTreeSet<_>>().len(), 25);

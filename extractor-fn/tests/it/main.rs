@@ -13,6 +13,7 @@ mod fetch;
 mod gap;
 mod hold;
 mod leak;
+mod log;
 mod odd;
 mod permission;
 mod redrive;

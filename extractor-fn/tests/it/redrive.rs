@@ -1,5 +1,6 @@
 //! The way out of quarantine.
 
+use local::aws::{Fault, Unproven};
 use serde_json::{Value, json};
 
 use crate::time::{World, working};
@@ -39,6 +40,8 @@ async fn what_can_be_an_event_goes_back_and_the_rest_stays() {
         (aside("extractor-fn", "exhausted", &queued()).to_string(), true),
         // What ingest-fn put aside is read again, by rules that may have changed since.
         (aside("ingest-fn", "unreadable", EVENT).to_string(), true),
+        // A webhook's body with a byte order mark, which once was no event.
+        (aside("ingest-fn", "unreadable", &format!("\u{feff}{EVENT}")).to_string(), true),
         // SQS's own redrive policy moved it.
         (queued(), true),
         (aside("ingest-fn", "unreadable", "hello").to_string(), false),
@@ -98,10 +101,25 @@ async fn no_more_go_back_than_were_asked_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_event_that_sqs_does_not_prove_to_have_stays_in_quarantine() {
+    for how in [Unproven::Unnamed, Unproven::OtherMd5, Unproven::NoMd5] {
+        let world = World::new(working);
+        world.put_aside(&aside("extractor-fn", "rejected", &queued()).to_string());
+        world.aws.state().sqs_fault = Some(Fault::Unproven(how));
+        world.invoke(json!({"task": "redrive"})).await.unwrap_err();
+        world.aws.state().sqs_fault = None;
+        assert_eq!((world.bodies("events").len(), world.bodies("quarantine").len()), (0, 1));
+        // It was hidden while it was looked at.
+        tokio::time::sleep(std::time::Duration::from_mins(5)).await;
+        assert_eq!(world.task("redrive").await["redriven"], 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_event_that_was_not_taken_stays_in_quarantine() {
     let world = World::new(working);
     world.put_aside(&aside("extractor-fn", "rejected", &queued()).to_string());
-    world.aws.state().sqs_faults = [local::aws::Fault::Hang; 1].into_iter().collect();
+    world.aws.state().sqs_faults = [Fault::Hang; 1].into_iter().collect();
     // The first receive hangs and is tried again; then the send fails for good.
     world.task("quarantine").await;
     world.aws.state().sqs_fault = Some(local::aws::THROTTLED);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use jiff::{SignedDuration, Timestamp};
-use local::aws::{Fault, THROTTLED};
+use local::aws::{Fault, THROTTLED, Unproven};
 use serde_json::{Value, json};
 use tokio::time::{Duration, sleep};
 
@@ -92,13 +92,47 @@ async fn an_operator_who_chose_expiry_gets_it() {
 async fn what_cannot_be_sent_anew_is_given_back() {
     let world = World::new(working);
     world.aws.put("/relay/pause", "paused");
-    world.aws.state().sqs_fault = Some(THROTTLED);
     let records: Vec<_> = records(1).into_iter().map(|record| record.since(HOUR * 95)).collect();
-    let settled = settle(&world.extractor, &world.aws, &records, LEFT).await;
-    assert_eq!(settled.kept, ["m-0"]);
+    // The retention is read once for all.
+    for fault in
+        [THROTTLED, Fault::Unproven(Unproven::Unnamed), Fault::Unproven(Unproven::OtherMd5)]
+    {
+        world.aws.state().sqs_fault = Some(fault);
+        let settled = settle(&world.extractor, &world.aws, &records, LEFT).await;
+        assert_eq!(settled.kept, ["m-0"], "{fault:?}");
+    }
     world.aws.state().sqs_fault = None;
     sleep(Duration::from_secs(10)).await;
     settle(&world.extractor, &world.aws, &records, LEFT).await.is_done();
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_copies_that_sqs_proves_to_have_take_their_originals_place() {
+    for how in [Unproven::Unnamed, Unproven::OtherMd5, Unproven::NoMd5] {
+        let world = World::new(working);
+        world.aws.put("/relay/pause", "paused");
+        world.task("reconcile").await;
+        let events = world.fill("events", 25);
+        sleep(Duration::from_hours(47)).await;
+        world.aws.state().sqs_fault = Some(Fault::Unproven(how));
+        for _ in 0..60 {
+            world.task("reconcile").await;
+            sleep(Duration::from_mins(1)).await;
+        }
+        assert_eq!(bodies(&world), events, "{how:?}: none is deleted");
+        assert!(world.aws.state().messages.is_empty(), "{how:?}");
+        world.aws.state().sqs_fault = None;
+        for _ in 0..60 {
+            world.task("reconcile").await;
+            sleep(Duration::from_mins(1)).await;
+        }
+        assert_eq!(bodies(&world), events, "{how:?}: each is there once");
+        assert_eq!(world.aws.state().messages.len(), 25, "{how:?}: and renewed");
+    }
+}
+
+fn bodies(world: &World) -> BTreeSet<String> {
+    world.held("events").into_iter().map(|(_, body)| body).collect()
 }
 
 #[tokio::test(start_paused = true)]

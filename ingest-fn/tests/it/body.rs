@@ -10,7 +10,7 @@ use crate::{EVENT, KEY, Message, Outcome, World, answer, payload};
 
 /// How a body with a right key ends.
 #[derive(Debug, Clone, Copy)]
-enum Want {
+pub(crate) enum Want {
     Pong,
     Ignored,
     /// In the events queue, with this attribute.
@@ -23,7 +23,7 @@ enum Want {
 use Want::{Cut, Ignored, Pong, Quarantined, Queued};
 
 impl Want {
-    fn told(self) -> (Outcome, &'static str, &'static str) {
+    pub(crate) fn told(self) -> (Outcome, &'static str, &'static str) {
         match self {
             Pong => (Outcome::Pong, "pong", "KeySlot=1"),
             Ignored => (Outcome::Ignored, "ignored", "Ignored=1 KeySlot=1"),
@@ -35,11 +35,11 @@ impl Want {
     }
 
     /// Checks what SQS has got after a body, which must be at the world's first moment.
-    fn check(self, messages: &[Message], body: &[u8]) {
+    pub(crate) fn check(self, messages: &[Message], body: &[u8]) {
         match (self, messages) {
             (Pong | Ignored, []) => {}
             (Queued(kind), [message]) => {
-                let event = str::from_utf8(body).unwrap().trim();
+                let event = str::from_utf8(body).unwrap().trim_start_matches('\u{feff}').trim();
                 assert_eq!(message.body, format!("{ENVELOPE}{}}}", ascii(event)));
                 assert_eq!(message.queue, "events");
                 assert_eq!(message.attributes, [("type".to_owned(), kind.to_owned())]);
@@ -145,6 +145,11 @@ async fn every_odd_body_has_its_one_place() {
         ("null content", event("null"), Ignored),
         ("no conversation", event(r#"{"customerId":"u"}"#), Ignored),
         ("a null conversation", about("null"), Ignored),
+        ("a byte order mark", format!("\u{feff}{EVENT}"), Queued("CONVERSATION/CLOSED")),
+        ("a byte order mark before a ping", "\u{feff}{\"type\":\"PING\"}".into(), Pong),
+        ("a byte order mark before no event", "\u{feff}{}".into(), Quarantined("no-type")),
+        ("a byte order mark alone", "\u{feff}".into(), Quarantined("unreadable")),
+        ("two byte order marks", format!("\u{feff}\u{feff}{EVENT}"), Quarantined("unreadable")),
         ("spaces around", format!("\r\n {EVENT}\t"), Queued("CONVERSATION/CLOSED")),
         ("spaces inside", r#"{ "type" : "A" , "content" : { "conversationId" : "c" } }"#.into(), Queued("A")),
         ("a null id", with(r#""id":null"#), Queued("A")),

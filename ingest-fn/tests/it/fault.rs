@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use local::aws::{Fault, THROTTLED};
+use local::aws::{Fault, THROTTLED, Unproven};
 use tokio::time::Instant;
 
 use crate::{EVENT, KEY, Outcome, World, answer};
@@ -18,6 +18,10 @@ async fn a_queue_that_will_not_take_it_is_answered_503_within_10_s() {
         (Fault::Refused(400, "com.amazonaws.sqs#InvalidMessageContents"), 1..=1),
         (Fault::Refused(400, "com.amazonaws.sqs#KmsDisabled"), 1..=1),
         (Fault::Garbage(200), 1..=20),
+        (Fault::Unproven(Unproven::Unnamed), 5..=20),
+        (Fault::Unproven(Unproven::OtherMd5), 5..=20),
+        (Fault::Unproven(Unproven::NoMd5), 5..=20),
+        (Fault::Refused(403, "RequestExpired"), 5..=20),
         (Fault::Garbage(403), 1..=1),
         (Fault::Garbage(503), 5..=20),
         (Fault::Refused(500, "InternalFailure"), 5..=20),
@@ -53,6 +57,16 @@ async fn a_passing_fault_costs_time_but_no_event_and_counts_once() {
         vec![Fault::Refused(503, "ServiceUnavailable"); 4],
         vec![Fault::Reset, Fault::Hang, Fault::Garbage(502), THROTTLED],
         vec![Fault::Hang, Fault::Hang],
+        vec![
+            Fault::Unproven(Unproven::Unnamed),
+            Fault::Unproven(Unproven::OtherMd5),
+            Fault::Unproven(Unproven::NoMd5),
+        ],
+        vec![
+            Fault::Refused(403, "com.amazon.coral.service#RequestExpired"),
+            Fault::Refused(400, "RequestInTheFuture"),
+            Fault::Refused(403, "RequestTimeTooSkewed"),
+        ],
     ];
     for faults in faults {
         for (body, told) in [(EVENT, "Queued=1 KeySlot=1"), ("{", "Quarantined=1 KeySlot=1")] {
@@ -78,6 +92,17 @@ async fn a_long_outage_does_not_use_up_the_retries_of_the_events_after_it() {
         assert_eq!(world.status(KEY).await, 200, "{fault:?}");
     }
     assert_eq!(world.messages().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_that_come_late_and_a_queue_that_hangs_leave_time_for_an_answer() {
+    let world = World::new();
+    world.aws.state().ssm_faults = vec![THROTTLED; 15].into();
+    world.aws.state().sqs_fault = Some(Fault::Hang);
+    let began = Instant::now();
+    assert_eq!(world.counted(EVENT.as_bytes()).await, (UNAVAILABLE.0, UNAVAILABLE.1.into()));
+    // Lambda ends the invocation after 14 s.
+    assert!(began.elapsed() < Duration::from_millis(13_100), "{:?}", began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

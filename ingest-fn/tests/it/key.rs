@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use local::aws::Fault;
+use local::aws::{Fault, THROTTLED};
 use serde_json::{Value, json};
 use tokio::time::advance;
 
@@ -150,6 +150,40 @@ async fn without_any_good_key_nobody_is_let_in_and_nobody_is_told_unauthorized()
     world.aws.put(KEYS, &format!("short\n{KEY}"));
     assert_eq!(world.status(KEY).await, 200, "the good key beside a short one");
     assert_eq!(world.status("short").await, 401);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_of_cold_starts_that_ssm_throttles_gets_its_keys_in_time() {
+    for throttled in [1, 3, 10] {
+        let world = World::new();
+        world.aws.state().ssm_faults = vec![THROTTLED; throttled].into();
+        let began = tokio::time::Instant::now();
+        assert_eq!(world.status(KEY).await, 200, "{throttled}: the first request waits for them");
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    }
+    for throttled in [1, 10, 20] {
+        let world = World::new();
+        world.aws.state().ssm_faults = vec![THROTTLED; throttled].into();
+        let began = tokio::time::Instant::now();
+        world.ingest.warm_up().await;
+        assert!(began.elapsed() < Duration::from_secs(9), "Lambda allows 10 s");
+        let calls = world.aws.state().ssm_calls;
+        assert_eq!(calls, throttled + 1, "the warm-up has them");
+        assert_eq!(world.status(KEY).await, 200);
+        assert_eq!(world.aws.state().ssm_calls, calls);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_throttled_ssm_costs_warm_up_and_first_request_less_than_gladly_waits() {
+    let world = World::new();
+    world.aws.state().ssm_fault = Some(THROTTLED);
+    let began = tokio::time::Instant::now();
+    world.ingest.warm_up().await;
+    assert_eq!(world.status(KEY).await, 503);
+    assert!(began.elapsed() < Duration::from_secs(14), "{:?}", began.elapsed());
+    world.aws.state().ssm_fault = None;
+    assert_eq!(world.status(KEY).await, 200, "and the next request asks again");
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,9 +5,11 @@
 
 mod alarm;
 mod body;
+mod encoding;
 mod fault;
 mod key;
 mod leak;
+mod log;
 mod permission;
 mod upgrade;
 
@@ -25,6 +27,9 @@ const KEYS: &str = "/relay/webhook-keys";
 const KEY: &str = "0123456789abcdef-0123456789abcdef";
 const NEXT_KEY: &str = "fedcba9876543210-fedcba9876543210";
 const EVENT: &str = r#"{"type":"CONVERSATION/CLOSED","content":{"conversationId":"c-1"}}"#;
+
+/// Lambda's id of every invocation.
+const REQUEST_ID: &str = "8476a536-e9f4-11e8-9739-2dfe598c3fcd";
 
 /// A receiver in front of its own AWS account, at 2026-01-02T03:04:05.678Z.
 struct World {
@@ -60,7 +65,9 @@ impl World {
     /// Sends the HTTP API's event as Lambda gets it: status and body of the answer.
     async fn call(&self, payload: &Value) -> (u64, String) {
         let call = serde_json::from_str(&payload.to_string()).unwrap();
-        let answer = self.ingest.call(LambdaEvent::new(call, Context::default())).await;
+        let mut context = Context::default();
+        context.request_id = REQUEST_ID.into();
+        let answer = self.ingest.call(LambdaEvent::new(call, context)).await;
         let answer = serde_json::to_value(answer.unwrap()).unwrap();
         assert_eq!(answer["headers"], json!({"content-type": "application/json"}));
         assert_eq!(answer["isBase64Encoded"], false);

@@ -6,9 +6,10 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
+use md5::{Digest, Md5};
 use serde_json::{Map, Value, json};
 
-use super::{Disorder, Fault, QUEUES, State, text};
+use super::{Disorder, Fault, QUEUES, State, Unproven, text};
 
 /// SQS's own limit of a message and of a batch, attributes included.
 const MIB: usize = 1 << 20;
@@ -445,7 +446,7 @@ impl State {
         }
         let id = self.send(name, &body, attributes.clone(), delay, now);
         self.messages.push(Message { queue: name.to_owned(), body, attributes });
-        Ok(json!({"MessageId": id, "MD5OfMessageBody": "0"}))
+        Ok(json!({"MessageId": id, "MD5OfMessageBody": md5(asked)}))
     }
 }
 
@@ -505,6 +506,34 @@ fn size(asked: &Value) -> usize {
     let extra = |(name, value): &(String, String)| name.len() + "String".len() + value.len();
     let body = asked["MessageBody"].as_str().unwrap_or_default();
     body.len() + attributes(asked).iter().map(extra).sum::<usize>()
+}
+
+/// What SQS would answer to a message or a batch of them, but for what is wrong with it.
+pub(super) fn unproven(how: Unproven, asked: &Value) -> Value {
+    let answer = |asked: &Value| {
+        let mut answer = json!({"MessageId": "m-0", "MD5OfMessageBody": md5(asked)});
+        match how {
+            Unproven::Unnamed => answer["MessageId"] = Value::Null,
+            Unproven::OtherMd5 => answer["MD5OfMessageBody"] = md5(&Value::Null).into(),
+            Unproven::NoMd5 => answer["MD5OfMessageBody"] = Value::Null,
+        }
+        answer
+    };
+    let named = |entry: &Value| {
+        let mut answer = answer(entry);
+        answer["Id"] = entry["Id"].clone();
+        answer
+    };
+    match entries(asked) {
+        [] => answer(asked),
+        entries => json!({"Successful": entries.iter().map(named).collect::<Vec<_>>()}),
+    }
+}
+
+/// Of a message's body, in hexadecimal.
+fn md5(asked: &Value) -> String {
+    let digest = Md5::digest(asked["MessageBody"].as_str().unwrap_or_default());
+    format!("{:032x}", u128::from_be_bytes(digest.into()))
 }
 
 fn shown(message: &Received) -> Value {

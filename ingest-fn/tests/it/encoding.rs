@@ -1,0 +1,137 @@
+//! What becomes of a body with a `content-encoding`.
+
+use std::io::Write as _;
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use flate2::{Compression, write::GzEncoder};
+use lambda_http::Request;
+use serde_json::{Value, json};
+use shared::Metrics;
+
+use crate::{
+    EVENT, KEY, Outcome, World, answer,
+    body::Want::{self, Cut, Ignored, Pong, Quarantined, Queued},
+    payload,
+};
+
+const MIB: usize = 1 << 20;
+const CLOSED: Want = Queued("CONVERSATION/CLOSED");
+
+fn gzip(body: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(body).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// An event of so many bytes.
+fn sized(bytes: usize) -> String {
+    let (begin, end) = (r#"{"type":"A","x":""#, r#"","content":{"conversationId":"c"}}"#);
+    format!("{begin}{}{end}", "a".repeat(bytes - begin.len() - end.len()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gzipped_body_is_read_as_what_it_says() {
+    let marked = format!("\u{feff}{EVENT}");
+    let no_utf8 = b"{\"type\":\"A\xff\"}";
+    let large = sized(2 * MIB);
+    let rows: [(&str, &str, &[u8], Want); 13] = [
+        ("an event", "gzip", EVENT.as_bytes(), CLOSED),
+        ("in capitals", "GZIP", EVENT.as_bytes(), CLOSED),
+        ("by its old name", "x-gzip", EVENT.as_bytes(), CLOSED),
+        ("spaces around", " gzip ", EVENT.as_bytes(), CLOSED),
+        ("beside identity", "identity, gzip", EVENT.as_bytes(), CLOSED),
+        ("an empty place", "gzip,", EVENT.as_bytes(), CLOSED),
+        ("a byte order mark", "gzip", marked.as_bytes(), CLOSED),
+        ("a ping", "gzip", br#"{"type":"PING"}"#, Pong),
+        ("about no conversation", "gzip", br#"{"type":"A"}"#, Ignored),
+        ("no event", "gzip", br#"{"content":{}}"#, Quarantined("no-type")),
+        ("no text", "gzip", no_utf8, Quarantined("unreadable")),
+        ("nothing", "gzip", b"", Quarantined("unreadable")),
+        ("more than a message holds", "gzip", large.as_bytes(), Cut("too-large")),
+    ];
+    for (name, encoding, body, want) in rows {
+        // What stands in a queue is the body decompressed: to read it again takes no header.
+        check(name, encoding, &gzip(body), want, body).await;
+    }
+    // RFC 1952, 2.2: members follow one another.
+    let (begin, end) = EVENT.split_at(20);
+    let members = [gzip(begin.as_bytes()), gzip(end.as_bytes())].concat();
+    check("two members", "gzip", &members, CLOSED, EVENT.as_bytes()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_decompressed_is_quarantined_as_it_came() {
+    let event = gzip(EVENT.as_bytes());
+    let mut spoilt = event.clone();
+    let checksum = spoilt.len() - 8;
+    spoilt[checksum] ^= 1;
+    let rows: [(&str, &str, Vec<u8>); 12] = [
+        ("not gzip", "gzip", EVENT.into()),
+        ("nothing", "gzip", Vec::new()),
+        ("cut", "gzip", event[..event.len() / 2].into()),
+        ("cut in its end", "gzip", event[..event.len() - 1].into()),
+        ("another checksum", "gzip", spoilt),
+        ("something behind", "gzip", [&event[..], b"\n"].concat()),
+        ("gzip twice", "gzip, gzip", gzip(&event)),
+        ("brotli", "br", b"\x0b\x02\x80{}\x03".into()),
+        ("deflate", "deflate", b"\x78\x9c\x03\x00\x00\x00\x00\x01".into()),
+        ("said to be compressed", "zstd", EVENT.into()),
+        ("an encoding outside ASCII", "gz\u{ef}p", event.clone()),
+        ("gzip unsaid", "identity", event),
+    ];
+    for (name, encoding, body) in rows {
+        check(name, encoding, &body, Quarantined("unreadable"), &body).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_than_10_mib_are_decompressed() {
+    let limit = sized(10 * MIB);
+    check("10 MiB", "gzip", &gzip(limit.as_bytes()), Cut("too-large"), limit.as_bytes()).await;
+    let ignored = format!(r#"{{"type":"A"}}{}"#, " ".repeat(10 * MIB - 12));
+    check("10 MiB", "gzip", &gzip(ignored.as_bytes()), Ignored, b"").await;
+    // Whole, for what it is worth: it is shorter than what is in it.
+    let beyond = gzip(format!("{ignored} ").as_bytes());
+    check("a byte more", "gzip", &beyond, Quarantined("too-large"), &beyond).await;
+    // A gigabyte, were it decompressed.
+    let bomb = vec![gzip(&vec![0; 10 * MIB + 1]); 100].concat();
+    check("a bomb", "gzip", &bomb, Want::Cut("too-large"), &bomb).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stranger_has_nothing_decompressed() {
+    let world = World::new();
+    let bomb = gzip(&vec![0; 10 * MIB + 1]);
+    let headers = json!({"x-api-key": "a stranger's key", "content-encoding": "gzip"});
+    assert_eq!(world.call(&payload(&headers, &bomb)).await, (401, answer("unauthorized")));
+    assert_eq!(world.messages(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_header_in_two_places_is_one_list() {
+    for (values, want) in
+        [(["identity", "gzip"], CLOSED), (["gzip", "br"], Quarantined("unreadable"))]
+    {
+        let (world, body) = (World::new(), gzip(EVENT.as_bytes()));
+        let mut request = Request::new(body.as_slice().into());
+        request.headers_mut().insert("x-api-key", KEY.parse().unwrap());
+        for value in values {
+            request.headers_mut().append("content-encoding", value.parse().unwrap());
+        }
+        let outcome = world.ingest.receive(request, &mut Metrics::default()).await;
+        assert_eq!(outcome, want.told().0);
+        let stored = if outcome == Outcome::Queued { EVENT.as_bytes() } else { &body };
+        want.check(&world.messages(), stored);
+    }
+}
+
+/// Sends a body all the way from Lambda's event, as the HTTP API encodes it.
+async fn check(name: &str, encoding: &str, body: &[u8], want: Want, stored: &[u8]) {
+    let world = World::new();
+    let headers = json!({"X-Api-Key": KEY, "Content-Encoding": encoding});
+    let mut payload = payload(&headers, b"");
+    payload["body"] = BASE64_STANDARD.encode(body).into();
+    payload["isBase64Encoded"] = Value::Bool(true);
+    assert_eq!(world.call(&payload).await, (200, answer(want.told().1)), "{name}");
+    want.check(&world.messages(), stored);
+}

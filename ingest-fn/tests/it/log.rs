@@ -1,0 +1,86 @@
+//! What a log line is, and which there are.
+
+use std::sync::{Arc, Mutex};
+
+use local::aws::THROTTLED;
+use serde_json::Value;
+use shared::subscriber;
+use tracing::{level_filters::LevelFilter, subscriber::set_default};
+
+use crate::{EVENT, KEY, KEYS, REQUEST_ID, World};
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_is_one_error_line_that_names_its_invocation_and_a_healthy_event_is_none() {
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let written = Arc::clone(&lines);
+    let write = move |line: &[u8]| {
+        written.lock().unwrap().push(serde_json::from_slice::<Value>(line).unwrap());
+    };
+    let _listening = set_default(subscriber(LevelFilter::INFO, write));
+    let take = || std::mem::take(&mut *lines.lock().unwrap());
+    let one = |message: &str| -> Value {
+        let [line] = &take()[..] else { panic!("not one line: {message}") };
+        assert_eq!((&line["message"], &line["level"]), (&message.into(), &"ERROR".into()));
+        line.clone()
+    };
+    let named = |message: &str| -> Value {
+        let line = one(message);
+        assert_eq!(line["request_id"], REQUEST_ID, "{line}");
+        line
+    };
+
+    let world = World::new();
+    for body in [EVENT, r#"{"type":"PING"}"#, r#"{"type":"A"}"#] {
+        world.post(KEY, body.as_bytes()).await;
+    }
+    world.status("a stranger's").await;
+    assert_eq!(take(), Vec::<Value>::new());
+
+    world.post(KEY, b"hello").await;
+    let line = named("put a webhook into quarantine");
+    assert_eq!(line["reason"], "unreadable");
+    assert_eq!(line["detail"], "not JSON: error in line 1, column 1");
+
+    world.aws.state().sqs_fault = Some(THROTTLED);
+    for body in [EVENT, "hello"] {
+        world.post(KEY, body.as_bytes()).await;
+        let line = named("could not make a webhook durable");
+        assert!(line["error"].as_str().unwrap().contains("ThrottlingException"), "{line}");
+    }
+
+    let keys = format!("short\n{KEY}\u{200b}\n\"{KEY}\"\n{KEY}");
+    let world = World::with_keys(&keys);
+    world.ingest.warm_up().await;
+    let refused: Vec<_> = take()
+        .iter()
+        .map(|line| {
+            assert_eq!(
+                (&line["message"], &line["level"]),
+                (&"ignoring a webhook key".into(), &"ERROR".into())
+            );
+            assert!(line.get("request_id").is_none(), "there is no invocation yet: {line}");
+            assert!(!line.to_string().contains(KEY), "{line}");
+            (
+                line["webhook_key.line"].as_u64().unwrap(),
+                line["reason"].as_str().unwrap().to_owned(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        refused,
+        [
+            (1, "shorter than 32 characters".to_owned()),
+            (2, "a character that is not printable ASCII, which no header can carry".to_owned()),
+            (3, "enclosed in quotation marks".to_owned()),
+        ]
+    );
+    assert_eq!(world.status(KEY).await, 200, "the good key beside them");
+
+    let world = World::with_keys("");
+    world.aws.state().parameters.remove(KEYS);
+    world.ingest.warm_up().await;
+    assert!(one("no webhook keys yet").get("request_id").is_none());
+    world.status(KEY).await;
+    let line = named("could not check a webhook's key");
+    assert!(line["error"].as_str().unwrap().contains("ParameterNotFound"), "{line}");
+}
