@@ -8,7 +8,7 @@
 
 use std::{
     borrow::Cow,
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -474,7 +474,7 @@ impl Recovery<'_> {
             Err(GladlyError::Odd(416)) if offset > 0 => return Ok(Read::Whole),
             Err(err) => return Err(err.into()),
         };
-        let mut seen = HashMap::<Id, Spoken>::new();
+        let mut seen = BTreeMap::<Id, Spoken>::new();
         let ended = loop {
             if self.is_over() {
                 break Ok(Read::InPart);
@@ -518,8 +518,8 @@ impl Recovery<'_> {
     }
 
     /// Queues an event for each conversation.
-    async fn send(&mut self, seen: &mut HashMap<Id, Spoken>) -> Result<(), ControlError> {
-        for (conversation, Spoken { customer, at }) in seen.drain() {
+    async fn send(&mut self, seen: &mut BTreeMap<Id, Spoken>) -> Result<(), ControlError> {
+        for (conversation, Spoken { customer, at }) in std::mem::take(seen) {
             let mut event = json!({
                 "type": "RELAY/IMPORTED", "content": {"conversationId": conversation},
             });
