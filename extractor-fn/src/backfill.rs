@@ -8,7 +8,7 @@
 
 use std::{
     borrow::Cow,
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -211,8 +211,7 @@ impl Extractor {
         let run = Run::unguarded(Arc::clone(&self.guard), time_left);
         let jobs = self.fetcher.gladly().exports(begins, &run).await?;
         let first = jobs.iter().map(|job| job.parameters.start_at).min();
-        let range = Range { since: begins, from: begins, to: Some(to), job: None };
-        if !jobs.iter().any(|job| is_wanted(job, &range)) {
+        if !jobs.iter().any(|job| is_wanted(job, begins, to)) {
             return Err(ControlError::NoRange("what Gladly has exported in the last 14 days"));
         }
         let exported = first.map_or(begins, |first| first.max(begins));
@@ -424,7 +423,7 @@ impl Recovery<'_> {
                 break;
             };
             let mut jobs = jobs?;
-            jobs.retain(|job| is_wanted(job, &range));
+            jobs.retain(|job| is_wanted(job, range.from, range.end()));
             if !self.jobs(range, &jobs).await? {
                 break;
             }
@@ -475,7 +474,7 @@ impl Recovery<'_> {
             Err(GladlyError::Odd(416)) if offset > 0 => return Ok(Read::Whole),
             Err(err) => return Err(err.into()),
         };
-        let mut seen = HashMap::<Id, Spoken>::new();
+        let mut seen = BTreeMap::<Id, Spoken>::new();
         let ended = loop {
             if self.is_over() {
                 break Ok(Read::InPart);
@@ -519,8 +518,8 @@ impl Recovery<'_> {
     }
 
     /// Queues an event for each conversation.
-    async fn send(&mut self, seen: &mut HashMap<Id, Spoken>) -> Result<(), ControlError> {
-        for (conversation, Spoken { customer, at }) in seen.drain() {
+    async fn send(&mut self, seen: &mut BTreeMap<Id, Spoken>) -> Result<(), ControlError> {
+        for (conversation, Spoken { customer, at }) in std::mem::take(seen) {
             let mut event = json!({
                 "type": "RELAY/IMPORTED", "content": {"conversationId": conversation},
             });
@@ -540,10 +539,10 @@ impl Recovery<'_> {
     }
 }
 
-/// Whether an export job has something of a range that is still to be queued.
-fn is_wanted(job: &Export, range: &Range) -> bool {
+/// Whether an export job has something of a range.
+fn is_wanted(job: &Export, from: Timestamp, to: Timestamp) -> bool {
     let Exported { start_at, end_at } = job.parameters;
-    let overlaps = start_at < range.end() && end_at > range.from;
+    let overlaps = start_at < to && end_at > from;
     overlaps && job.files.iter().any(|file| file == EXPORTED_ITEMS)
 }
 

@@ -272,9 +272,9 @@ mod tests {
         aws.state().ssm_faults = [None, Some(Fault::Lost)].into();
         mine.update(|ranges| ranges.add(at(30), Some(at(40)))).await.unwrap();
         assert_eq!(shown(&mine.read().await.unwrap()), [(10, 20), (30, 40)]);
+        let range = mine.read().await.unwrap().iter().next().unwrap().clone();
         aws.state().ssm_faults =
             [None, Some(Fault::Lost), Some(Fault::Lost), Some(Fault::Lost)].into();
-        let range = mine.read().await.unwrap().iter().next().unwrap().clone();
         mine.update(|ranges| ranges.advance(&range, at(15), None)).await.unwrap_err();
         assert_eq!(shown(&document(&aws).read().await.unwrap()), [(15, 20), (30, 40)]);
     }

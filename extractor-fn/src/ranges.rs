@@ -33,9 +33,11 @@ pub(crate) struct Range {
     pub(crate) since: Timestamp,
     /// The mark: everything before it is done.
     pub(crate) from: Timestamp,
-    /// Absent while the gap still lasts.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) to: Option<Timestamp>,
+    /// The end that was asked for, and of a gap that lasts the earliest that it may have.
+    pub(crate) to: Timestamp,
+    /// The gap still lasts: there is no end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) lasts: bool,
     /// How far the export job after the mark has been read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) job: Option<JobMark>,
@@ -50,8 +52,12 @@ pub(crate) struct JobMark {
 }
 
 impl Range {
+    fn new(from: Timestamp, to: Option<Timestamp>) -> Self {
+        Self { since: from, from, to: to.unwrap_or(from), lasts: to.is_none(), job: None }
+    }
+
     pub(crate) fn end(&self) -> Timestamp {
-        self.to.unwrap_or(Timestamp::MAX)
+        if self.lasts { Timestamp::MAX } else { self.to }
     }
 
     fn touches(&self, other: &Self) -> bool {
@@ -60,11 +66,12 @@ impl Range {
 
     /// One range that covers both.
     fn join(&self, other: &Self) -> Self {
-        let bounds = |range: &Self| (range.since, range.from, range.to);
+        let bounds = |range: &Self| (range.since, range.from, range.end());
         Self {
             since: self.since.min(other.since),
             from: self.from.min(other.from),
-            to: self.to.zip(other.to).map(|(to, other)| to.max(other)),
+            to: self.to.max(other.to),
+            lasts: self.lasts || other.lasts,
             // What was read of a job was read for these very bounds.
             job: self.job.clone().zip(other.job.clone()).and_then(|(job, other_job)| {
                 let same = bounds(self) == bounds(other) && job.id == other_job.id;
@@ -90,12 +97,15 @@ impl Ranges {
 
     /// Adds a range. One that was asked for before and is not finished goes on from its mark.
     pub(crate) fn add(&mut self, from: Timestamp, to: Option<Timestamp>) {
-        let added = Range { since: from, from, to, job: None };
+        let added = Range::new(from, to);
         match self.ranges.iter().position(|known| known.since == from) {
             Some(index) if self.ranges[index].end() >= added.end() => {}
             Some(index) => {
                 let known = self.ranges.remove(index);
-                self.insert(Range { to, job: None, ..known });
+                self.insert(Range {
+                    job: None,
+                    ..known.join(&Range { from: known.from, ..added })
+                });
             }
             None => self.insert(added),
         }
@@ -104,17 +114,18 @@ impl Ranges {
     /// Adds a gap that began then and still lasts, unless it is already here: then it goes on from
     /// its mark.
     pub(crate) fn open(&mut self, from: Timestamp) {
-        if !self.ranges.iter().any(|known| known.to.is_none() && known.since <= from) {
+        if !self.ranges.iter().any(|known| known.lasts && known.since <= from) {
             self.add(from, None);
         }
     }
 
-    /// Ends the gap that lasts, if there is one.
+    /// Ends the gap that lasts, if there is one, but not before the end of another range that has
+    /// become a part of it.
     pub(crate) fn close(&mut self, to: Timestamp) {
-        self.ranges.retain(|range| range.to.is_some() || range.from < to);
-        for range in self.ranges.iter_mut().filter(|range| range.to.is_none()) {
-            range.to = Some(to);
+        for range in self.ranges.iter_mut().filter(|range| range.lasts) {
+            (range.to, range.lasts) = (range.to.max(to), false);
         }
+        self.ranges.retain(|range| range.from < range.end());
     }
 
     /// Moves a range's mark on from where it was when the work began. `None`, and no change, if the
@@ -180,7 +191,7 @@ mod tests {
 
     /// `since from to` of every range; `to` is -1 while it lasts.
     fn shown(ranges: &Ranges) -> Vec<(i64, i64, i64)> {
-        let to = |range: &Range| range.to.map_or(-1, Timestamp::as_second);
+        let to = |range: &Range| if range.lasts { -1 } else { range.to.as_second() };
         ranges.iter().map(|r| (r.since.as_second(), r.from.as_second(), to(r))).collect()
     }
 
@@ -218,8 +229,18 @@ mod tests {
         ranges.close(at(600));
         ranges.open(at(100));
         assert_eq!(shown(&ranges), [(100, 500, -1)]);
-        ranges.close(at(500));
+        ranges.close(at(700));
+        ranges.advance(&first(&ranges), at(700), None).unwrap();
         assert!(ranges.is_empty());
+    }
+
+    #[test]
+    fn the_end_of_a_gap_ends_no_range_that_has_become_a_part_of_it() {
+        let mut ranges = Ranges::default();
+        ranges.open(at(100));
+        ranges.add(at(150), Some(at(200)));
+        ranges.close(at(120));
+        assert_eq!(shown(&ranges), [(100, 100, 200)]);
     }
 
     #[test]

@@ -178,10 +178,9 @@ impl World {
 
     /// A range that is still to be done, as another invocation left it.
     fn pending(&self, from: Timestamp, to: Option<Timestamp>) {
-        let mut range = json!({"since": from.to_string(), "from": from.to_string()});
-        if let Some(to) = to {
-            range["to"] = to.to_string().into();
-        }
+        let (from, lasts) = (from.to_string(), to.is_none());
+        let to = to.map_or(from.clone(), |to| to.to_string());
+        let range = json!({"since": from, "from": from, "to": to, "lasts": lasts});
         self.aws.put(BACKFILL, &json!({"ranges": [range]}).to_string());
     }
 
@@ -319,9 +318,14 @@ async fn a_webhook_that_gladly_gave_up_is_switched_on_and_its_gap_is_filled() {
     world.task("reconcile").await;
     let first = world.aws.state().writes[0].text.clone();
     let begins = now - SignedDuration::from_mins(130);
-    assert_eq!(first, format!(r#"{{"ranges":[{{"since":"{begins}","from":"{begins}"}}]}}"#));
+    assert_eq!(
+        first,
+        format!(
+            r#"{{"ranges":[{{"since":"{begins}","from":"{begins}","to":"{begins}","lasts":true}}]}}"#
+        )
+    );
     assert_eq!(world.queued().len(), 3, "what can be had already is");
-    assert_eq!(world.work()["ranges"][0].get("to"), None, "the gap still lasts");
+    assert_eq!(world.work()["ranges"][0]["lasts"], true, "the gap still lasts");
     assert_eq!(world.task("status").await["webhook"]["enabled"], false);
     sleep(Duration::from_mins(2)).await;
     let late = world.clock.now() - SignedDuration::from_secs(10);
