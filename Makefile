@@ -109,7 +109,8 @@ fuzz: $(FUZZER)/.ready ## Look for bytes that break a promise (SECONDS=60 a targ
 	$(call step,Building for libFuzzer (about ten minutes the first time),$(CARGO_FUZZ) build $(CARGO_FUZZ_OPTIONS) $(TARGET))
 	@for target in $(or $(TARGET),$(FUZZ_TARGETS)); do \
 	  printf '\n== Fuzzing %s: %s\n' $$target '$(or $(RUNS:%=% runs),$(or $(SECONDS),60) seconds)'; \
-	  mkdir -p fuzz/found/$$target fuzz/findings/$$target; \
+	  mkdir -p fuzz/findings/$$target; \
+	  tools/corpus unpack fuzz/corpus/$$target.zip fuzz/found/$$target; \
 	  nice $(CARGO_FUZZ) run $(CARGO_FUZZ_OPTIONS) $$target fuzz/found/$$target fuzz/corpus/$$target fuzz/findings/$$target -- \
 	    -entropic=0 -dict=fuzz/dictionary -timeout=20 -rss_limit_mb=4096 -print_final_stats=1 -verbosity=0 \
 	    $(or $(RUNS:%=-runs=%),-max_total_time=$(or $(SECONDS),60)) >/dev/null; \
@@ -118,9 +119,14 @@ fuzz: $(FUZZER)/.ready ## Look for bytes that break a promise (SECONDS=60 a targ
 .PHONY: fuzz-keep
 fuzz-keep: $(FUZZER)/.ready ## Keep in fuzz/corpus what "make fuzz" found and nothing there reaches (TARGET=webhook)
 	@for target in $(or $(TARGET),$(FUZZ_TARGETS)); do \
-	  $(CARGO_FUZZ) run $(CARGO_FUZZ_OPTIONS) $$target fuzz/corpus/$$target fuzz/found/$$target -- \
+	  rm -rf fuzz/kept; \
+	  tools/corpus unpack fuzz/corpus/$$target.zip fuzz/kept; \
+	  cp fuzz/corpus/$$target/* fuzz/kept; \
+	  $(CARGO_FUZZ) run $(CARGO_FUZZ_OPTIONS) $$target fuzz/kept fuzz/found/$$target -- \
 	    -set_cover_merge=1 -use_counters=0 -use_cmp=0 -max_len=1536 >/dev/null; \
-	done
+	  tools/corpus pack fuzz/kept fuzz/corpus/$$target.zip; \
+	done; \
+	rm -rf fuzz/kept
 
 .PHONY: bench
 bench: ## Measure beside Python and Node, into bench/RESULTS.md (needs Node.js 20; seven minutes once built)
