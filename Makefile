@@ -12,7 +12,6 @@ TOOLS := .tools/venv
 PACKAGER := .tools/package
 # Run as "make build" built it: cargo run would build one package alone, with other features of what it shares.
 LOCAL = "$${CARGO_TARGET_DIR:-target}"/debug/local
-PAINTER := .tools/dashboard
 # cargo-cyclonedx: the folder's name holds its version, so that another one is installed beside it.
 CYCLONEDX := .tools/cyclonedx-0.5.9
 # Coverage is all that libFuzzer needs of the compiler, and stable has that. The sanitizers work with RUSTC_BOOTSTRAP=1,
@@ -133,9 +132,8 @@ bench: ## Measure beside Python and Node, into bench/RESULTS.md (needs Node.js 2
 	@bench/run
 
 .PHONY: dashboard
-dashboard: build $(PAINTER)/.ready ## Draw the dashboard from a local run, into docs/dashboard.png (five minutes)
+dashboard: build ## Draw the dashboard from a local run, into docs/dashboard.svg (five minutes)
 	@$(LOCAL) dashboard
-	@$(PAINTER)/bin/python tools/dashboard.py .local/dashboard docs/dashboard.png
 
 .PHONY: fmt
 fmt: ## Format the code
@@ -152,7 +150,7 @@ tools: $(TOOLS)/.ready ## Install the Python tools into .tools/ (about a minute,
 .PHONY: pin
 pin: ## Write the exact versions of the Python tools anew, after a change of tools/*.in
 	@test -x .tools/uv/bin/uv || { python3 -m venv .tools/uv && .tools/uv/bin/pip install --quiet uv; }
-	@for name in local package dashboard; do \
+	@for name in local package; do \
 	  pinned=$$(.tools/uv/bin/uv --quiet pip compile --universal --python-version=3.10 --generate-hashes --no-annotate --no-header tools/$$name.in); \
 	  printf '# Written by "make pin" from %s.in: every package that the tools need, held to its version and contents.\n%s\n' $$name "$$pinned" > tools/$$name.txt; \
 	done
@@ -239,7 +237,6 @@ $(FUZZER)/.ready:
 # A failed installation leaves no .ready behind, so the next try begins anew.
 $(TOOLS)/.ready: tools/local.txt
 $(PACKAGER)/.ready: tools/package.txt
-$(PAINTER)/.ready: tools/dashboard.txt
 %/.ready:
 	@printf 'Installing what %s lists into %s (about a minute)…\n' $< $*
 	@python3 -m venv --clear $* && $*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement=$< \

@@ -158,6 +158,31 @@ fn the_dashboard_refers_to_what_the_template_has() {
     assert!(query.starts_with("SOURCE '${ExtractorLogs}' | SOURCE '${IngestLogs}' | "), "{query}");
 }
 
+/// Values are of a run, and age; words do not.
+#[test]
+fn the_picture_shows_the_dashboard_of_the_template() {
+    let picture = read("docs/dashboard.svg");
+    let text = Regex::new(r"<text [^>]+>\n(.+)\n</text>").unwrap();
+    let texts: BTreeSet<_> = text
+        .captures_iter(&picture)
+        .map(|found| found[1].trim_end_matches(" (none)").replace("&amp;", "&"))
+        .collect();
+    let mut expected = BTreeSet::new();
+    for widget in widgets() {
+        let properties = &widget["properties"];
+        expected.insert(properties["title"].as_str().unwrap().to_owned());
+        for metric in properties["metrics"].as_array().into_iter().flatten() {
+            let options = metric.as_array().unwrap().last().unwrap();
+            expected.insert(options["label"].as_str().unwrap().to_owned());
+        }
+    }
+    expected.extend(alarms().iter().map(|(name, _)| name.trim_end_matches("Alarm").to_owned()));
+    let missing: Vec<_> = expected.difference(&texts).collect();
+    assert!(missing.is_empty(), "make dashboard draws {missing:?}");
+    let asks = |texts: &BTreeSet<String>| texts.iter().filter(|text| text.ends_with('?')).count();
+    assert_eq!(asks(&texts), asks(&expected), "no other widget");
+}
+
 #[test]
 fn every_alarm_says_what_to_do_first_and_tells_somebody() {
     let template = template();
