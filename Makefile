@@ -13,6 +13,7 @@ PACKAGER := .tools/package
 WORKFLOWS := .tools/workflows
 # Run as "make build" built it: cargo run would build one package alone, with other features of what it shares.
 LOCAL = "$${CARGO_TARGET_DIR:-target}"/debug/local
+BENCH = "$${CARGO_TARGET_DIR:-target}"/debug/bench
 # cargo-cyclonedx: the folder's name holds its version, so that another one is installed beside it.
 CYCLONEDX := .tools/cyclonedx-0.5.9
 # Coverage is all that libFuzzer needs of the compiler, and stable has that. The sanitizers work with RUSTC_BOOTSTRAP=1,
@@ -42,7 +43,7 @@ endif
 
 .PHONY: help
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ## Try it on this machine
 
@@ -221,6 +222,11 @@ import: ## Queue again the conversations of Gladly's exports of the last 14 days
 .PHONY: package
 package: $(PACKAGER)/.ready ## Build the functions for AWS into target/lambda/ (ARCH=arm64 or x86_64)
 	$(call step,Building for $(ARCH) (about ten minutes the first time),PATH="$$PWD/$(PACKAGER)/bin:$$PATH" cargo lambda build --release --locked $(TARGET_$(ARCH)) --lambda-dir=target/lambda $(FUNCTIONS))
+
+.PHONY: check-arm64
+check-arm64: build ## Build the functions for arm64 and run them under an emulator (on Debian or Ubuntu)
+	@$(MAKE) package ARCH=arm64
+	$(call step,Running what was built for arm64,tools/check-arm64 $(BENCH))
 
 .PHONY: sbom
 sbom: $(CYCLONEDX)/bin/cargo-cyclonedx ## Write what the functions are made of into target/sbom/, as CycloneDX (ARCH as above)
