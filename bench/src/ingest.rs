@@ -2,7 +2,7 @@
 
 use std::{
     error::Error,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -54,6 +54,25 @@ pub(crate) fn measure(plan: &Plan, binaries: &Path) -> Result<Vec<Measured>, Box
     }
     eprintln!();
     Ok(all)
+}
+
+/// Whether ingest-fn answers and stores as it has to when it is started by this command, in plain HTTP and over TLS.
+pub(crate) fn check(program: PathBuf, args: Vec<String>) -> Result<(), Box<dyn Error>> {
+    let authority = Authority::new()?;
+    let function = Function {
+        name: "ingest-fn",
+        program,
+        args,
+        directory: PathBuf::from("."),
+        settings: vec![
+            ("WEBHOOK_KEYS_PARAMETER", KEYS_PARAMETER.to_owned()),
+            ("SSL_CERT_FILE", authority.bundle.display().to_string()),
+        ],
+    };
+    for tls in [None, Some(&authority)] {
+        live(&function, tls, 0, true, &mut Samples::default())?;
+    }
+    Ok(())
 }
 
 fn functions(binaries: &Path, authority: &Authority) -> Vec<Function> {

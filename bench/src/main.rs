@@ -1,5 +1,6 @@
 //! Runs the functions beside the same job in other languages and tells what each costs: see
-//! `bench/run`, which builds them all first.
+//! `bench/run`, which builds them all first. `bench --check FOLDER [COMMAND…]` measures nothing, but has what was built
+//! for Lambda do its job: see `tools/check-arm64`.
 
 #![expect(clippy::cast_precision_loss, reason = "far less than 2^52 of anything")]
 
@@ -44,6 +45,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut plan = Plan { rounds: 5, requests: 5_000, cold_starts: 16 };
     let mut only = None;
     let mut args = env::args().skip(1);
+    if env::args().nth(1).as_deref() == Some("--check") {
+        return check(&args.skip(1).collect::<Vec<_>>());
+    }
     while let Some(arg) = args.next() {
         let count = match arg.as_str() {
             "--rounds" => &mut plan.rounds,
@@ -109,6 +113,25 @@ fn main() -> Result<(), Box<dyn Error>> {
         let ((before, _), (_, after)) = parts.ok_or("RESULTS.md has lost its marks")?;
         fs::write(page, format!("{before}{}\n\n{text}\n{}{after}", MARKS[0], MARKS[1]))?;
     }
+    Ok(())
+}
+
+/// Runs the bootstraps of a folder under a command, of which each is an argument more: what is built for another machine
+/// needs an emulator.
+fn check(args: &[String]) -> Result<(), Box<dyn Error>> {
+    let [folder, command @ ..] = args else { return Err("--check needs a folder".into()) };
+    let started = |function: &str| {
+        let bootstrap = Path::new(folder).join(function).join("bootstrap");
+        let mut words = command.to_vec();
+        words.push(bootstrap.display().to_string());
+        (PathBuf::from(words.remove(0)), words)
+    };
+    let (program, args) = started("ingest-fn");
+    ingest::check(program, args)?;
+    eprintln!("ingest-fn: answers, queues and quarantines, in plain HTTP and over TLS");
+    let (program, args) = started("extractor-fn");
+    extractor::check(program, args)?;
+    eprintln!("extractor-fn: forwards a batch");
     Ok(())
 }
 

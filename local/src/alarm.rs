@@ -76,34 +76,11 @@ impl Alarm {
 
     /// What was sent of its metric.
     fn values(&self, lines: &[Value]) -> Vec<(Timestamp, f64)> {
-        let (name, value) = (&self.dimension.0, &self.dimension.1);
-        let mut values = Vec::new();
-        for line in lines {
-            let mut told = line["_aws"]["CloudWatchMetrics"].as_array().into_iter().flatten();
-            let named = |metric: &Value| metric["Name"] == *self.metric;
-            let ours = told.any(|directive| {
-                directive["Namespace"] == *self.namespace
-                    && directive["Dimensions"] == json!([[name]])
-                    && line[name] == **value
-                    && directive["Metrics"].as_array().into_iter().flatten().any(named)
-            });
-            if !ours {
-                continue;
-            }
-            let at = line["_aws"]["Timestamp"].as_i64().unwrap();
-            let at = Timestamp::from_millisecond(at).unwrap();
-            match &line[&self.metric] {
-                Value::Array(several) => {
-                    values.extend(several.iter().map(|it| (at, it.as_f64().unwrap())));
-                }
-                one => values.push((at, one.as_f64().unwrap())),
-            }
-        }
-        values
+        let (name, value) = &self.dimension;
+        values(lines, (&self.namespace, &self.metric), &[name, value])
     }
 
     /// What a period comes to; nothing where nothing was told.
-    #[expect(clippy::cast_precision_loss, reason = "counts")]
     fn datapoint(
         &self,
         values: &[(Timestamp, f64)],
@@ -113,16 +90,7 @@ impl Alarm {
         let values =
             values.iter().filter(|(at, _)| (from..to).contains(at)).map(|(_, value)| *value);
         let values: Vec<_> = values.collect();
-        if values.is_empty() {
-            return None;
-        }
-        Some(match &*self.statistic {
-            "Sum" => values.iter().sum(),
-            "SampleCount" => values.len() as f64,
-            "Minimum" => values.into_iter().fold(f64::INFINITY, f64::min),
-            "Maximum" => values.into_iter().fold(f64::NEG_INFINITY, f64::max),
-            other => panic!("no statistic of ours: {other}"),
-        })
+        (!values.is_empty()).then(|| statistic(&self.statistic, values))
     }
 
     /// Whether it is raised at a time, after it was or was not.
@@ -151,6 +119,56 @@ impl Alarm {
             return before;
         }
         breaching >= self.datapoints
+    }
+}
+
+/// What lines in the embedded metric format hold of a metric: namespace and name, then the names and values of its
+/// dimensions, which are all that it has.
+pub(crate) fn values(
+    lines: &[Value],
+    (namespace, metric): (&str, &str),
+    dimensions: &[&str],
+) -> Vec<(Timestamp, f64)> {
+    let dimensions: Vec<_> = dimensions.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
+    let set = json!([dimensions.iter().map(|(name, _)| name).collect::<Vec<_>>()]);
+    let named = |it: &Value| it["Name"] == metric;
+    let mut values = Vec::new();
+    for line in lines {
+        let mut directives = line["_aws"]["CloudWatchMetrics"].as_array().into_iter().flatten();
+        let matches = directives.any(|directive| {
+            directive["Namespace"] == namespace
+                && directive["Dimensions"] == set
+                && dimensions.iter().all(|(name, value)| line[name] == **value)
+                && directive["Metrics"].as_array().into_iter().flatten().any(named)
+        });
+        if !matches {
+            continue;
+        }
+        let at = line["_aws"]["Timestamp"].as_i64().unwrap();
+        let at = Timestamp::from_millisecond(at).unwrap();
+        match &line[metric] {
+            Value::Array(several) => {
+                values.extend(several.iter().map(|it| (at, it.as_f64().unwrap())));
+            }
+            one => values.push((at, one.as_f64().unwrap())),
+        }
+    }
+    values
+}
+
+/// What CloudWatch makes of the values of a period.
+#[expect(clippy::cast_precision_loss, reason = "counts")]
+pub(crate) fn statistic(name: &str, mut values: Vec<f64>) -> f64 {
+    match name {
+        "Sum" => values.iter().sum(),
+        "SampleCount" => values.len() as f64,
+        "Minimum" => values.into_iter().fold(f64::INFINITY, f64::min),
+        "Maximum" => values.into_iter().fold(f64::NEG_INFINITY, f64::max),
+        "p95" => {
+            values.sort_by(f64::total_cmp);
+            values[(values.len() * 95 / 100).min(values.len() - 1)]
+        }
+        other => panic!("unknown statistic {other}"),
     }
 }
 

@@ -8,6 +8,7 @@ pub mod emulator;
 pub mod fault;
 pub mod gladly;
 pub mod golden;
+mod picture;
 pub mod proxy;
 pub mod role;
 pub mod scene;

@@ -1,11 +1,10 @@
-//! `make dashboard`: some minutes of the relay, good and bad, on the emulated AWS, and every metric that it sent
-//! meanwhile, for `tools/dashboard.py` to draw.
+//! `make dashboard`: some minutes of the relay, good and bad, on the emulated AWS, and the deployed dashboard
+//! of what it sent meanwhile, as a picture.
 //!
 //! What the functions send is read off their logs. What AWS itself would send, and the emulator does not, is counted
 //! here: messages in the quarantine queue, failed invocations, refused requests.
 
 use std::{
-    fs,
     io::{self, Write as _},
     time::Duration,
 };
@@ -20,21 +19,23 @@ use crate::{
     emulator::{EmulatorError, root},
     fault::Fault,
     gladly::{EVENT_TYPES, Gladly},
+    picture::{self, STEP},
     scene::Scene,
     stack::{Artifacts, Cloud, Function, Queue, Stack, StackError},
     template,
 };
 
-/// How often the controller is called and the queues are looked at: AWS does so once a minute, over hours.
-const STEP: Duration = Duration::from_secs(5);
 const CONVERSATIONS: usize = 40;
 
 /// Why there is nothing to draw.
 #[derive(Debug, thiserror::Error)]
 pub enum ScreenError {
     /// A server on loopback, or a file.
-    #[error("starting a server on loopback, or writing what it told")]
+    #[error("could not start a server on loopback, or write the picture")]
     Io(#[from] io::Error),
+    /// The deployed dashboard.
+    #[error("the deployed dashboard is not JSON")]
+    Body(#[from] serde_json::Error),
     /// The stack or the AWS under it.
     #[error(transparent)]
     Stack(#[from] StackError),
@@ -48,7 +49,7 @@ struct Run<'a> {
     stack: &'a Stack<'a>,
 }
 
-/// Runs it and writes `.local/dashboard/{body.json,lines.jsonl,alarms.json}`.
+/// Runs it and writes `docs/dashboard.svg`.
 pub async fn screen() -> Result<(), ScreenError> {
     let mut scene = Scene::start(CONVERSATIONS, 1.0)?;
     scene.settings.webhook_keys.push("the-next-key-which-comes-in-a-while-after".to_owned());
@@ -74,14 +75,11 @@ pub async fn screen() -> Result<(), ScreenError> {
         ("FunctionName", stack.function_name(Function::Extractor), "ExtractorFunction"),
         ("QueueName", quarantine, "QuarantineQueue"),
     ];
-    let states = states(&lines, &names);
+    let alarms = alarms(&lines, &names);
     let body = cloud.emulator().dashboard(&format!("gladly-relay-{REGION}")).await?;
-    let folder = root().join(".local/dashboard");
-    let lines: Vec<_> = lines.iter().map(Value::to_string).collect();
-    fs::write(folder.join("body.json"), body)?;
-    fs::write(folder.join("lines.jsonl"), lines.join("\n"))?;
-    fs::write(folder.join("alarms.json"), states.to_string())?;
-    say("Collected what was sent.");
+    let picture = picture::Run { lines, alarms }.picture(&serde_json::from_str(&body)?);
+    svg::save(root().join("docs/dashboard.svg"), &picture)?;
+    say("The picture is docs/dashboard.svg.");
     stack.delete().await?;
     Ok(())
 }
@@ -89,8 +87,8 @@ pub async fn screen() -> Result<(), ScreenError> {
 /// Where the emulated AWS is.
 const REGION: &str = "us-east-1";
 
-/// The alarms of the template, and whether each is raised now.
-fn states(lines: &[Value], names: &[(&str, &str, &str)]) -> Value {
+/// The alarms of the template by name, and whether each is raised now.
+fn alarms(lines: &[Value], names: &[(&str, &str, &str)]) -> Vec<(String, bool)> {
     let mut lines = lines.to_vec();
     for line in &mut lines {
         for (dimension, name, resource) in names {
@@ -103,10 +101,7 @@ fn states(lines: &[Value], names: &[(&str, &str, &str)]) -> Value {
     let resources = template["Resources"].as_object().into_iter().flatten();
     let alarms = resources.filter(|(_, resource)| resource["Type"] == "AWS::CloudWatch::Alarm");
     let now = Timestamp::now();
-    alarms
-        .map(|(name, _)| (name.clone(), json!(Alarm::named(name).is_raised_by(&lines, now))))
-        .collect::<serde_json::Map<_, _>>()
-        .into()
+    alarms.map(|(name, _)| (name.clone(), Alarm::named(name).is_raised_by(&lines, now))).collect()
 }
 
 impl Run<'_> {
@@ -132,7 +127,7 @@ impl Run<'_> {
             }
             // Whatever it answered, it did not fail.
             told.push(alarm::line(now, ("AWS/Lambda", "Errors"), ingest, 0));
-            sleep(STEP).await;
+            sleep(STEP.unsigned_abs()).await;
         }
     }
 
@@ -213,7 +208,7 @@ impl Run<'_> {
                 break;
             }
         }
-        sleep(3 * STEP).await;
+        sleep(3 * STEP.unsigned_abs()).await;
         Ok(())
     }
 

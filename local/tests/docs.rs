@@ -100,7 +100,7 @@ fn the_threat_model_gives_a_reason_for_every_permission_and_no_other() {
 #[test]
 fn every_make_target_that_a_document_names_exists() {
     let makefile = read("Makefile");
-    let named = Regex::new("[`\"\n] *make ([a-z]+(?:-[a-z]+)*)").unwrap();
+    let named = Regex::new("[`\"\n] *make ([a-z]+(?:-[a-z0-9]+)*)").unwrap();
     for document in [
         "README.md",
         "SECURITY.md",

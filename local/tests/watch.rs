@@ -343,6 +343,33 @@ fn what_refuses_requests_before_a_function_runs_raises_its_alarm_and_a_moment_of
     function("ExtractorFunction").raises("ExtractorThrottledAlarm", from, until);
 }
 
+/// Values are of a run, and age; words do not.
+#[test]
+fn the_picture_shows_the_dashboard_of_the_template() {
+    let picture = read("docs/dashboard.svg");
+    let text = Regex::new(r"<text [^>]+>\n(.+)\n</text>").unwrap();
+    let texts: BTreeSet<_> = text
+        .captures_iter(&picture)
+        .map(|found| found[1].trim_end_matches(" (none)").replace("&amp;", "&"))
+        .collect();
+    let mut expected = BTreeSet::new();
+    for widget in widgets() {
+        let properties = &widget["properties"];
+        expected.insert(properties["title"].as_str().unwrap().to_owned());
+        for metric in properties["metrics"].as_array().into_iter().flatten() {
+            let options = metric.as_array().unwrap().last().unwrap();
+            // What is searched for is labelled with what is found.
+            let label = options["label"].as_str().unwrap();
+            expected.extend((!label.is_empty()).then(|| label.to_owned()));
+        }
+    }
+    expected.extend(alarms().iter().map(|(name, _)| name.trim_end_matches("Alarm").to_owned()));
+    let missing: Vec<_> = expected.difference(&texts).collect();
+    assert!(missing.is_empty(), "make dashboard draws {missing:?}");
+    let asks = |texts: &BTreeSet<String>| texts.iter().filter(|text| text.ends_with('?')).count();
+    assert_eq!(asks(&texts), asks(&expected), "no other widget");
+}
+
 #[test]
 fn every_alarm_says_what_to_do_first_and_tells_somebody() {
     let template = template();

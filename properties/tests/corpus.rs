@@ -3,15 +3,25 @@
 
 #![expect(clippy::unwrap_used, reason = "all of this crate is a test")]
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io::Read as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use properties::TARGETS;
+use zip::ZipArchive;
 
-fn folder(name: &str) -> Vec<std::path::PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz").join(name);
+fn fuzz(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz").join(name)
+}
+
+fn folder(name: &str) -> Vec<PathBuf> {
     // Not every target has findings.
     let mut paths: Vec<_> =
-        fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
+        fs::read_dir(fuzz(name)).into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     paths
 }
@@ -20,47 +30,65 @@ fn name(path: &Path) -> String {
     path.file_stem().unwrap().to_str().unwrap().to_owned()
 }
 
-/// Runs the inputs of a target.
-fn run(target: &str) {
+/// What libFuzzer gathered for a target, by name.
+fn gathered(target: &str) -> Vec<(String, Vec<u8>)> {
+    let archive = File::open(fuzz(&format!("corpus/{target}.zip"))).unwrap();
+    let mut archive = ZipArchive::new(archive).unwrap();
+    let count = archive.len();
+    let read = |index| {
+        let mut input = archive.by_index(index).unwrap();
+        let mut bytes = Vec::new();
+        input.read_to_end(&mut bytes).unwrap();
+        (format!("{target}.zip: {}", input.name().unwrap()), bytes)
+    };
+    (0..count).map(read).collect()
+}
+
+/// Runs the inputs of a target, of which there are at least `least`: a lost archive runs nothing and
+/// breaks nothing.
+fn run(target: &str, least: usize) {
     let (_, properties) = TARGETS.iter().find(|(name, _)| *name == target).unwrap();
-    let inputs = ["corpus", "findings"].map(|kind| folder(&format!("{kind}/{target}")));
-    let inputs = inputs.concat();
-    assert!(inputs.len() > 5, "there are inputs to run");
-    for input in inputs {
+    let named = ["corpus", "findings"].map(|kind| folder(&format!("{kind}/{target}"))).concat();
+    let named = named.into_iter().map(|path| (path.display().to_string(), fs::read(path).unwrap()));
+    let inputs: Vec<_> = named.chain(gathered(target)).collect();
+    for (name, input) in &inputs {
         // The one that was shown last is the one that fails.
-        eprintln!("{}", input.display());
-        properties(&fs::read(input).unwrap());
+        eprintln!("{name}");
+        properties(input);
     }
+    let count = inputs.len();
+    eprintln!("{target}: ran {count} inputs");
+    assert!(count >= least, "ran {count} inputs of {target}, expected {least} or more");
 }
 
 #[test]
 fn no_batch_breaks_a_promise() {
-    run("batch");
+    run("batch", 132);
 }
 
 #[test]
 fn no_parameter_or_list_has_the_controller_break_a_promise() {
-    run("control");
+    run("control", 209);
 }
 
 #[test]
 fn what_does_not_clearly_say_running_holds() {
-    run("hold");
+    run("hold", 250);
 }
 
 #[test]
 fn only_a_key_is_a_key() {
-    run("keys");
+    run("keys", 20);
 }
 
 #[test]
 fn every_message_reads_back_as_it_was() {
-    run("message");
+    run("message", 433);
 }
 
 #[test]
 fn every_webhook_is_answered_and_kept() {
-    run("webhook");
+    run("webhook", 244);
 }
 
 #[test]
@@ -69,5 +97,26 @@ fn every_target_is_fuzzed_and_has_a_corpus() {
     for kind in ["corpus", "fuzz_targets"] {
         let found: BTreeSet<_> = folder(kind).iter().map(|path| name(path)).collect();
         assert_eq!(found, targets, "fuzz/{kind}");
+    }
+}
+
+/// So that keeping one input more changes no other byte, and keeping none changes nothing.
+#[test]
+fn packing_what_an_archive_holds_makes_the_same_archive() {
+    let tool = |arguments: [&Path; 3]| {
+        let status = Command::new(fuzz("../tools/corpus")).args(arguments).status().unwrap();
+        assert!(status.success(), "{arguments:?}");
+    };
+    let scratch = Path::new(env!("CARGO_TARGET_TMPDIR")).join("corpus");
+    for (target, _) in TARGETS {
+        let archive = fuzz(&format!("corpus/{target}.zip"));
+        let (unpacked, packed) = (scratch.join(target), scratch.join("packed.zip"));
+        let _ = fs::remove_dir_all(&unpacked);
+        tool(["unpack".as_ref(), &archive, &unpacked]);
+        assert_eq!(fs::read_dir(&unpacked).unwrap().count(), gathered(target).len());
+        // A seed has a name of its own, and stays a file.
+        fs::write(unpacked.join("a-seed"), "{}").unwrap();
+        tool(["pack".as_ref(), &unpacked, &packed]);
+        assert!(fs::read(&packed).unwrap() == fs::read(&archive).unwrap(), "{target}");
     }
 }
