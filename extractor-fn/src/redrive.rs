@@ -84,7 +84,9 @@ impl Extractor {
         while messages.len() < LISTED {
             let Some(seen) = look.next().await? else { break };
             messages.extend(seen.iter().map(Entry::read));
-            seen.iter().for_each(|message| look.keep(message));
+            for message in &seen {
+                look.keep(message);
+            }
         }
         look.end().await;
         messages.sort_by_key(|entry| entry.received_at);

@@ -417,7 +417,9 @@ mod tests {
             FailureStatus::code(0),
             FailureStatus::Connect,
         ];
-        statuses.into_iter().for_each(|status| metrics.delivery_failed(status));
+        for status in statuses {
+            metrics.delivery_failed(status);
+        }
         assert_eq!(metrics.count(Metric::DeliveryFailures), 6);
 
         let lines = lines(&metrics);
