@@ -1,11 +1,16 @@
 //! What was promised, and what became of it.
 
-use std::{collections::BTreeMap, mem, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    time::Duration,
+};
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use crate::{
+    outside::INVOCATION,
     plan::{Meaning, Nature, Side},
     world::{BREAKER, EPOCH, PAUSE, RENEWAL, World},
 };
@@ -72,6 +77,8 @@ pub(crate) struct Ledger {
     unclosed: Option<(Timestamp, String, String)>,
     /// When it last closed.
     closed_at: Timestamp,
+    /// What was put into quarantine: a renewal puts it there once more.
+    judged: BTreeSet<String>,
     /// Since when the renewal of the events queue is going on, if it is.
     pass: Option<Timestamp>,
     /// How often each message was received in the pass that began then, while the mapping was off.
@@ -89,6 +96,7 @@ impl Default for Ledger {
             breaker: "closed".into(),
             unclosed: None,
             closed_at: Timestamp::MIN,
+            judged: BTreeSet::new(),
             pass: None,
             received: BTreeMap::new(),
         }
@@ -213,7 +221,7 @@ impl World {
                     self.count("events queued by a recovery, or renewed after it");
                 }
                 "events" => self.count("events renewed or redriven"),
-                _ => self.check_quarantined(&message.body, Some(began)),
+                _ => self.check_quarantined(&message.body, began),
             }
         }
     }
@@ -315,8 +323,8 @@ impl World {
     }
 
     /// Checks that there is a reason for what is put into quarantine, by an invocation that began
-    /// then; without one, what was found good once is so.
-    pub(crate) fn check_quarantined(&self, body: &str, began: Option<Timestamp>) {
+    /// then.
+    pub(crate) fn check_quarantined(&self, body: &str, began: Timestamp) {
         let envelope: Value = serde_json::from_str(body).unwrap_or_default();
         let enveloped = envelope["reason"].is_string() && envelope["raw"].is_string();
         let reason = envelope["reason"].as_str().filter(|_| enveloped).unwrap_or("exhausted");
@@ -341,40 +349,39 @@ impl World {
             }
             return;
         }
-        let mut state = self.state();
+        let mut guard = self.state();
+        let state = &mut *guard;
         let Some(event) = state.ledger.events.get_mut(&id) else {
-            drop(state);
+            drop(guard);
             self.violate(promise::HEALTHY, || format!("no event of ours: {raw}"));
             return;
         };
         event.quarantined = true;
         let conversation = &self.plan.conversations[event.conversation];
-        let grounded = match (reason, began) {
-            ("rejected", began) => {
-                let taken = |began| state.delivered.accepted_at >= began;
-                let day_over = self.now() - DAY;
+        if !state.ledger.judged.insert(body.to_owned()) {
+            return;
+        }
+        let now = self.now();
+        let grounded = match reason {
+            // While the destination is tried, nothing is rejected before something is accepted, or
+            // a day is over.
+            "rejected" => {
+                let refused = |since| state.ledger.unclosed_before(since, "destination", "");
                 state.delivered.refused_alone(&conversation.id)
-                    && began.is_none_or(|began| {
-                        // While it is tried, nothing is refused for good before something is taken.
-                        taken(began)
-                            || !state.ledger.unclosed_before(began, "destination", "")
-                            || state.ledger.unclosed_before(day_over, "destination", "")
-                    })
+                    && (state.delivered.accepted_at >= began
+                        || !refused(began)
+                        || refused(now - DAY))
             }
-            ("exhausted", Some(_)) => {
-                let now = self.elapsed();
-                let day_ago = now.checked_sub(DAY.unsigned_abs());
-                let slack = Duration::from_mins(5);
-                let missing = day_ago.is_some_and(|day_ago| {
-                    self.plan.is_missing(day_ago, now.saturating_sub(slack).max(day_ago))
-                });
+            "exhausted" => {
+                let until = self.elapsed().saturating_sub(INVOCATION);
+                let day_ago = self.elapsed().checked_sub(DAY.unsigned_abs());
+                let missing = day_ago.is_some_and(|from| self.plan.is_missing(from, until));
                 let poisoned = conversation.nature == Nature::Poison;
-                missing || poisoned && !state.ledger.was_held(self.now())
+                missing || poisoned && !state.ledger.was_held(now)
             }
-            ("exhausted", None) => enveloped,
             _ => false,
         };
-        drop(state);
+        drop(guard);
         if grounded {
             self.count(match reason {
                 "rejected" => "quarantined as rejected",
@@ -409,7 +416,7 @@ impl World {
             *stands = false;
         }
         for body in quarantine {
-            self.check_quarantined(&body, None);
+            self.check_quarantined(&body, now);
         }
         let state = self.state();
         let lost = state.ledger.events.iter();

@@ -62,7 +62,7 @@ pub(crate) struct Delivered {
 /// So many conversations that are not found, and none that is, are Gladly's own fault.
 const MISSING: usize = 10;
 /// What an invocation was told at its beginning it may believe at its end.
-const INVOCATION: Duration = Duration::from_mins(5);
+pub(crate) const INVOCATION: Duration = Duration::from_mins(5);
 
 impl Delivered {
     pub(crate) fn refused_alone(&self, conversation: &str) -> bool {
