@@ -99,7 +99,10 @@ impl Ranges {
     pub(crate) fn add(&mut self, from: Timestamp, to: Option<Timestamp>) {
         let added = Range::new(from, to);
         match self.ranges.iter().position(|known| known.since == from) {
-            Some(index) if self.ranges[index].end() >= added.end() => {}
+            Some(index) if self.ranges[index].end() >= added.end() => {
+                // A gap that lasts must not end before this.
+                self.ranges[index].to = self.ranges[index].to.max(added.to);
+            }
             Some(index) => {
                 let known = self.ranges.remove(index);
                 self.insert(Range {
@@ -241,6 +244,12 @@ mod tests {
         ranges.add(at(150), Some(at(200)));
         ranges.close(at(120));
         assert_eq!(shown(&ranges), [(100, 100, 200)]);
+
+        let mut ranges = Ranges::default();
+        ranges.open(at(100));
+        ranges.add(at(100), Some(at(200)));
+        ranges.close(at(120));
+        assert_eq!(shown(&ranges), [(100, 100, 200)], "also where both begin together");
     }
 
     #[test]
