@@ -5,46 +5,20 @@
 //! looks after the pause (`mapping`, `breaker`, `renewal`) and Gladly's side (`watchdog`, `backfill` with
 //! its `ranges`, `document` and `lease`), and what it tells is a `status`.
 
-mod backfill;
-mod batch;
-mod bounded;
-mod breaker;
+mod client;
 mod config;
 mod controller;
-mod coverage;
-mod delivery;
-mod destination;
-mod document;
-mod fetch;
-mod fresh;
-mod gladly;
-mod handler;
-mod http;
-mod json;
-mod lease;
-mod mapping;
-mod names;
-mod pacer;
-mod parts;
-mod pause;
-mod queue;
-mod ranges;
-mod record;
-mod redrive;
-mod renewal;
-mod run;
-mod settle;
-mod snapshot;
-mod status;
+mod gate;
+mod invocation;
+mod pipeline;
 mod unicode;
-mod watchdog;
 
 pub use crate::{
-    batch::Extractor,
+    client::http::Http,
     config::{Config, DestinationUrl, GladlyHost, Rate, Shape, TokenHeader},
-    handler::{Answer, Invocation, InvocationError},
-    http::Http,
-    record::Nameless,
+    invocation::{Answer, Invocation, InvocationError},
+    pipeline::Extractor,
+    pipeline::event::Nameless,
 };
 
 /// What Gladly and the destination see as our name.

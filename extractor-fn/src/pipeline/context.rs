@@ -13,8 +13,8 @@ use shared::{FailureStatus, Id, Metric, Metrics};
 use tokio::time::{Duration, Instant};
 
 use crate::{
-    breaker::{DENIALS, NONE_FOUND, Side, State},
-    pause::{DAY, Guard, Held},
+    gate::breaker::{DENIALS, NONE_FOUND, Side, State},
+    gate::pause::{DAY, Guard, Held},
 };
 
 /// Why a batch stops before its end. What is unfinished is given back.

@@ -11,11 +11,11 @@ use tracing::{error, warn};
 
 use crate::{
     Extractor,
-    breaker::{NONE_FOUND, Opening, Side},
-    pause::DAY,
-    queue::ENTRIES,
-    record::{Event, Record},
-    run::Run,
+    client::sqs::ENTRIES,
+    gate::breaker::{NONE_FOUND, Opening, Side},
+    gate::pause::DAY,
+    pipeline::context::Run,
+    pipeline::event::{Event, Record},
 };
 
 /// Requests to SQS at once.

@@ -32,7 +32,7 @@ use aws_sdk_ssm::{
 };
 use tracing::error;
 
-use crate::ranges::Ranges;
+use crate::controller::backfill::ranges::Ranges;
 
 /// How often a change is written again because another writer came between. After that it stays as
 /// it is: what it replaced is found by the next reader.

@@ -1,5 +1,9 @@
 //! A value kept for a while and fetched by one caller at a time.
 
+pub(crate) mod bounded;
+pub(crate) mod names;
+pub(crate) mod parts;
+
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};

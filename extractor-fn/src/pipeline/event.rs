@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use shared::{Id, Origin, QueueMessage, Unusable};
 
 use crate::{
-    json::{Fields, participant, text},
+    client::json::{Fields, participant, text},
     unicode::whole_characters,
 };
 

@@ -9,8 +9,8 @@ use serde_json::value::{RawValue, to_raw_value};
 use shared::{Id, is_deep, milliseconds};
 
 use crate::{
-    json::{Field, Fields, list, participant, text, without},
-    names::Names,
+    client::json::{Field, Fields, list, participant, text, without},
+    pipeline::cache::names::Names,
 };
 
 /// Where customers' means of contact stand inside an item's content.

@@ -1,5 +1,14 @@
 //! A batch from its records to its settlement.
 
+pub(crate) mod cache;
+pub(crate) mod context;
+pub(crate) mod coverage;
+pub(crate) mod delivery;
+pub(crate) mod event;
+pub(crate) mod fetch;
+pub(crate) mod settle;
+pub(crate) mod snapshot;
+
 use std::{
     cmp::Reverse,
     collections::{HashMap, VecDeque},
@@ -20,23 +29,23 @@ use tracing::{Instrument as _, error, info, warn};
 
 use crate::{
     Config, Http,
-    backfill::BackfillStore,
-    breaker::{Breaker, Side},
-    coverage::Coverage,
-    delivery::{self, Packer, Parcel},
-    destination::{Destination, Verdict},
-    fetch::{Fetched, Fetcher},
-    gladly::{Gladly, GladlyError},
-    mapping::Mapping,
-    pacer::Pacer,
-    pause::{Guard, PAUSE_AGE},
-    queue::{Queue, sqs_client},
-    record::{Event, ItemRef, Nameless, Record},
-    renewal::Ledger,
-    run::{Run, Stopped},
-    settle::Outcome,
-    status::Pace,
-    watchdog::Watchdog,
+    client::destination::{Destination, Verdict},
+    client::event_source_mapping::Mapping,
+    client::gladly::{Gladly, GladlyError},
+    client::rate_limiter::Pacer,
+    client::sqs::{Queue, sqs_client},
+    controller::backfill::BackfillStore,
+    controller::renewal::Ledger,
+    controller::status::Pace,
+    controller::webhook_monitor::Watchdog,
+    gate::breaker::{Breaker, Side},
+    gate::pause::{Guard, PAUSE_AGE},
+    pipeline::context::{Run, Stopped},
+    pipeline::coverage::Coverage,
+    pipeline::delivery::{Packer, Parcel},
+    pipeline::event::{Event, ItemRef, Nameless, Record},
+    pipeline::fetch::{Fetched, Fetcher},
+    pipeline::settle::Outcome,
 };
 
 /// Conversations fetched at once: enough to fill our share of the quota while each call takes up

@@ -8,7 +8,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use shared::Id;
 
-use crate::bounded::{Bounded, Weight, hash};
+use crate::pipeline::cache::bounded::{Bounded, Weight, hash};
 
 /// How many conversations are remembered at most, and in how many bytes. Forgetting one costs a
 /// fetch.

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use shared::{Clock, Id, Parameter, ParameterError, chain};
 use tracing::{error, info};
 
-use crate::{pause::Held, run::Fault};
+use crate::{gate::pause::Held, pipeline::context::Fault};
 
 /// How long the breaker stays open at first; each re-opening doubles it …
 const FIRST_WAIT: u32 = 60;

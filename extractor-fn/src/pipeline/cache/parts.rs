@@ -10,7 +10,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use shared::{Clock, Id};
 
-use crate::bounded::{Bounded, Weight};
+use crate::pipeline::cache::bounded::{Bounded, Weight};
 
 /// How long parts are used: they are as old as the first of them.
 const PARTS_AGE: SignedDuration = SignedDuration::from_hours(1);

@@ -24,7 +24,7 @@ use shared::{ClockErrors, ProofOfSending, Quarantined, Reason, chain, has_stored
 use tokio::sync::Mutex;
 use tracing::warn;
 
-use crate::record::Record;
+use crate::pipeline::event::Record;
 
 /// SQS takes this many entries in one request.
 pub(crate) const ENTRIES: usize = 10;

@@ -17,9 +17,9 @@ use tracing::{Instrument as _, info};
 
 use crate::{
     Extractor,
+    controller::webhook_monitor::Watching,
     controller::{ControlError, Occasion, RESERVE},
-    record::{Nameless, sqs_message},
-    watchdog::Watching,
+    pipeline::event::{Nameless, sqs_message},
 };
 
 /// An invocation's payload, told apart by the fields that it has.

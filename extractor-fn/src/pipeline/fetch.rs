@@ -16,17 +16,17 @@ use shared::{Clock, Id};
 use tokio::{time::Instant, try_join};
 
 use crate::{
-    bounded::{Bounded, Weight},
-    breaker::Side,
+    client::gladly::{Gladly, GladlyError, Profile},
     config::Shape,
-    coverage::SeenItems,
-    fresh::Fresh,
-    gladly::{Gladly, GladlyError, Profile},
-    names::NameList,
-    parts::{Part, Parts},
-    record::{Event, ItemRef},
-    run::Run,
-    snapshot::{self, Conversation, Customer, Ingredients, Item},
+    gate::breaker::Side,
+    pipeline::cache::Fresh,
+    pipeline::cache::bounded::{Bounded, Weight},
+    pipeline::cache::names::NameList,
+    pipeline::cache::parts::{Part, Parts},
+    pipeline::context::Run,
+    pipeline::coverage::SeenItems,
+    pipeline::event::{Event, ItemRef},
+    pipeline::snapshot::{self, Conversation, Customer, Ingredients, Item},
 };
 
 /// How long a customer is used.

@@ -14,9 +14,9 @@ use tokio::time::Instant;
 
 use crate::{
     Extractor,
+    client::sqs::{ENTRIES, Queue, QueueError, sent_at, text_attribute},
     controller::ControlError,
-    queue::{ENTRIES, Queue, QueueError, sent_at, text_attribute},
-    status::events,
+    controller::status::events,
     unicode::whole_characters,
 };
 
@@ -298,7 +298,7 @@ mod tests {
     use aws_config::{BehaviorVersion, SdkConfig};
 
     use super::*;
-    use crate::queue::sqs_client;
+    use crate::client::sqs::sqs_client;
 
     #[tokio::test]
     async fn what_stays_is_kept_as_receipts_and_those_are_bounded() {

@@ -29,7 +29,7 @@ use shared::{Clock, Parameter, ParameterError, chain};
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
-use crate::queue::{Depth, Queue, sent_at};
+use crate::client::sqs::{Depth, Queue, sent_at};
 
 /// How long a pass hides what it receives: time enough to copy it, and to see other messages first;
 /// of a short retention an eighth.

@@ -12,7 +12,7 @@ use shared::chain;
 use tokio::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
-use crate::{Extractor, controller::ControlError, gladly::Webhook, run::Run};
+use crate::{Extractor, client::gladly::Webhook, controller::ControlError, pipeline::context::Run};
 
 /// How often Gladly is asked by the schedule.
 const INTERVAL: SignedDuration = SignedDuration::from_secs(290);

@@ -8,7 +8,7 @@ use serde_json::Value;
 use shared::{Clock, Parameter, ParameterError, chain};
 use tokio::join;
 
-use crate::breaker::{Breaker, State};
+use crate::gate::breaker::{Breaker, State};
 
 /// How old the switch's state may be.
 pub(crate) const PAUSE_AGE: SignedDuration = SignedDuration::from_secs(10);

@@ -1,6 +1,12 @@
 //! The controller: brings the event source mapping in line with what the parameters say, lets the
 //! breaker try again, has held messages renewed, and tells how things are.
 
+pub(crate) mod backfill;
+pub(crate) mod quarantine;
+pub(crate) mod renewal;
+pub(crate) mod status;
+pub(crate) mod webhook_monitor;
+
 use std::{sync::Arc, time::Duration};
 
 use jiff::SignedDuration;
@@ -9,16 +15,16 @@ use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
 
 use crate::{
-    Extractor, backfill,
-    breaker::{NONE_FOUND, Opening, Side, State},
-    document::StoreError,
-    gladly::GladlyError,
-    mapping::MappingError,
-    queue::QueueError,
-    renewal::Kind,
-    run::Run,
-    status::{Facts, Status},
-    watchdog::{Watchdog, Watching},
+    Extractor,
+    client::event_source_mapping::MappingError,
+    client::gladly::GladlyError,
+    client::sqs::QueueError,
+    controller::backfill::document::StoreError,
+    controller::renewal::Kind,
+    controller::status::{Facts, Status},
+    controller::webhook_monitor::{Watchdog, Watching},
+    gate::breaker::{NONE_FOUND, Opening, Side, State},
+    pipeline::context::Run,
 };
 
 /// How long a change of the mapping is waited for; the next invocation goes on from there.

@@ -10,10 +10,10 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use crate::{
-    breaker::{Opening, State as Breaker},
     config::Rate,
-    pause::{Pause, Switch},
-    watchdog::Health,
+    controller::webhook_monitor::Health,
+    gate::breaker::{Opening, State as Breaker},
+    gate::pause::{Pause, Switch},
 };
 
 /// Environments that extract at once: the template's `MaximumConcurrency`.

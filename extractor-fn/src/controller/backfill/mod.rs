@@ -6,6 +6,10 @@
 //! A mark is moved on only after everything before it is durable in the queue. Repeats are harmless:
 //! deliveries are upserts, and coverage makes most of them cheap.
 
+pub(crate) mod document;
+pub(crate) mod lease;
+pub(crate) mod ranges;
+
 use std::{
     borrow::Cow,
     collections::{BTreeMap, HashMap},
@@ -24,16 +28,16 @@ use tracing::{error, info, warn};
 
 use crate::{
     Extractor,
+    client::gladly::{EXPORTED_ITEMS, Export, Exported, Gladly, GladlyError},
+    client::sqs::{Outgoing, Queue, QueueError},
+    controller::backfill::document::Document,
+    controller::backfill::lease::Lease,
+    controller::backfill::ranges::{JobMark, Range, Ranges},
+    controller::status::events,
+    controller::webhook_monitor::is_due,
     controller::{ControlError, RESERVE},
-    document::Document,
-    gladly::{EXPORTED_ITEMS, Export, Exported, Gladly, GladlyError},
-    lease::Lease,
-    queue::{Outgoing, Queue, QueueError},
-    ranges::{JobMark, Range, Ranges},
-    run::Run,
-    status::events,
+    pipeline::context::Run,
     unicode::whole_characters,
-    watchdog::is_due,
 };
 
 /// How long Gladly lists an event (<https://developer.gladly.com/rest/>), less the time of asking.

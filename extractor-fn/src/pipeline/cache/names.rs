@@ -11,10 +11,10 @@ use tokio::sync::Mutex;
 use tracing::warn;
 
 use crate::{
-    bounded::hash,
-    gladly::{Gladly, GladlyError},
-    json::Fields,
-    run::{Run, Stopped},
+    client::gladly::{Gladly, GladlyError},
+    client::json::Fields,
+    pipeline::cache::bounded::hash,
+    pipeline::context::{Run, Stopped},
 };
 
 /// How long a list is used.

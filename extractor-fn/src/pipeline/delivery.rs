@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use shared::{Id, Origin, milliseconds};
 
-use crate::{fetch::Snapshot, record::Event};
+use crate::{pipeline::event::Event, pipeline::fetch::Snapshot};
 
 /// Most conversations in a delivery.
 const CONVERSATIONS: usize = 100;

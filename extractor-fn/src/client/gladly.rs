@@ -13,12 +13,12 @@ use serde_json::Value;
 use shared::{Clock, Id, Parameter, ParameterError, Secret, chain};
 
 use crate::{
-    breaker::Side,
+    client::http::{Answer, Http, HttpError, Lines, Tries, Wanted, is_transient},
+    client::json::{self, Fields},
+    client::rate_limiter::Pacer,
     config::GladlyHost,
-    http::{Answer, Http, HttpError, Lines, Tries, Wanted, is_transient},
-    json::{self, Fields},
-    pacer::Pacer,
-    run::{Run, Stopped},
+    gate::breaker::Side,
+    pipeline::context::{Run, Stopped},
     unicode::whole_characters,
 };
 

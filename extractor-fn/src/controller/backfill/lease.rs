@@ -20,7 +20,7 @@ use shared::{Clock, chain};
 use tokio::time::Duration;
 use tracing::warn;
 
-use crate::document::StoreError;
+use crate::controller::backfill::document::StoreError;
 
 /// The lease.
 pub(crate) struct Lease {

@@ -11,9 +11,9 @@ use shared::{Clock, FailureStatus, Parameter, ParameterError, Secret, chain};
 use tokio::time::Instant;
 
 use crate::{
+    client::http::{Answer, Http, HttpError, Tries, Wanted, is_transient},
     config::{DestinationUrl, TokenHeader},
-    http::{Answer, Http, HttpError, Tries, Wanted, is_transient},
-    run::{Run, Stopped},
+    pipeline::context::{Run, Stopped},
 };
 
 /// The most one delivery may take, tries included.
