@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use lambda_runtime::{Diagnostic, LambdaEvent};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, value::RawValue};
-use shared::{chain, invocation_span};
+use shared::{error_chain, invocation_span};
 use tokio::time::Instant;
 use tracing::{Instrument as _, info};
 
@@ -100,7 +100,7 @@ impl From<InvocationError> for Diagnostic {
 
 impl From<ControlError> for InvocationError {
     fn from(err: ControlError) -> Self {
-        Self::Failed(chain(&err))
+        Self::Failed(error_chain(&err))
     }
 }
 

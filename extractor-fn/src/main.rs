@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use extractor_fn::{Config, Extractor, Http, Invocation};
 use lambda_runtime::{Error, LambdaEvent, run, service_fn};
-use shared::{Clock, aws_config, https_connector, init_log};
+use shared::{Clock, https_connector, init_log, sdk_config};
 use tracing::error;
 
 #[tokio::main(flavor = "current_thread")]
@@ -13,7 +13,7 @@ async fn main() -> Result<(), Error> {
     let told = |err: &_| error!("cannot start: {err}");
     let config = Config::from_env().inspect_err(told)?;
     let connector = https_connector();
-    let aws = aws_config(&connector).inspect_err(told)?;
+    let aws = sdk_config(&connector).inspect_err(told)?;
     let extractor = Arc::new(Extractor::new(&aws, config, Http::over(connector), Clock::system()));
 
     run(service_fn(|event: LambdaEvent<Invocation>| extractor.handle(event))).await

@@ -2,7 +2,7 @@
 //! in JSON and refused by most parsers.
 
 /// Replaces escapes of lone surrogates in JSON.
-pub(crate) fn whole_characters(json: String) -> String {
+pub(crate) fn replace_lone_surrogates(json: String) -> String {
     let unit = |at: usize| {
         let digits = json.get(at..at + 6)?.strip_prefix("\\u")?;
         u16::from_str_radix(digits, 16).ok()
@@ -46,7 +46,7 @@ mod tests {
             ("\"a\\", "\"a\\"),
             ("\"\\ué", "\"\\ué"),
         ] {
-            assert_eq!(whole_characters(json.into()), expected, "{json}");
+            assert_eq!(replace_lone_surrogates(json.into()), expected, "{json}");
         }
     }
 }

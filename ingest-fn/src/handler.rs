@@ -8,7 +8,8 @@ use lambda_http::{
     http::{HeaderValue, StatusCode, header::CONTENT_TYPE},
 };
 use shared::{
-    Clock, Event, Incoming, Metric, Metrics, Parameter, chain, invocation_span, ssm_client,
+    Clock, Event, Metric, Metrics, Parameter, WebhookEvent, error_chain, invocation_span,
+    ssm_client,
 };
 use tokio::time::timeout;
 use tracing::{Instrument as _, error};
@@ -79,7 +80,7 @@ impl Ingest {
     /// A failure is no reason not to start: the request will try again and say so.
     pub async fn warm_up(&self) {
         if let Err(err) = keys::warm_up(&self.keys).await {
-            error!(error = chain(&err), "no webhook keys yet");
+            error!(error = error_chain(&err), "no webhook keys yet");
         }
     }
 
@@ -111,7 +112,7 @@ impl Ingest {
                 return Outcome::Unauthorized;
             }
             Err(err @ Rejection::NoKeys(_)) => {
-                error!(error = chain(&err), "could not check a webhook's key");
+                error!(error = error_chain(&err), "could not check a webhook's key");
                 metrics.add(Metric::Unavailable, 1);
                 return Outcome::Unavailable;
             }
@@ -119,23 +120,23 @@ impl Ingest {
         metrics.key_slot(webhook.slot());
 
         let stored = match webhook.read() {
-            Ok((Incoming::Ping, _)) => return Outcome::Pong,
-            Ok((Incoming::Event(Event { conversation: None, .. }), _)) => {
+            Ok((WebhookEvent::Ping, _)) => return Outcome::Pong,
+            Ok((WebhookEvent::Event(Event { conversation: None, .. }), _)) => {
                 metrics.add(Metric::Ignored, 1);
                 return Outcome::Ignored;
             }
-            Ok((Incoming::Event(event), text)) => {
+            Ok((WebhookEvent::Event(event), text)) => {
                 self.queue.enqueue(&webhook, text, &event.kind, received_at).await
             }
-            Err(unusable) => Err(unusable.into()),
+            Err(invalid) => Err(invalid.into()),
         };
-        let (stored, unusable) = match stored {
-            Err(EnqueueError::Unusable(why)) => {
+        let (stored, invalid) = match stored {
+            Err(EnqueueError::InvalidEvent(why)) => {
                 (self.queue.quarantine(&webhook, &why, received_at).await, Some(why))
             }
             stored => (stored, None),
         };
-        match (stored, unusable) {
+        match (stored, invalid) {
             (Ok(()), None) => {
                 metrics.add(Metric::Queued, 1);
                 Outcome::Queued
@@ -147,7 +148,7 @@ impl Ingest {
                 Outcome::Quarantined
             }
             (Err(err), _) => {
-                error!(error = chain(&err), "could not make a webhook durable");
+                error!(error = error_chain(&err), "could not make a webhook durable");
                 metrics.add(Metric::Unavailable, 1);
                 Outcome::Unavailable
             }

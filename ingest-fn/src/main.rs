@@ -2,7 +2,7 @@
 
 use ingest_fn::{Call, Config, Ingest};
 use lambda_http::{Error, LambdaEvent, lambda_runtime, service_fn};
-use shared::{Clock, aws_config, https_connector, init_log};
+use shared::{Clock, https_connector, init_log, sdk_config};
 use tracing::error;
 
 #[tokio::main(flavor = "current_thread")]
@@ -10,7 +10,7 @@ async fn main() -> Result<(), Error> {
     init_log();
     let told = |err: &_| error!("cannot start: {err}");
     let config = Config::from_env().inspect_err(told)?;
-    let aws = aws_config(&https_connector()).inspect_err(told)?;
+    let aws = sdk_config(&https_connector()).inspect_err(told)?;
     let ingest = Ingest::new(&aws, config, Clock::system());
     ingest.warm_up().await;
 

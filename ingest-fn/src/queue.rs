@@ -15,7 +15,7 @@ use aws_sdk_sqs::{
     types::MessageAttributeValue,
 };
 use jiff::Timestamp;
-use shared::{ClockErrors, Origin, ProofOfSending, Quarantined, QueueMessage, Unusable};
+use shared::{ClockErrors, InvalidEvent, Origin, ProofOfSending, Quarantined, QueueMessage};
 
 use crate::{Config, Webhook};
 
@@ -38,7 +38,7 @@ pub(crate) struct WebhookQueue {
 pub(crate) enum EnqueueError {
     /// It will never fit or never be an event: put it into quarantine.
     #[error("not an event that the queue can hold")]
-    Unusable(#[from] Unusable),
+    InvalidEvent(#[from] InvalidEvent),
     /// It could not be written down.
     #[error("could not write the message")]
     Encode(#[from] serde_json::Error),
@@ -88,7 +88,7 @@ impl WebhookQueue {
     pub(crate) async fn quarantine(
         &self,
         webhook: &Webhook,
-        why: &Unusable,
+        why: &InvalidEvent,
         received_at: Timestamp,
     ) -> Result<(), EnqueueError> {
         let message = Quarantined {

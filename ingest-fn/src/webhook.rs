@@ -7,7 +7,7 @@ use lambda_http::{
     Body, Request,
     http::{HeaderMap, header::CONTENT_ENCODING},
 };
-use shared::{Incoming, Parameter, ParameterError, Unusable};
+use shared::{InvalidEvent, Parameter, ParameterError, WebhookEvent};
 
 use crate::keys::{self, ActiveKeys};
 
@@ -23,7 +23,7 @@ pub struct Webhook {
     slot: usize,
     body: Body,
     /// Why the body is still as it came, if it could not be decompressed.
-    undecoded: Option<Unusable>,
+    undecoded: Option<InvalidEvent>,
 }
 
 /// Why a request is turned away before its body is touched.
@@ -74,18 +74,18 @@ impl Webhook {
     }
 
     /// What Gladly says in it.
-    pub fn read(&self) -> Result<(Incoming<'_>, &str), Unusable> {
+    pub fn read(&self) -> Result<(WebhookEvent<'_>, &str), InvalidEvent> {
         if let Some(why) = &self.undecoded {
             return Err(why.clone());
         }
-        let text = str::from_utf8(&self.body).map_err(|_| Unusable::NotUtf8)?;
-        Ok((Incoming::read(text)?, text))
+        let text = str::from_utf8(&self.body).map_err(|_| InvalidEvent::NotUtf8)?;
+        Ok((WebhookEvent::read(text)?, text))
     }
 }
 
 /// The body without its `content-encoding`, or `None` if it has none. One `gzip` is undone, whether
 /// in one member or in several; nobody sends more than one, or another.
-fn decoded(headers: &HeaderMap, body: &[u8]) -> Result<Option<Vec<u8>>, Unusable> {
+fn decoded(headers: &HeaderMap, body: &[u8]) -> Result<Option<Vec<u8>>, InvalidEvent> {
     let values = headers.get_all(CONTENT_ENCODING).into_iter();
     let mut encodings = values
         .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
@@ -98,16 +98,16 @@ fn decoded(headers: &HeaderMap, body: &[u8]) -> Result<Option<Vec<u8>>, Unusable
         {
             gunzip(body).map(Some)
         }
-        _ => Err(Unusable::UnknownEncoding),
+        _ => Err(InvalidEvent::UnknownEncoding),
     }
 }
 
-fn gunzip(body: &[u8]) -> Result<Vec<u8>, Unusable> {
+fn gunzip(body: &[u8]) -> Result<Vec<u8>, InvalidEvent> {
     let mut json = Vec::new();
     let bounded = MultiGzDecoder::new(body).take(DECOMPRESSED_LIMIT as u64 + 1);
-    { bounded }.read_to_end(&mut json).map_err(|_| Unusable::BrokenGzip)?;
+    { bounded }.read_to_end(&mut json).map_err(|_| InvalidEvent::BrokenGzip)?;
     if json.len() > DECOMPRESSED_LIMIT {
-        return Err(Unusable::DecompressedTooLarge(DECOMPRESSED_LIMIT));
+        return Err(InvalidEvent::DecompressedTooLarge(DECOMPRESSED_LIMIT));
     }
     Ok(json)
 }

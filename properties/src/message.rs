@@ -2,7 +2,8 @@
 
 use jiff::Timestamp;
 use shared::{
-    Event, Id, Incoming, MESSAGE_LIMIT, Origin, PutAside, Quarantined, QueueMessage, Reason, Secret,
+    Event, Id, MESSAGE_LIMIT, Origin, PutAside, QuarantineReason, Quarantined, QueueMessage,
+    Secret, WebhookEvent,
 };
 
 use crate::said::is_detail;
@@ -47,19 +48,23 @@ pub(crate) fn escaped(json: &str) -> String {
 }
 
 fn event(text: &str) {
-    let incoming = Incoming::read(text);
-    if let Err(unusable) = &incoming {
-        is_detail(&unusable.to_string());
+    let incoming = WebhookEvent::read(text);
+    if let Err(invalid) = &incoming {
+        is_detail(&invalid.to_string());
     }
-    let Ok(Incoming::Event(read)) = incoming else { return };
+    let Ok(WebhookEvent::Event(read)) = incoming else { return };
     is_attribute(&QueueMessage::type_attribute(&read.kind));
     for origin in [Origin::Webhook, Origin::Backfill] {
         let received = Timestamp::UNIX_EPOCH;
         let wrapped = QueueMessage::wrap(text, received, origin);
         let body = match wrapped.and_then(|message| message.to_json()) {
             Ok(body) => body,
-            Err(unusable) => {
-                assert_eq!(unusable.reason(), Reason::TooLarge, "what was read can be written");
+            Err(invalid) => {
+                assert_eq!(
+                    invalid.reason(),
+                    QuarantineReason::TooLarge,
+                    "what was read can be written"
+                );
                 assert!(escaped(text).len() + 128 > MESSAGE_LIMIT, "it would have fitted");
                 continue;
             }
@@ -89,10 +94,10 @@ fn same(one: &Event<'_>, other: &Event<'_>) {
 
 fn queue_message(text: &str) {
     match QueueMessage::read(text) {
-        Err(unusable) => is_detail(&unusable.to_string()),
+        Err(invalid) => is_detail(&invalid.to_string()),
         Ok(message) => {
-            if let Err(unusable) = message.event() {
-                is_detail(&unusable.to_string());
+            if let Err(invalid) = message.event() {
+                is_detail(&invalid.to_string());
             }
             if let Ok(body) = message.to_json() {
                 is_sendable(&body);
@@ -110,7 +115,7 @@ fn queue_message(text: &str) {
 fn quarantine(raw: &[u8]) {
     let body = Quarantined {
         received_at: Timestamp::UNIX_EPOCH,
-        reason: Reason::Unreadable,
+        reason: QuarantineReason::Unreadable,
         detail: "no type",
         origin: "ingest-fn",
         raw,

@@ -72,7 +72,7 @@ fn connector(tls: TlsContext) -> SharedHttpConnector {
 /// # Errors
 ///
 /// A variable that is missing or says what it cannot.
-pub fn aws_config(connector: &SharedHttpConnector) -> Result<SdkConfig, ConfigError> {
+pub fn sdk_config(connector: &SharedHttpConnector) -> Result<SdkConfig, ConfigError> {
     read(connector, |name| env::var(name).ok())
 }
 

@@ -4,7 +4,7 @@ use std::{error::Error, iter};
 
 /// An error and its causes on one line. An AWS SDK error alone says only "service error".
 #[must_use]
-pub fn chain(err: &(dyn Error + 'static)) -> String {
+pub fn error_chain(err: &(dyn Error + 'static)) -> String {
     let causes = iter::successors(Some(err), |&err| err.source()).map(ToString::to_string);
     causes.collect::<Vec<_>>().join(": ")
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use crate::Reason;
+use crate::QuarantineReason;
 
 /// Deeper nesting than any webhook has. Many JSON parsers, the destination's perhaps among them,
 /// stop at 128 levels, and a delivery wraps an event in a few more.
@@ -22,7 +22,7 @@ pub fn without_bom(text: &str) -> &str {
 
 /// Whether JSON is nested so deeply that many parsers would refuse what holds it.
 #[must_use]
-pub fn is_deep(json: &str) -> bool {
+pub fn exceeds_max_depth(json: &str) -> bool {
     depth(json) > DEPTH_LIMIT
 }
 
@@ -80,7 +80,7 @@ impl fmt::Display for Id {
 
 /// What Gladly sent.
 #[derive(Debug)]
-pub enum Incoming<'a> {
+pub enum WebhookEvent<'a> {
     /// Gladly asks whether we are there. Nothing but its `type` can be relied on.
     Ping,
     /// Something happened at Gladly.
@@ -107,7 +107,7 @@ pub struct Event<'a> {
 /// Why bytes are not an event that can be extracted. Its text is safe to store and to show: it
 /// holds nothing of the bytes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unusable {
+pub enum InvalidEvent {
     /// The bytes are not UTF-8.
     #[error("not UTF-8")]
     NotUtf8,
@@ -154,10 +154,10 @@ pub enum Unusable {
     TooLarge(usize),
 }
 
-impl Unusable {
+impl InvalidEvent {
     /// The code under which it stands in quarantine.
     #[must_use]
-    pub fn reason(&self) -> Reason {
+    pub fn reason(&self) -> QuarantineReason {
         match self {
             Self::NotUtf8
             | Self::UnknownEncoding
@@ -167,10 +167,10 @@ impl Unusable {
             | Self::Ambiguous
             | Self::NoContent
             | Self::NotAMessage
-            | Self::NoConversation => Reason::Unreadable,
-            Self::NoType => Reason::NoType,
-            Self::InvalidId(_) => Reason::InvalidId,
-            Self::TooLarge(_) | Self::DecompressedTooLarge(_) => Reason::TooLarge,
+            | Self::NoConversation => QuarantineReason::Unreadable,
+            Self::NoType => QuarantineReason::NoType,
+            Self::InvalidId(_) => QuarantineReason::InvalidId,
+            Self::TooLarge(_) | Self::DecompressedTooLarge(_) => QuarantineReason::TooLarge,
         }
     }
 }
@@ -196,23 +196,23 @@ struct Content<'a> {
     conversation_id: Option<&'a RawValue>,
 }
 
-impl<'a> Incoming<'a> {
+impl<'a> WebhookEvent<'a> {
     /// Reads a webhook's body, or the event inside a queue message.
-    pub fn read(json: &'a str) -> Result<Self, Unusable> {
+    pub fn read(json: &'a str) -> Result<Self, InvalidEvent> {
         let json = without_bom(json);
-        if is_deep(json) {
-            return Err(Unusable::TooDeep);
+        if exceeds_max_depth(json) {
+            return Err(InvalidEvent::TooDeep);
         }
-        let fields: Fields<'_> = object(json, Unusable::NoType)?;
+        let fields: Fields<'_> = object(json, InvalidEvent::NoType)?;
         let kind = fields.kind.and_then(text).filter(|kind| !kind.is_empty());
-        let kind = kind.ok_or(Unusable::NoType)?;
+        let kind = kind.ok_or(InvalidEvent::NoType)?;
         if kind == "PING" {
             return Ok(Self::Ping);
         }
         let conversation = match fields.content {
             None => None,
             Some(raw) => {
-                let content: Content<'_> = object(raw.get(), Unusable::NoContent)?;
+                let content: Content<'_> = object(raw.get(), InvalidEvent::NoContent)?;
                 id("content.conversationId", content.conversation_id)?
             }
         };
@@ -228,8 +228,9 @@ impl<'a> Incoming<'a> {
 }
 
 /// Missing or null is no id; anything else must keep to the rule.
-fn id(name: &'static str, raw: Option<&RawValue>) -> Result<Option<Id>, Unusable> {
-    let parse = |raw| text(raw).and_then(|text| text.parse().ok()).ok_or(Unusable::InvalidId(name));
+fn id(name: &'static str, raw: Option<&RawValue>) -> Result<Option<Id>, InvalidEvent> {
+    let parse =
+        |raw| text(raw).and_then(|text| text.parse().ok()).ok_or(InvalidEvent::InvalidId(name));
     raw.map(parse).transpose()
 }
 
@@ -241,15 +242,18 @@ fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
 }
 
 /// An object's fields. A list is none, though serde would take one for a struct.
-fn object<'a, T: Deserialize<'a>>(json: &'a str, not_an_object: Unusable) -> Result<T, Unusable> {
+fn object<'a, T: Deserialize<'a>>(
+    json: &'a str,
+    not_an_object: InvalidEvent,
+) -> Result<T, InvalidEvent> {
     let is_object = json.trim_start().starts_with('{');
     if is_object && let Ok(fields) = serde_json::from_str(json) {
         return Ok(fields);
     }
     match serde_json::from_str::<IgnoredAny>(json) {
-        Err(err) => Err(Unusable::NotJson { line: err.line(), column: err.column() }),
+        Err(err) => Err(InvalidEvent::NotJson { line: err.line(), column: err.column() }),
         // Its fields take anything, so what is wrong with it is a repetition.
-        Ok(_) if is_object => Err(Unusable::Ambiguous),
+        Ok(_) if is_object => Err(InvalidEvent::Ambiguous),
         Ok(_) => Err(not_an_object),
     }
 }
@@ -280,14 +284,14 @@ mod tests {
 
     use super::*;
 
-    fn outcome(json: &str) -> Result<String, Reason> {
-        match Incoming::read(json) {
-            Ok(Incoming::Ping) => Ok("ping".into()),
-            Ok(Incoming::Event(Event { conversation: None, .. })) => Ok("ignored".into()),
-            Ok(Incoming::Event(event)) => {
+    fn outcome(json: &str) -> Result<String, QuarantineReason> {
+        match WebhookEvent::read(json) {
+            Ok(WebhookEvent::Ping) => Ok("ping".into()),
+            Ok(WebhookEvent::Event(Event { conversation: None, .. })) => Ok("ignored".into()),
+            Ok(WebhookEvent::Event(event)) => {
                 Ok(format!("{} {}", event.kind, event.conversation.unwrap()))
             }
-            Err(unusable) => Err(unusable.reason()),
+            Err(invalid) => Err(invalid.reason()),
         }
     }
 
@@ -302,9 +306,9 @@ mod tests {
             (r#"{"type":"PING","id":"../","content":"x"}"#, Ok("ping")),
             ("\u{feff}{\"type\":\"PING\"}", Ok("ping")),
             ("\u{feff}\r\n{\"type\":\"A\",\"content\":{\"conversationId\":\"c\"}}", Ok("A c")),
-            ("\u{feff}\u{feff}{\"type\":\"PING\"}", Err(Reason::Unreadable)),
-            (" \u{feff}{\"type\":\"PING\"}", Err(Reason::Unreadable)),
-            ("\u{feff}", Err(Reason::Unreadable)),
+            ("\u{feff}\u{feff}{\"type\":\"PING\"}", Err(QuarantineReason::Unreadable)),
+            (" \u{feff}{\"type\":\"PING\"}", Err(QuarantineReason::Unreadable)),
+            ("\u{feff}", Err(QuarantineReason::Unreadable)),
             (r#" {"type":"A/B","content":{"conversationId":"c-_1"}} "#, Ok("A/B c-_1")),
             (r#"{"type":"\u0041","content":{"conversationId":"\u0063"}}"#, Ok("A c")),
             (r#"{"type":"A","id":null,"content":{"conversationId":"c"},"new":[{}]}"#, Ok("A c")),
@@ -316,37 +320,55 @@ mod tests {
             (r#"{"type":"A","content":null}"#, Ok("ignored")),
             (r#"{"type":"A","content":{}}"#, Ok("ignored")),
             (r#"{"type":"A","content":{"conversationId":null}}"#, Ok("ignored")),
-            ("", Err(Reason::Unreadable)),
-            ("hello", Err(Reason::Unreadable)),
-            (r#"{"type":"A""#, Err(Reason::Unreadable)),
-            (r#"{"type":"A"} trailing"#, Err(Reason::Unreadable)),
-            ("[1,", Err(Reason::Unreadable)),
-            (r#"{"type":"A","type":"PING"}"#, Err(Reason::Unreadable)),
+            ("", Err(QuarantineReason::Unreadable)),
+            ("hello", Err(QuarantineReason::Unreadable)),
+            (r#"{"type":"A""#, Err(QuarantineReason::Unreadable)),
+            (r#"{"type":"A"} trailing"#, Err(QuarantineReason::Unreadable)),
+            ("[1,", Err(QuarantineReason::Unreadable)),
+            (r#"{"type":"A","type":"PING"}"#, Err(QuarantineReason::Unreadable)),
             (
                 r#"{"type":"A","content":{"conversationId":"a","conversationId":"b"}}"#,
-                Err(Reason::Unreadable),
+                Err(QuarantineReason::Unreadable),
             ),
-            (r#"{"type":"A","content":[]}"#, Err(Reason::Unreadable)),
-            (r#"{"type":"A","content":"c"}"#, Err(Reason::Unreadable)),
-            (r#"{"type":"A","content":["c"]}"#, Err(Reason::Unreadable)),
-            (&deep, Err(Reason::Unreadable)),
-            (&bottomless, Err(Reason::Unreadable)),
-            ("{}", Err(Reason::NoType)),
-            ("[]", Err(Reason::NoType)),
-            (r#"["PING",null,null,null,null]"#, Err(Reason::NoType)),
-            ("null", Err(Reason::NoType)),
-            (r#""PING""#, Err(Reason::NoType)),
-            (r#"{"type":""}"#, Err(Reason::NoType)),
-            (r#"{"type":7}"#, Err(Reason::NoType)),
-            (r#"{"type":"\ud800"}"#, Err(Reason::NoType)),
-            (r#"{"type":"A","id":"","content":{"conversationId":"c"}}"#, Err(Reason::InvalidId)),
-            (r#"{"type":"A","id":7,"content":{"conversationId":"c"}}"#, Err(Reason::InvalidId)),
-            (r#"{"type":"A","content":{"conversationId":""}}"#, Err(Reason::InvalidId)),
-            (r#"{"type":"A","content":{"conversationId":"../customers"}}"#, Err(Reason::InvalidId)),
-            (r#"{"type":"A","content":{"conversationId":"%2e%2e"}}"#, Err(Reason::InvalidId)),
-            (r#"{"type":"A","content":{"conversationId":"a/b"}}"#, Err(Reason::InvalidId)),
-            (r#"{"type":"A","content":{"conversationId":"\ud800"}}"#, Err(Reason::InvalidId)),
-            (&long, Err(Reason::InvalidId)),
+            (r#"{"type":"A","content":[]}"#, Err(QuarantineReason::Unreadable)),
+            (r#"{"type":"A","content":"c"}"#, Err(QuarantineReason::Unreadable)),
+            (r#"{"type":"A","content":["c"]}"#, Err(QuarantineReason::Unreadable)),
+            (&deep, Err(QuarantineReason::Unreadable)),
+            (&bottomless, Err(QuarantineReason::Unreadable)),
+            ("{}", Err(QuarantineReason::NoType)),
+            ("[]", Err(QuarantineReason::NoType)),
+            (r#"["PING",null,null,null,null]"#, Err(QuarantineReason::NoType)),
+            ("null", Err(QuarantineReason::NoType)),
+            (r#""PING""#, Err(QuarantineReason::NoType)),
+            (r#"{"type":""}"#, Err(QuarantineReason::NoType)),
+            (r#"{"type":7}"#, Err(QuarantineReason::NoType)),
+            (r#"{"type":"\ud800"}"#, Err(QuarantineReason::NoType)),
+            (
+                r#"{"type":"A","id":"","content":{"conversationId":"c"}}"#,
+                Err(QuarantineReason::InvalidId),
+            ),
+            (
+                r#"{"type":"A","id":7,"content":{"conversationId":"c"}}"#,
+                Err(QuarantineReason::InvalidId),
+            ),
+            (r#"{"type":"A","content":{"conversationId":""}}"#, Err(QuarantineReason::InvalidId)),
+            (
+                r#"{"type":"A","content":{"conversationId":"../customers"}}"#,
+                Err(QuarantineReason::InvalidId),
+            ),
+            (
+                r#"{"type":"A","content":{"conversationId":"%2e%2e"}}"#,
+                Err(QuarantineReason::InvalidId),
+            ),
+            (
+                r#"{"type":"A","content":{"conversationId":"a/b"}}"#,
+                Err(QuarantineReason::InvalidId),
+            ),
+            (
+                r#"{"type":"A","content":{"conversationId":"\ud800"}}"#,
+                Err(QuarantineReason::InvalidId),
+            ),
+            (&long, Err(QuarantineReason::InvalidId)),
         ];
         for (json, expected) in cases {
             let shown: String = json.chars().take(90).collect();
@@ -359,7 +381,7 @@ mod tests {
         for json in
             ["{\"secret", r#"{"type":"A","id":"secret !"}"#, r#"{"type":"A","content":"secret"}"#]
         {
-            let told = Incoming::read(json).unwrap_err().to_string();
+            let told = WebhookEvent::read(json).unwrap_err().to_string();
             assert!(!told.contains("secret"), "{told}");
         }
     }
@@ -367,7 +389,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_makes_the_reader_panic(text in any::<String>()) {
-            let _ = Incoming::read(&text);
+            let _ = WebhookEvent::read(&text);
         }
 
         #[test]

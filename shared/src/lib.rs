@@ -17,13 +17,16 @@ mod setting;
 mod sqs;
 
 pub use crate::{
-    aws::{ClockErrors, aws_config, https_connector, https_connector_trusting},
+    aws::{ClockErrors, https_connector, https_connector_trusting, sdk_config},
     clock::Clock,
     env::{ConfigError, Env},
-    error::chain,
-    event::{Event, Id, Incoming, InvalidId, Unusable, is_deep, without_bom},
+    error::error_chain,
+    event::{Event, Id, InvalidEvent, InvalidId, WebhookEvent, exceeds_max_depth, without_bom},
     log::{init_log, invocation_span, subscriber},
-    message::{MESSAGE_LIMIT, Origin, PutAside, Quarantined, QueueMessage, Reason, milliseconds},
+    message::{
+        MESSAGE_LIMIT, Origin, PutAside, QuarantineReason, Quarantined, QueueMessage,
+        serialize_rfc3339_millis,
+    },
     metrics::{FailureStatus, Metric, Metrics},
     parameter::{Parameter, ParameterError, Secret, ssm_client},
     setting::{HttpUrl, is_dns_name},

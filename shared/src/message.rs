@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
-    Incoming, Unusable, ascii,
+    InvalidEvent, WebhookEvent, ascii,
     event::{Event, without_bom},
 };
 
@@ -40,7 +40,7 @@ impl Origin {
 #[serde(rename_all = "camelCase")]
 pub struct QueueMessage<'a> {
     v: u32,
-    #[serde(serialize_with = "milliseconds")]
+    #[serde(serialize_with = "serialize_rfc3339_millis")]
     received_at: Timestamp,
     #[serde(borrow)]
     event: &'a RawValue,
@@ -49,45 +49,49 @@ pub struct QueueMessage<'a> {
 }
 
 impl<'a> QueueMessage<'a> {
-    /// Wraps an event's JSON, which must have been read as an [`Incoming`] before.
-    pub fn wrap(event: &'a str, received_at: Timestamp, origin: Origin) -> Result<Self, Unusable> {
+    /// Wraps an event's JSON, which must have been read as an [`WebhookEvent`] before.
+    pub fn wrap(
+        event: &'a str,
+        received_at: Timestamp,
+        origin: Origin,
+    ) -> Result<Self, InvalidEvent> {
         let event = serde_json::from_str(without_bom(event))
-            .map_err(|err| Unusable::NotJson { line: err.line(), column: err.column() })?;
+            .map_err(|err| InvalidEvent::NotJson { line: err.line(), column: err.column() })?;
         Ok(Self { v: 1, received_at, event, origin })
     }
 
     /// The message's body.
-    pub fn to_json(&self) -> Result<String, Unusable> {
+    pub fn to_json(&self) -> Result<String, InvalidEvent> {
         // Escapes make it longer still: what cannot fit is not written first to find that out.
         if self.event.get().len() > MESSAGE_LIMIT {
-            return Err(Unusable::TooLarge(self.event.get().len()));
+            return Err(InvalidEvent::TooLarge(self.event.get().len()));
         }
-        let json = ascii::to_string(self).map_err(|_| Unusable::NotAMessage)?;
+        let json = ascii::to_string(self).map_err(|_| InvalidEvent::NotAMessage)?;
         if json.len() > MESSAGE_LIMIT {
-            return Err(Unusable::TooLarge(json.len()));
+            return Err(InvalidEvent::TooLarge(json.len()));
         }
         Ok(json)
     }
 
     /// Reads a message's body.
-    pub fn read(body: &'a str) -> Result<Self, Unusable> {
+    pub fn read(body: &'a str) -> Result<Self, InvalidEvent> {
         let message: Self = serde_json::from_str(body).map_err(|err| match err.classify() {
-            serde_json::error::Category::Data => Unusable::NotAMessage,
-            _ => Unusable::NotJson { line: err.line(), column: err.column() },
+            serde_json::error::Category::Data => InvalidEvent::NotAMessage,
+            _ => InvalidEvent::NotJson { line: err.line(), column: err.column() },
         })?;
         // A list is none of ours, though serde would take one for a struct; nor is what came before
         // there was a relay, in a year that RFC 3339 may not even have.
         let is_ours = message.v == 1
             && message.received_at >= Timestamp::UNIX_EPOCH
             && body.trim_start().starts_with('{');
-        if is_ours { Ok(message) } else { Err(Unusable::NotAMessage) }
+        if is_ours { Ok(message) } else { Err(InvalidEvent::NotAMessage) }
     }
 
     /// The event inside.
-    pub fn event(&self) -> Result<Event<'a>, Unusable> {
-        match Incoming::read(self.event.get())? {
-            Incoming::Event(event) => Ok(event),
-            Incoming::Ping => Err(Unusable::NoConversation),
+    pub fn event(&self) -> Result<Event<'a>, InvalidEvent> {
+        match WebhookEvent::read(self.event.get())? {
+            WebhookEvent::Event(event) => Ok(event),
+            WebhookEvent::Ping => Err(InvalidEvent::NoConversation),
         }
     }
 
@@ -121,7 +125,7 @@ impl<'a> QueueMessage<'a> {
 /// Why a message stands in quarantine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Reason {
+pub enum QuarantineReason {
     /// Not an event: not UTF-8, not JSON, or not of an event's form.
     Unreadable,
     /// No `type`.
@@ -136,7 +140,7 @@ pub enum Reason {
     Exhausted,
 }
 
-impl Reason {
+impl QuarantineReason {
     /// The code, as in the message and its attribute.
     #[must_use]
     pub fn code(self) -> &'static str {
@@ -157,7 +161,7 @@ pub struct Quarantined<'a> {
     /// When the relay received it.
     pub received_at: Timestamp,
     /// Why.
-    pub reason: Reason,
+    pub reason: QuarantineReason,
     /// Why, in words that hold nothing of the content.
     pub detail: &'a str,
     /// The function that put it aside.
@@ -170,9 +174,9 @@ pub struct Quarantined<'a> {
 #[serde(rename_all = "camelCase")]
 struct QuarantineMessage<'a> {
     v: u32,
-    #[serde(serialize_with = "milliseconds")]
+    #[serde(serialize_with = "serialize_rfc3339_millis")]
     received_at: Timestamp,
-    reason: Reason,
+    reason: QuarantineReason,
     detail: &'a str,
     origin: &'a str,
     raw: &'a str,
@@ -219,7 +223,7 @@ pub struct PutAside {
     /// When the relay received it.
     pub received_at: Timestamp,
     /// Why it was put aside.
-    pub reason: Reason,
+    pub reason: QuarantineReason,
     /// The same in words.
     pub detail: String,
     /// The function that put it aside.
@@ -266,7 +270,10 @@ fn fitting(text: &str, room: usize) -> &str {
 }
 
 /// Writes a time as the relay's messages have it: RFC 3339, in milliseconds, `Z`.
-pub fn milliseconds<S: serde::Serializer>(at: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
+pub fn serialize_rfc3339_millis<S: serde::Serializer>(
+    at: &Timestamp,
+    to: S,
+) -> Result<S::Ok, S::Error> {
     to.collect_str(&format_args!("{at:.3}"))
 }
 
@@ -331,7 +338,7 @@ mod tests {
         let event = format!(r#"{{"type":"A","text":"{}"}}"#, "é".repeat(200_000));
         let message =
             QueueMessage::wrap(&event, at("2026-01-01T00:00:00Z"), Origin::Webhook).unwrap();
-        assert_eq!(message.to_json().unwrap_err().reason(), Reason::TooLarge);
+        assert_eq!(message.to_json().unwrap_err().reason(), QuarantineReason::TooLarge);
     }
 
     #[test]
@@ -345,7 +352,7 @@ mod tests {
     fn quarantined(raw: &[u8]) -> Value {
         let message = Quarantined {
             received_at: at("2026-01-02T03:04:05Z"),
-            reason: Reason::NoType,
+            reason: QuarantineReason::NoType,
             detail: "no type",
             origin: "ingest-fn",
             raw,
@@ -373,12 +380,12 @@ mod tests {
     #[test]
     fn the_codes_are_the_contracts() {
         for reason in [
-            Reason::Unreadable,
-            Reason::NoType,
-            Reason::InvalidId,
-            Reason::TooLarge,
-            Reason::Rejected,
-            Reason::Exhausted,
+            QuarantineReason::Unreadable,
+            QuarantineReason::NoType,
+            QuarantineReason::InvalidId,
+            QuarantineReason::TooLarge,
+            QuarantineReason::Rejected,
+            QuarantineReason::Exhausted,
         ] {
             assert_eq!(serde_json::to_value(reason).unwrap(), reason.code());
         }

@@ -20,7 +20,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
-use crate::{Clock, ClockErrors, chain, without_bom};
+use crate::{Clock, ClockErrors, error_chain, without_bom};
 
 /// How long a read may take, tries included. The shortest promise that waits on one is the
 /// pause's: 15 s, of which its age takes 10.
@@ -90,7 +90,7 @@ pub enum ParameterError {
     },
     /// Its text is not what it should be.
     #[error("the parameter {name} is not usable: {reason}")]
-    Unusable {
+    InvalidEvent {
         /// The parameter's name.
         name: String,
         /// What it should be.
@@ -118,7 +118,7 @@ impl ParameterError {
                 let code = source.as_service_error().and_then(ProvideErrorMetadata::code);
                 code.is_some_and(|code| LASTING.contains(&code))
             }
-            Self::Unusable { .. } => true,
+            Self::InvalidEvent { .. } => true,
             Self::NotWritten { .. } => false,
         }
     }
@@ -219,7 +219,7 @@ impl<T: FromStr<Err: Display>> Parameter<T> {
 
     /// Writes another value, which then is the one that is kept.
     pub async fn write(&self, text: String) -> Result<(), ParameterError> {
-        let value = text.parse().map_err(|err| self.unusable(&err))?;
+        let value = text.parse().map_err(|err| self.invalid(&err))?;
         let mut kept = self.kept.lock().await;
         let now = self.clock.now();
         let request = self.ssm.put_parameter().name(&self.name).value(text).overwrite(true);
@@ -244,7 +244,11 @@ impl<T: FromStr<Err: Display>> Parameter<T> {
                 let Some(good) = &kept.good else {
                     return Err(err);
                 };
-                warn!(parameter = self.name, error = chain(&err), "keeping the last good value");
+                warn!(
+                    parameter = self.name,
+                    error = error_chain(&err),
+                    "keeping the last good value"
+                );
                 Ok(Arc::clone(good))
             }
         }
@@ -266,7 +270,7 @@ impl<T: FromStr<Err: Display>> Parameter<T> {
         let found = answer.parameter();
         let text = found.and_then(|parameter| parameter.value()).unwrap_or_default();
         let text = without_bom(text);
-        let value = text.parse().map_err(|err| self.unusable(&err))?;
+        let value = text.parse().map_err(|err| self.invalid(&err))?;
         let written_at = found.and_then(|parameter| parameter.last_modified_date());
         let instant = |at: &DateTime| {
             Timestamp::new(at.secs(), at.subsec_nanos().try_into().unwrap_or_default()).ok()
@@ -274,8 +278,8 @@ impl<T: FromStr<Err: Display>> Parameter<T> {
         Ok((Arc::new(value), written_at.and_then(instant)))
     }
 
-    fn unusable(&self, reason: &T::Err) -> ParameterError {
-        ParameterError::Unusable { name: self.name.clone(), reason: reason.to_string() }
+    fn invalid(&self, reason: &T::Err) -> ParameterError {
+        ParameterError::InvalidEvent { name: self.name.clone(), reason: reason.to_string() }
     }
 }
 
@@ -417,7 +421,7 @@ mod tests {
         let ssm = ssm_client(&aws.config());
         let parameter = Parameter::<Secret>::new(ssm, "/p".into(), minute, Clock::system());
 
-        let told = chain(&parameter.value().await.unwrap_err());
+        let told = error_chain(&parameter.value().await.unwrap_err());
         assert!(told.contains("/p") && told.contains("ParameterNotFound"), "{told}");
         aws.put("/p", "s3cret\u{7}");
         assert_eq!(
@@ -452,7 +456,7 @@ mod tests {
             let ssm = ssm_client(&aws.config());
             let parameter = Parameter::<Secret>::new(ssm, "/p".into(), minute, Clock::system());
             let err = parameter.value().await.unwrap_err();
-            assert_eq!(err.is_lasting(), lasts, "{fault:?}: {}", chain(&err));
+            assert_eq!(err.is_lasting(), lasts, "{fault:?}: {}", error_chain(&err));
         }
     }
 

@@ -7,7 +7,7 @@ use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use jiff::{SignedDuration, Timestamp};
-use shared::{Clock, FailureStatus, Parameter, ParameterError, Secret, chain};
+use shared::{Clock, FailureStatus, Parameter, ParameterError, Secret, error_chain};
 use tokio::time::Instant;
 
 use crate::{
@@ -71,7 +71,7 @@ impl Destination {
         let mut token = match self.token.value().await {
             Ok(token) => token,
             Err(err) if err.is_lasting() => return no_token(&err),
-            Err(err) => return Verdict::Inconclusive(chain(&err)),
+            Err(err) => return Verdict::Inconclusive(error_chain(&err)),
         };
         let body = Bytes::from(if self.gzip { compress(&json) } else { json });
         let left = run.times.deliver.saturating_duration_since(Instant::now());
@@ -105,7 +105,7 @@ impl Destination {
                     status => return refused(status),
                 },
                 Err(err) => {
-                    let why = format!("could not reach the destination: {}", chain(&err));
+                    let why = format!("could not reach the destination: {}", error_chain(&err));
                     Verdict::NotReady { why, retry_after: None }
                 }
             };
@@ -157,7 +157,7 @@ fn refused(status: u16) -> Verdict {
 }
 
 fn no_token(err: &ParameterError) -> Verdict {
-    Verdict::Fault(format!("no destination token: {}", chain(err)))
+    Verdict::Fault(format!("no destination token: {}", error_chain(err)))
 }
 
 fn compress(json: &[u8]) -> Vec<u8> {

@@ -10,7 +10,7 @@ use aws_smithy_types::body::SdkBody;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
-use shared::{Clock, Id, Parameter, ParameterError, Secret, chain};
+use shared::{Clock, Id, Parameter, ParameterError, Secret, error_chain};
 
 use crate::{
     client::http::{Answer, Http, HttpError, Lines, Tries, Wanted, is_transient},
@@ -19,7 +19,7 @@ use crate::{
     config::GladlyHost,
     gate::breaker::Side,
     pipeline::context::{Run, Stopped},
-    unicode::whole_characters,
+    unicode::replace_lone_surrogates,
 };
 
 /// The most one call may take, tries included.
@@ -427,7 +427,7 @@ impl Gladly {
                 Err(err @ HttpError::TooLarge(_)) => return Err(GladlyError::Unreachable(err)),
                 Err(err) => GladlyError::Unreachable(err),
             };
-            tracing::debug!(error = chain(&err), "a call to Gladly failed");
+            tracing::debug!(error = error_chain(&err), "a call to Gladly failed");
             if !tries.again(err.retry_after()).await {
                 return Err(err);
             }
@@ -503,7 +503,7 @@ fn text(answer: Answer) -> String {
     if body.starts_with(BYTE_ORDER_MARK) {
         body.remove(0);
     }
-    whole_characters(body)
+    replace_lone_surrogates(body)
 }
 
 #[cfg(test)]

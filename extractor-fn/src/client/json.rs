@@ -4,7 +4,7 @@ use std::{borrow::Cow, collections::HashMap};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use shared::is_deep;
+use shared::exceeds_max_depth;
 
 /// A field that may be missing, null, or of any type.
 pub(crate) type Field<'a> = Option<&'a RawValue>;
@@ -40,7 +40,7 @@ impl<'a> Fields<'a> {
 
     /// An object, as it was given, that every reader can read.
     pub(crate) fn object(&self, name: &str) -> Field<'a> {
-        self.get(name).filter(|raw| raw.get().starts_with('{') && !is_deep(raw.get()))
+        self.get(name).filter(|raw| raw.get().starts_with('{') && !exceeds_max_depth(raw.get()))
     }
 
     /// All of them.
@@ -82,7 +82,7 @@ pub(crate) fn participant(raw: &RawValue) -> Option<Box<RawValue>> {
 }
 
 /// JSON less the members that are unwanted by their depth, name and value; the outermost have depth
-/// 1. Everything else stays byte for byte. The text is valid JSON, and not deep ([`is_deep`]).
+/// 1. Everything else stays byte for byte. The text is valid JSON, and not deep ([`exceeds_max_depth`]).
 pub(crate) fn without(json: &str, unwanted: impl Fn(usize, &str, &str) -> bool) -> String {
     let out = String::with_capacity(json.len());
     let mut copy = Copying { json, at: 0, out, unwanted };

@@ -20,7 +20,7 @@ use aws_sdk_sqs::{
     },
 };
 use jiff::{SignedDuration, Timestamp};
-use shared::{ClockErrors, ProofOfSending, Quarantined, Reason, chain, has_stored};
+use shared::{ClockErrors, ProofOfSending, QuarantineReason, Quarantined, error_chain, has_stored};
 use tokio::sync::Mutex;
 use tracing::warn;
 
@@ -115,7 +115,7 @@ impl Queue {
         let answer = request.set_entries(Some(entries.collect())).send().await;
         let failed = match answer {
             Ok(answer) => codes(answer.failed.into_iter().map(|entry| entry.code)),
-            Err(err) => Some(chain(&err)),
+            Err(err) => Some(error_chain(&err)),
         };
         if let Some(failed) = failed {
             let count = receipts.len();
@@ -128,7 +128,7 @@ impl Queue {
         &self,
         record: &Record,
         received_at: Timestamp,
-        reason: Reason,
+        reason: QuarantineReason,
         detail: &str,
     ) -> Result<(), QueueError> {
         let message = Quarantined {
@@ -190,7 +190,7 @@ impl Queue {
         let mut renewed = 0;
         for some in requests(messages) {
             let sent = self.send_all(some).await.unwrap_or_else(|err| {
-                warn!(count = some.len(), error = chain(&err), "could not renew messages");
+                warn!(count = some.len(), error = error_chain(&err), "could not renew messages");
                 Vec::new()
             });
             self.delete(&sent).await;
@@ -241,7 +241,7 @@ impl Queue {
         let request = self.sqs.delete_message_batch().queue_url(&self.url);
         let failed = match request.set_entries(Some(entries.collect())).send().await {
             Ok(answer) => codes(answer.failed.into_iter().map(|entry| entry.code)),
-            Err(err) => Some(chain(&err)),
+            Err(err) => Some(error_chain(&err)),
         };
         if let Some(failed) = failed {
             warn!(count = messages.len(), error = failed, "could not delete some of the messages");

@@ -10,7 +10,7 @@ pub(crate) mod webhook_monitor;
 use std::{sync::Arc, time::Duration};
 
 use jiff::SignedDuration;
-use shared::{Metric, Metrics, ParameterError, chain};
+use shared::{Metric, Metrics, ParameterError, error_chain};
 use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
 
@@ -223,13 +223,13 @@ impl Extractor {
                         // That it knows us does not show that it has what we ask it for.
                         Ok(()) => breaker.half_open(opening).await,
                         Err(err) if err.is_inconclusive() => {
-                            warn!(error = chain(&err), "could not try Gladly again");
+                            warn!(error = error_chain(&err), "could not try Gladly again");
                         }
                         // Nor that it has it, if it cannot be asked just now.
                         Err(err) if opening.reason == NONE_FOUND && err.is_transient() => {
                             breaker.reopen(opening, NONE_FOUND).await;
                         }
-                        Err(err) => breaker.reopen(opening, &chain(&err)).await,
+                        Err(err) => breaker.reopen(opening, &error_chain(&err)).await,
                     }
                 }
             },

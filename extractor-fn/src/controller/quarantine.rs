@@ -9,7 +9,7 @@ use std::{
 use aws_sdk_sqs::types::Message;
 use jiff::Timestamp;
 use serde::Serialize;
-use shared::{Incoming, Origin, PutAside, QueueMessage, Reason, Unusable};
+use shared::{InvalidEvent, Origin, PutAside, QuarantineReason, QueueMessage, WebhookEvent};
 use tokio::time::Instant;
 
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
     client::sqs::{ENTRIES, Queue, QueueError, sent_at, text_attribute},
     controller::ControlError,
     controller::status::events,
-    unicode::whole_characters,
+    unicode::replace_lone_surrogates,
 };
 
 /// How long a message is hidden while it is looked at; at the end it is given back at once.
@@ -208,15 +208,15 @@ fn sendable(body: String) -> Option<String> {
 /// A webhook that ingest-fn put aside, as it queues one that it does not.
 fn wrapped(aside: &PutAside) -> Option<String> {
     let raw = aside.raw()?;
-    Incoming::read(&raw).ok()?;
+    WebhookEvent::read(&raw).ok()?;
     QueueMessage::wrap(&raw, aside.received_at, Origin::Webhook).ok()?.to_json().ok()
 }
 
 /// An event's type and conversation, from its queue message.
-fn kind_of(body: &str) -> Result<(String, String), Unusable> {
-    let body = whole_characters(body.to_owned());
+fn kind_of(body: &str) -> Result<(String, String), InvalidEvent> {
+    let body = replace_lone_surrogates(body.to_owned());
     let event = QueueMessage::read(&body)?.event()?;
-    let conversation = event.conversation.ok_or(Unusable::NoConversation)?;
+    let conversation = event.conversation.ok_or(InvalidEvent::NoConversation)?;
     Ok((QueueMessage::type_attribute(&event.kind), conversation.to_string()))
 }
 
@@ -227,7 +227,7 @@ impl Entry {
             let received_at = QueueMessage::read(body).map(|message| message.received_at());
             let (kind, conversation_id) = kind_of(body).ok().unzip();
             return Self {
-                reason: Reason::Exhausted.code().into(),
+                reason: QuarantineReason::Exhausted.code().into(),
                 received_at: received_at.ok().or(sent_at(message)).unwrap_or_default(),
                 origin: "sqs".into(),
                 detail: "received too often: moved by SQS itself".into(),

@@ -25,7 +25,7 @@ use std::{
 use aws_sdk_ssm::Client;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
-use shared::{Clock, Parameter, ParameterError, chain};
+use shared::{Clock, Parameter, ParameterError, error_chain};
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
@@ -247,7 +247,7 @@ async fn sweep(queue: &Queue, pass: &mut Pass, hide: Duration, until: Instant) -
         let messages = match queue.receive(hide).await {
             Ok(messages) => messages,
             Err(err) => {
-                warn!(error = chain(&err), "a renewal stopped");
+                warn!(error = error_chain(&err), "a renewal stopped");
                 return false;
             }
         };

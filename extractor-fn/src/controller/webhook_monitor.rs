@@ -8,7 +8,7 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
-use shared::chain;
+use shared::error_chain;
 use tokio::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
@@ -188,7 +188,7 @@ impl Extractor {
         let run = Run::unguarded(Arc::clone(&self.guard), time_left);
         match self.fetcher.gladly().webhooks(&run).await {
             Ok(webhooks) => watchdog.note(&webhooks, self.now()),
-            Err(err) => warn!(error = chain(&err), "could not ask Gladly about its webhook"),
+            Err(err) => warn!(error = error_chain(&err), "could not ask Gladly about its webhook"),
         }
     }
 
@@ -215,7 +215,7 @@ impl Extractor {
                     }
                     // Gladly asks our endpoint first; the next watch tries again.
                     Err(err) => {
-                        error!(error = chain(&err), "Gladly did not switch its webhook on");
+                        error!(error = error_chain(&err), "Gladly did not switch its webhook on");
                         return Ok(());
                     }
                 }

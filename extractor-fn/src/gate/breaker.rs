@@ -13,7 +13,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use lru::LruCache;
 use serde::{Deserialize, Serialize};
-use shared::{Clock, Id, Parameter, ParameterError, chain};
+use shared::{Clock, Id, Parameter, ParameterError, error_chain};
 use tracing::{error, info};
 
 use crate::{gate::pause::Held, pipeline::context::Fault};
@@ -463,7 +463,7 @@ impl Breaker {
                     info!("the circuit breaker is closed");
                 }
             },
-            Err(err) => error!(error = chain(&err), "could not change the circuit breaker"),
+            Err(err) => error!(error = error_chain(&err), "could not change the circuit breaker"),
         }
     }
 }

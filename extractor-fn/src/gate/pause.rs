@@ -5,7 +5,7 @@ use std::{convert::Infallible, str::FromStr};
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::Value;
-use shared::{Clock, Parameter, ParameterError, chain};
+use shared::{Clock, Parameter, ParameterError, error_chain};
 use tokio::join;
 
 use crate::gate::breaker::{Breaker, State};
@@ -109,7 +109,7 @@ impl Guard {
 
     pub(crate) async fn permit(&self) -> Result<(), Held> {
         let (switch, breaker) = join!(self.switch.value(), self.breaker.value());
-        let unreadable = |err: ParameterError| Held::Unreadable(chain(&err));
+        let unreadable = |err: ParameterError| Held::Unreadable(error_chain(&err));
         let holder = switch.map_err(unreadable)?.held(self.clock.now());
         holder.or(breaker.map_err(unreadable)?.held()).map_or(Ok(()), Err)
     }

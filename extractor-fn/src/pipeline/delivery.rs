@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
-use shared::{Id, Origin, milliseconds};
+use shared::{Id, Origin, serialize_rfc3339_millis};
 
 use crate::{pipeline::event::Event, pipeline::fetch::Snapshot};
 
@@ -117,7 +117,7 @@ struct Delivery<'a> {
     schema: &'static str,
     id: &'a str,
     organization: &'a str,
-    #[serde(rename = "sentAt", serialize_with = "milliseconds")]
+    #[serde(rename = "sentAt", serialize_with = "serialize_rfc3339_millis")]
     sent_at: Timestamp,
     events: Vec<Forwarded<'a>>,
     conversations: Vec<&'a RawValue>,
@@ -131,7 +131,7 @@ struct Forwarded<'a> {
     kind: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     timestamp: Option<&'a str>,
-    #[serde(serialize_with = "milliseconds")]
+    #[serde(serialize_with = "serialize_rfc3339_millis")]
     received_at: Timestamp,
     held_ms: i64,
     conversation_id: &'a Id,

@@ -5,11 +5,11 @@ use std::{borrow::Cow, collections::HashMap};
 use aws_lambda_events::sqs::{SqsMessage, SqsMessageAttribute};
 use jiff::Timestamp;
 use serde_json::value::RawValue;
-use shared::{Id, Origin, QueueMessage, Unusable};
+use shared::{Id, InvalidEvent, Origin, QueueMessage};
 
 use crate::{
     client::json::{Fields, participant, text},
-    unicode::whole_characters,
+    unicode::replace_lone_surrogates,
 };
 
 /// A message of the events queue.
@@ -127,8 +127,8 @@ impl ItemRef {
 
 impl Event {
     /// Reads the record that stands at `index` in the batch.
-    pub(crate) fn read(index: usize, record: &Record) -> Result<Self, Unusable> {
-        let body = whole_characters(record.body.clone());
+    pub(crate) fn read(index: usize, record: &Record) -> Result<Self, InvalidEvent> {
+        let body = replace_lone_surrogates(record.body.clone());
         let message = QueueMessage::read(&body)?;
         let event = message.event()?;
         let content = Fields::of(event.content);
@@ -139,7 +139,7 @@ impl Event {
             receives: record.receives,
             id: event.id.unwrap_or_else(|| Id::derived(message.event_json())),
             kind: event.kind.into_owned(),
-            conversation: event.conversation.ok_or(Unusable::NoConversation)?,
+            conversation: event.conversation.ok_or(InvalidEvent::NoConversation)?,
             customer: id("customerId"),
             item: message_id.map(ItemRef::Message).or_else(|| id("noteId").map(ItemRef::Note)),
             timestamp: event.timestamp.and_then(|raw| serde_json::from_str(raw.get()).ok()),

@@ -19,7 +19,7 @@ use std::{
 use aws_config::SdkConfig;
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsMessage};
 use jiff::Timestamp;
-use shared::{Clock, Id, Metric, Parameter, chain, ssm_client};
+use shared::{Clock, Id, Metric, Parameter, error_chain, ssm_client};
 use tokio::{
     select,
     task::JoinSet,
@@ -207,7 +207,7 @@ impl Extractor {
                     }
                     events.push(event);
                 }
-                Err(why) => outcomes[index] = Outcome::Unusable(why),
+                Err(why) => outcomes[index] = Outcome::InvalidEvent(why),
             }
         }
         let group = |conversation: Id| {
@@ -498,14 +498,14 @@ fn failure(conversation: &Id, err: &GladlyError, run: &Run) -> Outcome {
         return stopped.clone().into();
     }
     let gladly = tracing::field::display(conversation);
-    warn!(gladly.conversation_id = gladly, error = chain(err), "gave a conversation back");
+    warn!(gladly.conversation_id = gladly, error = error_chain(err), "gave a conversation back");
     if let GladlyError::RateLimited(wait) = err {
         return Outcome::RateLimited(*wait);
     }
     if err.is_fault() {
-        run.fail(Side::Gladly, chain(err));
+        run.fail(Side::Gladly, error_chain(err));
     } else if err.is_transient() {
-        run.failed(Side::Gladly, [conversation].into_iter(), &chain(err));
+        run.failed(Side::Gladly, [conversation].into_iter(), &error_chain(err));
     } else if !err.is_inconclusive() {
         run.failed_alone(Side::Gladly, conversation);
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use aws_lambda_events::sqs::SqsBatchResponse;
 use futures::{StreamExt as _, stream};
 use jiff::{SignedDuration, Timestamp};
-use shared::{Metric, QueueMessage, Reason, Unusable, chain};
+use shared::{InvalidEvent, Metric, QuarantineReason, QueueMessage, error_chain};
 use tokio::time::timeout_at;
 use tracing::{error, warn};
 
@@ -43,7 +43,7 @@ pub(crate) enum Outcome {
     /// Gladly has no such conversation, nor any other.
     Missing,
     /// Not an event.
-    Unusable(Unusable),
+    InvalidEvent(InvalidEvent),
     /// Extraction is paused.
     Held,
     /// Not begun when time ran out.
@@ -84,7 +84,7 @@ impl Grounds {
 enum Settlement {
     Delete,
     GiveBack(i32),
-    Quarantine(Reason, String),
+    Quarantine(QuarantineReason, String),
 }
 
 impl Outcome {
@@ -95,15 +95,15 @@ impl Outcome {
         grounds: &Grounds,
         now: Timestamp,
     ) -> Settlement {
-        let exhausted = |detail| Settlement::Quarantine(Reason::Exhausted, detail);
+        let exhausted = |detail| Settlement::Quarantine(QuarantineReason::Exhausted, detail);
         match self {
             Self::Delivered => Settlement::Delete,
-            Self::Unusable(why) => Settlement::Quarantine(why.reason(), why.to_string()),
+            Self::InvalidEvent(why) => Settlement::Quarantine(why.reason(), why.to_string()),
             Self::Refused(status)
                 if run.fault_of(Side::Destination).is_none() || grounds.ends_refused() =>
             {
                 Settlement::Quarantine(
-                    Reason::Rejected,
+                    QuarantineReason::Rejected,
                     format!("the destination answered {status}"),
                 )
             }
@@ -256,7 +256,7 @@ impl Extractor {
                 renewed
             }
             Ok(Err(err)) => {
-                warn!(sqs.message_id = id, error = chain(&err), "could not renew an event");
+                warn!(sqs.message_id = id, error = error_chain(&err), "could not renew an event");
                 false
             }
             Err(_) => {
@@ -270,7 +270,7 @@ impl Extractor {
     async fn put_aside<'a>(
         &self,
         record: &'a Record,
-        reason: Reason,
+        reason: QuarantineReason,
         detail: &str,
         now: Timestamp,
         run: &Run,
@@ -286,7 +286,12 @@ impl Extractor {
                 return None;
             }
             Ok(Err(err)) => {
-                error!(sqs.message_id = id, reason = code, error = chain(&err), "no quarantine");
+                error!(
+                    sqs.message_id = id,
+                    reason = code,
+                    error = error_chain(&err),
+                    "no quarantine"
+                );
             }
             Err(_) => error!(sqs.message_id = id, reason = code, "no time for quarantine"),
         }

@@ -16,7 +16,7 @@ use aws_sdk_ssm::{
 };
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
-use shared::{Clock, chain};
+use shared::{Clock, error_chain};
 use tokio::time::Duration;
 use tracing::warn;
 
@@ -79,7 +79,7 @@ impl Lease {
             }
         };
         if let Err(err) = released.await {
-            warn!(error = chain(&err), "could not release the recovery lease");
+            warn!(error = error_chain(&err), "could not release the recovery lease");
         }
     }
 

@@ -22,7 +22,7 @@ use futures::{StreamExt as _, stream::FuturesUnordered};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
-use shared::{Clock, Id, Incoming, Origin, QueueMessage, chain};
+use shared::{Clock, Id, Origin, QueueMessage, WebhookEvent, error_chain};
 use tokio::time::{Duration, Instant, timeout_at};
 use tracing::{error, info, warn};
 
@@ -37,7 +37,7 @@ use crate::{
     controller::webhook_monitor::is_due,
     controller::{ControlError, RESERVE},
     pipeline::context::Run,
-    unicode::whole_characters,
+    unicode::replace_lone_surrogates,
 };
 
 /// How long Gladly lists an event (<https://developer.gladly.com/rest/>), less the time of asking.
@@ -604,12 +604,12 @@ enum Line {
 impl Line {
     fn read(line: &[u8], now: Timestamp) -> Self {
         let line = String::from_utf8_lossy(line);
-        let line = whole_characters(trimmed(&line).to_owned());
+        let line = replace_lone_surrogates(trimmed(&line).to_owned());
         if line.is_empty() {
             return Self::Ignored;
         }
-        match Incoming::read(&line) {
-            Ok(Incoming::Event(event)) if event.conversation.is_some() => {
+        match WebhookEvent::read(&line) {
+            Ok(WebhookEvent::Event(event)) if event.conversation.is_some() => {
                 let recorded = event.timestamp.and_then(|raw| serde_json::from_str(raw.get()).ok());
                 let recorded = recorded.and_then(|at: String| instant(&at));
                 let message = QueueMessage::wrap(&line, now, Origin::Backfill);
@@ -662,7 +662,8 @@ impl<'a> Sender<'a> {
 
     async fn sent(&mut self) -> Result<(), QueueError> {
         if let Some(sent) = self.sending.next().await {
-            self.queued += sent.inspect_err(|err| warn!(error = chain(err), "could not queue"))?;
+            self.queued +=
+                sent.inspect_err(|err| warn!(error = error_chain(err), "could not queue"))?;
         }
         Ok(())
     }

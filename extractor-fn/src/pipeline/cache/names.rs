@@ -6,7 +6,7 @@ use std::{borrow::Cow, collections::HashMap, num::NonZeroUsize, sync::Arc};
 use jiff::{SignedDuration, Timestamp};
 use lru::LruCache;
 use serde_json::value::RawValue;
-use shared::{Clock, chain};
+use shared::{Clock, error_chain};
 use tokio::sync::Mutex;
 use tracing::warn;
 
@@ -125,7 +125,7 @@ impl NameList {
                 // token that is allowed nothing is found out by the calls that matter.
                 Err(err) => {
                     kept.failed_at = clock.now();
-                    let error = chain(&err);
+                    let error = error_chain(&err);
                     warn!(
                         gladly.list = self.kind,
                         error, "could not read names; using the last list"

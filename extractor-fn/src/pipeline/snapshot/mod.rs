@@ -6,7 +6,7 @@ use std::{borrow::Cow, collections::HashMap, sync::Arc};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
-use shared::{Id, is_deep, milliseconds};
+use shared::{Id, exceeds_max_depth, serialize_rfc3339_millis};
 
 use crate::{
     client::json::{Field, Fields, list, participant, text, without},
@@ -147,7 +147,7 @@ fn is_object(raw: &&RawValue) -> bool {
 
 /// Whether every reader can read what holds it.
 fn is_readable(raw: &&RawValue) -> bool {
-    !is_deep(raw.get())
+    !exceeds_max_depth(raw.get())
 }
 
 /// What was said in a call, a line for each paragraph.
@@ -224,7 +224,7 @@ pub(crate) struct Ingredients<'a> {
 #[serde(rename_all = "camelCase")]
 struct Snapshot<'a> {
     id: &'a Id,
-    #[serde(serialize_with = "milliseconds")]
+    #[serde(serialize_with = "serialize_rfc3339_millis")]
     fetched_at: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<Cow<'a, str>>,
