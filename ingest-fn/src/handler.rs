@@ -16,7 +16,7 @@ use tracing::{Instrument as _, error};
 
 use crate::{
     ActiveKeys, Answer, Call, Config, Rejection, Webhook, gateway,
-    keys::{self, KEYS_AGE},
+    keys::{self, KEYS_TTL},
     queue::{EnqueueError, WebhookQueue},
 };
 
@@ -72,7 +72,7 @@ impl Ingest {
     #[must_use]
     pub fn new(aws: &SdkConfig, config: Config, clock: Clock) -> Self {
         let name = config.webhook_keys_parameter.clone();
-        let keys = Parameter::new(ssm_client(aws), name, KEYS_AGE, clock.clone());
+        let keys = Parameter::new(ssm_client(aws), name, KEYS_TTL, clock.clone());
         Self { keys, queue: WebhookQueue::new(aws, config), clock }
     }
 

@@ -13,7 +13,7 @@ const KEY_LENGTH: usize = 32;
 /// The keys in use and, during a rotation, the keys to come.
 const KEY_LIMIT: usize = 2;
 /// How long the keys are used without looking again.
-pub(crate) const KEYS_AGE: SignedDuration = SignedDuration::from_secs(60);
+pub(crate) const KEYS_TTL: SignedDuration = SignedDuration::from_secs(60);
 /// How long the keys are read for before the first request: Lambda allows 10 s in all
 /// (<https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html>), and Gladly waits
 /// 15 s for the answer, this included.
@@ -22,7 +22,7 @@ const WARM_UP_LIMIT: Duration = Duration::from_secs(8);
 /// its answer in time.
 const FIRST_READ_LIMIT: Duration = Duration::from_secs(5);
 /// How often an unknown key may make us look again.
-const REFUSAL_PAUSE: SignedDuration = SignedDuration::from_secs(10);
+const EARLY_REFRESH_INTERVAL: SignedDuration = SignedDuration::from_secs(10);
 
 /// The active keys, as SHA-256 digests: compared, they give away neither length nor content, and
 /// the keys themselves are not kept.
@@ -103,7 +103,7 @@ pub(crate) async fn slot(
     if let Some(slot) = keys.value_within(FIRST_READ_LIMIT).await?.slot(presented) {
         return Ok(Some(slot));
     }
-    Ok(keys.refreshed(REFUSAL_PAUSE).await?.slot(presented))
+    Ok(keys.refresh_if_older(EARLY_REFRESH_INTERVAL).await?.slot(presented))
 }
 
 #[cfg(test)]

@@ -20,9 +20,9 @@ use shared::{ClockErrors, InvalidEvent, Origin, ProofOfSending, Quarantined, Que
 use crate::{Config, Webhook};
 
 /// Gladly waits 15 s in all, for the keys and the cold start too.
-const SEND_LIMIT: Duration = Duration::from_secs(10);
-const TRY_LIMIT: Duration = Duration::from_secs(3);
-const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// More tries than fit: the time decides.
 const TRIES: u32 = 20;
 
@@ -50,9 +50,9 @@ pub(crate) enum EnqueueError {
 impl WebhookQueue {
     pub(crate) fn new(aws: &SdkConfig, config: Config) -> Self {
         let timeouts = TimeoutConfig::builder()
-            .connect_timeout(CONNECT_LIMIT)
-            .operation_attempt_timeout(TRY_LIMIT)
-            .operation_timeout(SEND_LIMIT);
+            .connect_timeout(CONNECT_TIMEOUT)
+            .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+            .operation_timeout(OPERATION_TIMEOUT);
         let retries = RetryConfig::standard()
             .with_max_attempts(TRIES)
             .with_initial_backoff(Duration::from_millis(100))

@@ -27,7 +27,7 @@ use serde::Deserialize;
 use crate::{ConfigError, Env, connection::Retiring, setting::HttpUrl};
 
 /// How long a connection may take. What has less time in all has a limit of its own.
-const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The variables that point the functions' clients elsewhere. The SDK reads them at the first call.
 const ENDPOINTS: [&str; 4] =
@@ -55,7 +55,7 @@ pub fn https_connector_trusting<'a>(
 }
 
 fn connector(tls: TlsContext) -> SharedHttpConnector {
-    let settings = HttpConnectorSettings::builder().connect_timeout(CONNECT_LIMIT).build();
+    let settings = HttpConnectorSettings::builder().connect_timeout(CONNECT_TIMEOUT).build();
     let connector = Connector::builder()
         .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
         .tls_context(tls)

@@ -24,11 +24,11 @@ use crate::{Clock, ClockErrors, error_chain, without_bom};
 
 /// How long a read may take, tries included. The shortest promise that waits on one is the
 /// pause's: 15 s, of which its age takes 10.
-const READ_LIMIT: Duration = Duration::from_secs(3);
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long one try may take.
-const TRY_LIMIT: Duration = Duration::from_millis(1_400);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(1_400);
 /// How long a failed read keeps the next one away while there is an old value to serve.
-const FAILURE_PAUSE: SignedDuration = SignedDuration::from_secs(2);
+const FAILURE_TTL: SignedDuration = SignedDuration::from_secs(2);
 /// The longest wait between two reads that SSM throttles: the first, which doubles, and the most.
 const THROTTLED_WAITS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
 
@@ -46,9 +46,9 @@ const LASTING: [&str; 6] = [
 /// An SSM client that gives up in time.
 pub fn ssm_client(config: impl Into<Builder>) -> Client {
     let timeouts = TimeoutConfig::builder()
-        .connect_timeout(TRY_LIMIT)
-        .operation_attempt_timeout(TRY_LIMIT)
-        .operation_timeout(READ_LIMIT);
+        .connect_timeout(ATTEMPT_TIMEOUT)
+        .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+        .operation_timeout(OPERATION_TIMEOUT);
     let retries = RetryConfig::standard().with_initial_backoff(Duration::from_millis(50));
     let config = config.into().timeout_config(timeouts.build()).retry_config(retries);
     Client::from_conf(config.retry_classifier(ClockErrors).build())
@@ -59,9 +59,9 @@ pub struct Parameter<T> {
     ssm: Client,
     clock: Clock,
     name: String,
-    max_age: SignedDuration,
+    ttl: SignedDuration,
     /// What holds while there is no such parameter.
-    absent: Option<Arc<T>>,
+    default: Option<Arc<T>>,
     /// Held across a read, so that many callers cost one.
     kept: Mutex<Kept<T>>,
 }
@@ -74,7 +74,7 @@ struct Kept<T> {
     /// When a read failed, until one succeeds.
     failed_at: Timestamp,
     /// When a value was last read before its time.
-    hurried_at: Timestamp,
+    early_refresh_at: Timestamp,
 }
 
 /// Why a parameter has no value.
@@ -134,33 +134,32 @@ impl ParameterError {
 }
 
 impl<T: FromStr<Err: Display>> Parameter<T> {
-    /// A parameter to be read again once its value is `max_age` old.
+    /// A parameter to be read again once its value is `ttl` old.
     #[must_use]
-    pub fn new(ssm: Client, name: String, max_age: SignedDuration, clock: Clock) -> Self {
+    pub fn new(ssm: Client, name: String, ttl: SignedDuration, clock: Clock) -> Self {
         let kept = Kept {
             good: None,
             written_at: None,
             read_at: Timestamp::MIN,
             failed_at: Timestamp::MIN,
-            hurried_at: Timestamp::MIN,
+            early_refresh_at: Timestamp::MIN,
         };
-        Self { ssm, clock, name, max_age, absent: None, kept: Mutex::new(kept) }
+        Self { ssm, clock, name, ttl, default: None, kept: Mutex::new(kept) }
     }
 
     /// The same parameter, which may be missing: then its value is this.
     #[must_use]
-    pub fn or(self, absent: T) -> Self {
-        Self { absent: Some(Arc::new(absent)), ..self }
+    pub fn or(self, default: T) -> Self {
+        Self { default: Some(Arc::new(default)), ..self }
     }
 
-    /// The value, at most `max_age` old. Where it cannot be read, the last good one, and an
+    /// The value, at most `ttl` old. Where it cannot be read, the last good one, and an
     /// error only if there has never been any.
     pub async fn value(&self) -> Result<Arc<T>, ParameterError> {
         let mut kept = self.kept.lock().await;
         let now = self.clock.now();
         if let Some(good) = &kept.good
-            && (within(kept.read_at, now, self.max_age)
-                || within(kept.failed_at, now, FAILURE_PAUSE))
+            && (within(kept.read_at, now, self.ttl) || within(kept.failed_at, now, FAILURE_TTL))
         {
             return Ok(Arc::clone(good));
         }
@@ -189,21 +188,21 @@ impl<T: FromStr<Err: Display>> Parameter<T> {
 
     /// The value as [`Parameter::value`] has it, but read before its time, since it may have
     /// changed. That happens at most once in `pause`, so a stranger cannot make us ask more often.
-    pub async fn refreshed(&self, pause: SignedDuration) -> Result<Arc<T>, ParameterError> {
+    pub async fn refresh_if_older(&self, pause: SignedDuration) -> Result<Arc<T>, ParameterError> {
         let mut kept = self.kept.lock().await;
         let now = self.clock.now();
         if let Some(good) = &kept.good
-            && within(kept.hurried_at, now, pause)
+            && within(kept.early_refresh_at, now, pause)
         {
             return Ok(Arc::clone(good));
         }
-        kept.hurried_at = now;
+        kept.early_refresh_at = now;
         self.renew(&mut kept, now).await
     }
 
     /// The value as it is now, and when it was written. An error if that cannot be read, whatever
     /// was read before.
-    pub async fn fresh(&self) -> Result<(Arc<T>, Option<Timestamp>), ParameterError> {
+    pub async fn fetch(&self) -> Result<(Arc<T>, Option<Timestamp>), ParameterError> {
         let mut kept = self.kept.lock().await;
         let now = self.clock.now();
         let (value, written_at) = self.read().await?;
@@ -257,9 +256,11 @@ impl<T: FromStr<Err: Display>> Parameter<T> {
     async fn read(&self) -> Result<(Arc<T>, Option<Timestamp>), ParameterError> {
         let request = self.ssm.get_parameter().name(&self.name).with_decryption(true);
         // Boxed: the SDK's futures are large, and this one is part of many others.
-        let answer = match (Box::pin(request.send()).await, &self.absent) {
+        let answer = match (Box::pin(request.send()).await, &self.default) {
             (Ok(answer), _) => answer,
-            (Err(err), Some(absent)) if is_missing(&err) => return Ok((Arc::clone(absent), None)),
+            (Err(err), Some(default)) if is_missing(&err) => {
+                return Ok((Arc::clone(default), None));
+            }
             (Err(err), _) => {
                 return Err(ParameterError::Unreadable {
                     name: self.name.clone(),
@@ -411,7 +412,7 @@ mod tests {
         let parameter = Parameter::<u32>::new(ssm, "/p".into(), minute, Clock::system());
         for code in ["RequestExpired", "RequestInTheFuture", "RequestTimeTooSkewed"] {
             aws.state().ssm_faults = vec![Some(Fault::Refused(400, code))].into();
-            assert!(parameter.fresh().await.is_ok(), "{code}");
+            assert!(parameter.fetch().await.is_ok(), "{code}");
         }
     }
 

@@ -17,9 +17,9 @@ use crate::{
 };
 
 /// The most one delivery may take, tries included.
-const CALL_LIMIT: Duration = Duration::from_secs(30);
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(30);
 /// How old the token may be when the destination refuses it.
-const REFUSED_AGE: SignedDuration = SignedDuration::from_secs(10);
+const REJECTED_TOKEN_TTL: SignedDuration = SignedDuration::from_secs(10);
 
 /// Where deliveries go.
 pub(crate) struct Destination {
@@ -75,7 +75,7 @@ impl Destination {
         };
         let body = Bytes::from(if self.gzip { compress(&json) } else { json });
         let left = run.times.deliver.saturating_duration_since(Instant::now());
-        let mut tries = Tries::new(CALL_LIMIT.min(left));
+        let mut tries = Tries::new(OPERATION_TIMEOUT.min(left));
         loop {
             if let Err(stopped) = run.permit().await {
                 return Verdict::Stopped(stopped);
@@ -96,7 +96,7 @@ impl Destination {
                     }
                     status @ (401 | 403) => {
                         // The token may have been replaced since we read it.
-                        match self.token.refreshed(REFUSED_AGE).await {
+                        match self.token.refresh_if_older(REJECTED_TOKEN_TTL).await {
                             Ok(read) if read != token => token = read,
                             _ => return refused(status),
                         }
@@ -121,7 +121,7 @@ impl Destination {
 
     /// When the token was written. It is read anew for that.
     pub(crate) async fn token_written_at(&self) -> Result<Option<Timestamp>, ParameterError> {
-        self.token.fresh().await.map(|(_, written_at)| written_at)
+        self.token.fetch().await.map(|(_, written_at)| written_at)
     }
 
     fn request(&self, id: &str, token: &Secret, body: &Bytes) -> HttpRequest {

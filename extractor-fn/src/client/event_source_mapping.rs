@@ -14,8 +14,8 @@ use aws_sdk_lambda::{
 };
 use shared::ClockErrors;
 
-const CALL_LIMIT: Duration = Duration::from_secs(10);
-const TRY_LIMIT: Duration = Duration::from_secs(4);
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The mapping between our queue and our function.
 pub(crate) struct Mapping {
@@ -56,8 +56,8 @@ pub(crate) enum MappingError {
 impl Mapping {
     pub(crate) fn new(aws: &SdkConfig, function: String, queue_arn: String) -> Self {
         let timeouts = TimeoutConfig::builder()
-            .operation_attempt_timeout(TRY_LIMIT)
-            .operation_timeout(CALL_LIMIT);
+            .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+            .operation_timeout(OPERATION_TIMEOUT);
         let retries = RetryConfig::standard().with_initial_backoff(Duration::from_millis(200));
         let lambda = Builder::from(aws).timeout_config(timeouts.build()).retry_config(retries);
         let lambda = Client::from_conf(lambda.retry_classifier(ClockErrors).build());

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// The most one call may take, tries included.
-const CALL_LIMIT: Duration = Duration::from_secs(10);
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
 /// What some writers put before a text in UTF-8.
 const BYTE_ORDER_MARK: char = '\u{feff}';
 /// The largest answer taken, in bytes. A thousand items are a few MiB.
@@ -31,7 +31,7 @@ const ANSWER_LIMIT: usize = 32 << 20;
 /// The file of an export with what was said.
 pub(crate) const EXPORTED_ITEMS: &str = "conversation_items.jsonl";
 /// How old the token may be when Gladly refuses it.
-const REFUSED_AGE: SignedDuration = SignedDuration::from_secs(10);
+const REJECTED_TOKEN_TTL: SignedDuration = SignedDuration::from_secs(10);
 
 /// The API of one organisation.
 pub(crate) struct Gladly {
@@ -342,7 +342,7 @@ impl Gladly {
     async fn lines(&self, path: &str, from: u64, run: &Run) -> Result<Lines, GladlyError> {
         let token = self.token.value().await?;
         run.permit().await?;
-        self.pacer.turn(CALL_LIMIT).await.map_err(GladlyError::RateLimited)?;
+        self.pacer.turn(OPERATION_TIMEOUT).await.map_err(GladlyError::RateLimited)?;
         self.calls.fetch_add(1, Ordering::Relaxed);
         let request = self.request("GET", path, None, &token);
         match self.http.lines(request, from).await.map_err(GladlyError::Unreachable)? {
@@ -357,7 +357,7 @@ impl Gladly {
 
     /// When the token was written. It is read anew for that.
     pub(crate) async fn token_written_at(&self) -> Result<Option<Timestamp>, ParameterError> {
-        self.token.fresh().await.map(|(_, written_at)| written_at)
+        self.token.fetch().await.map(|(_, written_at)| written_at)
     }
 
     /// A list of everything of a kind: `agents`, `topics` or `inboxes`.
@@ -392,11 +392,11 @@ impl Gladly {
         wanted: Wanted,
         run: &Run,
     ) -> Result<Answer, GladlyError> {
-        let mut tries = Tries::new(CALL_LIMIT);
+        let mut tries = Tries::new(OPERATION_TIMEOUT);
         let mut token = self.token.value().await?;
         loop {
             run.permit().await?;
-            self.pacer.turn(CALL_LIMIT).await.map_err(GladlyError::RateLimited)?;
+            self.pacer.turn(OPERATION_TIMEOUT).await.map_err(GladlyError::RateLimited)?;
             // Asked again: the wait for our turn may have been long.
             run.permit().await?;
             self.calls.fetch_add(1, Ordering::Relaxed);
@@ -407,7 +407,7 @@ impl Gladly {
                     match answer.status {
                         status @ (401 | 403) => {
                             // The token may have been replaced since we read it.
-                            let read = self.token.refreshed(REFUSED_AGE).await?;
+                            let read = self.token.refresh_if_older(REJECTED_TOKEN_TTL).await?;
                             if read == token {
                                 return Err(GladlyError::Refused(status));
                             }

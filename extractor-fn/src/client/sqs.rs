@@ -32,12 +32,12 @@ pub(crate) const ENTRIES: usize = 10;
 const REQUEST_LIMIT: usize = (1 << 20) - (16 << 10);
 /// The longest delay of a message, in seconds.
 const LONGEST_DELAY: i32 = 900;
-const CALL_LIMIT: Duration = Duration::from_secs(5);
-const TRY_LIMIT: Duration = Duration::from_secs(2);
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long what a queue said of its retention is believed.
-const RETENTION_AGE: SignedDuration = SignedDuration::from_mins(10);
+const RETENTION_TTL: SignedDuration = SignedDuration::from_mins(10);
 /// How long it is not asked again after a failure.
-const FAILURE_AGE: SignedDuration = SignedDuration::from_secs(10);
+const FAILURE_TTL: SignedDuration = SignedDuration::from_secs(10);
 
 /// A message to be sent to the events queue.
 #[derive(Debug, Clone)]
@@ -89,8 +89,9 @@ pub(crate) enum QueueError {
 
 /// An SQS client that gives up in time.
 pub(crate) fn sqs_client(aws: &SdkConfig) -> Client {
-    let timeouts =
-        TimeoutConfig::builder().operation_attempt_timeout(TRY_LIMIT).operation_timeout(CALL_LIMIT);
+    let timeouts = TimeoutConfig::builder()
+        .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+        .operation_timeout(OPERATION_TIMEOUT);
     let retries = RetryConfig::standard().with_initial_backoff(Duration::from_millis(100));
     let sqs = Builder::from(aws).timeout_config(timeouts.build()).retry_config(retries);
     Client::from_conf(sqs.retry_classifier(ClockErrors).interceptor(ProofOfSending).build())
@@ -300,9 +301,9 @@ impl Queue {
         let mut known = self.retention.lock().await;
         let until = |age| known.is_some_and(|(read_at, _)| now.duration_since(read_at) < age);
         match *known {
-            Some((_, Some(retention))) if until(RETENTION_AGE) => return Ok(Some(retention)),
+            Some((_, Some(retention))) if until(RETENTION_TTL) => return Ok(Some(retention)),
             // Or a batch of many records would wait for as many failures.
-            Some((_, None)) if until(FAILURE_AGE) => return Ok(None),
+            Some((_, None)) if until(FAILURE_TTL) => return Ok(None),
             _ => {}
         }
         let depth = self.depth().await;

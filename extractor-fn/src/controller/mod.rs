@@ -148,8 +148,8 @@ impl Extractor {
 
     /// How things are. Changes nothing.
     pub(crate) async fn status(&self) -> Result<Status, ControlError> {
-        let (switch, switched_at) = self.guard.switch.fresh().await?;
-        let breaker = self.guard.breaker.fresh().await?;
+        let (switch, switched_at) = self.guard.switch.fetch().await?;
+        let breaker = self.guard.breaker.fetch().await?;
         let mapping = self.mapping.find().await?;
         let events = self.events.depth().await?;
         let quarantine = self.quarantine.depth().await?;
@@ -175,9 +175,9 @@ impl Extractor {
     /// that whoever decided on something older corrects it.
     async fn align(&self, until: Instant) -> Result<(), ControlError> {
         loop {
-            let (switch, _) = self.guard.switch.fresh().await?;
+            let (switch, _) = self.guard.switch.fetch().await?;
             let holder = switch.held(self.now());
-            let holder = holder.or(self.guard.breaker.fresh().await?.held());
+            let holder = holder.or(self.guard.breaker.fetch().await?.held());
             let found = self.mapping.find().await?;
             let wanted = holder.is_none();
             match found.enabled() {
@@ -206,7 +206,7 @@ impl Extractor {
     /// was replaced since.
     async fn try_again(&self, end: Instant) -> Result<(), ControlError> {
         let breaker = &self.guard.breaker;
-        match &*breaker.fresh().await? {
+        match &*breaker.fetch().await? {
             State::Closed { .. } | State::HalfOpen(_) => {}
             // Closed is safe: a fault that still stands opens it at its first call.
             State::Unintelligible => {

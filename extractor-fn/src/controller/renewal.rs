@@ -180,7 +180,7 @@ impl Ledger {
         clock: &Clock,
     ) -> Result<u64, ParameterError> {
         let now = clock.now();
-        let (books, _) = self.parameter.fresh().await?;
+        let (books, _) = self.parameter.fetch().await?;
         let mut books = Books::clone(&books);
         let book = books.book(kind);
         let mut seen = self.seen(kind);

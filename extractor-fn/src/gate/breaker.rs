@@ -284,8 +284,8 @@ impl Breaker {
     }
 
     /// The state as it is now.
-    pub(crate) async fn fresh(&self) -> Result<Arc<State>, ParameterError> {
-        let (state, _) = self.parameter.fresh().await?;
+    pub(crate) async fn fetch(&self) -> Result<Arc<State>, ParameterError> {
+        let (state, _) = self.parameter.fetch().await?;
         self.seen(&state);
         Ok(state)
     }
@@ -412,7 +412,7 @@ impl Breaker {
     /// Holds extraction. An open breaker stays as it is, whoever opened it.
     pub(crate) async fn open(&self, fault: &Fault) {
         let (now, reason) = (self.now(), fault.reason.clone());
-        let opening = match self.fresh().await.as_deref() {
+        let opening = match self.fetch().await.as_deref() {
             Ok(State::Open(_)) => return,
             Ok(State::HalfOpen(opening)) if opening.cause == fault.side => {
                 opening.again(reason, now)

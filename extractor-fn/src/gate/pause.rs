@@ -11,7 +11,7 @@ use tokio::join;
 use crate::gate::breaker::{Breaker, State};
 
 /// How old the switch's state may be.
-pub(crate) const PAUSE_AGE: SignedDuration = SignedDuration::from_secs(10);
+pub(crate) const PAUSE_TTL: SignedDuration = SignedDuration::from_secs(10);
 /// For so long an event has to have failed by itself, and a fault to have lasted, before anything
 /// is given up for it.
 pub(crate) const DAY: SignedDuration = SignedDuration::from_hours(24);
@@ -129,7 +129,7 @@ impl Guard {
     /// Whether neither the operator nor the breaker, open or half-open, has held extraction within
     /// this time. Unknown is no.
     pub(crate) async fn was_free_for(&self, span: SignedDuration) -> bool {
-        let (switch, breaker) = join!(self.switch.fresh(), self.breaker.fresh());
+        let (switch, breaker) = join!(self.switch.fetch(), self.breaker.fetch());
         let (Ok((switch, Some(switched_at))), Ok(breaker)) = (switch, breaker) else {
             return false;
         };

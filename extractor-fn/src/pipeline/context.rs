@@ -189,7 +189,7 @@ impl Run {
             return;
         }
         // As it is now: another environment may have opened or closed it.
-        let doubtful = match self.guard.breaker.fresh().await.as_deref().map(State::opening) {
+        let doubtful = match self.guard.breaker.fetch().await.as_deref().map(State::opening) {
             // One conversation that Gladly no longer has is nothing special, unless it is what it
             // was opened for.
             Ok(Some(opening)) => {

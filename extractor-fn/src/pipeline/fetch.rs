@@ -19,7 +19,7 @@ use crate::{
     client::gladly::{Gladly, GladlyError, Profile},
     config::Shape,
     gate::breaker::Side,
-    pipeline::cache::Fresh,
+    pipeline::cache::Cached,
     pipeline::cache::bounded::{Bounded, Weight},
     pipeline::cache::names::NameList,
     pipeline::cache::parts::{Part, Parts},
@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// How long a customer is used.
-const CUSTOMER_AGE: SignedDuration = SignedDuration::from_mins(10);
+const CUSTOMER_TTL: SignedDuration = SignedDuration::from_mins(10);
 /// How many customers are kept, and in how many bytes.
 const CUSTOMERS: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 const CUSTOMERS_BYTES: usize = 8 << 20;
@@ -59,7 +59,7 @@ pub(crate) struct Fetcher {
 
 /// A customer that was asked for.
 struct Known {
-    cell: Arc<Fresh<Seen>>,
+    cell: Arc<Cached<Seen>>,
     bytes: usize,
 }
 
@@ -319,7 +319,7 @@ impl Fetcher {
                 self.keep(&id, &cell, 0);
                 cell
             });
-            let seen = cell.get(self.clock.now(), CUSTOMER_AGE, self.ask_for(&id, run)).await?;
+            let seen = cell.get(self.clock.now(), CUSTOMER_TTL, self.ask_for(&id, run)).await?;
             match &*seen {
                 Seen::Moved(to) if moves < MOVES => id = to.clone(),
                 Seen::Customer(customer) => {
@@ -332,7 +332,7 @@ impl Fetcher {
         }
     }
 
-    fn keep(&self, customer: &Id, cell: &Arc<Fresh<Seen>>, bytes: usize) {
+    fn keep(&self, customer: &Id, cell: &Arc<Cached<Seen>>, bytes: usize) {
         self.customers().put(customer.clone(), Known { cell: Arc::clone(cell), bytes });
     }
 

@@ -39,7 +39,7 @@ use crate::{
     controller::status::Pace,
     controller::webhook_monitor::Watchdog,
     gate::breaker::{Breaker, Side},
-    gate::pause::{Guard, PAUSE_AGE},
+    gate::pause::{Guard, PAUSE_TTL},
     pipeline::context::{Run, Stopped},
     pipeline::coverage::Coverage,
     pipeline::delivery::{Packer, Parcel},
@@ -58,7 +58,7 @@ const WAITING: usize = 2;
 /// Ids of one kind that a delivery's line names.
 const LISTED: usize = 100;
 /// How old the tokens may be.
-const TOKEN_AGE: jiff::SignedDuration = jiff::SignedDuration::from_mins(1);
+const TOKEN_TTL: jiff::SignedDuration = jiff::SignedDuration::from_mins(1);
 
 /// The function: what it reaches, and what it remembers from batch to batch.
 pub struct Extractor {
@@ -97,13 +97,13 @@ impl Extractor {
     #[must_use]
     pub fn new(aws: &SdkConfig, config: Config, http: Http, clock: Clock) -> Self {
         let ssm = ssm_client(aws);
-        let secret = |name| Parameter::new(ssm.clone(), name, TOKEN_AGE, clock.clone());
+        let secret = |name| Parameter::new(ssm.clone(), name, TOKEN_TTL, clock.clone());
         let name = config.pause_parameter;
         let breaker = format!("{name}-breaker");
-        let breaker = Parameter::new(ssm.clone(), breaker, PAUSE_AGE, clock.clone());
+        let breaker = Parameter::new(ssm.clone(), breaker, PAUSE_TTL, clock.clone());
         let ledger = Ledger::new(ssm.clone(), format!("{name}-renewal"), clock.clone());
         let backfill = BackfillStore::new(&ssm, &name, clock.clone());
-        let switch = Parameter::new(ssm.clone(), name, PAUSE_AGE, clock.clone());
+        let switch = Parameter::new(ssm.clone(), name, PAUSE_TTL, clock.clone());
         let guard = Guard::new(switch, Breaker::new(breaker, clock.clone()), clock.clone());
         let sqs = sqs_client(aws);
         let gladly = Gladly::new(

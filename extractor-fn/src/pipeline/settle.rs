@@ -220,7 +220,7 @@ impl Extractor {
             grounds.free = self.guard.was_free_for(DAY).await;
         }
         if refused || missing {
-            let state = self.guard.breaker.fresh().await.ok();
+            let state = self.guard.breaker.fetch().await.ok();
             let opening = state.as_ref().and_then(|state| state.opening());
             grounds.opening = opening.filter(|opening| opening.lasts(DAY, now)).cloned();
         }

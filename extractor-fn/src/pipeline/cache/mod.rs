@@ -10,15 +10,15 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Mutex;
 
 /// A value with the time it was fetched.
-pub(crate) struct Fresh<T>(Mutex<Option<(Timestamp, Arc<T>)>>);
+pub(crate) struct Cached<T>(Mutex<Option<(Timestamp, Arc<T>)>>);
 
-impl<T> Default for Fresh<T> {
+impl<T> Default for Cached<T> {
     fn default() -> Self {
         Self(Mutex::new(None))
     }
 }
 
-impl<T> Fresh<T> {
+impl<T> Cached<T> {
     /// The kept value if it is younger than `age`, else a new one. Callers that come meanwhile
     /// wait for it; a failure is not kept.
     pub(crate) async fn get<E>(

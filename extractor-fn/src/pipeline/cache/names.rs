@@ -79,7 +79,7 @@ struct Kept {
     /// When it was last read for an id that it lacks.
     early_at: Timestamp,
     /// Hashes of the ids that were looked for and that a newer list did not have.
-    absent: LruCache<u64, ()>,
+    default: LruCache<u64, ()>,
 }
 
 impl NameList {
@@ -91,7 +91,7 @@ impl NameList {
             read_at: never,
             failed_at: never,
             early_at: never,
-            absent: LruCache::new(ABSENT_IDS),
+            default: LruCache::new(ABSENT_IDS),
         };
         Self { kind, kept: Mutex::new(kept) }
     }
@@ -148,7 +148,7 @@ impl Kept {
             return true;
         }
         let is_new =
-            |id: &Cow<'_, str>| self.names.get(id).is_none() && !self.absent.contains(&hash(id));
+            |id: &Cow<'_, str>| self.names.get(id).is_none() && !self.default.contains(&hash(id));
         let is_due = self.read_at < wanted_at
             && ids.iter().any(is_new)
             && !within(self.early_at, now, PAUSE);
@@ -162,7 +162,7 @@ impl Kept {
     fn note_absent(&mut self, ids: &[Cow<'_, str>], wanted_at: Timestamp) {
         if self.read_at >= wanted_at {
             for id in ids.iter().filter(|id| self.names.get(id).is_none()) {
-                self.absent.put(hash(id), ());
+                self.default.put(hash(id), ());
             }
         }
     }
