@@ -19,7 +19,7 @@ use crate::{
     Extractor,
     controller::webhook_monitor::Watching,
     controller::{ControlError, Occasion, RESERVE},
-    pipeline::event::{Nameless, sqs_message},
+    pipeline::event::{MissingMessageId, sqs_message},
 };
 
 /// An invocation's payload, told apart by the fields that it has.
@@ -65,7 +65,7 @@ impl<'de> Deserialize<'de> for Invocation {
 pub enum InvocationError {
     /// SQS keeps the whole batch.
     #[error(transparent)]
-    Nameless(#[from] Nameless),
+    MissingMessageId(#[from] MissingMessageId),
     /// A backfill of nothing.
     #[error(r#"from is missing: it should be a time such as "2026-01-02T03:04:05Z", as to may be"#)]
     NoRange,
@@ -89,7 +89,7 @@ impl Debug for InvocationError {
 impl From<InvocationError> for Diagnostic {
     fn from(err: InvocationError) -> Self {
         let error_type = match err {
-            InvocationError::Nameless(_) => "NamelessRecord",
+            InvocationError::MissingMessageId(_) => "NamelessRecord",
             InvocationError::NoRange => "NoRange",
             InvocationError::Failed(_) => "ControlError",
             InvocationError::Unknown => "UnknownInvocation",

@@ -18,7 +18,7 @@ pub use crate::{
     config::{Config, DestinationUrl, GladlyHost, Rate, Shape, TokenHeader},
     invocation::{Answer, Invocation, InvocationError},
     pipeline::Extractor,
-    pipeline::event::Nameless,
+    pipeline::event::MissingMessageId,
 };
 
 /// What Gladly and the destination see as our name.

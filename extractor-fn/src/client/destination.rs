@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::{
     client::http::{Answer, Http, HttpError, Tries, Wanted, is_transient},
     config::{DestinationUrl, TokenHeader},
-    pipeline::context::{Run, Stopped},
+    pipeline::context::{Interrupted, Run},
 };
 
 /// The most one delivery may take, tries included.
@@ -45,7 +45,7 @@ pub(crate) enum Verdict {
     /// It will have nothing until somebody mends something.
     Fault(String),
     /// Nobody asked again: extraction is to stop.
-    Stopped(Stopped),
+    Interrupted(Interrupted),
 }
 
 impl Destination {
@@ -77,8 +77,8 @@ impl Destination {
         let left = run.times.deliver.saturating_duration_since(Instant::now());
         let mut tries = Tries::new(OPERATION_TIMEOUT.min(left));
         loop {
-            if let Err(stopped) = run.permit().await {
-                return Verdict::Stopped(stopped);
+            if let Err(interrupted) = run.permit().await {
+                return Verdict::Interrupted(interrupted);
             }
             let request = self.request(id, &token, &body);
             // A status is all there is to know: what an answer's text says may be anything.

@@ -17,8 +17,8 @@ use crate::{
     client::json::{self, Fields},
     client::rate_limiter::Pacer,
     config::GladlyHost,
-    gate::breaker::Side,
-    pipeline::context::{Run, Stopped},
+    gate::breaker::Upstream,
+    pipeline::context::{Interrupted, Run},
     unicode::replace_lone_surrogates,
 };
 
@@ -50,7 +50,7 @@ pub(crate) struct Gladly {
 pub(crate) enum GladlyError {
     /// Nobody asked: extraction is to stop.
     #[error(transparent)]
-    Stopped(#[from] Stopped),
+    Interrupted(#[from] Interrupted),
     /// Nothing will work until somebody mends the credentials.
     #[error("Gladly refused our credentials with {0}")]
     Refused(u16),
@@ -98,7 +98,7 @@ impl GladlyError {
     /// Whether nothing was asked with a token that may work, so that it says nothing of Gladly.
     pub(crate) fn is_inconclusive(&self) -> bool {
         match self {
-            Self::Stopped(_) | Self::RateLimited(_) | Self::TokenReplaced => true,
+            Self::Interrupted(_) | Self::RateLimited(_) | Self::TokenReplaced => true,
             Self::NoToken(err) => !err.is_lasting(),
             _ => false,
         }
@@ -419,7 +419,7 @@ impl Gladly {
                             GladlyError::NotReady { status, retry_after }
                         }
                         _ => {
-                            run.answered(Side::Gladly);
+                            run.answered(Upstream::Gladly);
                             return Ok(answer);
                         }
                     }

@@ -82,7 +82,7 @@ pub(crate) enum QueueError {
     #[error("could not read the queue's attributes")]
     Attributes(#[source] Box<SdkError<GetQueueAttributesError>>),
     #[error("the queue's attributes are not what they should be")]
-    Unintelligible,
+    Invalid,
     #[error("SQS did not take some of the messages: {0}")]
     NotTaken(String),
 }
@@ -277,10 +277,10 @@ impl Queue {
         let attributes = answer.attributes.unwrap_or_default();
         let number = |name: Name| -> Result<u64, QueueError> {
             let number = attributes.get(&name).and_then(|number| number.parse().ok());
-            number.ok_or(QueueError::Unintelligible)
+            number.ok_or(QueueError::Invalid)
         };
         let seconds = |name| -> Result<i64, QueueError> {
-            number(name)?.try_into().map_err(|_| QueueError::Unintelligible)
+            number(name)?.try_into().map_err(|_| QueueError::Invalid)
         };
         let hidden = number(Name::ApproximateNumberOfMessagesNotVisible)?
             + number(Name::ApproximateNumberOfMessagesDelayed)?;
@@ -289,7 +289,7 @@ impl Queue {
             total: number(Name::ApproximateNumberOfMessages)? + hidden,
             retention: SignedDuration::from_secs(seconds(Name::MessageRetentionPeriod)?),
             created_at: Timestamp::from_second(seconds(Name::CreatedTimestamp)?)
-                .map_err(|_| QueueError::Unintelligible)?,
+                .map_err(|_| QueueError::Invalid)?,
         })
     }
 

@@ -23,7 +23,7 @@ use crate::{
     controller::renewal::Kind,
     controller::status::{Facts, Status},
     controller::webhook_monitor::{Watchdog, Watching},
-    gate::breaker::{NONE_FOUND, Opening, Side, State},
+    gate::breaker::{NONE_FOUND, OpenState, State, Upstream},
     pipeline::context::Run,
 };
 
@@ -56,7 +56,7 @@ pub(crate) enum ControlError {
     #[error(
         "the pause parameter says neither running nor paused, and counts as paused until it does"
     )]
-    Unintelligible,
+    Invalid,
     #[error("the range is noted, and goes on by itself once it can; now it cannot")]
     Noted(#[source] Box<ControlError>),
     #[error("from must be a time before to, and within {0}")]
@@ -136,9 +136,9 @@ impl Extractor {
         }
         metrics.emit(self.now());
         // Everything is done as in a pause; the failure is what raises an alarm.
-        let unintelligible = |status: &Status| status.is_unintelligible_for(GRACE);
-        if occasion == Occasion::Schedule && status.as_ref().is_ok_and(unintelligible) {
-            failures.push(ControlError::Unintelligible);
+        let invalid = |status: &Status| status.has_been_invalid_for(GRACE);
+        if occasion == Occasion::Schedule && status.as_ref().is_ok_and(invalid) {
+            failures.push(ControlError::Invalid);
         }
         match (failures.into_iter().next(), status) {
             (None, status) => status,
@@ -148,8 +148,8 @@ impl Extractor {
 
     /// How things are. Changes nothing.
     pub(crate) async fn status(&self) -> Result<Status, ControlError> {
-        let (switch, switched_at) = self.guard.switch.fetch().await?;
-        let breaker = self.guard.breaker.fetch().await?;
+        let (switch, switched_at) = self.gate.switch.fetch().await?;
+        let breaker = self.gate.breaker.fetch().await?;
         let mapping = self.mapping.find().await?;
         let events = self.events.depth().await?;
         let quarantine = self.quarantine.depth().await?;
@@ -175,9 +175,9 @@ impl Extractor {
     /// that whoever decided on something older corrects it.
     async fn align(&self, until: Instant) -> Result<(), ControlError> {
         loop {
-            let (switch, _) = self.guard.switch.fetch().await?;
+            let (switch, _) = self.gate.switch.fetch().await?;
             let holder = switch.held(self.now());
-            let holder = holder.or(self.guard.breaker.fetch().await?.held());
+            let holder = holder.or(self.gate.breaker.fetch().await?.held());
             let found = self.mapping.find().await?;
             let wanted = holder.is_none();
             match found.enabled() {
@@ -205,31 +205,31 @@ impl Extractor {
     /// Lets an open breaker try again when it is time, or when the secret it may have failed for
     /// was replaced since.
     async fn try_again(&self, end: Instant) -> Result<(), ControlError> {
-        let breaker = &self.guard.breaker;
+        let breaker = &self.gate.breaker;
         match &*breaker.fetch().await? {
             State::Closed { .. } | State::HalfOpen(_) => {}
             // Closed is safe: a fault that still stands opens it at its first call.
-            State::Unintelligible => {
+            State::Invalid => {
                 error!("the breaker parameter is not as the relay writes it: closing the breaker");
                 breaker.close(None).await;
             }
-            State::Open(opening) if !self.is_due(opening).await => {}
-            State::Open(opening) => match opening.cause {
-                Side::Destination => breaker.half_open(opening).await,
-                Side::Gladly => {
+            State::Open(open_state) if !self.is_due(open_state).await => {}
+            State::Open(open_state) => match open_state.cause {
+                Upstream::Destination => breaker.half_open(open_state).await,
+                Upstream::Gladly => {
                     let left = end.saturating_duration_since(Instant::now());
-                    let run = Run::unguarded(Arc::clone(&self.guard), left);
+                    let run = Run::unguarded(Arc::clone(&self.gate), left);
                     match self.fetcher.gladly().probe(&run).await {
                         // That it knows us does not show that it has what we ask it for.
-                        Ok(()) => breaker.half_open(opening).await,
+                        Ok(()) => breaker.half_open(open_state).await,
                         Err(err) if err.is_inconclusive() => {
                             warn!(error = error_chain(&err), "could not try Gladly again");
                         }
                         // Nor that it has it, if it cannot be asked just now.
-                        Err(err) if opening.reason == NONE_FOUND && err.is_transient() => {
-                            breaker.reopen(opening, NONE_FOUND).await;
+                        Err(err) if open_state.reason == NONE_FOUND && err.is_transient() => {
+                            breaker.keep_open(open_state, NONE_FOUND).await;
                         }
-                        Err(err) => breaker.reopen(opening, &error_chain(&err)).await,
+                        Err(err) => breaker.keep_open(open_state, &error_chain(&err)).await,
                     }
                 }
             },
@@ -237,12 +237,12 @@ impl Extractor {
         Ok(())
     }
 
-    async fn is_due(&self, opening: &Opening) -> bool {
-        let written_at = match opening.cause {
-            Side::Gladly => self.fetcher.gladly().token_written_at().await,
-            Side::Destination => self.destination.token_written_at().await,
+    async fn is_due(&self, open_state: &OpenState) -> bool {
+        let written_at = match open_state.cause {
+            Upstream::Gladly => self.fetcher.gladly().token_written_at().await,
+            Upstream::Destination => self.destination.token_written_at().await,
         };
-        let replaced = written_at.ok().flatten().is_some_and(|at| at > opening.opened_at());
-        replaced || opening.retry_at <= self.now()
+        let replaced = written_at.ok().flatten().is_some_and(|at| at > open_state.opened_at());
+        replaced || open_state.retry_at <= self.now()
     }
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::{
     config::Rate,
     controller::webhook_monitor::Health,
-    gate::breaker::{Opening, State as Breaker},
+    gate::breaker::{OpenState, State as Breaker},
     gate::pause::{Pause, Switch},
 };
 
@@ -88,7 +88,7 @@ pub(crate) struct Status {
     webhook: Option<Health>,
     /// For how long nobody could tell what the operator meant.
     #[serde(skip)]
-    unintelligible_for: Option<SignedDuration>,
+    invalid_for: Option<SignedDuration>,
     #[serde(skip)]
     now: Timestamp,
     #[serde(skip)]
@@ -127,7 +127,7 @@ impl Status {
         let now = facts.now;
         let held = facts.switch.held(now);
         let breaker_holds = facts.breaker.held();
-        let unintelligible_for = (facts.switch == Switch::Unintelligible)
+        let invalid_for = (facts.switch == Switch::Invalid)
             .then(|| facts.switched_at.map_or(SignedDuration::MAX, |at| now.duration_since(at)));
         let (state, Pause { by, reason, since, until }) = match (held, &breaker_holds, facts.switch)
         {
@@ -141,7 +141,9 @@ impl Status {
             }
             (None, Some(held), _) => {
                 let (reason, since) = match &facts.breaker {
-                    Breaker::Open(Opening { reason, since, .. }) => (reason.clone(), Some(*since)),
+                    Breaker::Open(OpenState { reason, since, .. }) => {
+                        (reason.clone(), Some(*since))
+                    }
                     _ => (held.to_string(), None),
                 };
                 (Extraction::Breaker, Pause { reason: Some(reason), since, ..Pause::default() })
@@ -170,9 +172,9 @@ impl Status {
             oldest_event_age_seconds: seconds(age),
             expires_in_seconds: seconds(left),
             drain_seconds: facts.drain_seconds,
-            breaker: facts.breaker.opening().is_some().then_some(facts.breaker),
+            breaker: facts.breaker.open_state().is_some().then_some(facts.breaker),
             webhook: facts.webhook,
-            unintelligible_for,
+            invalid_for,
             now,
             renews: facts.renews,
         }
@@ -184,8 +186,8 @@ impl Status {
     }
 
     /// Whether the operator's parameter has said nothing intelligible for so long.
-    pub(crate) fn is_unintelligible_for(&self, least: SignedDuration) -> bool {
-        self.unintelligible_for.is_some_and(|span| span >= least)
+    pub(crate) fn has_been_invalid_for(&self, least: SignedDuration) -> bool {
+        self.invalid_for.is_some_and(|span| span >= least)
     }
 
     pub(crate) fn figures(&self) -> [u64; 6] {
@@ -228,8 +230,8 @@ impl Display for Status {
             };
             line("Until", format!("{} ({left})", minute(until)))?;
         }
-        if let Some(Breaker::Open(opening) | Breaker::HalfOpen(opening)) = &self.breaker {
-            let Opening { cause, reason, since, retry_at, .. } = opening;
+        if let Some(Breaker::Open(open_state) | Breaker::HalfOpen(open_state)) = &self.breaker {
+            let OpenState { cause, reason, since, retry_at, .. } = open_state;
             let next = match &self.breaker {
                 Some(Breaker::Open(_)) => format!("tries again at {}", minute(*retry_at)),
                 _ => "is trying again".into(),

@@ -164,7 +164,7 @@ impl Extractor {
         // Also where it fails: a Gladly that does not answer is not asked more often.
         watchdog.asked(self.now());
         let left = end.saturating_duration_since(Instant::now());
-        let run = Run::unguarded(Arc::clone(&self.guard), left);
+        let run = Run::unguarded(Arc::clone(&self.gate), left);
         let webhooks = self.fetcher.gladly().webhooks(&run).await?;
         let ours = watchdog.ours(&webhooks);
         let mut health = Watchdog::health(ours, self.now());
@@ -185,7 +185,7 @@ impl Extractor {
         let Some(watchdog) = self.watchdog.as_ref().filter(|dog| dog.is_due(self.now())) else {
             return;
         };
-        let run = Run::unguarded(Arc::clone(&self.guard), time_left);
+        let run = Run::unguarded(Arc::clone(&self.gate), time_left);
         match self.fetcher.gladly().webhooks(&run).await {
             Ok(webhooks) => watchdog.note(&webhooks, self.now()),
             Err(err) => warn!(error = error_chain(&err), "could not ask Gladly about its webhook"),

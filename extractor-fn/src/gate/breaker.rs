@@ -16,14 +16,14 @@ use serde::{Deserialize, Serialize};
 use shared::{Clock, Id, Parameter, ParameterError, error_chain};
 use tracing::{error, info};
 
-use crate::{gate::pause::Held, pipeline::context::Fault};
+use crate::{gate::pause::PauseReason, pipeline::context::Fault};
 
 /// How long the breaker stays open at first; each re-opening doubles it …
 const FIRST_WAIT: u32 = 60;
 /// … up to this, in seconds.
 const LONGEST_WAIT: u32 = 3_600;
 /// A side that has only failed for so long …
-const OUTAGE: SignedDuration = SignedDuration::from_mins(2);
+const OUTAGE_DURATION: SignedDuration = SignedDuration::from_mins(2);
 /// … over so many conversations is down, and not merely unable to do with one of them.
 const CONVERSATIONS: usize = 2;
 /// Failures further apart than this are not one outage. What failed comes back after 30 s, 60 s and
@@ -43,12 +43,12 @@ const NONE_TAKEN: &str = "the destination refuses every conversation";
 /// Which side is at fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Side {
+pub(crate) enum Upstream {
     Gladly,
     Destination,
 }
 
-impl Side {
+impl Upstream {
     pub(crate) const BOTH: [Self; 2] = [Self::Gladly, Self::Destination];
 
     /// What a side that denies every conversation is said to do.
@@ -60,7 +60,7 @@ impl Side {
     }
 }
 
-impl Display for Side {
+impl Display for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Gladly => "Gladly",
@@ -83,19 +83,19 @@ pub(crate) enum State {
         wait_seconds: Option<u32>,
     },
     /// Hold everything.
-    Open(Opening),
+    Open(OpenState),
     /// Extract: the first success closes it, the first failure opens it again.
-    HalfOpen(Opening),
+    HalfOpen(OpenState),
     /// Not ours; the controller mends it.
     #[serde(skip)]
-    Unintelligible,
+    Invalid,
 }
 
 /// Why and how long the breaker is open.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Opening {
-    pub(crate) cause: Side,
+pub(crate) struct OpenState {
+    pub(crate) cause: Upstream,
     pub(crate) reason: String,
     /// The first opening: re-openings keep it.
     pub(crate) since: Timestamp,
@@ -103,16 +103,16 @@ pub(crate) struct Opening {
     pub(crate) wait_seconds: u32,
 }
 
-impl Opening {
+impl OpenState {
     /// A breaker that opens, for twice as long as it was last open if that was just now.
-    fn first(cause: Side, reason: String, now: Timestamp, last_wait: Option<u32>) -> Self {
+    fn first(cause: Upstream, reason: String, now: Timestamp, last_wait: Option<u32>) -> Self {
         let wait_seconds = last_wait.map_or(FIRST_WAIT, twice);
         let retry_at = now + SignedDuration::from_secs(wait_seconds.into());
         Self { cause, reason, since: now, retry_at, wait_seconds }
     }
 
     /// The same breaker, open for twice as long from now on.
-    fn again(&self, reason: String, now: Timestamp) -> Self {
+    fn extend(&self, reason: String, now: Timestamp) -> Self {
         let again = Self::first(self.cause, reason, now, Some(self.wait_seconds));
         // What is decided after a day of missing conversations needs a day of those.
         let differs = again.reason == NONE_FOUND && self.reason != NONE_FOUND;
@@ -141,19 +141,19 @@ impl State {
         Self::Closed { closed_at: Some(Timestamp::UNIX_EPOCH), wait_seconds: None };
 
     /// What holds extraction, if this does.
-    pub(crate) fn held(&self) -> Option<Held> {
+    pub(crate) fn held(&self) -> Option<PauseReason> {
         match self {
             Self::Closed { .. } | Self::HalfOpen(_) => None,
-            Self::Open(opening) => Some(Held::Breaker(opening.reason.clone())),
-            Self::Unintelligible => Some(Held::Breaker("its parameter is not ours".into())),
+            Self::Open(open_state) => Some(PauseReason::Breaker(open_state.reason.clone())),
+            Self::Invalid => Some(PauseReason::Breaker("its parameter is not ours".into())),
         }
     }
 
     /// Why it is open or half-open, if it is.
-    pub(crate) fn opening(&self) -> Option<&Opening> {
+    pub(crate) fn open_state(&self) -> Option<&OpenState> {
         match self {
-            Self::Open(opening) | Self::HalfOpen(opening) => Some(opening),
-            Self::Closed { .. } | Self::Unintelligible => None,
+            Self::Open(open_state) | Self::HalfOpen(open_state) => Some(open_state),
+            Self::Closed { .. } | Self::Invalid => None,
         }
     }
 }
@@ -164,7 +164,7 @@ impl FromStr for State {
     fn from_str(text: &str) -> Result<Self, Infallible> {
         // A list is no document, though serde would take one for a state.
         let document = text.trim_start().starts_with('{').then(|| serde_json::from_str(text).ok());
-        Ok(document.flatten().unwrap_or(Self::Unintelligible))
+        Ok(document.flatten().unwrap_or(Self::Invalid))
     }
 }
 
@@ -180,7 +180,7 @@ pub(crate) struct Breaker {
 
 /// What one side did, as far as this environment has seen it.
 struct Record {
-    outage: Outage,
+    failure_window: FailureWindow,
     /// Conversations denied since it last served one: refused by the destination, or answered 404.
     denials: usize,
     /// Which those were.
@@ -193,7 +193,7 @@ struct Record {
 impl Default for Record {
     fn default() -> Self {
         Self {
-            outage: Outage::default(),
+            failure_window: FailureWindow::default(),
             denials: 0,
             denied: HashSet::new(),
             successes: Successes::default(),
@@ -211,13 +211,13 @@ impl Record {
 
 /// A side's failures since its last success, all of them of a kind that passes.
 #[derive(Default)]
-struct Outage {
+struct FailureWindow {
     since: Option<Timestamp>,
     last: Timestamp,
     conversations: HashSet<Id>,
 }
 
-impl Outage {
+impl FailureWindow {
     /// Whether another failure makes it one: for everybody, and for more than a moment.
     fn failed<'a>(
         &mut self,
@@ -234,7 +234,7 @@ impl Outage {
             }
         }
         let since = *self.since.get_or_insert(now);
-        self.conversations.len() >= CONVERSATIONS && now.duration_since(since) >= OUTAGE
+        self.conversations.len() >= CONVERSATIONS && now.duration_since(since) >= OUTAGE_DURATION
     }
 }
 
@@ -300,9 +300,9 @@ impl Breaker {
             }
             last.clone_from(state);
         }
-        for side in Side::BOTH {
-            let mut record = self.record(side);
-            record.outage = Outage::default();
+        for upstream in Upstream::BOTH {
+            let mut record = self.record(upstream);
+            record.failure_window = FailureWindow::default();
             if matches!(state, State::Closed { .. }) {
                 record.forget_denials();
             }
@@ -313,8 +313,8 @@ impl Breaker {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn record(&self, side: Side) -> MutexGuard<'_, Record> {
-        self.sides[side as usize].lock().unwrap_or_else(PoisonError::into_inner)
+    fn record(&self, upstream: Upstream) -> MutexGuard<'_, Record> {
+        self.sides[upstream as usize].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// To the second, as people read it.
@@ -324,120 +324,125 @@ impl Breaker {
     }
 
     /// Why extraction is only tried, if it is: the breaker is half-open.
-    pub(crate) fn trial(&self) -> Option<Opening> {
+    pub(crate) fn trial(&self) -> Option<OpenState> {
         match &*self.last() {
-            State::HalfOpen(opening) => Some(opening.clone()),
-            State::Closed { .. } | State::Open(_) | State::Unintelligible => None,
+            State::HalfOpen(open_state) => Some(open_state.clone()),
+            State::Closed { .. } | State::Open(_) | State::Invalid => None,
         }
     }
 
     /// Whether it is this side that is tried.
-    pub(crate) fn tries(&self, side: Side) -> bool {
-        self.trial().is_some_and(|opening| opening.cause == side)
+    pub(crate) fn tries(&self, upstream: Upstream) -> bool {
+        self.trial().is_some_and(|open_state| open_state.cause == upstream)
     }
 
     /// A side gave an answer that tells of a side that is up.
-    pub(crate) fn answered(&self, side: Side) {
-        self.record(side).outage = Outage::default();
+    pub(crate) fn answered(&self, upstream: Upstream) {
+        self.record(upstream).failure_window = FailureWindow::default();
     }
 
     /// A side served a conversation: Gladly has one, or the destination took one. That ends a trial.
-    pub(crate) async fn served(&self, side: Side) {
+    pub(crate) async fn served(&self, upstream: Upstream) {
         {
-            let mut record = self.record(side);
-            record.outage = Outage::default();
+            let mut record = self.record(upstream);
+            record.failure_window = FailureWindow::default();
             record.forget_denials();
         }
-        if let Some(opening) = self.trial().filter(|opening| opening.cause == side) {
-            self.close(Some(opening.wait_seconds)).await;
+        if let Some(open_state) = self.trial().filter(|open_state| open_state.cause == upstream) {
+            self.close(Some(open_state.wait_seconds)).await;
         }
     }
 
     /// A side denied a conversation. Whether it has denied so many since it served one that it is
     /// the side's own fault.
-    pub(crate) fn denied(&self, side: Side, conversation: &Id) -> bool {
-        let mut record = self.record(side);
+    pub(crate) fn denied(&self, upstream: Upstream, conversation: &Id) -> bool {
+        let mut record = self.record(upstream);
         record.denials += 1;
         if record.denied.len() < DENIALS {
             record.denied.insert(conversation.clone());
         }
         // An event that comes again asks Gladly for the same conversation; what the destination
         // refuses is put aside and does not come again.
-        let count = match side {
-            Side::Gladly => record.denied.len(),
-            Side::Destination => record.denials,
+        let count = match upstream {
+            Upstream::Gladly => record.denied.len(),
+            Upstream::Destination => record.denials,
         };
         count >= DENIALS
     }
 
     /// Whether no more than one conversation was denied since another was served.
-    pub(crate) fn denied_one(&self, side: Side) -> bool {
-        self.record(side).denied.len() <= 1
+    pub(crate) fn denied_one(&self, upstream: Upstream) -> bool {
+        self.record(upstream).denied.len() <= 1
     }
 
     /// A side failed with these conversations, in a way that passes. Whether that means that it is
     /// down: for everybody, and for more than a moment, or while it is being tried.
     pub(crate) fn failed<'a>(
         &self,
-        side: Side,
+        upstream: Upstream,
         conversations: impl IntoIterator<Item = &'a Id>,
     ) -> bool {
-        self.tries(side) || self.record(side).outage.failed(conversations, self.clock.now())
+        self.tries(upstream)
+            || self.record(upstream).failure_window.failed(conversations, self.clock.now())
     }
 
     /// A side did all that was asked for a conversation.
-    pub(crate) fn succeeded<'a>(&self, side: Side, conversations: impl Iterator<Item = &'a Id>) {
-        let mut record = self.record(side);
+    pub(crate) fn succeeded<'a>(
+        &self,
+        upstream: Upstream,
+        conversations: impl Iterator<Item = &'a Id>,
+    ) {
+        let mut record = self.record(upstream);
         conversations.for_each(|conversation| record.successes.add(conversation));
     }
 
     /// How many of those there were.
-    pub(crate) fn successes(&self, side: Side) -> u64 {
-        self.record(side).successes.count
+    pub(crate) fn successes(&self, upstream: Upstream) -> u64 {
+        self.record(upstream).successes.count
     }
 
     /// Notes that a side failed with a conversation. How many successes there had been when it
     /// failed with it before, if it did.
-    pub(crate) fn note_failure(&self, side: Side, conversation: &Id) -> Option<u64> {
-        let mut record = self.record(side);
+    pub(crate) fn note_failure(&self, upstream: Upstream, conversation: &Id) -> Option<u64> {
+        let mut record = self.record(upstream);
         let successes = record.successes.count;
         record.failed.put(conversation.clone(), successes)
     }
 
     /// Whether a side succeeded with another conversation after so many successes.
-    pub(crate) fn another_succeeded(&self, side: Side, than: &Id, since: u64) -> bool {
-        self.record(side).successes.of_another(than) > since
+    pub(crate) fn another_succeeded(&self, upstream: Upstream, than: &Id, since: u64) -> bool {
+        self.record(upstream).successes.of_another(than) > since
     }
 
     /// Holds extraction. An open breaker stays as it is, whoever opened it.
     pub(crate) async fn open(&self, fault: &Fault) {
         let (now, reason) = (self.now(), fault.reason.clone());
-        let opening = match self.fetch().await.as_deref() {
+        let open_state = match self.fetch().await.as_deref() {
             Ok(State::Open(_)) => return,
-            Ok(State::HalfOpen(opening)) if opening.cause == fault.side => {
-                opening.again(reason, now)
+            Ok(State::HalfOpen(open_state)) if open_state.cause == fault.upstream => {
+                open_state.extend(reason, now)
             }
             // The trial is over: another environment has seen it succeed.
             Ok(_) | Err(_) if fault.in_trial => return,
             Ok(State::Closed { closed_at: Some(at), wait_seconds })
                 if now.duration_since(*at) < RELAPSE =>
             {
-                Opening::first(fault.side, reason, now, *wait_seconds)
+                OpenState::first(fault.upstream, reason, now, *wait_seconds)
             }
             // Unreadable is no reason to go on: it is written all the same.
-            Ok(_) | Err(_) => Opening::first(fault.side, reason, now, None),
+            Ok(_) | Err(_) => OpenState::first(fault.upstream, reason, now, None),
         };
-        self.write(State::Open(opening)).await;
+        self.write(State::Open(open_state)).await;
     }
 
     /// Keeps it open for longer: what it was opened for still stands.
-    pub(crate) async fn reopen(&self, opening: &Opening, reason: &str) {
-        self.write(State::Open(opening.again(reason.to_owned(), self.now()))).await;
+    pub(crate) async fn keep_open(&self, open_state: &OpenState, reason: &str) {
+        self.write(State::Open(open_state.extend(reason.to_owned(), self.now()))).await;
     }
 
     /// Lets conversations try.
-    pub(crate) async fn half_open(&self, opening: &Opening) {
-        self.write(State::HalfOpen(opening.clone())).await;
+    pub(crate) async fn half_open(&self, open_state: &OpenState) {
+        self.write(State::HalfOpen(open_state.clone())).await;
     }
 
     /// Lets everything go on, after it was open for so long.
@@ -450,16 +455,16 @@ impl Breaker {
         let text = serde_json::to_string(&state).unwrap_or_default();
         match self.parameter.write(text).await {
             Ok(()) => match &state {
-                State::Open(Opening { cause, reason, retry_at, .. }) => error!(
+                State::Open(OpenState { cause, reason, retry_at, .. }) => error!(
                     breaker.cause = %cause,
                     breaker.retry_at = %retry_at,
                     reason,
                     "the circuit breaker is open"
                 ),
-                State::HalfOpen(Opening { cause, .. }) => {
+                State::HalfOpen(OpenState { cause, .. }) => {
                     info!(breaker.cause = %cause, "the circuit breaker is half-open");
                 }
-                State::Closed { .. } | State::Unintelligible => {
+                State::Closed { .. } | State::Invalid => {
                     info!("the circuit breaker is closed");
                 }
             },
@@ -474,8 +479,8 @@ mod tests {
 
     #[test]
     fn the_document_is_the_contracts() {
-        let opening = Opening {
-            cause: Side::Gladly,
+        let open_state = OpenState {
+            cause: Upstream::Gladly,
             reason: "Gladly refused our credentials with 401".into(),
             since: "2026-01-02T03:04:05Z".parse().unwrap(),
             retry_at: "2026-01-02T03:05:05Z".parse().unwrap(),
@@ -484,15 +489,15 @@ mod tests {
         for (state, text) in [
             (State::Closed { closed_at: None, wait_seconds: None }, r#"{"state":"closed"}"#),
             (
-                State::Closed { closed_at: Some(opening.retry_at), wait_seconds: Some(60) },
+                State::Closed { closed_at: Some(open_state.retry_at), wait_seconds: Some(60) },
                 r#"{"state":"closed","closedAt":"2026-01-02T03:05:05Z","waitSeconds":60}"#,
             ),
             (
-                State::Open(opening.clone()),
+                State::Open(open_state.clone()),
                 r#"{"state":"open","cause":"gladly","reason":"Gladly refused our credentials with 401","since":"2026-01-02T03:04:05Z","retryAt":"2026-01-02T03:05:05Z","waitSeconds":60}"#,
             ),
             (
-                State::HalfOpen(Opening { cause: Side::Destination, ..opening }),
+                State::HalfOpen(OpenState { cause: Upstream::Destination, ..open_state }),
                 r#"{"state":"half-open","cause":"destination","reason":"Gladly refused our credentials with 401","since":"2026-01-02T03:04:05Z","retryAt":"2026-01-02T03:05:05Z","waitSeconds":60}"#,
             ),
         ] {
@@ -506,19 +511,19 @@ mod tests {
         for text in
             ["", "open", "{}", r#"{"state":"ajar"}"#, r#"{"state":"open"}"#, r#"["closed"]"#]
         {
-            assert_eq!(text.parse(), Ok(State::Unintelligible), "{text}");
+            assert_eq!(text.parse(), Ok(State::Invalid), "{text}");
         }
     }
 
     #[test]
     fn each_re_opening_waits_twice_as_long_up_to_an_hour() {
         let now = Timestamp::UNIX_EPOCH;
-        let mut opening = Opening::first(Side::Gladly, String::new(), now, None);
+        let mut open_state = OpenState::first(Upstream::Gladly, String::new(), now, None);
         let mut waits = Vec::new();
         for _ in 0..8 {
-            waits.push(opening.wait_seconds);
-            assert_eq!(opening.opened_at(), now);
-            opening = opening.again(String::new(), now);
+            waits.push(open_state.wait_seconds);
+            assert_eq!(open_state.opened_at(), now);
+            open_state = open_state.extend(String::new(), now);
         }
         assert_eq!(waits, [60, 120, 240, 480, 960, 1_920, 3_600, 3_600]);
     }
@@ -527,11 +532,11 @@ mod tests {
     fn failures_far_apart_are_no_outage() {
         let ids = ["a", "b"].map(|id| id.parse::<Id>().unwrap());
         let down = |gaps: &[i64]| {
-            let (mut outage, mut now) = (Outage::default(), Timestamp::UNIX_EPOCH);
-            let mut down = outage.failed([&ids[0]], now);
+            let (mut failure_window, mut now) = (FailureWindow::default(), Timestamp::UNIX_EPOCH);
+            let mut down = failure_window.failed([&ids[0]], now);
             for (gap, id) in gaps.iter().zip(ids.iter().rev().cycle()) {
                 now += SignedDuration::from_secs(*gap);
-                down = outage.failed([id], now);
+                down = failure_window.failed([id], now);
             }
             down
         };

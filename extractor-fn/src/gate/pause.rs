@@ -24,7 +24,7 @@ pub(crate) enum Switch {
     /// Hold everything.
     Paused(Pause),
     /// Nobody can tell what the operator meant. Holding loses nothing; running might.
-    Unintelligible,
+    Invalid,
 }
 
 /// What the operator says of a pause, as far as it can be read.
@@ -39,13 +39,13 @@ pub(crate) struct Pause {
 
 impl Switch {
     /// What holds extraction at this time, if anything does. A pause is over when its time is.
-    pub(crate) fn held(&self, now: Timestamp) -> Option<Held> {
+    pub(crate) fn held(&self, now: Timestamp) -> Option<PauseReason> {
         match self {
             Self::Running => None,
             Self::Paused(pause) => {
-                pause.until.is_none_or(|until| now < until).then_some(Held::Paused)
+                pause.until.is_none_or(|until| now < until).then_some(PauseReason::Paused)
             }
-            Self::Unintelligible => Some(Held::Unintelligible),
+            Self::Invalid => Some(PauseReason::Invalid),
         }
     }
 }
@@ -77,18 +77,18 @@ impl FromStr for Switch {
         Ok(match state.trim() {
             state if state.eq_ignore_ascii_case("running") => Self::Running,
             state if state.eq_ignore_ascii_case("paused") => Self::Paused(pause),
-            _ => Self::Unintelligible,
+            _ => Self::Invalid,
         })
     }
 }
 
 /// Why nothing is extracted now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Held {
+pub(crate) enum PauseReason {
     #[error("the operator paused extraction")]
     Paused,
     #[error("the pause parameter says neither running nor paused")]
-    Unintelligible,
+    Invalid,
     #[error("the circuit breaker is open: {0}")]
     Breaker(String),
     #[error("the pause or the breaker parameter was never readable: {0}")]
@@ -96,20 +96,20 @@ pub(crate) enum Held {
 }
 
 /// Lets work through while neither the operator nor the breaker holds it.
-pub(crate) struct Guard {
+pub(crate) struct Gate {
     pub(crate) switch: Parameter<Switch>,
     pub(crate) breaker: Breaker,
     clock: Clock,
 }
 
-impl Guard {
+impl Gate {
     pub(crate) fn new(switch: Parameter<Switch>, breaker: Breaker, clock: Clock) -> Self {
         Self { switch, breaker, clock }
     }
 
-    pub(crate) async fn permit(&self) -> Result<(), Held> {
+    pub(crate) async fn permit(&self) -> Result<(), PauseReason> {
         let (switch, breaker) = join!(self.switch.value(), self.breaker.value());
-        let unreadable = |err: ParameterError| Held::Unreadable(error_chain(&err));
+        let unreadable = |err: ParameterError| PauseReason::Unreadable(error_chain(&err));
         let holder = switch.map_err(unreadable)?.held(self.clock.now());
         holder.or(breaker.map_err(unreadable)?.held()).map_or(Ok(()), Err)
     }
@@ -140,11 +140,11 @@ impl Guard {
                 self.breaker.close(*wait_seconds).await;
                 return false;
             }
-            State::Open(_) | State::HalfOpen(_) | State::Unintelligible => return false,
+            State::Open(_) | State::HalfOpen(_) | State::Invalid => return false,
         };
         let until = match &*switch {
             Switch::Paused(pause) => pause.until,
-            Switch::Running | Switch::Unintelligible => None,
+            Switch::Running | Switch::Invalid => None,
         };
         let now = self.now();
         let is_past = |at: Timestamp| now.duration_since(at) >= span;
@@ -183,15 +183,15 @@ mod tests {
                 Switch::Paused(told),
             ),
             (r#"{"state":"paused","until":null}"#, paused),
-            ("", Switch::Unintelligible),
-            ("stopped", Switch::Unintelligible),
-            ("{}", Switch::Unintelligible),
-            (r#"{"state":true}"#, Switch::Unintelligible),
-            (r#"{"state":"running","until":"tomorrow"}"#, Switch::Unintelligible),
-            (r#"{"state":"paused","until":"tomorrow"}"#, Switch::Unintelligible),
-            (r#""running""#, Switch::Unintelligible),
-            (r#"["running",null]"#, Switch::Unintelligible),
-            (r#"{"state":"paused","state":"running"}"#, Switch::Unintelligible),
+            ("", Switch::Invalid),
+            ("stopped", Switch::Invalid),
+            ("{}", Switch::Invalid),
+            (r#"{"state":true}"#, Switch::Invalid),
+            (r#"{"state":"running","until":"tomorrow"}"#, Switch::Invalid),
+            (r#"{"state":"paused","until":"tomorrow"}"#, Switch::Invalid),
+            (r#""running""#, Switch::Invalid),
+            (r#"["running",null]"#, Switch::Invalid),
+            (r#"{"state":"paused","state":"running"}"#, Switch::Invalid),
         ] {
             assert_eq!(text.parse(), Ok(expected), "{text}");
         }

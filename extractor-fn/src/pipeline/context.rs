@@ -13,16 +13,16 @@ use shared::{FailureStatus, Id, Metric, Metrics};
 use tokio::time::{Duration, Instant};
 
 use crate::{
-    gate::breaker::{DENIALS, NONE_FOUND, Side, State},
-    gate::pause::{DAY, Guard, Held},
+    gate::breaker::{DENIALS, NONE_FOUND, State, Upstream},
+    gate::pause::{DAY, Gate, PauseReason},
 };
 
 /// Why a batch stops before its end. What is unfinished is given back.
 #[derive(Debug, Clone, thiserror::Error)]
-pub(crate) enum Stopped {
+pub(crate) enum Interrupted {
     /// Extraction is paused.
     #[error(transparent)]
-    Held(Held),
+    PauseReason(PauseReason),
     /// One side failed in a way that everything else would meet too.
     #[error("gave up: {}", .0.reason)]
     Fault(Fault),
@@ -31,7 +31,7 @@ pub(crate) enum Stopped {
 /// What opens the circuit breaker.
 #[derive(Debug, Clone)]
 pub(crate) struct Fault {
-    pub(crate) side: Side,
+    pub(crate) upstream: Upstream,
     pub(crate) reason: String,
     /// It counts only while the breaker is half-open.
     pub(crate) in_trial: bool,
@@ -39,7 +39,7 @@ pub(crate) struct Fault {
 
 /// A batch being worked on, or another task that asks Gladly.
 pub(crate) struct Run {
-    guard: Arc<Guard>,
+    gate: Arc<Gate>,
     /// Asks neither the switch nor the breaker: it is the controller, which looks after both.
     unguarded: bool,
     /// Of each side, the first one.
@@ -51,16 +51,16 @@ pub(crate) struct Run {
     successes: [u64; 2],
     /// At which side a conversation failed, and how often that side had succeeded when this
     /// environment last saw it fail there, or when this began.
-    failures: Mutex<HashMap<Id, (Side, u64)>>,
+    failures: Mutex<HashMap<Id, (Upstream, u64)>>,
     metrics: Mutex<Metrics>,
     pub(crate) times: Times,
 }
 
 impl Run {
-    pub(crate) fn new(guard: Arc<Guard>, time_left: Duration) -> Self {
+    pub(crate) fn new(gate: Arc<Gate>, time_left: Duration) -> Self {
         Self {
-            successes: Side::BOTH.map(|side| guard.breaker.successes(side)),
-            guard,
+            successes: Upstream::BOTH.map(|upstream| gate.breaker.successes(upstream)),
+            gate,
             unguarded: false,
             faults: Default::default(),
             served: Default::default(),
@@ -72,30 +72,30 @@ impl Run {
     }
 
     /// A run of the controller's, which has to ask Gladly while nothing else may.
-    pub(crate) fn unguarded(guard: Arc<Guard>, time_left: Duration) -> Self {
-        Self { unguarded: true, ..Self::new(guard, time_left) }
+    pub(crate) fn unguarded(gate: Arc<Gate>, time_left: Duration) -> Self {
+        Self { unguarded: true, ..Self::new(gate, time_left) }
     }
 
     /// Asks the switch and the breaker, which are at most 10 s old, and whether the batch has given
     /// up.
-    pub(crate) async fn permit(&self) -> Result<(), Stopped> {
+    pub(crate) async fn permit(&self) -> Result<(), Interrupted> {
         if let Some(fault) = self.fault() {
-            return Err(Stopped::Fault(fault.clone()));
+            return Err(Interrupted::Fault(fault.clone()));
         }
         if self.unguarded {
             return Ok(());
         }
-        self.guard.permit().await.map_err(Stopped::Held)
+        self.gate.permit().await.map_err(Interrupted::PauseReason)
     }
 
     /// Gives the batch up.
-    pub(crate) fn fail(&self, side: Side, reason: String) {
-        self.give_up(Fault { side, reason, in_trial: false });
+    pub(crate) fn fail(&self, upstream: Upstream, reason: String) {
+        self.give_up(Fault { upstream, reason, in_trial: false });
     }
 
     fn give_up(&self, fault: Fault) {
         // The first fault is the one to tell of.
-        let _ = self.faults[fault.side as usize].set(fault);
+        let _ = self.faults[fault.upstream as usize].set(fault);
     }
 
     /// Why the batch was given up, for each side.
@@ -109,97 +109,107 @@ impl Run {
     }
 
     /// Why the batch was given up, if it was for this side.
-    pub(crate) fn fault_of(&self, side: Side) -> Option<&Fault> {
-        self.faults[side as usize].get()
+    pub(crate) fn fault_of(&self, upstream: Upstream) -> Option<&Fault> {
+        self.faults[upstream as usize].get()
     }
 
     /// A side gave an answer.
-    pub(crate) fn answered(&self, side: Side) {
+    pub(crate) fn answered(&self, upstream: Upstream) {
         if !self.unguarded {
-            self.guard.breaker.answered(side);
+            self.gate.breaker.answered(upstream);
         }
     }
 
     /// A side served a conversation: Gladly has one, or the destination took one.
-    pub(crate) async fn served(&self, side: Side) {
-        self.served[side as usize].store(true, Ordering::Relaxed);
-        self.guard.breaker.served(side).await;
+    pub(crate) async fn served(&self, upstream: Upstream) {
+        self.served[upstream as usize].store(true, Ordering::Relaxed);
+        self.gate.breaker.served(upstream).await;
     }
 
     /// A side did all that was asked for conversations.
-    pub(crate) fn succeeded<'a>(&self, side: Side, conversations: impl Iterator<Item = &'a Id>) {
-        self.guard.breaker.succeeded(side, conversations);
+    pub(crate) fn succeeded<'a>(
+        &self,
+        upstream: Upstream,
+        conversations: impl Iterator<Item = &'a Id>,
+    ) {
+        self.gate.breaker.succeeded(upstream, conversations);
     }
 
     /// A side failed with these conversations, in a way that passes. The batch is given up once
     /// that is all it has done for a while, or while it is being tried.
     pub(crate) fn failed<'a>(
         &self,
-        side: Side,
+        upstream: Upstream,
         conversations: impl Iterator<Item = &'a Id> + Clone,
         why: &str,
     ) {
-        conversations.clone().for_each(|conversation| self.failed_alone(side, conversation));
-        let in_trial = self.guard.breaker.tries(side);
-        if self.guard.breaker.failed(side, conversations) {
-            self.give_up(Fault { side, reason: format!("{side} does not work: {why}"), in_trial });
+        conversations.clone().for_each(|conversation| self.failed_alone(upstream, conversation));
+        let in_trial = self.gate.breaker.tries(upstream);
+        if self.gate.breaker.failed(upstream, conversations) {
+            self.give_up(Fault {
+                upstream,
+                reason: format!("{upstream} does not work: {why}"),
+                in_trial,
+            });
         }
     }
 
     /// A side failed with this conversation, which tells nothing of the others.
-    pub(crate) fn failed_alone(&self, side: Side, conversation: &Id) {
-        let before = self.guard.breaker.note_failure(side, conversation);
-        let since = before.unwrap_or(self.successes[side as usize]);
+    pub(crate) fn failed_alone(&self, upstream: Upstream, conversation: &Id) {
+        let before = self.gate.breaker.note_failure(upstream, conversation);
+        let since = before.unwrap_or(self.successes[upstream as usize]);
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        failures.entry(conversation.clone()).or_insert((side, since));
+        failures.entry(conversation.clone()).or_insert((upstream, since));
     }
 
     /// Whether a conversation failed where another one has succeeded since, so that its failure is
     /// its own. Unknown is no.
     pub(crate) fn failed_where_another_succeeded(&self, conversation: &Id) -> bool {
         let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        failures.get(conversation).is_some_and(|(side, since)| {
-            self.guard.breaker.another_succeeded(*side, conversation, *since)
+        failures.get(conversation).is_some_and(|(upstream, since)| {
+            self.gate.breaker.another_succeeded(*upstream, conversation, *since)
         })
     }
 
     /// A side denied a conversation: Gladly has none such, or the destination will not have it. The
     /// batch is given up once that is all it does.
-    pub(crate) fn denied(&self, side: Side, conversation: &Id) {
-        let denied = self.denied[side as usize].fetch_add(1, Ordering::Relaxed) + 1;
-        let ever = self.guard.breaker.denied(side, conversation);
-        let at_fault = match self.guard.breaker.trial() {
-            Some(opening) if opening.cause == side => {
+    pub(crate) fn denied(&self, upstream: Upstream, conversation: &Id) {
+        let denied = self.denied[upstream as usize].fetch_add(1, Ordering::Relaxed) + 1;
+        let ever = self.gate.breaker.denied(upstream, conversation);
+        let at_fault = match self.gate.breaker.trial() {
+            Some(open_state) if open_state.cause == upstream => {
                 // After a day of that, what is missing is looked for in turn, and ends.
-                let settles = opening.reason == NONE_FOUND && opening.lasts(DAY, self.guard.now());
+                let settles =
+                    open_state.reason == NONE_FOUND && open_state.lasts(DAY, self.gate.now());
                 denied >= DENIALS && !settles
             }
             _ => ever,
         };
         if at_fault {
-            self.fail(side, side.denial().to_owned());
+            self.fail(upstream, upstream.denial().to_owned());
         }
     }
 
     /// Judges a side that denied conversations of this batch and served none: while it is being
     /// tried for that, it has failed.
-    pub(crate) async fn judge(&self, side: Side) {
-        let (denied, served) = (&self.denied[side as usize], &self.served[side as usize]);
+    pub(crate) async fn judge(&self, upstream: Upstream) {
+        let (denied, served) = (&self.denied[upstream as usize], &self.served[upstream as usize]);
         if denied.load(Ordering::Relaxed) == 0 || served.load(Ordering::Relaxed) {
             return;
         }
         // As it is now: another environment may have opened or closed it.
-        let doubtful = match self.guard.breaker.fetch().await.as_deref().map(State::opening) {
+        let doubtful = match self.gate.breaker.fetch().await.as_deref().map(State::open_state) {
             // One conversation that Gladly no longer has is nothing special, unless it is what it
             // was opened for.
-            Ok(Some(opening)) => {
-                opening.cause == side && (side == Side::Destination || opening.reason == NONE_FOUND)
+            Ok(Some(open_state)) => {
+                open_state.cause == upstream
+                    && (upstream == Upstream::Destination || open_state.reason == NONE_FOUND)
             }
             Ok(None) => false,
             Err(_) => true,
         };
         if doubtful {
-            self.give_up(Fault { side, reason: side.denial().to_owned(), in_trial: true });
+            self.give_up(Fault { upstream, reason: upstream.denial().to_owned(), in_trial: true });
         }
     }
 

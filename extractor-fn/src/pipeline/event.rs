@@ -28,7 +28,7 @@ pub(crate) struct Record {
 /// The batch cannot be settled record by record, so SQS keeps all of it.
 #[derive(Debug, thiserror::Error)]
 #[error("a record has no message id, so it cannot be reported alone")]
-pub struct Nameless;
+pub struct MissingMessageId;
 
 /// A record of a batch as Lambda hands it over, as far as it can be read: what is malformed about
 /// it costs neither its other fields nor its neighbours.
@@ -65,12 +65,12 @@ pub(crate) fn sqs_message(json: &str) -> SqsMessage {
 }
 
 impl TryFrom<SqsMessage> for Record {
-    type Error = Nameless;
+    type Error = MissingMessageId;
 
-    fn try_from(message: SqsMessage) -> Result<Self, Nameless> {
+    fn try_from(message: SqsMessage) -> Result<Self, MissingMessageId> {
         let attributes = message.attributes;
         Ok(Self {
-            message_id: message.message_id.filter(|id| !id.is_empty()).ok_or(Nameless)?,
+            message_id: message.message_id.filter(|id| !id.is_empty()).ok_or(MissingMessageId)?,
             receipt: message.receipt_handle.unwrap_or_default(),
             body: message.body.unwrap_or_default(),
             receives: number(&attributes, "ApproximateReceiveCount").unwrap_or(1),

@@ -18,7 +18,7 @@ use tokio::{time::Instant, try_join};
 use crate::{
     client::gladly::{Gladly, GladlyError, Profile},
     config::Shape,
-    gate::breaker::Side,
+    gate::breaker::Upstream,
     pipeline::cache::Cached,
     pipeline::cache::bounded::{Bounded, Weight},
     pipeline::cache::names::NameList,
@@ -146,7 +146,7 @@ impl Fetcher {
             };
             return Ok(Fetched::Gone { with_customer });
         };
-        run.served(Side::Gladly).await;
+        run.served(Upstream::Gladly).await;
         let conversation =
             Conversation::read(&conversation).ok_or(GladlyError::Unreadable("a conversation"))?;
         let mut items = Item::list(&list.json).ok_or(GladlyError::Unreadable("a list of items"))?;

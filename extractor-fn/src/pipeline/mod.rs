@@ -38,12 +38,12 @@ use crate::{
     controller::renewal::Ledger,
     controller::status::Pace,
     controller::webhook_monitor::Watchdog,
-    gate::breaker::{Breaker, Side},
-    gate::pause::{Guard, PAUSE_TTL},
-    pipeline::context::{Run, Stopped},
+    gate::breaker::{Breaker, Upstream},
+    gate::pause::{Gate, PAUSE_TTL},
+    pipeline::context::{Interrupted, Run},
     pipeline::coverage::Coverage,
     pipeline::delivery::{Packer, Parcel},
-    pipeline::event::{Event, ItemRef, Nameless, Record},
+    pipeline::event::{Event, ItemRef, MissingMessageId, Record},
     pipeline::fetch::{Fetched, Fetcher},
     pipeline::settle::Outcome,
 };
@@ -62,7 +62,7 @@ const TOKEN_TTL: jiff::SignedDuration = jiff::SignedDuration::from_mins(1);
 
 /// The function: what it reaches, and what it remembers from batch to batch.
 pub struct Extractor {
-    pub(crate) guard: Arc<Guard>,
+    pub(crate) gate: Arc<Gate>,
     pub(crate) fetcher: Fetcher,
     pub(crate) destination: Destination,
     coverage: Coverage,
@@ -104,7 +104,7 @@ impl Extractor {
         let ledger = Ledger::new(ssm.clone(), format!("{name}-renewal"), clock.clone());
         let backfill = BackfillStore::new(&ssm, &name, clock.clone());
         let switch = Parameter::new(ssm.clone(), name, PAUSE_TTL, clock.clone());
-        let guard = Guard::new(switch, Breaker::new(breaker, clock.clone()), clock.clone());
+        let gate = Gate::new(switch, Breaker::new(breaker, clock.clone()), clock.clone());
         let sqs = sqs_client(aws);
         let gladly = Gladly::new(
             http.clone(),
@@ -123,7 +123,7 @@ impl Extractor {
             clock.clone(),
         );
         Self {
-            guard: Arc::new(guard),
+            gate: Arc::new(gate),
             fetcher: Fetcher::new(gladly, config.shape, clock.clone()),
             destination,
             coverage: Coverage::new(),
@@ -148,9 +148,9 @@ impl Extractor {
         self: &Arc<Self>,
         messages: Vec<SqsMessage>,
         time_left: Duration,
-    ) -> Result<SqsBatchResponse, Nameless> {
+    ) -> Result<SqsBatchResponse, MissingMessageId> {
         let began = Instant::now();
-        let run = Arc::new(Run::new(Arc::clone(&self.guard), time_left));
+        let run = Arc::new(Run::new(Arc::clone(&self.gate), time_left));
         let records = messages.into_iter().map(Record::try_from).collect::<Result<Vec<_>, _>>()?;
         // Until something better is known of a record, such as after a panic, it has failed.
         let mut outcomes = vec![Outcome::Failed(None); records.len()];
@@ -159,18 +159,18 @@ impl Extractor {
             Ok(()) => {
                 self.extract(&records, &run, &mut outcomes).await;
                 self.note_late(&records, &outcomes, &run).await;
-                run.judge(Side::Destination).await;
+                run.judge(Upstream::Destination).await;
                 for fault in run.faults() {
-                    let open = self.guard.breaker.open(fault);
+                    let open = self.gate.breaker.open(fault);
                     if timeout_at(run.times.settle, open).await.is_err() {
                         error!(reason = fault.reason, "timed out opening the circuit breaker");
                     }
                 }
             }
-            Err(stopped) => {
-                let reason = tracing::field::display(&stopped);
+            Err(interrupted) => {
+                let reason = tracing::field::display(&interrupted);
                 warn!(count = records.len(), reason, "holding records");
-                outcomes.fill(Outcome::Held);
+                outcomes.fill(Outcome::PauseReason);
             }
         }
         let response = self.settle(&records, outcomes, &run).await;
@@ -224,7 +224,7 @@ impl Extractor {
         outcomes: &mut [Outcome],
     ) {
         let mut waiting = Self::groups(records, outcomes);
-        let is_trial = self.guard.breaker.trial().is_some();
+        let is_trial = self.gate.breaker.trial().is_some();
         waiting.make_contiguous().sort_by_key(|group| {
             // What ran out of time before is last, so that its neighbours do not wait for it again;
             // what is new is most likely to show whether things work.
@@ -270,7 +270,7 @@ impl Extractor {
                     }
                     Err(err) => {
                         if let Some(conversation) = fetching.get(&err.id()) {
-                            run.failed_alone(Side::Gladly, conversation);
+                            run.failed_alone(Upstream::Gladly, conversation);
                         }
                         error!("a conversation made the extractor panic: its events are given back");
                     }
@@ -295,8 +295,8 @@ impl Extractor {
         if missing.is_empty() {
             return missing;
         }
-        run.judge(Side::Gladly).await;
-        if run.fault_of(Side::Gladly).is_none() {
+        run.judge(Upstream::Gladly).await;
+        if run.fault_of(Upstream::Gladly).is_none() {
             return missing;
         }
         let events = missing.iter().flat_map(Parcel::events);
@@ -320,7 +320,7 @@ impl Extractor {
         let doubtful = matches!(fetched, Ok(Fetched::Gone { with_customer: false }));
         let (coverage, snapshot) = match fetched {
             Ok(Fetched::Snapshot(snapshot)) => {
-                run.succeeded(Side::Gladly, [&conversation].into_iter());
+                run.succeeded(Upstream::Gladly, [&conversation].into_iter());
                 (delivery::Coverage::Included, Some(snapshot))
             }
             Ok(Fetched::Gone { .. }) => (delivery::Coverage::Gone, None),
@@ -344,7 +344,7 @@ impl Extractor {
             late.into_iter().map(|index| (events[index].record, Outcome::LookAgain)).collect();
         let is_missing = doubtful && !sent.is_empty();
         if is_missing {
-            run.denied(Side::Gladly, &conversation);
+            run.denied(Upstream::Gladly, &conversation);
         }
         let parcel = (!sent.is_empty())
             .then(|| Parcel::new(conversation, Arc::clone(&events), sent, coverage, snapshot));
@@ -369,7 +369,7 @@ impl Extractor {
                 outcome => outcome,
             };
             if let (Outcome::Refused(_), [parcel]) = (&outcome, &*parcels) {
-                run.denied(Side::Destination, &parcel.conversation);
+                run.denied(Upstream::Destination, &parcel.conversation);
             }
             let records = parcels.iter().flat_map(Parcel::events).map(|event| event.record);
             outcomes.extend(records.map(|record| (record, outcome.clone())));
@@ -389,19 +389,19 @@ impl Extractor {
         };
         match self.destination.deliver(&id, json, run).await {
             Verdict::Accepted => {
-                let last_hold = self.guard.last_hold().await;
+                let last_hold = self.gate.last_hold().await;
                 self.accepted(&id, parcels, run, began.elapsed(), last_hold);
                 let conversations = parcels.iter().map(|parcel| &parcel.conversation);
-                run.succeeded(Side::Destination, conversations);
-                run.served(Side::Destination).await;
+                run.succeeded(Upstream::Destination, conversations);
+                run.served(Upstream::Destination).await;
                 Outcome::Delivered
             }
             Verdict::Refused(status) => Outcome::Refused(status),
-            Verdict::Stopped(stopped) => stopped.into(),
+            Verdict::Interrupted(interrupted) => interrupted.into(),
             Verdict::NotReady { why, retry_after } => {
                 warn!(delivery.id = id, reason = why, "gave a delivery back");
                 let conversations = parcels.iter().map(|parcel| &parcel.conversation);
-                run.failed(Side::Destination, conversations, &why);
+                run.failed(Upstream::Destination, conversations, &why);
                 Outcome::Failed(retry_after)
             }
             Verdict::Inconclusive(why) => {
@@ -409,7 +409,7 @@ impl Extractor {
                 Outcome::Failed(None)
             }
             Verdict::Fault(why) => {
-                run.fail(Side::Destination, why);
+                run.fail(Upstream::Destination, why);
                 Outcome::Failed(None)
             }
         }
@@ -418,7 +418,7 @@ impl Extractor {
     /// Notes how late what could not be delivered is by now: what fails again and again would show
     /// nowhere until it is delivered at last.
     async fn note_late(&self, records: &[Record], outcomes: &[Outcome], run: &Run) {
-        let (last_hold, now) = (self.guard.last_hold().await, self.now());
+        let (last_hold, now) = (self.gate.last_hold().await, self.now());
         let undelivered = records.iter().zip(outcomes).enumerate().filter_map(|(index, it)| {
             let (record, Outcome::Failed(_) | Outcome::OutOfTime) = it else { return None };
             Event::read(index, record).ok()?.lateness(last_hold, now)
@@ -485,17 +485,17 @@ fn note(outcomes: &mut [Outcome], ended: impl IntoIterator<Item = (usize, Outcom
     }
 }
 
-impl From<Stopped> for Outcome {
-    fn from(stopped: Stopped) -> Self {
-        match stopped {
-            Stopped::Held(_) | Stopped::Fault(_) => Self::Held,
+impl From<Interrupted> for Outcome {
+    fn from(interrupted: Interrupted) -> Self {
+        match interrupted {
+            Interrupted::PauseReason(_) | Interrupted::Fault(_) => Self::PauseReason,
         }
     }
 }
 
 fn failure(conversation: &Id, err: &GladlyError, run: &Run) -> Outcome {
-    if let GladlyError::Stopped(stopped) = err {
-        return stopped.clone().into();
+    if let GladlyError::Interrupted(interrupted) = err {
+        return interrupted.clone().into();
     }
     let gladly = tracing::field::display(conversation);
     warn!(gladly.conversation_id = gladly, error = error_chain(err), "gave a conversation back");
@@ -503,11 +503,11 @@ fn failure(conversation: &Id, err: &GladlyError, run: &Run) -> Outcome {
         return Outcome::RateLimited(*wait);
     }
     if err.is_fault() {
-        run.fail(Side::Gladly, error_chain(err));
+        run.fail(Upstream::Gladly, error_chain(err));
     } else if err.is_transient() {
-        run.failed(Side::Gladly, [conversation].into_iter(), &error_chain(err));
+        run.failed(Upstream::Gladly, [conversation].into_iter(), &error_chain(err));
     } else if !err.is_inconclusive() {
-        run.failed_alone(Side::Gladly, conversation);
+        run.failed_alone(Upstream::Gladly, conversation);
     }
     Outcome::Failed(err.retry_after())
 }

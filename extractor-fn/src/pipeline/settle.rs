@@ -12,7 +12,7 @@ use tracing::{error, warn};
 use crate::{
     Extractor,
     client::sqs::ENTRIES,
-    gate::breaker::{NONE_FOUND, Opening, Side},
+    gate::breaker::{NONE_FOUND, OpenState, Upstream},
     gate::pause::DAY,
     pipeline::context::Run,
     pipeline::event::{Event, Record},
@@ -45,7 +45,7 @@ pub(crate) enum Outcome {
     /// Not an event.
     InvalidEvent(InvalidEvent),
     /// Extraction is paused.
-    Held,
+    PauseReason,
     /// Not begun when time ran out.
     OutOfTime,
     /// Gladly may show more in a moment.
@@ -63,7 +63,7 @@ struct Grounds {
     /// Extraction was not held for a day, so what failed all that time did so by itself.
     free: bool,
     /// The breaker has been open or half-open for a day.
-    opening: Option<Opening>,
+    open_state: Option<OpenState>,
     /// One conversation is all that there is to try.
     lone: bool,
 }
@@ -71,12 +71,16 @@ struct Grounds {
 impl Grounds {
     /// Whether a day of missing conversations is over.
     fn ends_missing(&self) -> bool {
-        self.opening.as_ref().is_some_and(|opening| opening.reason == NONE_FOUND)
+        self.open_state.as_ref().is_some_and(|open_state| open_state.reason == NONE_FOUND)
     }
 
     /// Whether a day of refusals is over in which there was nothing else to try.
     fn ends_refused(&self) -> bool {
-        self.lone && self.opening.as_ref().is_some_and(|opening| opening.cause == Side::Destination)
+        self.lone
+            && self
+                .open_state
+                .as_ref()
+                .is_some_and(|open_state| open_state.cause == Upstream::Destination)
     }
 }
 
@@ -100,7 +104,7 @@ impl Outcome {
             Self::Delivered => Settlement::Delete,
             Self::InvalidEvent(why) => Settlement::Quarantine(why.reason(), why.to_string()),
             Self::Refused(status)
-                if run.fault_of(Side::Destination).is_none() || grounds.ends_refused() =>
+                if run.fault_of(Upstream::Destination).is_none() || grounds.ends_refused() =>
             {
                 Settlement::Quarantine(
                     QuarantineReason::Rejected,
@@ -113,7 +117,7 @@ impl Outcome {
             Self::OutOfTime => Settlement::GiveBack(0),
             Self::LookAgain => Settlement::GiveBack(LAG),
             Self::RateLimited(wait) => Settlement::GiveBack(whole_seconds(wait).max(1)),
-            Self::Held | Self::Refused(_) | Self::Missing => {
+            Self::PauseReason | Self::Refused(_) | Self::Missing => {
                 Settlement::GiveBack(back_off(record.receives, None))
             }
             Self::Failed(_)
@@ -212,19 +216,22 @@ impl Extractor {
             && records.iter().zip(outcomes).any(|(record, outcome)| {
                 matches!(outcome, Outcome::Failed(_)) && is_tired(record, now)
             });
-        let refused = run.fault_of(Side::Destination).is_some()
+        let refused = run.fault_of(Upstream::Destination).is_some()
             && outcomes.iter().all(|outcome| matches!(outcome, Outcome::Refused(_)));
         let missing = outcomes.iter().any(|outcome| matches!(outcome, Outcome::Missing));
         let mut grounds = Grounds::default();
         if tired {
-            grounds.free = self.guard.was_free_for(DAY).await;
+            grounds.free = self.gate.was_free_for(DAY).await;
         }
         if refused || missing {
-            let state = self.guard.breaker.fetch().await.ok();
-            let opening = state.as_ref().and_then(|state| state.opening());
-            grounds.opening = opening.filter(|opening| opening.lasts(DAY, now)).cloned();
+            let state = self.gate.breaker.fetch().await.ok();
+            let open_state = state.as_ref().and_then(|state| state.open_state());
+            grounds.open_state =
+                open_state.filter(|open_state| open_state.lasts(DAY, now)).cloned();
         }
-        if refused && grounds.opening.is_some() && self.guard.breaker.denied_one(Side::Destination)
+        if refused
+            && grounds.open_state.is_some()
+            && self.gate.breaker.denied_one(Upstream::Destination)
         {
             let waiting = self.events.depth().await;
             grounds.lone = waiting.is_ok_and(|depth| depth.total <= records.len() as u64);

@@ -17,7 +17,7 @@ use tokio::time::{Duration, sleep};
 
 use crate::{
     Record,
-    gap::{Side, watched, webhook},
+    gap::{Upstream, watched, webhook},
     raw_record, settle,
     time::{LEFT, Reply, World, records, working},
 };
@@ -371,11 +371,11 @@ mod scenario {
     #[ignore = "a scenario"]
     async fn disabled_webhook() {
         // Switched off by hand, so that it is not the relay's to switch on again.
-        let side = Side { webhooks: json!([webhook(true)]), ..Side::default() };
-        let (world, side) = watched(side);
+        let upstream = Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() };
+        let (world, upstream) = watched(upstream);
         mark(world.clock.now());
         for (enabled, minutes) in [(true, 30), (false, 20), (true, 40)] {
-            side.lock().unwrap().webhooks = json!([webhook(enabled)]);
+            upstream.lock().unwrap().webhooks = json!([webhook(enabled)]);
             world.minutes(minutes).await;
         }
         mark(world.clock.now());

@@ -207,8 +207,8 @@ async fn an_outage_opens_it_after_two_minutes_and_two_conversations() {
         // Nor are two minutes in which something succeeds.
         let (world, statuses) = answering(gladly, destination);
         for round in 0..10 {
-            let side = usize::from(cause == "destination");
-            statuses[side].store(if round % 2 == 0 { 503 } else { 200 }, Ordering::Relaxed);
+            let upstream = usize::from(cause == "destination");
+            statuses[upstream].store(if round % 2 == 0 { 503 } else { 200 }, Ordering::Relaxed);
             world.extract(3).await;
             sleep(Duration::from_secs(61)).await;
         }
@@ -597,15 +597,15 @@ async fn only_what_fails_where_another_succeeds_is_exhausted() {
 
 #[tokio::test(start_paused = true)]
 async fn a_last_try_with_a_token_that_was_just_replaced_opens_nothing() {
-    for (side, name) in
+    for (upstream, name) in
         [("api/v1", "/relay/gladly-token"), ("deliveries", "/relay/destination-token")]
     {
         let (account, asked) = (Arc::new(OnceLock::<Aws>::new()), AtomicUsize::new(0));
         let world = World::new({
             let account = Arc::clone(&account);
             move |path| {
-                let ours =
-                    path == side || path.ends_with("conversations/c-0") && side != "deliveries";
+                let ours = path == upstream
+                    || path.ends_with("conversations/c-0") && upstream != "deliveries";
                 match asked.fetch_add(usize::from(ours), Ordering::Relaxed) {
                     0 | 1 if ours => Reply::Status(503, None),
                     2 if ours => {

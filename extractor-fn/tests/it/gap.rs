@@ -33,7 +33,7 @@ const URL: &str = "https://relay.example.com/webhooks/gladly";
 
 /// Gladly's webhooks and events, and whether it gets an answer to its PING.
 #[derive(Default)]
-pub(crate) struct Side {
+pub(crate) struct Upstream {
     pub(crate) webhooks: Value,
     pub(crate) pings: bool,
     pub(crate) events: Vec<(Timestamp, String)>,
@@ -59,23 +59,23 @@ pub(crate) fn webhook(enabled: bool) -> Value {
 }
 
 /// A world whose Gladly has this side.
-pub(crate) fn watched(side: Side) -> (World, Arc<Mutex<Side>>) {
-    let side = Arc::new(Mutex::new(side));
+pub(crate) fn watched(upstream: Upstream) -> (World, Arc<Mutex<Upstream>>) {
+    let upstream = Arc::new(Mutex::new(upstream));
     let world = World::with(&[("WEBHOOK_URL", URL)], {
-        let side = Arc::clone(&side);
+        let upstream = Arc::clone(&upstream);
         move |path| {
-            let mut side = side.lock().unwrap();
+            let mut upstream = upstream.lock().unwrap();
             match path {
-                "api/v1/webhooks" => Reply::Json(side.webhooks.clone()),
+                "api/v1/webhooks" => Reply::Json(upstream.webhooks.clone()),
                 // Gladly answers a change with 204; only an enabling is ever asked for.
-                "api/v1/webhooks/w-1" if side.pings => {
-                    side.webhooks = json!([webhook(true)]);
+                "api/v1/webhooks/w-1" if upstream.pings => {
+                    upstream.webhooks = json!([webhook(true)]);
                     Reply::Status(204, None)
                 }
                 "api/v1/webhooks/w-1" => Reply::Status(400, None),
                 path if path.starts_with("api/v1/events?") => {
-                    let text = listed(&side, path);
-                    match side.lists.pop_front() {
+                    let text = listed(&upstream, path);
+                    match upstream.lists.pop_front() {
                         None => Reply::Text(text),
                         Some(List::Unavailable) => Reply::Status(503, None),
                         Some(List::Slow(wait)) => Reply::Stream(Stream {
@@ -93,41 +93,41 @@ pub(crate) fn watched(side: Side) -> (World, Arc<Mutex<Side>>) {
                         }
                     }
                 }
-                path if path.starts_with("api/v1/export/jobs") => exported(&side, path),
+                path if path.starts_with("api/v1/export/jobs") => exported(&upstream, path),
                 _ => working(path),
             }
         }
     });
-    (world, side)
+    (world, upstream)
 }
 
 /// Gladly's list of a range, oldest first.
-fn listed(side: &Side, path: &str) -> String {
+fn listed(upstream: &Upstream, path: &str) -> String {
     let time = |name: &str| -> Timestamp {
         let value = path.split(['?', '&']).find_map(|pair| pair.strip_prefix(name)).unwrap();
         value.trim_start_matches('=').parse().unwrap()
     };
     let range = time("startAt")..=time("endAt");
     let mut text = String::new();
-    for (_, event) in side.events.iter().filter(|(at, _)| range.contains(at)) {
+    for (_, event) in upstream.events.iter().filter(|(at, _)| range.contains(at)) {
         writeln!(text, "{event}").unwrap();
     }
     text
 }
 
 /// Gladly's list of export jobs, or the items of one.
-fn exported(side: &Side, path: &str) -> Reply {
+fn exported(upstream: &Upstream, path: &str) -> Reply {
     let Some(path) = path.strip_prefix("api/v1/export/jobs/") else {
-        return Reply::Json(side.jobs.iter().map(|(job, ..)| job.clone()).collect());
+        return Reply::Json(upstream.jobs.iter().map(|(job, ..)| job.clone()).collect());
     };
     let (path, from) = path.split_once(" bytes=").unwrap_or((path, "0-"));
     let id = path.strip_suffix("/files/conversation_items.jsonl").unwrap();
-    let (_, wait, lines) = side.jobs.iter().find(|(job, ..)| job["id"] == id).unwrap();
+    let (_, wait, lines) = upstream.jobs.iter().find(|(job, ..)| job["id"] == id).unwrap();
     if lines.is_empty() {
         return Reply::Status(404, None);
     }
     let from: usize = from.trim_end_matches('-').parse().unwrap();
-    let from = if side.parts { from } else { 0 };
+    let from = if upstream.parts { from } else { 0 };
     let (mut at, mut parts) = (0, Vec::new());
     for line in lines {
         let line = format!("{line}\n");
@@ -236,7 +236,7 @@ async fn the_webhook_is_asked_about_every_five_minutes_and_told() {
         // Switched off by hand: somebody's decision.
         (json!([webhook(false)]), false, json!({})),
     ] {
-        let (world, side) = watched(Side { webhooks, pings: true, ..Side::default() });
+        let (world, upstream) = watched(Upstream { webhooks, pings: true, ..Upstream::default() });
         for _ in 0..20 {
             world.task("reconcile").await;
             sleep(Duration::from_mins(1)).await;
@@ -247,7 +247,7 @@ async fn the_webhook_is_asked_about_every_five_minutes_and_told() {
         assert_eq!(webhook["enabled"].take(), enabled);
         webhook.as_object_mut().unwrap().remove("enabled");
         assert_eq!(webhook, told);
-        assert_eq!(side.lock().unwrap().events.len(), 0);
+        assert_eq!(upstream.lock().unwrap().events.len(), 0);
         assert_eq!(world.work(), Value::Null, "there is no gap");
     }
 }
@@ -297,11 +297,11 @@ async fn nobody_is_asked_where_nobody_watches() {
 #[tokio::test(start_paused = true)]
 async fn a_webhook_that_gladly_gave_up_is_switched_on_and_its_gap_is_filled() {
     let mut given_up = webhook(false);
-    let (world, side) = watched(Side::default());
+    let (world, upstream) = watched(Upstream::default());
     let now = world.clock.now();
     given_up["disabledAtDueToRetryLimit"] =
         (now - SignedDuration::from_mins(10)).to_string().into();
-    side.lock().unwrap().webhooks = json!([given_up]);
+    upstream.lock().unwrap().webhooks = json!([given_up]);
     // Before the gap, in it, and after.
     let ages = [150, 129, 60, 5];
     let mut events: Vec<_> = ages
@@ -312,7 +312,7 @@ async fn a_webhook_that_gladly_gave_up_is_switched_on_and_its_gap_is_filled() {
         .collect();
     events.push((now, "not JSON".into()));
     events.push((now, json!({"type": "CONTACT/STARTED", "content": {}}).to_string()));
-    side.lock().unwrap().events = events;
+    upstream.lock().unwrap().events = events;
 
     // Our endpoint does not answer Gladly's PING yet.
     world.task("reconcile").await;
@@ -329,8 +329,8 @@ async fn a_webhook_that_gladly_gave_up_is_switched_on_and_its_gap_is_filled() {
     assert_eq!(world.task("status").await["webhook"]["enabled"], false);
     sleep(Duration::from_mins(2)).await;
     let late = world.clock.now() - SignedDuration::from_secs(10);
-    side.lock().unwrap().events.push(event(4, late));
-    side.lock().unwrap().pings = true;
+    upstream.lock().unwrap().events.push(event(4, late));
+    upstream.lock().unwrap().pings = true;
     for _ in 0..6 {
         sleep(Duration::from_mins(1)).await;
         world.task("reconcile").await;
@@ -346,9 +346,10 @@ async fn a_webhook_that_gladly_gave_up_is_switched_on_and_its_gap_is_filled() {
 
 #[tokio::test(start_paused = true)]
 async fn a_crash_after_the_switching_on_loses_no_gap() {
-    let (world, side) = watched(Side { webhooks: json!([webhook(true)]), ..Side::default() });
+    let (world, upstream) =
+        watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
     let now = world.clock.now();
-    side.lock().unwrap().events = vec![event(1, now - SignedDuration::from_mins(30))];
+    upstream.lock().unwrap().events = vec![event(1, now - SignedDuration::from_mins(30))];
     world.pending(now - SignedDuration::from_mins(60), None);
     for _ in 0..3 {
         world.task("reconcile").await;
@@ -360,12 +361,13 @@ async fn a_crash_after_the_switching_on_loses_no_gap() {
 
 #[tokio::test(start_paused = true)]
 async fn a_range_is_cut_to_what_gladly_has_and_goes_on_after_a_fault() {
-    let (world, side) = watched(Side { webhooks: json!([webhook(true)]), ..Side::default() });
+    let (world, upstream) =
+        watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
     let now = world.clock.now();
     let hours = |hours| now - SignedDuration::from_hours(hours);
     let at = |n: i32| hours(23) + SignedDuration::from_secs(i64::from(n) * 10);
     let events = (0..2_500).map(|n| event(n, at(n)));
-    side.lock().unwrap().events = events.collect();
+    upstream.lock().unwrap().events = events.collect();
     let range =
         json!({"task": "backfill", "from": hours(48).to_string(), "to": hours(1).to_string()});
 
@@ -394,10 +396,11 @@ async fn a_range_is_cut_to_what_gladly_has_and_goes_on_after_a_fault() {
 
 #[tokio::test(start_paused = true)]
 async fn what_sqs_took_only_in_part_is_queued_again() {
-    let (world, side) = watched(Side { webhooks: json!([webhook(true)]), ..Side::default() });
+    let (world, upstream) =
+        watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
     let begins = world.clock.now() - SignedDuration::from_hours(1);
     let at = |n: i32| begins + SignedDuration::from_secs(n.into());
-    side.lock().unwrap().events = (0..25).map(|n| event(n, at(n))).collect();
+    upstream.lock().unwrap().events = (0..25).map(|n| event(n, at(n))).collect();
     // Answered 200 all the same.
     world.aws.state().sqs_faults = [Fault::Entries(0b101)].into();
     let range = json!({"task": "backfill", "from": begins.to_string()});
@@ -475,15 +478,16 @@ const HOUR: SignedDuration = SignedDuration::from_hours(1);
 async fn a_range_that_is_added_while_another_is_worked_on_is_kept() {
     // With the lease, and where two have come to work at once.
     for at_once in [false, true] {
-        let (world, side) = watched(Side { webhooks: json!([webhook(true)]), ..Side::default() });
+        let (world, upstream) =
+            watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
         let now = world.clock.now();
         let (old, new) = (now - 5 * HOUR, now - 2 * HOUR);
         {
-            let mut side = side.lock().unwrap();
-            side.events = [series(0..20, old), series(20..40, new)].concat();
-            side.lists = [List::Slow(Duration::from_secs(20)), List::Unavailable].into();
+            let mut upstream = upstream.lock().unwrap();
+            upstream.events = [series(0..20, old), series(20..40, new)].concat();
+            upstream.lists = [List::Slow(Duration::from_secs(20)), List::Unavailable].into();
             if !at_once {
-                side.lists.pop_back();
+                upstream.lists.pop_back();
             }
         }
         world.pending(new, Some(now - HOUR));
@@ -513,17 +517,17 @@ async fn a_range_that_is_added_while_another_is_worked_on_is_kept() {
 #[tokio::test(start_paused = true)]
 async fn a_gap_that_is_noted_while_exports_are_read_is_kept() {
     for list in [None, Some(List::Unavailable)] {
-        let (world, side) = watched(Side { pings: true, ..Side::default() });
+        let (world, upstream) = watched(Upstream { pings: true, ..Upstream::default() });
         let now = world.clock.now();
         let mut given_up = webhook(false);
         given_up["disabledAtDueToRetryLimit"] = (now - HOUR).to_string().into();
         {
-            let mut side = side.lock().unwrap();
-            side.webhooks = json!([given_up]);
-            side.events = series(0..40, now - HOUR);
-            side.lists.extend(list);
+            let mut upstream = upstream.lock().unwrap();
+            upstream.webhooks = json!([given_up]);
+            upstream.events = series(0..40, now - HOUR);
+            upstream.lists.extend(list);
             // Three files of 25 seconds.
-            side.jobs = (0..3)
+            upstream.jobs = (0..3)
                 .map(|n| {
                     let (from, to) = (now - (50 - n) * HOUR, now - (49 - n) * HOUR);
                     let at = from + HOUR / 2;
@@ -558,10 +562,11 @@ async fn a_gap_that_is_noted_while_exports_are_read_is_kept() {
 
 #[tokio::test(start_paused = true)]
 async fn a_second_import_does_not_drop_the_first() {
-    let (world, side) = watched(Side { webhooks: json!([webhook(true)]), ..Side::default() });
+    let (world, upstream) =
+        watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
     let now = world.clock.now();
     let day = 24 * HOUR;
-    side.lock().unwrap().jobs = [5, 3]
+    upstream.lock().unwrap().jobs = [5, 3]
         .map(|age| {
             let from = now - age * day;
             let lines = vec![item(&format!("c-{age}"), from + HOUR)];
@@ -582,9 +587,10 @@ async fn a_second_import_does_not_drop_the_first() {
 
 #[tokio::test(start_paused = true)]
 async fn an_import_of_fourteen_days_of_hourly_exports_fits_into_its_parameter() {
-    let (world, side) = watched(Side { webhooks: json!([webhook(true)]), ..Side::default() });
+    let (world, upstream) =
+        watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
     let now = world.clock.now();
-    side.lock().unwrap().jobs = (0..336)
+    upstream.lock().unwrap().jobs = (0..336)
         .map(|n| {
             let from = now - (336 - n) * HOUR;
             let lines = vec![item(&format!("c-{n}"), from + HOUR / 2)];
@@ -605,13 +611,14 @@ async fn an_import_of_fourteen_days_of_hourly_exports_fits_into_its_parameter() 
 #[tokio::test(start_paused = true)]
 async fn an_export_job_longer_than_an_invocation_goes_on_from_where_it_ended() {
     for parts in [true, false] {
-        let (world, side) =
-            watched(Side { webhooks: json!([webhook(true)]), parts, ..Side::default() });
+        let (world, upstream) =
+            watched(Upstream { webhooks: json!([webhook(true)]), parts, ..Upstream::default() });
         let now = world.clock.now();
         let from = now - 30 * HOUR;
         let lines = |count| (0..count).map(|n| item(&format!("c-{n}"), from + HOUR)).collect();
         let slow = Duration::from_secs(10);
-        side.lock().unwrap().jobs = vec![(job("j-1", from, from + 24 * HOUR), slow, lines(100))];
+        upstream.lock().unwrap().jobs =
+            vec![(job("j-1", from, from + 24 * HOUR), slow, lines(100))];
         for expected in 1.. {
             let done = world.import(from, now).await.unwrap();
             assert_eq!(world.parameter(LEASE), Value::Null);
@@ -622,7 +629,7 @@ async fn an_export_job_longer_than_an_invocation_goes_on_from_where_it_ended() {
             assert!(expected < 5, "it ends");
             if !parts {
                 // Whatever was too slow is not for ever.
-                side.lock().unwrap().jobs[0].1 = Duration::ZERO;
+                upstream.lock().unwrap().jobs[0].1 = Duration::ZERO;
             }
         }
         assert_eq!(world.conversations().len(), 100);
@@ -649,26 +656,27 @@ async fn a_line_that_takes_too_long_costs_neither_the_deadline_nor_what_came_bef
 
 #[tokio::test(start_paused = true)]
 async fn an_export_job_that_is_gone_costs_only_itself() {
-    let (world, side) = watched(Side { webhooks: json!([webhook(true)]), ..Side::default() });
+    let (world, upstream) =
+        watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
     let now = world.clock.now();
     let day = 24 * HOUR;
     {
-        let mut side = side.lock().unwrap();
-        side.events = series(0..3, now - HOUR);
-        side.jobs = [5, 4, 3]
+        let mut upstream = upstream.lock().unwrap();
+        upstream.events = series(0..3, now - HOUR);
+        upstream.jobs = [5, 4, 3]
             .map(|age| {
                 let from = now - age * day;
                 let lines = vec![item(&format!("x-{age}"), from + HOUR)];
                 (job(&format!("j-{age}"), from, from + day), Duration::ZERO, lines)
             })
             .into();
-        side.jobs[0].2.clear();
-        side.jobs[1].2.clear();
+        upstream.jobs[0].2.clear();
+        upstream.jobs[1].2.clear();
     }
     let log = Log::default();
-    let guard = log.listen(Level::ERROR);
+    let gate = log.listen(Level::ERROR);
     let done = world.import(now - 5 * day, now).await.unwrap();
-    drop(guard);
+    drop(gate);
     assert_eq!(
         (&done["queued"], &done["missingJobs"], &done["done"]),
         (&json!(1), &json!(2), &json!(true))
@@ -677,7 +685,7 @@ async fn an_export_job_that_is_gone_costs_only_itself() {
     assert!(log.text().contains(r#""gladly.job_id":"j-5""#), "{}", log.text());
 
     // An import that fails is none of a backfill's business.
-    side.lock().unwrap().jobs[2].0["id"] = json!("j-unknown");
+    upstream.lock().unwrap().jobs[2].0["id"] = json!("j-unknown");
     world.aws.put(IMPORT, "not a document");
     let done = world.backfill(now - 2 * HOUR, now - HOUR / 2).await.unwrap();
     assert_eq!((&done["queued"], &done["done"]), (&json!(3), &json!(true)));
@@ -685,12 +693,13 @@ async fn an_export_job_that_is_gone_costs_only_itself() {
 
 #[tokio::test(start_paused = true)]
 async fn a_list_that_breaks_off_goes_on_from_where_it_broke() {
-    let (world, side) = watched(Side { webhooks: json!([webhook(true)]), ..Side::default() });
+    let (world, upstream) =
+        watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
     let begins = world.clock.now() - 10 * HOUR;
     {
-        let mut side = side.lock().unwrap();
-        side.events = series(0..3_000, begins);
-        side.lists = (0..100).map(|_| List::Cut(1_000)).collect();
+        let mut upstream = upstream.lock().unwrap();
+        upstream.events = series(0..3_000, begins);
+        upstream.lists = (0..100).map(|_| List::Cut(1_000)).collect();
     }
     world.pending(begins, Some(begins + 9 * HOUR));
     world.schedule(6).await;
@@ -701,12 +710,12 @@ async fn a_list_that_breaks_off_goes_on_from_where_it_broke() {
 
 #[tokio::test(start_paused = true)]
 async fn while_the_webhook_stays_off_each_watch_goes_on_from_the_mark() {
-    let (world, side) = watched(Side::default());
+    let (world, upstream) = watched(Upstream::default());
     let now = world.clock.now();
     let mut given_up = webhook(false);
     given_up["disabledAtDueToRetryLimit"] = now.to_string().into();
-    side.lock().unwrap().webhooks = json!([given_up]);
-    side.lock().unwrap().events = series(0..100, now - HOUR);
+    upstream.lock().unwrap().webhooks = json!([given_up]);
+    upstream.lock().unwrap().events = series(0..100, now - HOUR);
     world.schedule(60).await;
     assert_eq!(world.queued().into_iter().collect::<BTreeSet<_>>(), ids(0..100));
     assert_eq!(world.queued().len(), 100, "each once");
@@ -715,7 +724,7 @@ async fn while_the_webhook_stays_off_each_watch_goes_on_from_the_mark() {
     let another = world.another(&[("WEBHOOK_URL", URL)]);
     another.schedule(6).await;
     assert_eq!(world.queued().len(), 100);
-    side.lock().unwrap().pings = true;
+    upstream.lock().unwrap().pings = true;
     another.schedule(7).await;
     assert_eq!(world.work(), json!({}));
 }
@@ -749,7 +758,8 @@ async fn an_import_begins_where_gladly_lets_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_line_needs_nothing_but_its_conversation_and_what_cannot_be_used_is_counted() {
-    let (world, side) = watched(Side { webhooks: json!([webhook(true)]), ..Side::default() });
+    let (world, upstream) =
+        watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
     let now = world.clock.now();
     let from = now - 30 * HOUR;
     let at = from + HOUR;
@@ -769,11 +779,11 @@ async fn a_line_needs_nothing_but_its_conversation_and_what_cannot_be_used_is_co
         json!({"conversationId": "../x", "timestamp": at.to_string()}).to_string(),
         item("outside", from - HOUR),
     ];
-    side.lock().unwrap().jobs = vec![(job("j-1", from, now - HOUR), Duration::ZERO, lines)];
+    upstream.lock().unwrap().jobs = vec![(job("j-1", from, now - HOUR), Duration::ZERO, lines)];
     let log = Log::default();
-    let guard = log.listen(Level::WARN);
+    let gate = log.listen(Level::WARN);
     let done = world.import(from, now).await.unwrap();
-    drop(guard);
+    drop(gate);
     assert_eq!((&done["queued"], &done["invalidLines"]), (&json!(6), &json!(4)), "{done}");
     let text = log.text();
     assert!(
@@ -800,7 +810,7 @@ async fn a_line_needs_nothing_but_its_conversation_and_what_cannot_be_used_is_co
 
     world.aws.state().messages.clear();
     let at = now - HOUR;
-    side.lock().unwrap().events = vec![
+    upstream.lock().unwrap().events = vec![
         (at, format!("\u{feff}{}", event(0, at).1)),
         (at, "garbage".into()),
         (at, json!({"type": "A", "content": {"conversationId": 7}}).to_string()),
@@ -813,17 +823,18 @@ async fn a_line_needs_nothing_but_its_conversation_and_what_cannot_be_used_is_co
 
 #[tokio::test(start_paused = true)]
 async fn events_that_gladly_no_longer_lists_are_an_error_and_the_rest_is_queued() {
-    let (world, side) = watched(Side { webhooks: json!([webhook(true)]), ..Side::default() });
+    let (world, upstream) =
+        watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
     let now = world.clock.now();
-    side.lock().unwrap().events = series(0..3, now - 2 * HOUR);
+    upstream.lock().unwrap().events = series(0..3, now - 2 * HOUR);
     let log = Log::default();
-    let guard = log.listen(Level::ERROR);
+    let gate = log.listen(Level::ERROR);
     world.pending(now - 40 * HOUR, Some(now - 30 * HOUR));
     world.schedule(1).await;
     assert_eq!(world.work(), json!({}), "nothing of it can be had");
     world.pending(now - 30 * HOUR, Some(now - HOUR));
     world.schedule(1).await;
-    drop(guard);
+    drop(gate);
     let lost = "events are outside Gladly's 24 h window and are lost";
     assert_eq!(log.text().matches(lost).count(), 2, "{}", log.text());
     assert!(log.text().contains(r#""before":""#));

@@ -57,12 +57,12 @@ async fn a_failure_is_told_once_with_its_cause() {
     let event = world.conversation("c-1");
     world.gladly.fault(Fault::cut().on("/api/v1/conversations/c-1/items"));
     let log = Log::default();
-    let guard = log.listen(Level::INFO);
+    let gate = log.listen(Level::INFO);
     world.extract([&event]).await.gives_back(&["m-0"], FIRST_WAIT);
     let another = World::new();
     another.aws.state().ssm_fault = Some(AwsFault::Refused(400, "AccessDeniedException"));
     another.extract([&event]).await.gives_back(&["m-0"], FIRST_WAIT);
-    drop(guard);
+    drop(gate);
 
     let log = log.text();
     let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());

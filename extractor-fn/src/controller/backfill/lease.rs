@@ -38,7 +38,7 @@ struct Holder {
 
 /// A lease that is held.
 #[derive(Debug)]
-pub(crate) struct Held(String);
+pub(crate) struct PauseReason(String);
 
 impl Lease {
     pub(crate) fn new(ssm: Client, name: String, clock: Clock) -> Self {
@@ -46,7 +46,7 @@ impl Lease {
     }
 
     /// Takes the lease for so long, unless another invocation holds it.
-    pub(crate) async fn acquire(&self, lasts: Duration) -> Result<Option<Held>, StoreError> {
+    pub(crate) async fn acquire(&self, lasts: Duration) -> Result<Option<PauseReason>, StoreError> {
         let owner = format!("{:016x}", fastrand::u64(..));
         let lasts = SignedDuration::try_from(lasts).unwrap_or_default();
         let holder = Holder { owner, until: self.clock.now() + lasts };
@@ -54,11 +54,13 @@ impl Lease {
         // Once more after a stale one was deleted, or one was released meanwhile.
         for _ in 0..2 {
             if self.create(&text).await? {
-                return Ok(Some(Held(holder.owner)));
+                return Ok(Some(PauseReason(holder.owner)));
             }
             match self.holder().await? {
                 // The answer to its creation was lost.
-                Some(other) if other.owner == holder.owner => return Ok(Some(Held(other.owner))),
+                Some(other) if other.owner == holder.owner => {
+                    return Ok(Some(PauseReason(other.owner)));
+                }
                 Some(other) if other.until > self.clock.now() => return Ok(None),
                 Some(_) => {
                     warn!(parameter = self.name, "deleting the expired recovery lease");
@@ -71,7 +73,7 @@ impl Lease {
     }
 
     /// Gives the lease to whoever asks next. If this fails it expires.
-    pub(crate) async fn release(&self, held: Held) {
+    pub(crate) async fn release(&self, held: PauseReason) {
         let released = async {
             match self.holder().await? {
                 Some(holder) if holder.owner == held.0 => self.delete().await,

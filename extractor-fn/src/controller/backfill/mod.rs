@@ -212,7 +212,7 @@ impl Extractor {
         if from >= to || to <= oldest {
             return Err(ControlError::NoRange("the last 14 days"));
         }
-        let run = Run::unguarded(Arc::clone(&self.guard), time_left);
+        let run = Run::unguarded(Arc::clone(&self.gate), time_left);
         let jobs = self.fetcher.gladly().exports(begins, &run).await?;
         let first = jobs.iter().map(|job| job.parameters.start_at).min();
         if !jobs.iter().any(|job| is_wanted(job, begins, to)) {
@@ -268,7 +268,7 @@ impl Extractor {
         let mut recovery = Recovery {
             document: &source.document,
             gladly: self.fetcher.gladly(),
-            run: Run::unguarded(Arc::clone(&self.guard), time_left),
+            run: Run::unguarded(Arc::clone(&self.gate), time_left),
             clock: &self.clock,
             sender: Sender::new(&self.events),
             until,

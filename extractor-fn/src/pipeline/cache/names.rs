@@ -14,7 +14,7 @@ use crate::{
     client::gladly::{Gladly, GladlyError},
     client::json::Fields,
     pipeline::cache::bounded::hash,
-    pipeline::context::{Run, Stopped},
+    pipeline::context::{Interrupted, Run},
 };
 
 /// How long a list is used.
@@ -103,7 +103,7 @@ impl NameList {
         gladly: &Gladly,
         clock: &Clock,
         run: &Run,
-    ) -> Result<Arc<Names>, Stopped> {
+    ) -> Result<Arc<Names>, Interrupted> {
         if ids.is_empty() {
             return Ok(Arc::default());
         }
@@ -120,7 +120,7 @@ impl NameList {
                     kept.names = Arc::new(names);
                     kept.read_at = now;
                 }
-                Err(GladlyError::Stopped(stopped)) => return Err(stopped),
+                Err(GladlyError::Interrupted(interrupted)) => return Err(interrupted),
                 // Refused credentials, too: a token may be allowed everything but this list, and a
                 // token that is allowed nothing is found out by the calls that matter.
                 Err(err) => {
