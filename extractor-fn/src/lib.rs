@@ -1,7 +1,7 @@
 //! extractor-fn: fetches what each queued event is about from Gladly and forwards it.
 //!
 //! A batch goes through `record` (read), `fetch` (ask Gladly), `delivery` and `destination`
-//! (forward) to `settle`; `batch` drives it, and `run` says whether it may go on. The `controller`
+//! (forward) to `settle`; `batch` drives it, and `context` says whether it may go on. The `controller`
 //! looks after the pause (`mapping`, `breaker`, `renewal`) and Gladly's side (`watchdog`, `backfill` with
 //! its `ranges`, `document` and `lease`), and what it tells is a `status`.
 
@@ -15,7 +15,7 @@ mod unicode;
 
 pub use crate::{
     client::http::Http,
-    config::{Config, DestinationUrl, GladlyHost, Rate, Shape, TokenHeader},
+    config::{Config, DeliveryOptions, DestinationUrl, GladlyHost, Rate, TokenHeader},
     invocation::{Answer, Invocation, InvocationError},
     pipeline::Extractor,
     pipeline::event::MissingMessageId,

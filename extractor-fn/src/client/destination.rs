@@ -11,9 +11,9 @@ use shared::{Clock, FailureStatus, Parameter, ParameterError, Secret, error_chai
 use tokio::time::Instant;
 
 use crate::{
-    client::http::{Answer, Http, HttpError, Tries, Wanted, is_transient},
+    client::http::{Answer, Http, HttpError, Retry, Wanted, is_transient},
     config::{DestinationUrl, TokenHeader},
-    pipeline::context::{Interrupted, Run},
+    pipeline::context::{BatchContext, Interrupted},
 };
 
 /// The most one delivery may take, tries included.
@@ -33,7 +33,7 @@ pub(crate) struct Destination {
 
 /// What became of a delivery.
 #[derive(Debug)]
-pub(crate) enum Verdict {
+pub(crate) enum DeliveryResult {
     /// The destination has it.
     Accepted,
     /// It will never have all of it, with this status.
@@ -67,32 +67,40 @@ impl Destination {
 
     /// Sends a delivery, the same bytes in every try, within the time there is and only while
     /// extraction may run.
-    pub(crate) async fn deliver(&self, id: &str, json: Vec<u8>, run: &Run) -> Verdict {
+    pub(crate) async fn deliver(
+        &self,
+        id: &str,
+        json: Vec<u8>,
+        context: &BatchContext,
+    ) -> DeliveryResult {
         let mut token = match self.token.value().await {
             Ok(token) => token,
             Err(err) if err.is_lasting() => return no_token(&err),
-            Err(err) => return Verdict::Inconclusive(error_chain(&err)),
+            Err(err) => return DeliveryResult::Inconclusive(error_chain(&err)),
         };
         let body = Bytes::from(if self.gzip { compress(&json) } else { json });
-        let left = run.times.deliver.saturating_duration_since(Instant::now());
-        let mut tries = Tries::new(OPERATION_TIMEOUT.min(left));
+        let left = context.times.deliver.saturating_duration_since(Instant::now());
+        let mut retry = Retry::new(OPERATION_TIMEOUT.min(left));
         loop {
-            if let Err(interrupted) = run.permit().await {
-                return Verdict::Interrupted(interrupted);
+            if let Err(interrupted) = context.check().await {
+                return DeliveryResult::Interrupted(interrupted);
             }
             let request = self.request(id, &token, &body);
             // A status is all there is to know: what an answer's text says may be anything.
-            let answer = tries.send(&self.http, request, Wanted::Head).await;
+            let answer = retry.send(&self.http, request, Wanted::Head).await;
             if let Some(status) = failure(&answer) {
-                run.delivery_failed(status);
+                context.delivery_failed(status);
             }
-            let verdict = match answer {
+            let result = match answer {
                 Ok(answer) => match answer.status {
-                    200..=299 => return Verdict::Accepted,
-                    status @ (400 | 413 | 422) => return Verdict::Refused(status),
+                    200..=299 => return DeliveryResult::Accepted,
+                    status @ (400 | 413 | 422) => return DeliveryResult::Refused(status),
                     status if is_transient(status) => {
                         let why = format!("the destination is not ready, status {status}");
-                        Verdict::NotReady { why, retry_after: answer.retry_after(self.clock.now()) }
+                        DeliveryResult::NotReady {
+                            why,
+                            retry_after: answer.retry_after(self.clock.now()),
+                        }
                     }
                     status @ (401 | 403) => {
                         // The token may have been replaced since we read it.
@@ -100,21 +108,23 @@ impl Destination {
                             Ok(read) if read != token => token = read,
                             _ => return refused(status),
                         }
-                        Verdict::Inconclusive("the token was replaced during the delivery".into())
+                        DeliveryResult::Inconclusive(
+                            "the token was replaced during the delivery".into(),
+                        )
                     }
                     status => return refused(status),
                 },
                 Err(err) => {
                     let why = format!("could not reach the destination: {}", error_chain(&err));
-                    Verdict::NotReady { why, retry_after: None }
+                    DeliveryResult::NotReady { why, retry_after: None }
                 }
             };
-            let asked = match &verdict {
-                Verdict::NotReady { retry_after, .. } => *retry_after,
+            let asked = match &result {
+                DeliveryResult::NotReady { retry_after, .. } => *retry_after,
                 _ => None,
             };
-            if !tries.again(asked).await {
-                return verdict;
+            if !retry.backoff(asked).await {
+                return result;
             }
         }
     }
@@ -152,12 +162,12 @@ fn failure(answer: &Result<Answer, HttpError>) -> Option<FailureStatus> {
     }
 }
 
-fn refused(status: u16) -> Verdict {
-    Verdict::Fault(format!("the destination answered {status}"))
+fn refused(status: u16) -> DeliveryResult {
+    DeliveryResult::Fault(format!("the destination answered {status}"))
 }
 
-fn no_token(err: &ParameterError) -> Verdict {
-    Verdict::Fault(format!("no destination token: {}", error_chain(err)))
+fn no_token(err: &ParameterError) -> DeliveryResult {
+    DeliveryResult::Fault(format!("no destination token: {}", error_chain(err)))
 }
 
 fn compress(json: &[u8]) -> Vec<u8> {

@@ -13,12 +13,12 @@ use serde_json::Value;
 use shared::{Clock, Id, Parameter, ParameterError, Secret, error_chain};
 
 use crate::{
-    client::http::{Answer, Http, HttpError, Lines, Tries, Wanted, is_transient},
+    client::http::{Answer, Http, HttpError, Lines, Retry, Wanted, is_transient},
     client::json::{self, Fields},
-    client::rate_limiter::Pacer,
+    client::rate_limiter::RateLimiter,
     config::GladlyHost,
     gate::breaker::Upstream,
-    pipeline::context::{Interrupted, Run},
+    pipeline::context::{BatchContext, Interrupted},
     unicode::replace_lone_surrogates,
 };
 
@@ -39,7 +39,7 @@ pub(crate) struct Gladly {
     host: GladlyHost,
     email: String,
     token: Parameter<Secret>,
-    pacer: Pacer,
+    rate_limiter: RateLimiter,
     clock: Clock,
     calls: AtomicU64,
     throttled: AtomicU64,
@@ -183,7 +183,7 @@ pub(crate) struct Items {
 pub(crate) enum Profile {
     Found(String),
     /// Merged into another one.
-    Moved(Id),
+    Merged(Id),
     Gone,
 }
 
@@ -193,11 +193,11 @@ impl Gladly {
         host: GladlyHost,
         email: String,
         token: Parameter<Secret>,
-        pacer: Pacer,
+        rate_limiter: RateLimiter,
         clock: Clock,
     ) -> Self {
         let (calls, throttled) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { http, host, email, token, pacer, clock, calls, throttled }
+        Self { http, host, email, token, rate_limiter, clock, calls, throttled }
     }
 
     /// Requests and 429s since the last time this was asked.
@@ -214,15 +214,19 @@ impl Gladly {
     pub(crate) async fn conversation(
         &self,
         id: &Id,
-        run: &Run,
+        context: &BatchContext,
     ) -> Result<Option<String>, GladlyError> {
-        let answer = self.get(&format!("/conversations/{id}"), run).await?;
+        let answer = self.get(&format!("/conversations/{id}"), context).await?;
         found(answer).map(|found| found.map(text))
     }
 
     /// A conversation's items, or `None` once Gladly no longer has it.
-    pub(crate) async fn items(&self, id: &Id, run: &Run) -> Result<Option<Items>, GladlyError> {
-        let answer = self.get(&format!("/conversations/{id}/items"), run).await?;
+    pub(crate) async fn items(
+        &self,
+        id: &Id,
+        context: &BatchContext,
+    ) -> Result<Option<Items>, GladlyError> {
+        let answer = self.get(&format!("/conversations/{id}/items"), context).await?;
         Ok(found(answer)?.map(|answer| {
             // The header's value is not documented: being there says that there are more.
             let limited = answer.header("gladly-limited-data");
@@ -232,8 +236,12 @@ impl Gladly {
     }
 
     /// One item. `None` where there is none, or none of a type that the API can show (400).
-    pub(crate) async fn item(&self, id: &Id, run: &Run) -> Result<Option<String>, GladlyError> {
-        self.optional(&format!("/conversation-items/{id}"), run).await
+    pub(crate) async fn item(
+        &self,
+        id: &Id,
+        context: &BatchContext,
+    ) -> Result<Option<String>, GladlyError> {
+        self.optional(&format!("/conversation-items/{id}"), context).await
     }
 
     /// One internal note.
@@ -241,43 +249,50 @@ impl Gladly {
         &self,
         conversation: &Id,
         id: &Id,
-        run: &Run,
+        context: &BatchContext,
     ) -> Result<Option<String>, GladlyError> {
-        self.optional(&format!("/conversations/{conversation}/notes/{id}"), run).await
+        self.optional(&format!("/conversations/{conversation}/notes/{id}"), context).await
     }
 
     /// What was said in a call or a voicemail, if there is a transcript yet.
     pub(crate) async fn transcript(
         &self,
         item: &Id,
-        run: &Run,
+        context: &BatchContext,
     ) -> Result<Option<String>, GladlyError> {
-        self.optional(&format!("/conversation-items/{item}/voice-transcript"), run).await
+        self.optional(&format!("/conversation-items/{item}/voice-transcript"), context).await
     }
 
     /// A customer's profile.
-    pub(crate) async fn customer(&self, id: &Id, run: &Run) -> Result<Profile, GladlyError> {
-        let answer = self.get(&format!("/customer-profiles/{id}"), run).await?;
+    pub(crate) async fn customer(
+        &self,
+        id: &Id,
+        context: &BatchContext,
+    ) -> Result<Profile, GladlyError> {
+        let answer = self.get(&format!("/customer-profiles/{id}"), context).await?;
         match answer.status {
             200 => Ok(Profile::Found(text(answer))),
             // A move to nowhere leaves no customer to ask for.
-            301 => Ok(moved_to(&text(answer)).map_or(Profile::Gone, Profile::Moved)),
+            301 => Ok(moved_to(&text(answer)).map_or(Profile::Gone, Profile::Merged)),
             404 => Ok(Profile::Gone),
             other => Err(GladlyError::Odd(other)),
         }
     }
 
     /// Asks for what every API user may see, to find out whether Gladly answers and knows us.
-    pub(crate) async fn probe(&self, run: &Run) -> Result<(), GladlyError> {
-        match self.call("GET", "/organization", None, Wanted::Head, run).await?.status {
+    pub(crate) async fn probe(&self, context: &BatchContext) -> Result<(), GladlyError> {
+        match self.call("GET", "/organization", None, Wanted::Head, context).await?.status {
             200 => Ok(()),
             other => Err(GladlyError::Odd(other)),
         }
     }
 
     /// The organisation's webhooks, as Gladly lists them.
-    pub(crate) async fn webhooks(&self, run: &Run) -> Result<Vec<Webhook>, GladlyError> {
-        let answer = self.get("/webhooks", run).await?;
+    pub(crate) async fn webhooks(
+        &self,
+        context: &BatchContext,
+    ) -> Result<Vec<Webhook>, GladlyError> {
+        let answer = self.get("/webhooks", context).await?;
         match answer.status {
             200 => list(&text(answer), Webhook::read)
                 .ok_or(GladlyError::Unreadable("a list of webhooks")),
@@ -287,10 +302,14 @@ impl Gladly {
 
     /// Switches a webhook on again. Gladly sends it a PING first, and refuses (400) if that is not
     /// answered.
-    pub(crate) async fn enable(&self, webhook: &Id, run: &Run) -> Result<(), GladlyError> {
+    pub(crate) async fn enable(
+        &self,
+        webhook: &Id,
+        context: &BatchContext,
+    ) -> Result<(), GladlyError> {
         let path = format!("/webhooks/{webhook}");
         let enabled = serde_json::json!({"enabled": true});
-        let answer = self.call("PATCH", &path, Some(&enabled), Wanted::Head, run).await?;
+        let answer = self.call("PATCH", &path, Some(&enabled), Wanted::Head, context).await?;
         match answer.status {
             200..=299 => Ok(()),
             other => Err(GladlyError::Odd(other)),
@@ -301,10 +320,10 @@ impl Gladly {
     pub(crate) async fn exports(
         &self,
         since: Timestamp,
-        run: &Run,
+        context: &BatchContext,
     ) -> Result<Vec<Export>, GladlyError> {
         let answer =
-            self.get(&format!("/export/jobs?status=COMPLETED&startAt={since:.0}"), run).await?;
+            self.get(&format!("/export/jobs?status=COMPLETED&startAt={since:.0}"), context).await?;
         match answer.status {
             200 => {
                 let jobs = list(&text(answer), Export::read);
@@ -321,10 +340,11 @@ impl Gladly {
         &self,
         from: Timestamp,
         to: Timestamp,
-        run: &Run,
+        context: &BatchContext,
     ) -> Result<Lines, GladlyError> {
         let range = format!("startAt={from:.3}&endAt={to:.3}");
-        self.lines(&format!("/events?{range}&entities=CONVERSATION&entities=CONTACT"), 0, run).await
+        self.lines(&format!("/events?{range}&entities=CONVERSATION&entities=CONTACT"), 0, context)
+            .await
     }
 
     /// The conversations' items of an export, a line an item, from this byte of the file on.
@@ -332,17 +352,22 @@ impl Gladly {
         &self,
         job: &Id,
         offset: u64,
-        run: &Run,
+        context: &BatchContext,
     ) -> Result<Lines, GladlyError> {
-        self.lines(&format!("/export/jobs/{job}/files/{EXPORTED_ITEMS}"), offset, run).await
+        self.lines(&format!("/export/jobs/{job}/files/{EXPORTED_ITEMS}"), offset, context).await
     }
 
     /// An answer that may be too long for memory, from this byte of it on. The caller knows how far
     /// it came when it breaks off, and asks for the rest.
-    async fn lines(&self, path: &str, from: u64, run: &Run) -> Result<Lines, GladlyError> {
+    async fn lines(
+        &self,
+        path: &str,
+        from: u64,
+        context: &BatchContext,
+    ) -> Result<Lines, GladlyError> {
         let token = self.token.value().await?;
-        run.permit().await?;
-        self.pacer.turn(OPERATION_TIMEOUT).await.map_err(GladlyError::RateLimited)?;
+        context.check().await?;
+        self.rate_limiter.turn(OPERATION_TIMEOUT).await.map_err(GladlyError::RateLimited)?;
         self.calls.fetch_add(1, Ordering::Relaxed);
         let request = self.request("GET", path, None, &token);
         match self.http.lines(request, from).await.map_err(GladlyError::Unreachable)? {
@@ -361,16 +386,24 @@ impl Gladly {
     }
 
     /// A list of everything of a kind: `agents`, `topics` or `inboxes`.
-    pub(crate) async fn list(&self, kind: &'static str, run: &Run) -> Result<String, GladlyError> {
-        let answer = self.get(&format!("/{kind}"), run).await?;
+    pub(crate) async fn list(
+        &self,
+        kind: &'static str,
+        context: &BatchContext,
+    ) -> Result<String, GladlyError> {
+        let answer = self.get(&format!("/{kind}"), context).await?;
         match answer.status {
             200 => Ok(text(answer)),
             other => Err(GladlyError::Odd(other)),
         }
     }
 
-    async fn optional(&self, path: &str, run: &Run) -> Result<Option<String>, GladlyError> {
-        let answer = self.get(path, run).await?;
+    async fn optional(
+        &self,
+        path: &str,
+        context: &BatchContext,
+    ) -> Result<Option<String>, GladlyError> {
+        let answer = self.get(path, context).await?;
         match answer.status {
             200 => Ok(Some(text(answer))),
             400 | 404 => Ok(None),
@@ -380,8 +413,8 @@ impl Gladly {
 
     /// One call: tried again while its failure is one that passes, at our pace, and only while
     /// extraction may run.
-    async fn get(&self, path: &str, run: &Run) -> Result<Answer, GladlyError> {
-        self.call("GET", path, None, Wanted::Body(ANSWER_LIMIT), run).await
+    async fn get(&self, path: &str, context: &BatchContext) -> Result<Answer, GladlyError> {
+        self.call("GET", path, None, Wanted::Body(ANSWER_LIMIT), context).await
     }
 
     async fn call(
@@ -390,18 +423,18 @@ impl Gladly {
         path: &str,
         body: Option<&Value>,
         wanted: Wanted,
-        run: &Run,
+        context: &BatchContext,
     ) -> Result<Answer, GladlyError> {
-        let mut tries = Tries::new(OPERATION_TIMEOUT);
+        let mut retry = Retry::new(OPERATION_TIMEOUT);
         let mut token = self.token.value().await?;
         loop {
-            run.permit().await?;
-            self.pacer.turn(OPERATION_TIMEOUT).await.map_err(GladlyError::RateLimited)?;
+            context.check().await?;
+            self.rate_limiter.turn(OPERATION_TIMEOUT).await.map_err(GladlyError::RateLimited)?;
             // Asked again: the wait for our turn may have been long.
-            run.permit().await?;
+            context.check().await?;
             self.calls.fetch_add(1, Ordering::Relaxed);
             let request = self.request(method, path, body, &token);
-            let err = match Box::pin(tries.send(&self.http, request, wanted)).await {
+            let err = match Box::pin(retry.send(&self.http, request, wanted)).await {
                 Ok(answer) => {
                     self.heed(&answer);
                     match answer.status {
@@ -419,7 +452,7 @@ impl Gladly {
                             GladlyError::NotReady { status, retry_after }
                         }
                         _ => {
-                            run.answered(Upstream::Gladly);
+                            context.answered(Upstream::Gladly);
                             return Ok(answer);
                         }
                     }
@@ -428,7 +461,7 @@ impl Gladly {
                 Err(err) => GladlyError::Unreachable(err),
             };
             tracing::debug!(error = error_chain(&err), "a call to Gladly failed");
-            if !tries.again(err.retry_after()).await {
+            if !retry.backoff(err.retry_after()).await {
                 return Err(err);
             }
         }
@@ -461,11 +494,11 @@ impl Gladly {
     fn heed(&self, answer: &Answer) {
         let left = answer.header("ratelimit-remaining-second").and_then(|left| left.parse().ok());
         if let Some(left) = left {
-            self.pacer.remaining(left);
+            self.rate_limiter.remaining(left);
         }
         if answer.status == 429 {
             self.throttled.fetch_add(1, Ordering::Relaxed);
-            self.pacer.throttled(answer.retry_after(self.clock.now()));
+            self.rate_limiter.throttled(answer.retry_after(self.clock.now()));
         }
     }
 }

@@ -241,13 +241,13 @@ impl Lines {
 
 /// The tries of one call and the time they may take together. What passes between them, such as
 /// the wait for our turn, does not count.
-pub(crate) struct Tries {
+pub(crate) struct Retry {
     left: u32,
     time: Duration,
     wait: Duration,
 }
 
-impl Tries {
+impl Retry {
     pub(crate) fn new(time: Duration) -> Self {
         Self { left: TRIES, time, wait: FIRST_WAIT }
     }
@@ -267,7 +267,7 @@ impl Tries {
     }
 
     /// Waits before another try, for as long as the server asked; `false` if there is none.
-    pub(crate) async fn again(&mut self, asked: Option<Duration>) -> bool {
+    pub(crate) async fn backoff(&mut self, asked: Option<Duration>) -> bool {
         self.left -= 1;
         let wait = self.wait.mul_f64(0.8 + 0.4 * fastrand::f64()).max(asked.unwrap_or_default());
         if self.left == 0 || wait >= self.time {

@@ -16,14 +16,14 @@ const LOW: u64 = 2;
 const QUIET: Duration = Duration::from_secs(1);
 
 /// Lets requests through one at a time, `interval` apart.
-pub(crate) struct Pacer {
+pub(crate) struct RateLimiter {
     interval: Duration,
     /// Whoever holds it is next; the others wait in the order they came.
     turn: tokio::sync::Mutex<()>,
     next: Mutex<Instant>,
 }
 
-impl Pacer {
+impl RateLimiter {
     pub(crate) fn new(rate: Rate) -> Self {
         Self {
             interval: rate.interval(),
@@ -80,10 +80,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn no_second_has_more_requests_than_our_share() {
-        let pacer = Pacer::new("4".parse().unwrap());
+        let rate_limiter = RateLimiter::new("4".parse().unwrap());
         let began = Instant::now();
         let times = join_all((0..40).map(|_| async {
-            pacer.turn(Duration::MAX).await.unwrap();
+            rate_limiter.turn(Duration::MAX).await.unwrap();
             began.elapsed()
         }));
         let times = times.await;
@@ -97,22 +97,24 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_low_quota_slows_us_and_a_429_stops_us() {
-        let pacer = Pacer::new("4".parse().unwrap());
+        let rate_limiter = RateLimiter::new("4".parse().unwrap());
         let wait = async || {
             let began = Instant::now();
-            pacer.turn(Duration::from_secs(10)).await.unwrap();
+            rate_limiter.turn(Duration::from_secs(10)).await.unwrap();
             began.elapsed()
         };
         wait().await;
-        pacer.remaining(3);
+        rate_limiter.remaining(3);
         assert!(wait().await < Duration::from_millis(300));
-        pacer.remaining(2);
+        rate_limiter.remaining(2);
         assert!(wait().await > Duration::from_millis(500));
-        pacer.remaining(0);
+        rate_limiter.remaining(0);
         assert!(wait().await > Duration::from_secs(1));
-        pacer.throttled(None);
+        rate_limiter.throttled(None);
         assert!(wait().await >= Duration::from_secs(1));
-        pacer.throttled(Some(Duration::from_mins(1)));
-        assert!(pacer.turn(Duration::from_secs(10)).await.unwrap_err() > Duration::from_secs(59));
+        rate_limiter.throttled(Some(Duration::from_mins(1)));
+        assert!(
+            rate_limiter.turn(Duration::from_secs(10)).await.unwrap_err() > Duration::from_secs(59)
+        );
     }
 }

@@ -24,7 +24,7 @@ use crate::{
     controller::status::{Facts, Status},
     controller::webhook_monitor::{Watchdog, Watching},
     gate::breaker::{NONE_FOUND, OpenState, State, Upstream},
-    pipeline::context::Run,
+    pipeline::context::BatchContext,
 };
 
 /// How long a change of the mapping is waited for; the next invocation goes on from there.
@@ -164,7 +164,7 @@ impl Extractor {
             quarantined: quarantine.total,
             retention: events.retention,
             floor: self.ledger.floor(Kind::Events, &events, now).await?,
-            drain_seconds: self.pace.drain(events.total),
+            drain_seconds: self.throughput.drain(events.total),
             renews: self.renews,
             webhook: self.watchdog.as_ref().and_then(Watchdog::known),
             now,
@@ -218,8 +218,8 @@ impl Extractor {
                 Upstream::Destination => breaker.half_open(open_state).await,
                 Upstream::Gladly => {
                     let left = end.saturating_duration_since(Instant::now());
-                    let run = Run::unguarded(Arc::clone(&self.gate), left);
-                    match self.fetcher.gladly().probe(&run).await {
+                    let context = BatchContext::unguarded(Arc::clone(&self.gate), left);
+                    match self.fetcher.gladly().probe(&context).await {
                         // That it knows us does not show that it has what we ask it for.
                         Ok(()) => breaker.half_open(open_state).await,
                         Err(err) if err.is_inconclusive() => {

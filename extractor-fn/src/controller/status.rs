@@ -23,13 +23,13 @@ const CALLS: f64 = 2.0;
 const ENOUGH: u64 = 100;
 
 /// How fast a backlog drains, by what events have cost so far.
-pub(crate) struct Pace {
+pub(crate) struct ThroughputEstimate {
     rate: Rate,
     calls: AtomicU64,
     events: AtomicU64,
 }
 
-impl Pace {
+impl ThroughputEstimate {
     pub(crate) fn new(rate: Rate) -> Self {
         Self { rate, calls: AtomicU64::new(0), events: AtomicU64::new(0) }
     }

@@ -12,7 +12,9 @@ use shared::error_chain;
 use tokio::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
-use crate::{Extractor, client::gladly::Webhook, controller::ControlError, pipeline::context::Run};
+use crate::{
+    Extractor, client::gladly::Webhook, controller::ControlError, pipeline::context::BatchContext,
+};
 
 /// How often Gladly is asked by the schedule.
 const INTERVAL: SignedDuration = SignedDuration::from_secs(290);
@@ -164,13 +166,13 @@ impl Extractor {
         // Also where it fails: a Gladly that does not answer is not asked more often.
         watchdog.asked(self.now());
         let left = end.saturating_duration_since(Instant::now());
-        let run = Run::unguarded(Arc::clone(&self.gate), left);
-        let webhooks = self.fetcher.gladly().webhooks(&run).await?;
+        let context = BatchContext::unguarded(Arc::clone(&self.gate), left);
+        let webhooks = self.fetcher.gladly().webhooks(&context).await?;
         let ours = watchdog.ours(&webhooks);
         let mut health = Watchdog::health(ours, self.now());
         match ours {
             None => error!("Gladly has no webhook with this relay's URL: no event can come"),
-            Some(webhook) => self.mend(webhook, &mut health, &run).await?,
+            Some(webhook) => self.mend(webhook, &mut health, &context).await?,
         }
         if !health.missing_events.is_empty() {
             let missing = health.missing_events.join(",");
@@ -185,8 +187,8 @@ impl Extractor {
         let Some(watchdog) = self.watchdog.as_ref().filter(|dog| dog.is_due(self.now())) else {
             return;
         };
-        let run = Run::unguarded(Arc::clone(&self.gate), time_left);
-        match self.fetcher.gladly().webhooks(&run).await {
+        let context = BatchContext::unguarded(Arc::clone(&self.gate), time_left);
+        match self.fetcher.gladly().webhooks(&context).await {
             Ok(webhooks) => watchdog.note(&webhooks, self.now()),
             Err(err) => warn!(error = error_chain(&err), "could not ask Gladly about its webhook"),
         }
@@ -198,7 +200,7 @@ impl Extractor {
         &self,
         webhook: &Webhook,
         health: &mut Health,
-        run: &Run,
+        context: &BatchContext,
     ) -> Result<(), ControlError> {
         match webhook.disabled_at_due_to_retry_limit.filter(|_| !webhook.enabled) {
             None if webhook.enabled => {}
@@ -208,7 +210,7 @@ impl Extractor {
                 let begins = given_up.saturating_sub(BEFORE).unwrap_or(given_up);
                 self.backfill.events().update(|ranges| ranges.open(begins)).await?;
                 error!(webhook.disabled_at = %given_up, "Gladly disabled the webhook; re-enabling it");
-                match self.fetcher.gladly().enable(&webhook.id, run).await {
+                match self.fetcher.gladly().enable(&webhook.id, context).await {
                     Ok(()) => {
                         info!("Gladly's webhook is on again");
                         health.enabled = true;

@@ -332,7 +332,7 @@ impl Breaker {
     }
 
     /// Whether it is this side that is tried.
-    pub(crate) fn tries(&self, upstream: Upstream) -> bool {
+    pub(crate) fn retry(&self, upstream: Upstream) -> bool {
         self.trial().is_some_and(|open_state| open_state.cause == upstream)
     }
 
@@ -382,7 +382,7 @@ impl Breaker {
         upstream: Upstream,
         conversations: impl IntoIterator<Item = &'a Id>,
     ) -> bool {
-        self.tries(upstream)
+        self.retry(upstream)
             || self.record(upstream).failure_window.failed(conversations, self.clock.now())
     }
 

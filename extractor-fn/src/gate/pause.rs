@@ -107,7 +107,7 @@ impl Gate {
         Self { switch, breaker, clock }
     }
 
-    pub(crate) async fn permit(&self) -> Result<(), PauseReason> {
+    pub(crate) async fn check(&self) -> Result<(), PauseReason> {
         let (switch, breaker) = join!(self.switch.value(), self.breaker.value());
         let unreadable = |err: ParameterError| PauseReason::Unreadable(error_chain(&err));
         let holder = switch.map_err(unreadable)?.held(self.clock.now());

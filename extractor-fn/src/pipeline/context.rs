@@ -38,7 +38,7 @@ pub(crate) struct Fault {
 }
 
 /// A batch being worked on, or another task that asks Gladly.
-pub(crate) struct Run {
+pub(crate) struct BatchContext {
     gate: Arc<Gate>,
     /// Asks neither the switch nor the breaker: it is the controller, which looks after both.
     unguarded: bool,
@@ -53,10 +53,10 @@ pub(crate) struct Run {
     /// environment last saw it fail there, or when this began.
     failures: Mutex<HashMap<Id, (Upstream, u64)>>,
     metrics: Mutex<Metrics>,
-    pub(crate) times: Times,
+    pub(crate) times: Deadlines,
 }
 
-impl Run {
+impl BatchContext {
     pub(crate) fn new(gate: Arc<Gate>, time_left: Duration) -> Self {
         Self {
             successes: Upstream::BOTH.map(|upstream| gate.breaker.successes(upstream)),
@@ -67,7 +67,7 @@ impl Run {
             denied: Default::default(),
             failures: Mutex::default(),
             metrics: Mutex::default(),
-            times: Times::new(time_left),
+            times: Deadlines::new(time_left),
         }
     }
 
@@ -78,14 +78,14 @@ impl Run {
 
     /// Asks the switch and the breaker, which are at most 10 s old, and whether the batch has given
     /// up.
-    pub(crate) async fn permit(&self) -> Result<(), Interrupted> {
+    pub(crate) async fn check(&self) -> Result<(), Interrupted> {
         if let Some(fault) = self.fault() {
             return Err(Interrupted::Fault(fault.clone()));
         }
         if self.unguarded {
             return Ok(());
         }
-        self.gate.permit().await.map_err(Interrupted::PauseReason)
+        self.gate.check().await.map_err(Interrupted::PauseReason)
     }
 
     /// Gives the batch up.
@@ -144,7 +144,7 @@ impl Run {
         why: &str,
     ) {
         conversations.clone().for_each(|conversation| self.failed_alone(upstream, conversation));
-        let in_trial = self.gate.breaker.tries(upstream);
+        let in_trial = self.gate.breaker.retry(upstream);
         if self.gate.breaker.failed(upstream, conversations) {
             self.give_up(Fault {
                 upstream,
@@ -234,7 +234,7 @@ impl Run {
 /// The end of each step, so that nothing is started that cannot finish before Lambda ends the
 /// invocation.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Times {
+pub(crate) struct Deadlines {
     /// No conversation is begun after this.
     pub(crate) begin: Instant,
     /// What is not fetched by then is given back.
@@ -247,7 +247,7 @@ pub(crate) struct Times {
     pub(crate) settle: Instant,
 }
 
-impl Times {
+impl Deadlines {
     /// Each step's share is bounded, so a long invocation spends its time on fetching.
     fn new(left: Duration) -> Self {
         let share = |most: u64, part: u32| Duration::from_secs(most).min(left / part);

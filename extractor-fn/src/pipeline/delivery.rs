@@ -15,7 +15,7 @@ const CONVERSATIONS: usize = 100;
 /// Most bytes of a delivery, before compression. A larger conversation travels alone, whole.
 const BYTES: usize = 1_000_000;
 /// What surrounds the events and conversations takes less than this.
-const FRAME: usize = 512;
+const ENVELOPE_BYTES: usize = 512;
 const SCHEMA: &str = "gladly-relay/delivery/1";
 /// What stands in the id's place until it is known.
 const NO_ID: &str = "0000000000000000000000000000000000000000000000000000000000000000";
@@ -37,7 +37,7 @@ pub(crate) enum Coverage {
 }
 
 /// The events of one conversation, and its snapshot if one was fetched: they travel together.
-pub(crate) struct Parcel {
+pub(crate) struct ConversationUpdate {
     pub(crate) conversation: Id,
     pub(crate) events: Arc<[Event]>,
     /// Which of the events are in it; the others were given back.
@@ -47,7 +47,7 @@ pub(crate) struct Parcel {
     bytes: usize,
 }
 
-impl Parcel {
+impl ConversationUpdate {
     pub(crate) fn new(
         conversation: Id,
         events: Arc<[Event]>,
@@ -55,14 +55,14 @@ impl Parcel {
         coverage: Coverage,
         snapshot: Option<Snapshot>,
     ) -> Self {
-        let mut parcel = Self { conversation, events, sent, coverage, snapshot, bytes: 0 };
-        let events = parcel.events().map(|event| {
+        let mut update = Self { conversation, events, sent, coverage, snapshot, bytes: 0 };
+        let events = update.events().map(|event| {
             let event = serde_json::to_vec(&Forwarded::new(event, coverage, event.received_at));
             event.map_or(0, |json| json.len()) + HELD_DIGITS
         });
-        parcel.bytes = events.sum::<usize>()
-            + parcel.snapshot.as_ref().map_or(0, |snapshot| snapshot.json.get().len() + 1);
-        parcel
+        update.bytes = events.sum::<usize>()
+            + update.snapshot.as_ref().map_or(0, |snapshot| snapshot.json.get().len() + 1);
+        update
     }
 
     pub(crate) fn events(&self) -> impl Iterator<Item = &Event> {
@@ -72,25 +72,25 @@ impl Parcel {
 
 /// Packs parcels into deliveries.
 #[derive(Default)]
-pub(crate) struct Packer {
-    open: Vec<Parcel>,
+pub(crate) struct Batcher {
+    open: Vec<ConversationUpdate>,
     bytes: usize,
-    full: VecDeque<Vec<Parcel>>,
+    full: VecDeque<Vec<ConversationUpdate>>,
 }
 
-impl Extend<Parcel> for Packer {
-    fn extend<T: IntoIterator<Item = Parcel>>(&mut self, parcels: T) {
-        parcels.into_iter().for_each(|parcel| self.push(parcel));
+impl Extend<ConversationUpdate> for Batcher {
+    fn extend<T: IntoIterator<Item = ConversationUpdate>>(&mut self, updates: T) {
+        updates.into_iter().for_each(|update| self.push(update));
     }
 }
 
-impl Packer {
-    fn push(&mut self, parcel: Parcel) {
-        if self.open.len() == CONVERSATIONS || self.bytes + parcel.bytes > BYTES - FRAME {
+impl Batcher {
+    fn push(&mut self, update: ConversationUpdate) {
+        if self.open.len() == CONVERSATIONS || self.bytes + update.bytes > BYTES - ENVELOPE_BYTES {
             self.close();
         }
-        self.bytes += parcel.bytes;
-        self.open.push(parcel);
+        self.bytes += update.bytes;
+        self.open.push(update);
     }
 
     /// No more parcels will come for a while.
@@ -102,7 +102,7 @@ impl Packer {
     }
 
     /// A delivery that will not grow any more.
-    pub(crate) fn pop(&mut self) -> Option<Vec<Parcel>> {
+    pub(crate) fn pop(&mut self) -> Option<Vec<ConversationUpdate>> {
         self.full.pop_front()
     }
 
@@ -176,15 +176,15 @@ pub(crate) fn held_ms(event: &Event, now: Timestamp) -> i64 {
 /// each conversation's `fetchedAt` are in it, so what is sent again later has another id; the tries
 /// of one call send the same bytes, and those that a delivery is split into have ids of their own.
 pub(crate) fn write(
-    parcels: &[Parcel],
+    updates: &[ConversationUpdate],
     organization: &str,
     content_encoding: &str,
     sent_at: Timestamp,
 ) -> serde_json::Result<(String, Vec<u8>)> {
-    let events = parcels.iter().flat_map(|parcel| {
-        parcel.events().map(|event| Forwarded::new(event, parcel.coverage, sent_at))
+    let events = updates.iter().flat_map(|update| {
+        update.events().map(|event| Forwarded::new(event, update.coverage, sent_at))
     });
-    let snapshots = parcels.iter().filter_map(|parcel| Some(&*parcel.snapshot.as_ref()?.json));
+    let snapshots = updates.iter().filter_map(|update| Some(&*update.snapshot.as_ref()?.json));
     let delivery = Delivery {
         schema: SCHEMA,
         id: NO_ID,
@@ -194,7 +194,7 @@ pub(crate) fn write(
         conversations: snapshots.collect(),
     };
     // As much as it needs: growing would copy what may be many megabytes.
-    let bytes = parcels.iter().map(|parcel| parcel.bytes).sum::<usize>() + FRAME;
+    let bytes = updates.iter().map(|update| update.bytes).sum::<usize>() + ENVELOPE_BYTES;
     let mut json = Vec::with_capacity(bytes);
     serde_json::to_writer(&mut json, &delivery)?;
 

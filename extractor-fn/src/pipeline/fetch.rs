@@ -17,16 +17,16 @@ use tokio::{time::Instant, try_join};
 
 use crate::{
     client::gladly::{Gladly, GladlyError, Profile},
-    config::Shape,
+    config::DeliveryOptions,
     gate::breaker::Upstream,
     pipeline::cache::Cached,
     pipeline::cache::bounded::{Bounded, Weight},
     pipeline::cache::names::NameList,
     pipeline::cache::parts::{Part, Parts},
-    pipeline::context::Run,
+    pipeline::context::BatchContext,
     pipeline::coverage::SeenItems,
     pipeline::event::{Event, ItemRef},
-    pipeline::snapshot::{self, Conversation, Customer, Ingredients, Item},
+    pipeline::snapshot::{self, Conversation, Customer, Item, SnapshotInput},
 };
 
 /// How long a customer is used.
@@ -35,7 +35,7 @@ const CUSTOMER_TTL: SignedDuration = SignedDuration::from_mins(10);
 const CUSTOMERS: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 const CUSTOMERS_BYTES: usize = 8 << 20;
 /// How often a customer may have been merged into another.
-const MOVES: usize = 3;
+const MAX_MERGES: usize = 3;
 /// Calls for parts of one conversation at once: those of other conversations get their turns
 /// between them.
 const PARTS_AT_ONCE: usize = 4;
@@ -48,7 +48,7 @@ const LAST_TRY: u32 = 5;
 /// Fetches conversations, and keeps what many of them share.
 pub(crate) struct Fetcher {
     gladly: Gladly,
-    shape: Shape,
+    shape: DeliveryOptions,
     clock: Clock,
     agents: NameList,
     topics: NameList,
@@ -59,7 +59,7 @@ pub(crate) struct Fetcher {
 
 /// A customer that was asked for.
 struct Known {
-    cell: Arc<Cached<Seen>>,
+    cell: Arc<Cached<CustomerLookup>>,
     bytes: usize,
 }
 
@@ -70,10 +70,10 @@ impl Weight for Known {
 }
 
 /// What Gladly said of a customer.
-enum Seen {
+enum CustomerLookup {
     /// As the destination gets them.
     Customer(Arc<RawValue>),
-    Moved(Id),
+    Merged(Id),
     Gone,
 }
 
@@ -100,7 +100,7 @@ pub(crate) struct Snapshot {
 }
 
 impl Fetcher {
-    pub(crate) fn new(gladly: Gladly, shape: Shape, clock: Clock) -> Self {
+    pub(crate) fn new(gladly: Gladly, shape: DeliveryOptions, clock: Clock) -> Self {
         Self {
             gladly,
             shape,
@@ -132,21 +132,23 @@ impl Fetcher {
         &self,
         id: &Id,
         events: &[Event],
-        run: &Run,
+        context: &BatchContext,
     ) -> Result<Fetched, GladlyError> {
         let fetched_at = self.clock.now();
         let (conversation, list) =
-            try_join!(self.gladly.conversation(id, run), self.gladly.items(id, run))?;
+            try_join!(self.gladly.conversation(id, context), self.gladly.items(id, context))?;
         let (Some(conversation), Some(list)) = (conversation, list) else {
             let second_look = events.iter().any(|event| !event.is_new());
             let customer = events.iter().find_map(|event| event.customer.clone());
             let with_customer = match customer.filter(|_| second_look) {
-                Some(customer) => matches!(*self.look_up(customer, run).await?, Seen::Gone),
+                Some(customer) => {
+                    matches!(*self.look_up(customer, context).await?, CustomerLookup::Gone)
+                }
                 None => false,
             };
             return Ok(Fetched::Gone { with_customer });
         };
-        run.served(Upstream::Gladly).await;
+        context.served(Upstream::Gladly).await;
         let conversation =
             Conversation::read(&conversation).ok_or(GladlyError::Unreadable("a conversation"))?;
         let mut items = Item::list(&list.json).ok_or(GladlyError::Unreadable("a list of items"))?;
@@ -165,7 +167,7 @@ impl Fetcher {
             // The list may simply end before them.
             let wanted: Vec<_> = missing.drain().map(|(_, item)| item.clone()).collect();
             cut_off = stream::iter(wanted)
-                .map(|item| self.item(id, item, run))
+                .map(|item| self.item(id, item, context))
                 .buffer_unordered(PARTS_AT_ONCE)
                 .try_collect()
                 .await?;
@@ -176,24 +178,24 @@ impl Fetcher {
             .customer_id()
             .or_else(|| events.iter().find_map(|event| event.customer.clone()));
         let is_last_try = events.iter().any(|event| event.receives >= LAST_TRY);
-        let spoken = items.iter().filter(|item| item.is_spoken());
+        let spoken = items.iter().filter(|item| item.is_call());
         // The newest first: they are what the events are about.
         let spoken = spoken.rev().filter_map(|item| item.id()?.parse().ok()).collect();
         let agent: Vec<_> = conversation.agent_id().into_iter().collect();
         let inbox: Vec<_> = conversation.inbox_id().into_iter().collect();
         let topics = conversation.topic_ids().unwrap_or_default();
         let names = async |list: &NameList, ids: &[_]| {
-            list.get(ids, &self.gladly, &self.clock, run).await.map_err(GladlyError::from)
+            list.get(ids, &self.gladly, &self.clock, context).await.map_err(GladlyError::from)
         };
         let ((transcripts, is_cut), customer, agents, topics, inboxes) = try_join!(
-            self.transcripts(id, spoken, is_last_try, run),
-            self.customer(customer_id, run),
+            self.transcripts(id, spoken, is_last_try, context),
+            self.customer(customer_id, context),
             names(&self.agents, &agent),
             names(&self.topics, &topics),
             names(&self.inboxes, &inbox),
         )?;
         let truncated = list.truncated || is_cut;
-        let json = snapshot::build(Ingredients {
+        let json = snapshot::build(SnapshotInput {
             id,
             fetched_at,
             conversation: &conversation,
@@ -222,13 +224,13 @@ impl Fetcher {
         &self,
         conversation: &Id,
         item: ItemRef,
-        run: &Run,
+        context: &BatchContext,
     ) -> Result<Arc<str>, GladlyError> {
         let ask = async {
             match &item {
-                ItemRef::Message(id) => self.gladly.item(id, run).await,
+                ItemRef::Message(id) => self.gladly.item(id, context).await,
                 ItemRef::Note(id) if self.shape.notes => {
-                    self.gladly.note(conversation, id, run).await
+                    self.gladly.note(conversation, id, context).await
                 }
                 ItemRef::Note(_) => Ok(None),
             }
@@ -243,20 +245,20 @@ impl Fetcher {
         conversation: &Id,
         items: Vec<Id>,
         is_last_try: bool,
-        run: &Run,
+        context: &BatchContext,
     ) -> Result<(HashMap<Id, Arc<str>>, bool), GladlyError> {
         let bytes = AtomicUsize::new(0);
         let (bytes, mut texts, mut is_cut) = (&bytes, HashMap::new(), false);
         let mut transcripts = stream::iter(items)
             .map(async |id| {
                 let is_over = bytes.load(Ordering::Relaxed) >= TRANSCRIPTS_BYTES
-                    || is_last_try && Instant::now() >= run.times.begin;
+                    || is_last_try && Instant::now() >= context.times.begin;
                 let text = match self.parts.get(conversation, Part::Transcript, &id) {
                     None if is_over => None,
                     None => {
                         let ask = async {
-                            let transcript = self.gladly.transcript(&id, run).await?;
-                            Ok(transcript.as_deref().and_then(snapshot::spoken))
+                            let transcript = self.gladly.transcript(&id, context).await?;
+                            Ok(transcript.as_deref().and_then(snapshot::transcript_text))
                         };
                         Some(self.part(conversation, Part::Transcript, &id, ask).await?)
                     }
@@ -297,20 +299,24 @@ impl Fetcher {
     async fn customer(
         &self,
         id: Option<Id>,
-        run: &Run,
+        context: &BatchContext,
     ) -> Result<Option<Arc<RawValue>>, GladlyError> {
         let Some(id) = id else {
             return Ok(None);
         };
-        Ok(match &*self.look_up(id, run).await? {
-            Seen::Customer(customer) => Some(Arc::clone(customer)),
-            Seen::Moved(_) | Seen::Gone => None,
+        Ok(match &*self.look_up(id, context).await? {
+            CustomerLookup::Customer(customer) => Some(Arc::clone(customer)),
+            CustomerLookup::Merged(_) | CustomerLookup::Gone => None,
         })
     }
 
     /// What Gladly says of a customer, wherever merging has taken them. After too many moves, that
     /// they moved.
-    async fn look_up(&self, mut id: Id, run: &Run) -> Result<Arc<Seen>, GladlyError> {
+    async fn look_up(
+        &self,
+        mut id: Id,
+        context: &BatchContext,
+    ) -> Result<Arc<CustomerLookup>, GladlyError> {
         let mut moves = 0;
         loop {
             let known = self.customers().get(&id).map(|known| Arc::clone(&known.cell));
@@ -319,10 +325,10 @@ impl Fetcher {
                 self.keep(&id, &cell, 0);
                 cell
             });
-            let seen = cell.get(self.clock.now(), CUSTOMER_TTL, self.ask_for(&id, run)).await?;
+            let seen = cell.get(self.clock.now(), CUSTOMER_TTL, self.ask_for(&id, context)).await?;
             match &*seen {
-                Seen::Moved(to) if moves < MOVES => id = to.clone(),
-                Seen::Customer(customer) => {
+                CustomerLookup::Merged(to) if moves < MAX_MERGES => id = to.clone(),
+                CustomerLookup::Customer(customer) => {
                     self.keep(&id, &cell, customer.get().len());
                     return Ok(seen);
                 }
@@ -332,7 +338,7 @@ impl Fetcher {
         }
     }
 
-    fn keep(&self, customer: &Id, cell: &Arc<Cached<Seen>>, bytes: usize) {
+    fn keep(&self, customer: &Id, cell: &Arc<Cached<CustomerLookup>>, bytes: usize) {
         self.customers().put(customer.clone(), Known { cell: Arc::clone(cell), bytes });
     }
 
@@ -340,15 +346,19 @@ impl Fetcher {
         self.customers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn ask_for(&self, customer: &Id, run: &Run) -> Result<Seen, GladlyError> {
-        Ok(match self.gladly.customer(customer, run).await? {
+    async fn ask_for(
+        &self,
+        customer: &Id,
+        context: &BatchContext,
+    ) -> Result<CustomerLookup, GladlyError> {
+        Ok(match self.gladly.customer(customer, context).await? {
             Profile::Found(profile) => {
                 let read = Customer::read(&profile, customer, self.shape.contact);
                 let json = read.and_then(|customer| to_raw_value(&customer).ok());
-                Seen::Customer(json.ok_or(GladlyError::Unreadable("a customer"))?.into())
+                CustomerLookup::Customer(json.ok_or(GladlyError::Unreadable("a customer"))?.into())
             }
-            Profile::Moved(to) => Seen::Moved(to),
-            Profile::Gone => Seen::Gone,
+            Profile::Merged(to) => CustomerLookup::Merged(to),
+            Profile::Gone => CustomerLookup::Gone,
         })
     }
 }

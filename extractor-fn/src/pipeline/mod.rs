@@ -29,20 +29,20 @@ use tracing::{Instrument as _, error, info, warn};
 
 use crate::{
     Config, Http,
-    client::destination::{Destination, Verdict},
+    client::destination::{DeliveryResult, Destination},
     client::event_source_mapping::Mapping,
     client::gladly::{Gladly, GladlyError},
-    client::rate_limiter::Pacer,
+    client::rate_limiter::RateLimiter,
     client::sqs::{Queue, sqs_client},
     controller::backfill::BackfillStore,
     controller::renewal::Ledger,
-    controller::status::Pace,
+    controller::status::ThroughputEstimate,
     controller::webhook_monitor::Watchdog,
     gate::breaker::{Breaker, Upstream},
     gate::pause::{Gate, PAUSE_TTL},
-    pipeline::context::{Interrupted, Run},
+    pipeline::context::{BatchContext, Interrupted},
     pipeline::coverage::Coverage,
-    pipeline::delivery::{Packer, Parcel},
+    pipeline::delivery::{Batcher, ConversationUpdate},
     pipeline::event::{Event, ItemRef, MissingMessageId, Record},
     pipeline::fetch::{Fetched, Fetcher},
     pipeline::settle::Outcome,
@@ -74,7 +74,7 @@ pub struct Extractor {
     pub(crate) watchdog: Option<Watchdog>,
     /// Whether events are sent anew before the queue lets them expire.
     pub(crate) renews: bool,
-    pub(crate) pace: Pace,
+    pub(crate) throughput: ThroughputEstimate,
     pub(crate) clock: Clock,
 }
 
@@ -86,7 +86,7 @@ struct Group {
 
 /// A group that has been looked into.
 struct Prepared {
-    parcel: Option<Parcel>,
+    update: Option<ConversationUpdate>,
     given_back: Vec<(usize, Outcome)>,
     /// Gladly has no such conversation, which may be Gladly's own fault.
     is_missing: bool,
@@ -111,7 +111,7 @@ impl Extractor {
             config.gladly,
             config.gladly_email,
             secret(config.gladly_token_parameter),
-            Pacer::new(config.gladly_rate),
+            RateLimiter::new(config.gladly_rate),
             clock.clone(),
         );
         let destination = Destination::new(
@@ -134,7 +134,7 @@ impl Extractor {
             backfill,
             watchdog: config.watched_webhook.map(Watchdog::new),
             renews: config.renew_held_events,
-            pace: Pace::new(config.gladly_rate),
+            throughput: ThroughputEstimate::new(config.gladly_rate),
             clock,
         }
     }
@@ -150,19 +150,19 @@ impl Extractor {
         time_left: Duration,
     ) -> Result<SqsBatchResponse, MissingMessageId> {
         let began = Instant::now();
-        let run = Arc::new(Run::new(Arc::clone(&self.gate), time_left));
+        let context = Arc::new(BatchContext::new(Arc::clone(&self.gate), time_left));
         let records = messages.into_iter().map(Record::try_from).collect::<Result<Vec<_>, _>>()?;
         // Until something better is known of a record, such as after a panic, it has failed.
         let mut outcomes = vec![Outcome::Failed(None); records.len()];
 
-        match run.permit().await {
+        match context.check().await {
             Ok(()) => {
-                self.extract(&records, &run, &mut outcomes).await;
-                self.note_late(&records, &outcomes, &run).await;
-                run.judge(Upstream::Destination).await;
-                for fault in run.faults() {
+                self.extract(&records, &context, &mut outcomes).await;
+                self.note_late(&records, &outcomes, &context).await;
+                context.judge(Upstream::Destination).await;
+                for fault in context.faults() {
                     let open = self.gate.breaker.open(fault);
-                    if timeout_at(run.times.settle, open).await.is_err() {
+                    if timeout_at(context.times.settle, open).await.is_err() {
                         error!(reason = fault.reason, "timed out opening the circuit breaker");
                     }
                 }
@@ -173,13 +173,13 @@ impl Extractor {
                 outcomes.fill(Outcome::PauseReason);
             }
         }
-        let response = self.settle(&records, outcomes, &run).await;
+        let response = self.settle(&records, outcomes, &context).await;
 
         let (calls, throttled) = self.fetcher.gladly().take_counts();
-        run.count(Metric::GladlyCalls, calls);
-        run.count(Metric::GladlyThrottled, throttled);
-        let metrics = run.metrics();
-        self.pace.note(calls, metrics.count(Metric::Forwarded));
+        context.count(Metric::GladlyCalls, calls);
+        context.count(Metric::GladlyThrottled, throttled);
+        let metrics = context.metrics();
+        self.throughput.note(calls, metrics.count(Metric::Forwarded));
         metrics.emit(self.now());
         info!(
             batch.records = records.len(),
@@ -220,7 +220,7 @@ impl Extractor {
     async fn extract(
         self: &Arc<Self>,
         records: &[Record],
-        run: &Arc<Run>,
+        context: &Arc<BatchContext>,
         outcomes: &mut [Outcome],
     ) {
         let mut waiting = Self::groups(records, outcomes);
@@ -233,34 +233,34 @@ impl Extractor {
             (is_unfinished, is_trial.then(newest).map(Reverse))
         });
         let mut missing = Vec::new();
-        let mut packer = Packer::default();
+        let mut batcher = Batcher::default();
         let mut fetches = JoinSet::new();
         let mut fetching = HashMap::new();
         let mut deliveries = JoinSet::<Vec<(usize, Outcome)>>::new();
         loop {
-            let begins = Instant::now() < run.times.begin;
-            while begins && fetches.len() < FETCHES && packer.waiting() < WAITING {
+            let begins = Instant::now() < context.times.begin;
+            while begins && fetches.len() < FETCHES && batcher.waiting() < WAITING {
                 let Some(group) = waiting.pop_front() else { break };
                 let conversation = group.conversation.clone();
-                let task = Arc::clone(self).prepare(group, Arc::clone(run)).in_current_span();
+                let task = Arc::clone(self).prepare(group, Arc::clone(context)).in_current_span();
                 let task = fetches.spawn(task);
                 fetching.insert(task.id(), conversation);
             }
             if fetches.is_empty() && (waiting.is_empty() || !begins) {
-                packer.extend(Self::judged(mem::take(&mut missing), run, outcomes).await);
-                packer.close();
+                batcher.extend(Self::judged(mem::take(&mut missing), context, outcomes).await);
+                batcher.close();
             }
             while deliveries.len() < DELIVERIES {
-                let Some(parcels) = packer.pop() else { break };
-                let task = Arc::clone(self).deliver(parcels, Arc::clone(run));
+                let Some(updates) = batcher.pop() else { break };
+                let task = Arc::clone(self).deliver(updates, Arc::clone(context));
                 deliveries.spawn(task.in_current_span());
             }
             select! {
                 // In this order, so that a simulated run can be repeated.
                 biased;
                 Some(prepared) = fetches.join_next_with_id() => match prepared {
-                    Ok((_, Prepared { parcel, given_back, is_missing })) => {
-                        if is_missing { missing.extend(parcel) } else { packer.extend(parcel) }
+                    Ok((_, Prepared { update, given_back, is_missing })) => {
+                        if is_missing { missing.extend(update) } else { batcher.extend(update) }
                         note(outcomes, given_back);
                     }
                     // Begun and not finished is a failure, as it was noted beforehand.
@@ -270,7 +270,7 @@ impl Extractor {
                     }
                     Err(err) => {
                         if let Some(conversation) = fetching.get(&err.id()) {
-                            run.failed_alone(Upstream::Gladly, conversation);
+                            context.failed_alone(Upstream::Gladly, conversation);
                         }
                         error!("a conversation made the extractor panic: its events are given back");
                     }
@@ -281,31 +281,35 @@ impl Extractor {
                     }
                     note(outcomes, sent.into_iter().flatten());
                 }
-                () = sleep_until(run.times.fetch), if !fetches.is_empty() => fetches.abort_all(),
+                () = sleep_until(context.times.fetch), if !fetches.is_empty() => fetches.abort_all(),
                 else => break,
             }
         }
         let never_begun = waiting.iter().flat_map(|group| group.events.iter());
-        note(outcomes, never_begun.map(|event| (event.record, Outcome::OutOfTime)));
+        note(outcomes, never_begun.map(|event| (event.record, Outcome::DeadlineExceeded)));
     }
 
     /// Of conversations that Gladly does not have, those that are gone: all, unless it has none of
     /// the others either.
-    async fn judged(missing: Vec<Parcel>, run: &Run, outcomes: &mut [Outcome]) -> Vec<Parcel> {
+    async fn judged(
+        missing: Vec<ConversationUpdate>,
+        context: &BatchContext,
+        outcomes: &mut [Outcome],
+    ) -> Vec<ConversationUpdate> {
         if missing.is_empty() {
             return missing;
         }
-        run.judge(Upstream::Gladly).await;
-        if run.fault_of(Upstream::Gladly).is_none() {
+        context.judge(Upstream::Gladly).await;
+        if context.fault_of(Upstream::Gladly).is_none() {
             return missing;
         }
-        let events = missing.iter().flat_map(Parcel::events);
+        let events = missing.iter().flat_map(ConversationUpdate::events);
         note(outcomes, events.map(|event| (event.record, Outcome::Missing)));
         Vec::new()
     }
 
     /// Makes a parcel of a group, with a fetch unless all of it is covered already.
-    async fn prepare(self: Arc<Self>, group: Group, run: Arc<Run>) -> Prepared {
+    async fn prepare(self: Arc<Self>, group: Group, context: Arc<BatchContext>) -> Prepared {
         let Group { conversation, events } = group;
         let covered = |event: &Event| {
             let item = event.item.as_ref().map(ItemRef::id);
@@ -313,22 +317,28 @@ impl Extractor {
         };
         if events.iter().all(covered) {
             let all = (0..events.len()).collect();
-            let parcel = Parcel::new(conversation, events, all, delivery::Coverage::Covered, None);
-            return Prepared { parcel: Some(parcel), given_back: Vec::new(), is_missing: false };
+            let update = ConversationUpdate::new(
+                conversation,
+                events,
+                all,
+                delivery::Coverage::Covered,
+                None,
+            );
+            return Prepared { update: Some(update), given_back: Vec::new(), is_missing: false };
         }
-        let fetched = self.fetcher.fetch(&conversation, &events, &run).await;
+        let fetched = self.fetcher.fetch(&conversation, &events, &context).await;
         let doubtful = matches!(fetched, Ok(Fetched::Gone { with_customer: false }));
         let (coverage, snapshot) = match fetched {
             Ok(Fetched::Snapshot(snapshot)) => {
-                run.succeeded(Upstream::Gladly, [&conversation].into_iter());
+                context.succeeded(Upstream::Gladly, [&conversation].into_iter());
                 (delivery::Coverage::Included, Some(snapshot))
             }
             Ok(Fetched::Gone { .. }) => (delivery::Coverage::Gone, None),
             Err(err) => {
-                let outcome = failure(&conversation, &err, &run);
+                let outcome = failure(&conversation, &err, &context);
                 let given_back = events.iter().map(|event| (event.record, outcome.clone()));
                 let given_back = given_back.collect();
-                return Prepared { parcel: None, given_back, is_missing: false };
+                return Prepared { update: None, given_back, is_missing: false };
             }
         };
         // What Gladly does not show yet it may show in a moment: its reads lag behind its events.
@@ -341,75 +351,77 @@ impl Extractor {
         let (late, sent): (Vec<_>, Vec<_>) =
             (0..events.len()).partition(|index| lags(&events[*index]));
         let given_back =
-            late.into_iter().map(|index| (events[index].record, Outcome::LookAgain)).collect();
+            late.into_iter().map(|index| (events[index].record, Outcome::NotYetVisible)).collect();
         let is_missing = doubtful && !sent.is_empty();
         if is_missing {
-            run.denied(Upstream::Gladly, &conversation);
+            context.denied(Upstream::Gladly, &conversation);
         }
-        let parcel = (!sent.is_empty())
-            .then(|| Parcel::new(conversation, Arc::clone(&events), sent, coverage, snapshot));
-        Prepared { parcel, given_back, is_missing }
+        let update = (!sent.is_empty()).then(|| {
+            ConversationUpdate::new(conversation, Arc::clone(&events), sent, coverage, snapshot)
+        });
+        Prepared { update, given_back, is_missing }
     }
 
     /// Delivers parcels together. Refused, they are halved until the guilty one stands alone.
     async fn deliver(
         self: Arc<Self>,
-        parcels: Vec<Parcel>,
-        run: Arc<Run>,
+        updates: Vec<ConversationUpdate>,
+        context: Arc<BatchContext>,
     ) -> Vec<(usize, Outcome)> {
         let mut outcomes = Vec::new();
-        let mut pending = vec![parcels];
-        while let Some(mut parcels) = pending.pop() {
-            let outcome = match self.attempt(&parcels, &run).await {
-                Outcome::Refused(_) if parcels.len() > 1 => {
-                    let rest = parcels.split_off(parcels.len() / 2);
-                    pending.extend([rest, parcels]);
+        let mut pending = vec![updates];
+        while let Some(mut updates) = pending.pop() {
+            let outcome = match self.attempt(&updates, &context).await {
+                Outcome::Refused(_) if updates.len() > 1 => {
+                    let rest = updates.split_off(updates.len() / 2);
+                    pending.extend([rest, updates]);
                     continue;
                 }
                 outcome => outcome,
             };
-            if let (Outcome::Refused(_), [parcel]) = (&outcome, &*parcels) {
-                run.denied(Upstream::Destination, &parcel.conversation);
+            if let (Outcome::Refused(_), [update]) = (&outcome, &*updates) {
+                context.denied(Upstream::Destination, &update.conversation);
             }
-            let records = parcels.iter().flat_map(Parcel::events).map(|event| event.record);
+            let records =
+                updates.iter().flat_map(ConversationUpdate::events).map(|event| event.record);
             outcomes.extend(records.map(|record| (record, outcome.clone())));
         }
         outcomes
     }
 
-    async fn attempt(&self, parcels: &[Parcel], run: &Run) -> Outcome {
+    async fn attempt(&self, updates: &[ConversationUpdate], context: &BatchContext) -> Outcome {
         let began = Instant::now();
-        if began > run.times.forward {
+        if began > context.times.forward {
             return Outcome::Failed(None);
         }
         let organization = self.fetcher.gladly().organization();
         let encoding = self.destination.content_encoding();
-        let Ok((id, json)) = delivery::write(parcels, organization, encoding, self.now()) else {
+        let Ok((id, json)) = delivery::write(updates, organization, encoding, self.now()) else {
             return Outcome::Failed(None);
         };
-        match self.destination.deliver(&id, json, run).await {
-            Verdict::Accepted => {
+        match self.destination.deliver(&id, json, context).await {
+            DeliveryResult::Accepted => {
                 let last_hold = self.gate.last_hold().await;
-                self.accepted(&id, parcels, run, began.elapsed(), last_hold);
-                let conversations = parcels.iter().map(|parcel| &parcel.conversation);
-                run.succeeded(Upstream::Destination, conversations);
-                run.served(Upstream::Destination).await;
+                self.accepted(&id, updates, context, began.elapsed(), last_hold);
+                let conversations = updates.iter().map(|update| &update.conversation);
+                context.succeeded(Upstream::Destination, conversations);
+                context.served(Upstream::Destination).await;
                 Outcome::Delivered
             }
-            Verdict::Refused(status) => Outcome::Refused(status),
-            Verdict::Interrupted(interrupted) => interrupted.into(),
-            Verdict::NotReady { why, retry_after } => {
+            DeliveryResult::Refused(status) => Outcome::Refused(status),
+            DeliveryResult::Interrupted(interrupted) => interrupted.into(),
+            DeliveryResult::NotReady { why, retry_after } => {
                 warn!(delivery.id = id, reason = why, "gave a delivery back");
-                let conversations = parcels.iter().map(|parcel| &parcel.conversation);
-                run.failed(Upstream::Destination, conversations, &why);
+                let conversations = updates.iter().map(|update| &update.conversation);
+                context.failed(Upstream::Destination, conversations, &why);
                 Outcome::Failed(retry_after)
             }
-            Verdict::Inconclusive(why) => {
+            DeliveryResult::Inconclusive(why) => {
                 warn!(delivery.id = id, error = why, "could not send a delivery");
                 Outcome::Failed(None)
             }
-            Verdict::Fault(why) => {
-                run.fail(Upstream::Destination, why);
+            DeliveryResult::Fault(why) => {
+                context.fail(Upstream::Destination, why);
                 Outcome::Failed(None)
             }
         }
@@ -417,14 +429,14 @@ impl Extractor {
 
     /// Notes how late what could not be delivered is by now: what fails again and again would show
     /// nowhere until it is delivered at last.
-    async fn note_late(&self, records: &[Record], outcomes: &[Outcome], run: &Run) {
+    async fn note_late(&self, records: &[Record], outcomes: &[Outcome], context: &BatchContext) {
         let (last_hold, now) = (self.gate.last_hold().await, self.now());
         let undelivered = records.iter().zip(outcomes).enumerate().filter_map(|(index, it)| {
-            let (record, Outcome::Failed(_) | Outcome::OutOfTime) = it else { return None };
+            let (record, Outcome::Failed(_) | Outcome::DeadlineExceeded) = it else { return None };
             Event::read(index, record).ok()?.lateness(last_hold, now)
         });
         if let Some(latest) = undelivered.max() {
-            run.record(Metric::EventAgeMs, latest);
+            context.record(Metric::EventAgeMs, latest);
         }
     }
 
@@ -432,42 +444,42 @@ impl Extractor {
     fn accepted(
         &self,
         id: &str,
-        parcels: &[Parcel],
-        run: &Run,
+        updates: &[ConversationUpdate],
+        context: &BatchContext,
         took: Duration,
         last_hold: Option<Timestamp>,
     ) {
         let now = self.now();
-        for parcel in parcels {
-            let events = parcel.sent.len() as u64;
-            run.count(Metric::Forwarded, events);
-            match parcel.coverage {
+        for update in updates {
+            let events = update.sent.len() as u64;
+            context.count(Metric::Forwarded, events);
+            match update.coverage {
                 delivery::Coverage::Included => {}
-                delivery::Coverage::Covered => run.count(Metric::Covered, events),
-                delivery::Coverage::Gone => run.count(Metric::Gone, events),
+                delivery::Coverage::Covered => context.count(Metric::Covered, events),
+                delivery::Coverage::Gone => context.count(Metric::Gone, events),
             }
-            if let Some(snapshot) = &parcel.snapshot {
-                run.count(Metric::Snapshots, 1);
-                self.fetcher.finished(&parcel.conversation);
+            if let Some(snapshot) = &update.snapshot {
+                context.count(Metric::Snapshots, 1);
+                self.fetcher.finished(&update.conversation);
                 // A cut list, or one that lacks an item, may lack the next event's item too.
                 if !snapshot.truncated && snapshot.missing.is_empty() {
                     let items = snapshot.items.clone();
-                    self.coverage.accepted(&parcel.conversation, snapshot.fetched_at, items);
+                    self.coverage.accepted(&update.conversation, snapshot.fetched_at, items);
                 }
             }
         }
-        let events = || parcels.iter().flat_map(Parcel::events);
+        let events = || updates.iter().flat_map(ConversationUpdate::events);
         if let Some(latest) = events().filter_map(|event| event.lateness(last_hold, now)).max() {
-            run.record(Metric::EventAgeMs, latest);
+            context.record(Metric::EventAgeMs, latest);
         }
         let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        run.record(Metric::DeliveryMs, duration_ms);
+        context.record(Metric::DeliveryMs, duration_ms);
         info!(
             delivery.id = id,
             delivery.events = events().count(),
-            delivery.conversations = parcels.len(),
+            delivery.conversations = updates.len(),
             delivery.event_ids = listed(events().map(|event| &event.id)),
-            delivery.conversation_ids = listed(parcels.iter().map(|parcel| &parcel.conversation)),
+            delivery.conversation_ids = listed(updates.iter().map(|update| &update.conversation)),
             duration_ms,
             "delivered"
         );
@@ -493,7 +505,7 @@ impl From<Interrupted> for Outcome {
     }
 }
 
-fn failure(conversation: &Id, err: &GladlyError, run: &Run) -> Outcome {
+fn failure(conversation: &Id, err: &GladlyError, context: &BatchContext) -> Outcome {
     if let GladlyError::Interrupted(interrupted) = err {
         return interrupted.clone().into();
     }
@@ -503,11 +515,11 @@ fn failure(conversation: &Id, err: &GladlyError, run: &Run) -> Outcome {
         return Outcome::RateLimited(*wait);
     }
     if err.is_fault() {
-        run.fail(Upstream::Gladly, error_chain(err));
+        context.fail(Upstream::Gladly, error_chain(err));
     } else if err.is_transient() {
-        run.failed(Upstream::Gladly, [conversation].into_iter(), &error_chain(err));
+        context.failed(Upstream::Gladly, [conversation].into_iter(), &error_chain(err));
     } else if !err.is_inconclusive() {
-        run.failed_alone(Upstream::Gladly, conversation);
+        context.failed_alone(Upstream::Gladly, conversation);
     }
     Outcome::Failed(err.retry_after())
 }

@@ -14,7 +14,7 @@ use crate::{
     client::sqs::ENTRIES,
     gate::breaker::{NONE_FOUND, OpenState, Upstream},
     gate::pause::DAY,
-    pipeline::context::Run,
+    pipeline::context::BatchContext,
     pipeline::event::{Event, Record},
 };
 
@@ -47,9 +47,9 @@ pub(crate) enum Outcome {
     /// Extraction is paused.
     PauseReason,
     /// Not begun when time ran out.
-    OutOfTime,
+    DeadlineExceeded,
     /// Gladly may show more in a moment.
-    LookAgain,
+    NotYetVisible,
     /// The rate limit leaves no room for its calls before this.
     RateLimited(Duration),
     /// Something failed that may work later, or took more time than there was; not before this if
@@ -95,7 +95,7 @@ impl Outcome {
     fn settlement(
         self,
         record: &Record,
-        run: &Run,
+        context: &BatchContext,
         grounds: &Grounds,
         now: Timestamp,
     ) -> Settlement {
@@ -104,7 +104,7 @@ impl Outcome {
             Self::Delivered => Settlement::Delete,
             Self::InvalidEvent(why) => Settlement::Quarantine(why.reason(), why.to_string()),
             Self::Refused(status)
-                if run.fault_of(Upstream::Destination).is_none() || grounds.ends_refused() =>
+                if context.fault_of(Upstream::Destination).is_none() || grounds.ends_refused() =>
             {
                 Settlement::Quarantine(
                     QuarantineReason::Rejected,
@@ -114,14 +114,14 @@ impl Outcome {
             Self::Missing if grounds.ends_missing() && is_a_day_old(record, now) => {
                 exhausted("Gladly has answered 404 to every conversation for a day".into())
             }
-            Self::OutOfTime => Settlement::GiveBack(0),
-            Self::LookAgain => Settlement::GiveBack(LAG),
+            Self::DeadlineExceeded => Settlement::GiveBack(0),
+            Self::NotYetVisible => Settlement::GiveBack(LAG),
             Self::RateLimited(wait) => Settlement::GiveBack(whole_seconds(wait).max(1)),
             Self::PauseReason | Self::Refused(_) | Self::Missing => {
                 Settlement::GiveBack(back_off(record.receives, None))
             }
             Self::Failed(_)
-                if grounds.free && is_tired(record, now) && failed_by_itself(record, run) =>
+                if grounds.free && is_tired(record, now) && failed_by_itself(record, context) =>
             {
                 exhausted(format!("failed for more than a day, received {} times", record.receives))
             }
@@ -141,9 +141,9 @@ fn is_tired(record: &Record, now: Timestamp) -> bool {
 }
 
 /// Whether another conversation got past where this record's failed.
-fn failed_by_itself(record: &Record, run: &Run) -> bool {
+fn failed_by_itself(record: &Record, context: &BatchContext) -> bool {
     Event::read(0, record)
-        .is_ok_and(|event| run.failed_where_another_succeeded(&event.conversation))
+        .is_ok_and(|event| context.failed_where_another_succeeded(&event.conversation))
 }
 
 /// Seconds until a record comes back: 30 doubling to an hour, 20 % up or down so that records that
@@ -171,21 +171,22 @@ impl Extractor {
         &self,
         records: &[Record],
         outcomes: Vec<Outcome>,
-        run: &Run,
+        context: &BatchContext,
     ) -> SqsBatchResponse {
         let now = self.now();
-        let grounds = timeout_at(run.times.settle, self.grounds(records, &outcomes, run, now));
+        let grounds =
+            timeout_at(context.times.settle, self.grounds(records, &outcomes, context, now));
         let grounds = grounds.await.unwrap_or_default();
         let settled = records.iter().zip(outcomes).map(async |(record, outcome)| {
-            let kept = match outcome.settlement(record, run, &grounds, now) {
+            let kept = match outcome.settlement(record, context, &grounds, now) {
                 Settlement::Delete => None,
                 Settlement::GiveBack(seconds) => Some((record, seconds)),
                 Settlement::Quarantine(reason, detail) => {
-                    self.put_aside(record, reason, &detail, now, run).await
+                    self.put_aside(record, reason, &detail, now, context).await
                 }
             };
             let (record, seconds) = kept?;
-            let renewed = self.renewed(record, seconds, now, run).await;
+            let renewed = self.renewed(record, seconds, now, context).await;
             (!renewed).then_some((record, seconds))
         });
         let kept: Vec<_> =
@@ -195,7 +196,7 @@ impl Extractor {
             kept.iter().map(|(record, seconds)| (&*record.receipt, *seconds)).collect();
         let told = stream::iter(receipts.chunks(ENTRIES))
             .for_each_concurrent(AT_ONCE, |receipts| self.events.give_back(receipts));
-        if timeout_at(run.times.settle, told).await.is_err() {
+        if timeout_at(context.times.settle, told).await.is_err() {
             warn!(count = kept.len(), "no time to set the visibility of all records given back");
         }
         let mut response = SqsBatchResponse::default();
@@ -208,15 +209,15 @@ impl Extractor {
         &self,
         records: &[Record],
         outcomes: &[Outcome],
-        run: &Run,
+        context: &BatchContext,
         now: Timestamp,
     ) -> Grounds {
         // What fails for everybody is no event's fault.
-        let tired = run.fault().is_none()
+        let tired = context.fault().is_none()
             && records.iter().zip(outcomes).any(|(record, outcome)| {
                 matches!(outcome, Outcome::Failed(_)) && is_tired(record, now)
             });
-        let refused = run.fault_of(Upstream::Destination).is_some()
+        let refused = context.fault_of(Upstream::Destination).is_some()
             && outcomes.iter().all(|outcome| matches!(outcome, Outcome::Refused(_)));
         let missing = outcomes.iter().any(|outcome| matches!(outcome, Outcome::Missing));
         let mut grounds = Grounds::default();
@@ -241,7 +242,13 @@ impl Extractor {
 
     /// Sends a record anew if the queue would soon let it expire while it is being given back.
     /// Whether that was done: then it is the old one that is to be deleted.
-    async fn renewed(&self, record: &Record, seconds: i32, now: Timestamp, run: &Run) -> bool {
+    async fn renewed(
+        &self,
+        record: &Record,
+        seconds: i32,
+        now: Timestamp,
+        context: &BatchContext,
+    ) -> bool {
         let Some(sent_at) = record.sent_at.filter(|_| self.renews) else {
             return false;
         };
@@ -257,9 +264,9 @@ impl Extractor {
             self.events.resend(record, seconds).await.map(|()| true)
         };
         let id = &record.message_id;
-        match timeout_at(run.times.settle, resend).await {
+        match timeout_at(context.times.settle, resend).await {
             Ok(Ok(renewed)) => {
-                run.count(Metric::Renewed, renewed.into());
+                context.count(Metric::Renewed, renewed.into());
                 renewed
             }
             Ok(Err(err)) => {
@@ -280,16 +287,16 @@ impl Extractor {
         reason: QuarantineReason,
         detail: &str,
         now: Timestamp,
-        run: &Run,
+        context: &BatchContext,
     ) -> Option<(&'a Record, i32)> {
         let received_at = QueueMessage::read(&record.body).map(|message| message.received_at());
         let received_at = received_at.ok().or(record.sent_at).unwrap_or(now);
         let send = self.quarantine.put_aside(record, received_at, reason, detail);
         let (id, code) = (&record.message_id, reason.code());
-        match timeout_at(run.times.settle, send).await {
+        match timeout_at(context.times.settle, send).await {
             Ok(Ok(())) => {
                 error!(sqs.message_id = id, reason = code, detail, "put an event into quarantine");
-                run.count(Metric::Quarantined, 1);
+                context.count(Metric::Quarantined, 1);
                 return None;
             }
             Ok(Err(err)) => {

@@ -36,7 +36,7 @@ use crate::{
     controller::status::events,
     controller::webhook_monitor::is_due,
     controller::{ControlError, RESERVE},
-    pipeline::context::Run,
+    pipeline::context::BatchContext,
     unicode::replace_lone_surrogates,
 };
 
@@ -162,7 +162,7 @@ impl fmt::Display for Backfilled {
 struct Recovery<'a> {
     document: &'a Document,
     gladly: &'a Gladly,
-    run: Run,
+    context: BatchContext,
     clock: &'a Clock,
     sender: Sender<'a>,
     /// Nothing is begun after this, and nothing is waited for.
@@ -212,8 +212,8 @@ impl Extractor {
         if from >= to || to <= oldest {
             return Err(ControlError::NoRange("the last 14 days"));
         }
-        let run = Run::unguarded(Arc::clone(&self.gate), time_left);
-        let jobs = self.fetcher.gladly().exports(begins, &run).await?;
+        let context = BatchContext::unguarded(Arc::clone(&self.gate), time_left);
+        let jobs = self.fetcher.gladly().exports(begins, &context).await?;
         let first = jobs.iter().map(|job| job.parameters.start_at).min();
         if !jobs.iter().any(|job| is_wanted(job, begins, to)) {
             return Err(ControlError::NoRange("what Gladly has exported in the last 14 days"));
@@ -268,7 +268,7 @@ impl Extractor {
         let mut recovery = Recovery {
             document: &source.document,
             gladly: self.fetcher.gladly(),
-            run: Run::unguarded(Arc::clone(&self.gate), time_left),
+            context: BatchContext::unguarded(Arc::clone(&self.gate), time_left),
             clock: &self.clock,
             sender: Sender::new(&self.events),
             until,
@@ -366,7 +366,7 @@ impl Recovery<'_> {
         begins: Timestamp,
         end: Timestamp,
     ) -> Result<(), ControlError> {
-        let Some(lines) = self.in_time(self.gladly.events(begins, end, &self.run)).await else {
+        let Some(lines) = self.in_time(self.gladly.events(begins, end, &self.context)).await else {
             return Ok(());
         };
         let mut lines = lines?;
@@ -423,7 +423,7 @@ impl Recovery<'_> {
                 );
             }
             let since = range.from.max(oldest);
-            let Some(jobs) = self.in_time(self.gladly.exports(since, &self.run)).await else {
+            let Some(jobs) = self.in_time(self.gladly.exports(since, &self.context)).await else {
                 break;
             };
             let mut jobs = jobs?;
@@ -463,7 +463,8 @@ impl Recovery<'_> {
     async fn export(&mut self, range: &mut Range, job: &Id) -> Result<Read, ControlError> {
         let offset =
             range.job.as_ref().filter(|mark| mark.id == *job).map_or(0, |mark| mark.offset);
-        let Some(lines) = self.in_time(self.gladly.exported_items(job, offset, &self.run)).await
+        let Some(lines) =
+            self.in_time(self.gladly.exported_items(job, offset, &self.context)).await
         else {
             return Ok(Read::InPart);
         };
@@ -478,7 +479,7 @@ impl Recovery<'_> {
             Err(GladlyError::Odd(416)) if offset > 0 => return Ok(Read::Whole),
             Err(err) => return Err(err.into()),
         };
-        let mut seen = BTreeMap::<Id, Spoken>::new();
+        let mut seen = BTreeMap::<Id, LastActivity>::new();
         let ended = loop {
             if self.is_over() {
                 break Ok(Read::InPart);
@@ -491,7 +492,7 @@ impl Recovery<'_> {
             };
             let line = String::from_utf8_lossy(&line);
             let line = trimmed(&line);
-            match Spoken::read(line) {
+            match LastActivity::read(line) {
                 Some((conversation, spoken)) if spoken.is_in(range) => {
                     let last = seen.entry(conversation).or_insert_with(|| spoken.clone());
                     if spoken.at > last.at {
@@ -522,8 +523,8 @@ impl Recovery<'_> {
     }
 
     /// Queues an event for each conversation.
-    async fn send(&mut self, seen: &mut BTreeMap<Id, Spoken>) -> Result<(), ControlError> {
-        for (conversation, Spoken { customer, at }) in std::mem::take(seen) {
+    async fn send(&mut self, seen: &mut BTreeMap<Id, LastActivity>) -> Result<(), ControlError> {
+        for (conversation, LastActivity { customer, at }) in std::mem::take(seen) {
             let mut event = json!({
                 "type": "RELAY/IMPORTED", "content": {"conversationId": conversation},
             });
@@ -552,13 +553,13 @@ fn is_wanted(job: &Export, from: Timestamp, to: Timestamp) -> bool {
 
 /// When something was last said in a conversation.
 #[derive(Debug, Clone)]
-struct Spoken {
+struct LastActivity {
     customer: Option<String>,
     /// Unknown if Gladly writes it in a way that cannot be read.
     at: Option<Timestamp>,
 }
 
-impl Spoken {
+impl LastActivity {
     /// Reads a line of an export. Only the conversation's id is needed: what else is in the line may
     /// be anything.
     fn read(line: &str) -> Option<(Id, Self)> {

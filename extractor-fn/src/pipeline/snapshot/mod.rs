@@ -95,7 +95,7 @@ impl<'a> Item<'a> {
     }
 
     /// Whether what was said in it may be had as a transcript.
-    pub(crate) fn is_spoken(&self) -> bool {
+    pub(crate) fn is_call(&self) -> bool {
         matches!(self.kind.as_deref(), Some("PHONE_CALL" | "VOICEMAIL"))
     }
 
@@ -104,7 +104,10 @@ impl<'a> Item<'a> {
     }
 
     /// Subject and text, from the fields that an item of this type has them in.
-    fn words(&self, transcripts: &HashMap<Id, Arc<str>>) -> (Option<String>, Option<String>) {
+    fn subject_and_text(
+        &self,
+        transcripts: &HashMap<Id, Arc<str>>,
+    ) -> (Option<String>, Option<String>) {
         let content = Fields::of(self.content);
         let owned = |name| content.text(name).map(Cow::into_owned);
         match self.kind.as_deref().unwrap_or_default() {
@@ -151,7 +154,7 @@ fn is_readable(raw: &&RawValue) -> bool {
 }
 
 /// What was said in a call, a line for each paragraph.
-pub(crate) fn spoken(transcript: &str) -> Option<String> {
+pub(crate) fn transcript_text(transcript: &str) -> Option<String> {
     let paragraphs = Fields::read(transcript)?.list("paragraphs")?;
     let lines = paragraphs
         .into_iter()
@@ -203,7 +206,7 @@ fn addresses(list: Vec<&RawValue>) -> Vec<String> {
 }
 
 /// Everything that a snapshot is made from.
-pub(crate) struct Ingredients<'a> {
+pub(crate) struct SnapshotInput<'a> {
     pub(crate) id: &'a Id,
     pub(crate) fetched_at: Timestamp,
     pub(crate) conversation: &'a Conversation<'a>,
@@ -274,7 +277,7 @@ struct Entry<'a> {
 }
 
 /// The finished snapshot, as JSON.
-pub(crate) fn build(from: Ingredients<'_>) -> serde_json::Result<Box<RawValue>> {
+pub(crate) fn build(from: SnapshotInput<'_>) -> serde_json::Result<Box<RawValue>> {
     let conversation = from.conversation;
     let topics = conversation
         .topic_ids()
@@ -300,7 +303,7 @@ pub(crate) fn build(from: Ingredients<'_>) -> serde_json::Result<Box<RawValue>> 
         items: items
             .into_iter()
             .map(|item| {
-                let (subject, text) = item.words(from.transcripts);
+                let (subject, text) = item.subject_and_text(from.transcripts);
                 let content = match item.content.filter(is_readable) {
                     Some(raw) if from.contact => Cow::Borrowed(raw),
                     Some(raw) => Cow::Owned(without_contact(raw)),
@@ -367,7 +370,7 @@ mod tests {
         let id: Id = "c-1".parse().unwrap();
         let call: Id = "call".parse().unwrap();
         let names = Names::read(r#"[{"id":"a","name":"Ada"}]"#).unwrap();
-        let built = build(Ingredients {
+        let built = build(SnapshotInput {
             id: &id,
             fetched_at: "2026-01-02T03:04:05.678912Z".parse().unwrap(),
             conversation: &Conversation::read(conversation).unwrap(),
@@ -385,7 +388,7 @@ mod tests {
     }
 
     /// Subject and text of an item with this content.
-    fn words(content: &Value) -> (Option<String>, Option<String>) {
+    fn subject_and_text(content: &Value) -> (Option<String>, Option<String>) {
         let items = json!([{"id": "call", "content": content}]).to_string();
         let item = snapshot("{}", &items, true, true)["items"][0].take();
         let word = |name: &str| item.get(name).map(|word| word.as_str().unwrap().to_owned());
@@ -398,10 +401,10 @@ mod tests {
         for kind in
             ["CHAT_MESSAGE", "SMS", "FACEBOOK_MESSAGE", "WHATSAPP", "INSTAGRAM_DIRECT", "TWITTER"]
         {
-            assert_eq!(words(&plain(kind)), (None, Some("t".into())), "{kind}");
+            assert_eq!(subject_and_text(&plain(kind)), (None, Some("t".into())), "{kind}");
         }
         for kind in ["CONVERSATION_NOTE", "VOICE_AI_MESSAGE", "TASK"] {
-            assert_eq!(words(&plain(kind)), (None, Some("b".into())), "{kind}");
+            assert_eq!(subject_and_text(&plain(kind)), (None, Some("b".into())), "{kind}");
         }
         let cases = [
             (json!({"type": "EMAIL", "subject": "s", "content": "t"}), (Some("s"), Some("t"))),
@@ -434,7 +437,7 @@ mod tests {
         ];
         for (content, (subject, text)) in cases {
             let expected = (subject.map(str::to_owned), text.map(str::to_owned));
-            assert_eq!(words(&content), expected, "{content}");
+            assert_eq!(subject_and_text(&content), expected, "{content}");
         }
     }
 
@@ -483,7 +486,7 @@ mod tests {
                                "closedAt":null,"customAttributes":[{"id":"k","value":1},{"id":"k","value":2}],"new":1}"#;
         let conversation = Conversation::read(conversation).unwrap();
         let names = Names::read(r#"[{"id":"a","name":"Ada","parentId":"p"}]"#).unwrap();
-        let built = build(Ingredients {
+        let built = build(SnapshotInput {
             id: &"c-1".parse().unwrap(),
             fetched_at: "2026-01-02T03:04:05.678912Z".parse().unwrap(),
             conversation: &conversation,
