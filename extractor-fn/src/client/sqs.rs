@@ -104,7 +104,7 @@ impl Queue {
 
     /// Makes messages come back after so many seconds. One that cannot be told comes back when its
     /// visibility timeout ends, so a failure costs time and nothing else.
-    pub(crate) async fn give_back(&self, receipts: &[(&str, i32)]) {
+    pub(crate) async fn return_to_queue(&self, receipts: &[(&str, i32)]) {
         let entries = receipts.iter().enumerate().filter_map(|(index, (receipt, seconds))| {
             let entry = ChangeMessageVisibilityBatchRequestEntry::builder()
                 .id(index.to_string())
@@ -125,7 +125,7 @@ impl Queue {
     }
 
     /// Puts a record aside for good. It may be deleted once this has returned.
-    pub(crate) async fn put_aside(
+    pub(crate) async fn quarantine(
         &self,
         record: &Record,
         received_at: Timestamp,
@@ -145,7 +145,7 @@ impl Queue {
 
     /// Sends a record anew, as it came, to be handed out after so many seconds or a quarter of an
     /// hour. The old one may be deleted once this has returned.
-    pub(crate) async fn resend(&self, record: &Record, seconds: i32) -> Result<(), QueueError> {
+    pub(crate) async fn re_enqueue(&self, record: &Record, seconds: i32) -> Result<(), QueueError> {
         let attributes = record.attributes.iter();
         let attributes = attributes.map(|(name, value)| Ok((name.clone(), attribute(value)?)));
         let attributes = attributes.collect::<Result<_, BuildError>>()?;

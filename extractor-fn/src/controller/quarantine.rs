@@ -181,7 +181,7 @@ impl<'a> Look<'a> {
     async fn end(self) {
         let receipts: Vec<_> = self.kept.iter().map(|receipt| (&**receipt, 0)).collect();
         for some in receipts.chunks(ENTRIES) {
-            self.queue.give_back(some).await;
+            self.queue.return_to_queue(some).await;
         }
     }
 }

@@ -87,7 +87,7 @@ struct Group {
 /// A group that has been looked into.
 struct Prepared {
     update: Option<ConversationUpdate>,
-    given_back: Vec<(usize, Outcome)>,
+    returned: Vec<(usize, Outcome)>,
     /// Gladly has no such conversation, which may be Gladly's own fault.
     is_missing: bool,
 }
@@ -186,7 +186,7 @@ impl Extractor {
             batch.forwarded = metrics.count(Metric::Forwarded),
             batch.quarantined = metrics.count(Metric::Quarantined),
             batch.delivery_failures = metrics.count(Metric::DeliveryFailures),
-            batch.given_back = response.batch_item_failures.len(),
+            batch.returned = response.batch_item_failures.len(),
             gladly.calls = calls,
             duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
             "batch done"
@@ -259,9 +259,9 @@ impl Extractor {
                 // In this order, so that a simulated run can be repeated.
                 biased;
                 Some(prepared) = fetches.join_next_with_id() => match prepared {
-                    Ok((_, Prepared { update, given_back, is_missing })) => {
+                    Ok((_, Prepared { update, returned, is_missing })) => {
                         if is_missing { missing.extend(update) } else { batcher.extend(update) }
-                        note(outcomes, given_back);
+                        note(outcomes, returned);
                     }
                     // Begun and not finished is a failure, as it was noted beforehand.
                     Err(err) if err.is_cancelled() => {
@@ -324,7 +324,7 @@ impl Extractor {
                 delivery::Coverage::Covered,
                 None,
             );
-            return Prepared { update: Some(update), given_back: Vec::new(), is_missing: false };
+            return Prepared { update: Some(update), returned: Vec::new(), is_missing: false };
         }
         let fetched = self.fetcher.fetch(&conversation, &events, &context).await;
         let doubtful = matches!(fetched, Ok(Fetched::Gone { with_customer: false }));
@@ -336,9 +336,9 @@ impl Extractor {
             Ok(Fetched::Gone { .. }) => (delivery::Coverage::Gone, None),
             Err(err) => {
                 let outcome = failure(&conversation, &err, &context);
-                let given_back = events.iter().map(|event| (event.record, outcome.clone()));
-                let given_back = given_back.collect();
-                return Prepared { update: None, given_back, is_missing: false };
+                let returned = events.iter().map(|event| (event.record, outcome.clone()));
+                let returned = returned.collect();
+                return Prepared { update: None, returned, is_missing: false };
             }
         };
         // What Gladly does not show yet it may show in a moment: its reads lag behind its events.
@@ -350,7 +350,7 @@ impl Extractor {
         };
         let (late, sent): (Vec<_>, Vec<_>) =
             (0..events.len()).partition(|index| lags(&events[*index]));
-        let given_back =
+        let returned =
             late.into_iter().map(|index| (events[index].record, Outcome::NotYetVisible)).collect();
         let is_missing = doubtful && !sent.is_empty();
         if is_missing {
@@ -359,7 +359,7 @@ impl Extractor {
         let update = (!sent.is_empty()).then(|| {
             ConversationUpdate::new(conversation, Arc::clone(&events), sent, coverage, snapshot)
         });
-        Prepared { update, given_back, is_missing }
+        Prepared { update, returned, is_missing }
     }
 
     /// Delivers parcels together. Refused, they are halved until the guilty one stands alone.

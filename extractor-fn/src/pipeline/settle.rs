@@ -87,7 +87,7 @@ impl Grounds {
 /// What SQS is to do with a record.
 enum Settlement {
     Delete,
-    GiveBack(i32),
+    Return(i32),
     Quarantine(QuarantineReason, String),
 }
 
@@ -114,20 +114,18 @@ impl Outcome {
             Self::Missing if grounds.ends_missing() && is_a_day_old(record, now) => {
                 exhausted("Gladly has answered 404 to every conversation for a day".into())
             }
-            Self::DeadlineExceeded => Settlement::GiveBack(0),
-            Self::NotYetVisible => Settlement::GiveBack(LAG),
-            Self::RateLimited(wait) => Settlement::GiveBack(whole_seconds(wait).max(1)),
+            Self::DeadlineExceeded => Settlement::Return(0),
+            Self::NotYetVisible => Settlement::Return(LAG),
+            Self::RateLimited(wait) => Settlement::Return(whole_seconds(wait).max(1)),
             Self::PauseReason | Self::Refused(_) | Self::Missing => {
-                Settlement::GiveBack(back_off(record.receives, None))
+                Settlement::Return(back_off(record.receives, None))
             }
             Self::Failed(_)
                 if grounds.free && is_tired(record, now) && failed_by_itself(record, context) =>
             {
                 exhausted(format!("failed for more than a day, received {} times", record.receives))
             }
-            Self::Failed(retry_after) => {
-                Settlement::GiveBack(back_off(record.receives, retry_after))
-            }
+            Self::Failed(retry_after) => Settlement::Return(back_off(record.receives, retry_after)),
         }
     }
 }
@@ -180,9 +178,9 @@ impl Extractor {
         let settled = records.iter().zip(outcomes).map(async |(record, outcome)| {
             let kept = match outcome.settlement(record, context, &grounds, now) {
                 Settlement::Delete => None,
-                Settlement::GiveBack(seconds) => Some((record, seconds)),
+                Settlement::Return(seconds) => Some((record, seconds)),
                 Settlement::Quarantine(reason, detail) => {
-                    self.put_aside(record, reason, &detail, now, context).await
+                    self.quarantine(record, reason, &detail, now, context).await
                 }
             };
             let (record, seconds) = kept?;
@@ -195,7 +193,7 @@ impl Extractor {
         let receipts: Vec<_> =
             kept.iter().map(|(record, seconds)| (&*record.receipt, *seconds)).collect();
         let told = stream::iter(receipts.chunks(ENTRIES))
-            .for_each_concurrent(AT_ONCE, |receipts| self.events.give_back(receipts));
+            .for_each_concurrent(AT_ONCE, |receipts| self.events.return_to_queue(receipts));
         if timeout_at(context.times.settle, told).await.is_err() {
             warn!(count = kept.len(), "no time to set the visibility of all records given back");
         }
@@ -252,7 +250,7 @@ impl Extractor {
         let Some(sent_at) = record.sent_at.filter(|_| self.renews) else {
             return false;
         };
-        let resend = async {
+        let re_enqueue = async {
             let Some(retention) = self.events.retention(now).await? else {
                 return Ok(false);
             };
@@ -261,10 +259,10 @@ impl Extractor {
             if expires.duration_since(next_turn) >= retention / 16 * LATE {
                 return Ok(false);
             }
-            self.events.resend(record, seconds).await.map(|()| true)
+            self.events.re_enqueue(record, seconds).await.map(|()| true)
         };
         let id = &record.message_id;
-        match timeout_at(context.times.settle, resend).await {
+        match timeout_at(context.times.settle, re_enqueue).await {
             Ok(Ok(renewed)) => {
                 context.count(Metric::Renewed, renewed.into());
                 renewed
@@ -281,7 +279,7 @@ impl Extractor {
     }
 
     /// Quarantines a record, or gives it back if that fails.
-    async fn put_aside<'a>(
+    async fn quarantine<'a>(
         &self,
         record: &'a Record,
         reason: QuarantineReason,
@@ -291,7 +289,7 @@ impl Extractor {
     ) -> Option<(&'a Record, i32)> {
         let received_at = QueueMessage::read(&record.body).map(|message| message.received_at());
         let received_at = received_at.ok().or(record.sent_at).unwrap_or(now);
-        let send = self.quarantine.put_aside(record, received_at, reason, detail);
+        let send = self.quarantine.quarantine(record, received_at, reason, detail);
         let (id, code) = (&record.message_id, reason.code());
         match timeout_at(context.times.settle, send).await {
             Ok(Ok(())) => {
