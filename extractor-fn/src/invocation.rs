@@ -177,11 +177,11 @@ impl Extractor {
                 Answer::new(&self.status().await?, form)
             }
             "status" => {
-                self.look(work).await;
-                let reasons = self.contents(left).await?.reasons();
+                self.refresh_health(work).await;
+                let reasons = self.list_quarantine(left).await?.reasons();
                 Answer::new(&self.status().await?.with_reasons(reasons), form)
             }
-            "quarantine" => Answer::new(&self.contents(left).await?, form),
+            "quarantine" => Answer::new(&self.list_quarantine(left).await?, form),
             "redrive" => Answer::new(&self.redrive(fields.max, left).await?, form),
             "backfill" | "import" => {
                 let (Some(from), to) = (fields.from, fields.to.unwrap_or_else(|| self.now()))

@@ -2,7 +2,7 @@
 //!
 //! A batch goes through `record` (read), `fetch` (ask Gladly), `delivery` and `destination`
 //! (forward) to `settle`; `batch` drives it, and `context` says whether it may go on. The `controller`
-//! looks after the pause (`mapping`, `breaker`, `renewal`) and Gladly's side (`watchdog`, `backfill` with
+//! looks after the pause (`mapping`, `breaker`, `renewal`) and Gladly's side (`webhook_monitor`, `backfill` with
 //! its `ranges`, `document` and `lease`), and what it tells is a `status`.
 
 mod client;

@@ -22,7 +22,7 @@ use crate::{
     controller::backfill::document::StoreError,
     controller::renewal::Kind,
     controller::status::{Facts, Status},
-    controller::webhook_monitor::{Watchdog, Watching},
+    controller::webhook_monitor::{Watching, WebhookMonitor},
     gate::breaker::{NONE_FOUND, OpenState, State, Upstream},
     pipeline::context::BatchContext,
 };
@@ -86,8 +86,8 @@ impl Extractor {
         let mut failures = Vec::new();
         let mut check = |result: Result<(), ControlError>| failures.extend(result.err());
 
-        check(self.try_again(end).await);
-        check(self.align(end.min(Instant::now() + PATIENCE)).await);
+        check(self.probe_breaker(end).await);
+        check(self.sync_mapping(end.min(Instant::now() + PATIENCE)).await);
         let (mut renewed, mut enabled) = (0, None);
         if occasion == Occasion::Schedule {
             let until = end.min(Instant::now() + RENEWAL);
@@ -99,9 +99,15 @@ impl Extractor {
                 check(
                     async {
                         let depth = queue.depth().await?;
-                        let tend =
-                            self.ledger.tend(kind, queue, &depth, self.renews, until, &self.clock);
-                        renewed += tend.await?;
+                        let run_pass = self.renewals.run_pass(
+                            kind,
+                            queue,
+                            &depth,
+                            self.renews,
+                            until,
+                            &self.clock,
+                        );
+                        renewed += run_pass.await?;
                         Ok(())
                     }
                     .await,
@@ -163,17 +169,17 @@ impl Extractor {
             in_flight: events.hidden,
             quarantined: quarantine.total,
             retention: events.retention,
-            floor: self.ledger.floor(Kind::Events, &events, now).await?,
+            low_watermark: self.renewals.low_watermark(Kind::Events, &events, now).await?,
             drain_seconds: self.throughput.drain(events.total),
             renews: self.renews,
-            webhook: self.watchdog.as_ref().and_then(Watchdog::known),
+            webhook: self.webhook_monitor.as_ref().and_then(WebhookMonitor::known),
             now,
         }))
     }
 
     /// Brings the mapping in line with the parameters. Both are read again after every change, so
     /// that whoever decided on something older corrects it.
-    async fn align(&self, until: Instant) -> Result<(), ControlError> {
+    async fn sync_mapping(&self, until: Instant) -> Result<(), ControlError> {
         loop {
             let (switch, _) = self.gate.switch.fetch().await?;
             let holder = switch.held(self.now());
@@ -204,7 +210,7 @@ impl Extractor {
 
     /// Lets an open breaker try again when it is time, or when the secret it may have failed for
     /// was replaced since.
-    async fn try_again(&self, end: Instant) -> Result<(), ControlError> {
+    async fn probe_breaker(&self, end: Instant) -> Result<(), ControlError> {
         let breaker = &self.gate.breaker;
         match &*breaker.fetch().await? {
             State::Closed { .. } | State::HalfOpen(_) => {}

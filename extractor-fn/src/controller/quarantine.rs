@@ -77,9 +77,12 @@ struct Revived {
 
 impl Extractor {
     /// Lists what lies in quarantine, at most [`LISTED`] messages of it.
-    pub(crate) async fn contents(&self, time_left: Duration) -> Result<Contents, ControlError> {
+    pub(crate) async fn list_quarantine(
+        &self,
+        time_left: Duration,
+    ) -> Result<Contents, ControlError> {
         let total = self.quarantine.depth().await?.total;
-        let mut look = Look::new(&self.quarantine, time_left);
+        let mut look = QuarantineScan::new(&self.quarantine, time_left);
         let mut messages = Vec::new();
         while messages.len() < LISTED {
             let Some(seen) = look.next().await? else { break };
@@ -101,19 +104,23 @@ impl Extractor {
         max: Option<u64>,
         time_left: Duration,
     ) -> Result<Redriven, ControlError> {
-        let mut look = Look::new(&self.quarantine, time_left);
+        let mut look = QuarantineScan::new(&self.quarantine, time_left);
         let redriven = self.send_back(&mut look, max.unwrap_or(u64::MAX)).await;
         look.end().await;
         redriven
     }
 
-    async fn send_back(&self, look: &mut Look<'_>, max: u64) -> Result<Redriven, ControlError> {
+    async fn send_back(
+        &self,
+        look: &mut QuarantineScan<'_>,
+        max: u64,
+    ) -> Result<Redriven, ControlError> {
         let began = self.now();
         let mut done = Redriven { sent: 0, stayed: 0, more: false };
         while let Some(seen) = look.next().await? {
             for message in seen {
                 let is_new = sent_at(&message).is_some_and(|sent| sent > began);
-                let revived = revive(&message);
+                let revived = to_queue_message(&message);
                 done.more |= !is_new && revived.is_some() && done.sent >= max;
                 done.stayed += u64::from(!is_new && revived.is_none());
                 match revived {
@@ -136,7 +143,7 @@ impl Extractor {
 }
 
 /// The way through a queue, leaving it as it was.
-struct Look<'a> {
+struct QuarantineScan<'a> {
     queue: &'a Queue,
     until: Instant,
     empty: u32,
@@ -147,7 +154,7 @@ struct Look<'a> {
     is_cut_short: bool,
 }
 
-impl<'a> Look<'a> {
+impl<'a> QuarantineScan<'a> {
     fn new(queue: &'a Queue, time_left: Duration) -> Self {
         let until = Instant::now() + time_left.saturating_sub(RESERVE).min(LOOK);
         Self { queue, until, empty: 0, kept: Vec::new(), kept_bytes: 0, is_cut_short: false }
@@ -187,7 +194,7 @@ impl<'a> Look<'a> {
 }
 
 /// The events queue's message for a quarantined one, if it can be one now.
-fn revive(message: &Message) -> Option<Revived> {
+fn to_queue_message(message: &Message) -> Option<Revived> {
     let body = message.body.as_deref()?;
     let body = match PutAside::read(body) {
         // SQS moved it here by itself, as it was.
@@ -304,7 +311,7 @@ mod tests {
     async fn what_stays_is_kept_as_receipts_and_those_are_bounded() {
         let aws = SdkConfig::builder().behavior_version(BehaviorVersion::latest()).build();
         let queue = Queue::new(sqs_client(&aws), "https://sqs.example/1/quarantine".into());
-        let mut look = Look::new(&queue, Duration::from_mins(5));
+        let mut look = QuarantineScan::new(&queue, Duration::from_mins(5));
         let message =
             Message::builder().body("x".repeat(1 << 20)).receipt_handle("r".repeat(1 << 10));
         let message = message.build();

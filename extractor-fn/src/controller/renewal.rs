@@ -42,8 +42,8 @@ const IN_FLIGHT: usize = 990;
 const MARGIN: SignedDuration = SignedDuration::from_hours(1);
 
 /// What is known of both queues, kept in a parameter of its own.
-pub(crate) struct Ledger {
-    parameter: Parameter<Books>,
+pub(crate) struct RenewalStore {
+    parameter: Parameter<RenewalState>,
     /// When this environment last saw each queue empty. Only what is worth a write is written.
     empty: Mutex<[Option<Timestamp>; 2]>,
 }
@@ -51,18 +51,18 @@ pub(crate) struct Ledger {
 /// The parameter's document.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub(crate) struct Books {
-    pub(crate) events: Book,
-    pub(crate) quarantine: Book,
+pub(crate) struct RenewalState {
+    pub(crate) events: QueueState,
+    pub(crate) quarantine: QueueState,
 }
 
 /// What is known of one queue.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub(crate) struct Book {
+pub(crate) struct QueueState {
     /// No message in the queue was sent before this.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) floor: Option<Timestamp>,
+    pub(crate) low_watermark: Option<Timestamp>,
     /// The pass that is going on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) pass: Option<Pass>,
@@ -80,7 +80,7 @@ pub(crate) struct Pass {
     pub(crate) failed: u64,
 }
 
-impl FromStr for Books {
+impl FromStr for RenewalState {
     type Err = Infallible;
 
     /// Never fails: whatever cannot be read is not known, which only has messages renewed early.
@@ -96,8 +96,8 @@ pub(crate) enum Kind {
     Quarantine,
 }
 
-impl Books {
-    fn book(&mut self, kind: Kind) -> &mut Book {
+impl RenewalState {
+    fn queue_state(&mut self, kind: Kind) -> &mut QueueState {
         match kind {
             Kind::Events => &mut self.events,
             Kind::Quarantine => &mut self.quarantine,
@@ -105,24 +105,24 @@ impl Books {
     }
 }
 
-impl Book {
+impl QueueState {
     /// The floor, given what the queue says of itself.
-    pub(crate) fn floor(&self, depth: &Depth, now: Timestamp) -> Timestamp {
+    pub(crate) fn low_watermark(&self, depth: &Depth, now: Timestamp) -> Timestamp {
         let oldest = depth.created_at.max(now - depth.retention);
-        self.floor.map_or(oldest, |floor| floor.max(oldest)).min(now)
+        self.low_watermark.map_or(oldest, |low_watermark| low_watermark.max(oldest)).min(now)
     }
 
     /// Notes that the queue is empty, or when it last was. Whether there is something to write.
     fn observe(&mut self, depth: &Depth, seen: &mut Option<Timestamp>, now: Timestamp) -> bool {
-        let floor = self.floor(depth, now);
+        let low_watermark = self.low_watermark(depth, now);
         if depth.total == 0 {
             let empty = now - MARGIN.min(depth.retention / 8);
             *seen = Some(empty);
-            let worth_it = empty.duration_since(floor) > depth.retention / 8;
-            self.floor = self.floor.max(worth_it.then_some(empty));
+            let worth_it = empty.duration_since(low_watermark) > depth.retention / 8;
+            self.low_watermark = self.low_watermark.max(worth_it.then_some(empty));
             self.pass.take().is_some() || worth_it
-        } else if let Some(empty) = seen.take().filter(|empty| *empty > floor) {
-            self.floor = Some(empty);
+        } else if let Some(empty) = seen.take().filter(|empty| *empty > low_watermark) {
+            self.low_watermark = Some(empty);
             true
         } else {
             false
@@ -131,7 +131,7 @@ impl Book {
 
     /// Begins a pass if it is time for one.
     fn begin(&mut self, depth: &Depth, now: Timestamp) -> bool {
-        let due = now.duration_since(self.floor(depth, now)) > depth.retention / 2;
+        let due = now.duration_since(self.low_watermark(depth, now)) > depth.retention / 2;
         let begins = self.pass.is_none() && due && depth.total > 0;
         if begins {
             // As precise as SQS, or what is sent in this very millisecond would be taken for older.
@@ -144,33 +144,34 @@ impl Book {
     fn end(&mut self, depth: &Depth, pass: &Pass) {
         let eighths = if pass.failed == 0 { 2 } else { 3 };
         let margin = depth.retention / 8 * eighths;
-        let floor = pass.begun_at.saturating_sub(margin).unwrap_or(pass.begun_at);
-        self.floor = Some(self.floor.map_or(floor, |known| known.max(floor)));
+        let low_watermark = pass.begun_at.saturating_sub(margin).unwrap_or(pass.begun_at);
+        self.low_watermark =
+            Some(self.low_watermark.map_or(low_watermark, |known| known.max(low_watermark)));
         self.pass = None;
     }
 }
 
-impl Ledger {
+impl RenewalStore {
     pub(crate) fn new(ssm: Client, name: String, clock: Clock) -> Self {
         let parameter = Parameter::new(ssm, name, SignedDuration::ZERO, clock);
-        Self { parameter: parameter.or(Books::default()), empty: Mutex::default() }
+        Self { parameter: parameter.or(RenewalState::default()), empty: Mutex::default() }
     }
 
     /// The floor of a queue, with what this environment saw besides.
-    pub(crate) async fn floor(
+    pub(crate) async fn low_watermark(
         &self,
         kind: Kind,
         depth: &Depth,
         now: Timestamp,
     ) -> Result<Timestamp, ParameterError> {
-        let mut books = Books::clone(&*self.parameter.value().await?);
-        let floor = books.book(kind).floor(depth, now);
-        Ok(self.seen(kind).map_or(floor, |empty| empty.max(floor)))
+        let mut state = RenewalState::clone(&*self.parameter.value().await?);
+        let low_watermark = state.queue_state(kind).low_watermark(depth, now);
+        Ok(self.seen(kind).map_or(low_watermark, |empty| empty.max(low_watermark)))
     }
 
     /// Keeps the book of a queue and, where it is time and `renews` says so, goes over it until
     /// `until`. Says how many messages were renewed.
-    pub(crate) async fn tend(
+    pub(crate) async fn run_pass(
         &self,
         kind: Kind,
         queue: &Queue,
@@ -180,21 +181,21 @@ impl Ledger {
         clock: &Clock,
     ) -> Result<u64, ParameterError> {
         let now = clock.now();
-        let (books, _) = self.parameter.fetch().await?;
-        let mut books = Books::clone(&books);
-        let book = books.book(kind);
+        let (state, _) = self.parameter.fetch().await?;
+        let mut state = RenewalState::clone(&state);
+        let queue_state = state.queue_state(kind);
         let mut seen = self.seen(kind);
-        let observed = book.observe(depth, &mut seen, now);
+        let observed = queue_state.observe(depth, &mut seen, now);
         self.empty.lock().unwrap_or_else(PoisonError::into_inner)[kind as usize] = seen;
         let changed = if renews {
-            book.begin(depth, now) || observed
+            queue_state.begin(depth, now) || observed
         } else {
-            book.pass.take().is_some() || observed
+            queue_state.pass.take().is_some() || observed
         };
-        let pass = book.pass.clone();
+        let pass = queue_state.pass.clone();
         if changed {
             // Written before anything is renewed: a pass that begins anew copies its copies.
-            self.write(&books).await?;
+            self.write(&state).await?;
         }
         let Some(mut pass) = pass else {
             return Ok(0);
@@ -210,11 +211,11 @@ impl Ledger {
                 renewal.failed = failed,
                 "renewal pass done"
             );
-            books.book(kind).end(depth, &pass);
+            state.queue_state(kind).end(depth, &pass);
         } else {
-            books.book(kind).pass = Some(pass.clone());
+            state.queue_state(kind).pass = Some(pass.clone());
         }
-        self.write(&books).await?;
+        self.write(&state).await?;
         Ok(pass.renewed - before)
     }
 
@@ -222,8 +223,8 @@ impl Ledger {
         self.empty.lock().unwrap_or_else(PoisonError::into_inner)[kind as usize]
     }
 
-    async fn write(&self, books: &Books) -> Result<(), ParameterError> {
-        self.parameter.write(serde_json::to_string(books).unwrap_or_default()).await
+    async fn write(&self, state: &RenewalState) -> Result<(), ParameterError> {
+        self.parameter.write(serde_json::to_string(state).unwrap_or_default()).await
     }
 }
 
@@ -280,43 +281,43 @@ mod tests {
 
     #[test]
     fn the_floor_is_the_creation_the_retention_or_what_was_seen() {
-        let mut book = Book::default();
-        assert_eq!(book.floor(&depth(1), at(10)), at(0));
-        assert_eq!(book.floor(&depth(1), at(100)), at(4), "what is older is gone");
+        let mut queue_state = QueueState::default();
+        assert_eq!(queue_state.low_watermark(&depth(1), at(10)), at(0));
+        assert_eq!(queue_state.low_watermark(&depth(1), at(100)), at(4), "what is older is gone");
 
         let mut seen = None;
-        assert!(book.observe(&depth(0), &mut seen, at(100)), "worth writing");
-        assert_eq!((book.floor, seen), (Some(at(99)), Some(at(99))));
-        assert!(!book.observe(&depth(0), &mut seen, at(105)), "not worth writing yet");
-        assert_eq!((book.floor, seen), (Some(at(99)), Some(at(104))));
-        assert!(book.observe(&depth(1), &mut seen, at(106)), "now it is");
-        assert_eq!((book.floor, seen), (Some(at(104)), None));
-        assert!(!book.observe(&depth(1), &mut seen, at(107)));
+        assert!(queue_state.observe(&depth(0), &mut seen, at(100)), "worth writing");
+        assert_eq!((queue_state.low_watermark, seen), (Some(at(99)), Some(at(99))));
+        assert!(!queue_state.observe(&depth(0), &mut seen, at(105)), "not worth writing yet");
+        assert_eq!((queue_state.low_watermark, seen), (Some(at(99)), Some(at(104))));
+        assert!(queue_state.observe(&depth(1), &mut seen, at(106)), "now it is");
+        assert_eq!((queue_state.low_watermark, seen), (Some(at(104)), None));
+        assert!(!queue_state.observe(&depth(1), &mut seen, at(107)));
     }
 
     #[test]
     fn a_pass_begins_at_half_the_retention_and_then_every_quarter() {
-        let mut book = Book { floor: Some(at(1_000)), pass: None };
+        let mut queue_state = QueueState { low_watermark: Some(at(1_000)), pass: None };
         let mut begun = Vec::new();
         for hour in 1_000..1_200 {
-            if book.begin(&depth(1), at(hour)) {
+            if queue_state.begin(&depth(1), at(hour)) {
                 begun.push(hour - 1_000);
-                let pass = book.pass.clone().unwrap();
-                book.end(&depth(1), &pass);
+                let pass = queue_state.pass.clone().unwrap();
+                queue_state.end(&depth(1), &pass);
             }
         }
         assert_eq!(begun, [49, 74, 99, 124, 149, 174, 199]);
-        assert!(!book.begin(&depth(0), at(2_000)), "there is nothing to renew");
+        assert!(!queue_state.begin(&depth(0), at(2_000)), "there is nothing to renew");
     }
 
     #[test]
     fn a_document_that_cannot_be_read_knows_nothing() {
         let text = r#"{"events":{"floor":"2026-01-02T03:04:05Z","pass":{"begunAt":"2026-01-02T03:04:05Z","renewed":7,"failed":1}},"quarantine":{}}"#;
-        let books: Books = text.parse().unwrap();
-        assert_eq!(books.events.pass.as_ref().unwrap().renewed, 7);
-        assert_eq!(serde_json::to_string(&books).unwrap(), text);
+        let state: RenewalState = text.parse().unwrap();
+        assert_eq!(state.events.pass.as_ref().unwrap().renewed, 7);
+        assert_eq!(serde_json::to_string(&state).unwrap(), text);
         for text in ["", "{}", "[]", r#"{"events":{"floor":"soon"}}"#] {
-            assert_eq!(text.parse(), Ok(Books::default()), "{text}");
+            assert_eq!(text.parse(), Ok(RenewalState::default()), "{text}");
         }
     }
 }

@@ -115,7 +115,7 @@ pub(crate) struct Facts {
     pub(crate) quarantined: u64,
     pub(crate) retention: SignedDuration,
     /// No waiting event was sent before this.
-    pub(crate) floor: Timestamp,
+    pub(crate) low_watermark: Timestamp,
     pub(crate) drain_seconds: u64,
     pub(crate) renews: bool,
     pub(crate) webhook: Option<Health>,
@@ -155,7 +155,7 @@ impl Status {
         };
         // To the second, as people read it.
         let since = since.map(|since| Timestamp::from_second(since.as_second()).unwrap_or(since));
-        let waiting = now.duration_since(facts.floor);
+        let waiting = now.duration_since(facts.low_watermark);
         let age = if facts.backlog == 0 { SignedDuration::ZERO } else { waiting };
         let left = facts.retention - age;
         Self {

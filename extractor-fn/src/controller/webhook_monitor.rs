@@ -43,7 +43,7 @@ pub(crate) fn is_due(asked: Option<Timestamp>, now: Timestamp) -> bool {
 }
 
 /// Looks after the webhook with our URL.
-pub(crate) struct Watchdog {
+pub(crate) struct WebhookMonitor {
     url: String,
     /// When Gladly was asked, and what it last said.
     known: Mutex<Option<(Timestamp, Option<Health>)>>,
@@ -75,7 +75,7 @@ pub(crate) enum Watching {
     Now,
 }
 
-impl Watchdog {
+impl WebhookMonitor {
     pub(crate) fn new(url: String) -> Self {
         Self { url, known: Mutex::default() }
     }
@@ -159,44 +159,46 @@ impl Extractor {
         watching: Watching,
         end: Instant,
     ) -> Result<Option<Health>, ControlError> {
-        let Some(watchdog) = &self.watchdog else { return Ok(None) };
-        if watching == Watching::Sometimes && !watchdog.is_due(self.now()) {
+        let Some(webhook_monitor) = &self.webhook_monitor else { return Ok(None) };
+        if watching == Watching::Sometimes && !webhook_monitor.is_due(self.now()) {
             return Ok(None);
         }
         // Also where it fails: a Gladly that does not answer is not asked more often.
-        watchdog.asked(self.now());
+        webhook_monitor.asked(self.now());
         let left = end.saturating_duration_since(Instant::now());
         let context = BatchContext::unguarded(Arc::clone(&self.gate), left);
         let webhooks = self.fetcher.gladly().webhooks(&context).await?;
-        let ours = watchdog.ours(&webhooks);
-        let mut health = Watchdog::health(ours, self.now());
+        let ours = webhook_monitor.ours(&webhooks);
+        let mut health = WebhookMonitor::health(ours, self.now());
         match ours {
             None => error!("Gladly has no webhook with this relay's URL: no event can come"),
-            Some(webhook) => self.mend(webhook, &mut health, &context).await?,
+            Some(webhook) => self.re_enable(webhook, &mut health, &context).await?,
         }
         if !health.missing_events.is_empty() {
             let missing = health.missing_events.join(",");
             error!(webhook.missing_events = missing, "Gladly's webhook lacks subscriptions");
         }
-        *watchdog.locked() = Some((self.now(), Some(health.clone())));
+        *webhook_monitor.locked() = Some((self.now(), Some(health.clone())));
         Ok(Some(health))
     }
 
     /// Asks how the webhook is where this environment does not know. Changes nothing.
-    pub(crate) async fn look(&self, time_left: Duration) {
-        let Some(watchdog) = self.watchdog.as_ref().filter(|dog| dog.is_due(self.now())) else {
+    pub(crate) async fn refresh_health(&self, time_left: Duration) {
+        let Some(webhook_monitor) =
+            self.webhook_monitor.as_ref().filter(|dog| dog.is_due(self.now()))
+        else {
             return;
         };
         let context = BatchContext::unguarded(Arc::clone(&self.gate), time_left);
         match self.fetcher.gladly().webhooks(&context).await {
-            Ok(webhooks) => watchdog.note(&webhooks, self.now()),
+            Ok(webhooks) => webhook_monitor.note(&webhooks, self.now()),
             Err(err) => warn!(error = error_chain(&err), "could not ask Gladly about its webhook"),
         }
     }
 
     /// Switches a webhook that Gladly gave up on again. The gap is written down before, so that it is
     /// filled whatever happens in between.
-    async fn mend(
+    async fn re_enable(
         &self,
         webhook: &Webhook,
         health: &mut Health,

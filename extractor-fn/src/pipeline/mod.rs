@@ -35,9 +35,9 @@ use crate::{
     client::rate_limiter::RateLimiter,
     client::sqs::{Queue, sqs_client},
     controller::backfill::BackfillStore,
-    controller::renewal::Ledger,
+    controller::renewal::RenewalStore,
     controller::status::ThroughputEstimate,
-    controller::webhook_monitor::Watchdog,
+    controller::webhook_monitor::WebhookMonitor,
     gate::breaker::{Breaker, Upstream},
     gate::pause::{Gate, PAUSE_TTL},
     pipeline::context::{BatchContext, Interrupted},
@@ -69,9 +69,9 @@ pub struct Extractor {
     pub(crate) events: Queue,
     pub(crate) quarantine: Queue,
     pub(crate) mapping: Mapping,
-    pub(crate) ledger: Ledger,
+    pub(crate) renewals: RenewalStore,
     pub(crate) backfill: BackfillStore,
-    pub(crate) watchdog: Option<Watchdog>,
+    pub(crate) webhook_monitor: Option<WebhookMonitor>,
     /// Whether events are sent anew before the queue lets them expire.
     pub(crate) renews: bool,
     pub(crate) throughput: ThroughputEstimate,
@@ -101,7 +101,7 @@ impl Extractor {
         let name = config.pause_parameter;
         let breaker = format!("{name}-breaker");
         let breaker = Parameter::new(ssm.clone(), breaker, PAUSE_TTL, clock.clone());
-        let ledger = Ledger::new(ssm.clone(), format!("{name}-renewal"), clock.clone());
+        let renewals = RenewalStore::new(ssm.clone(), format!("{name}-renewal"), clock.clone());
         let backfill = BackfillStore::new(&ssm, &name, clock.clone());
         let switch = Parameter::new(ssm.clone(), name, PAUSE_TTL, clock.clone());
         let gate = Gate::new(switch, Breaker::new(breaker, clock.clone()), clock.clone());
@@ -130,9 +130,9 @@ impl Extractor {
             events: Queue::new(sqs.clone(), config.events_queue_url),
             quarantine: Queue::new(sqs, config.quarantine_queue_url),
             mapping: Mapping::new(aws, config.function, config.events_queue_arn),
-            ledger,
+            renewals,
             backfill,
-            watchdog: config.watched_webhook.map(Watchdog::new),
+            webhook_monitor: config.watched_webhook.map(WebhookMonitor::new),
             renews: config.renew_held_events,
             throughput: ThroughputEstimate::new(config.gladly_rate),
             clock,
