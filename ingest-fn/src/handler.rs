@@ -126,7 +126,7 @@ impl Ingest {
                 return Outcome::Ignored;
             }
             Ok((WebhookEvent::Event(event), text)) => {
-                self.queue.enqueue(&webhook, text, &event.kind, received_at).await
+                self.queue.enqueue(&webhook, text, &event.event_type, received_at).await
             }
             Err(invalid) => Err(invalid.into()),
         };

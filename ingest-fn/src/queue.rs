@@ -77,11 +77,11 @@ impl WebhookQueue {
         &self,
         _authenticated: &Webhook,
         event: &str,
-        kind: &str,
+        event_type: &str,
         received_at: Timestamp,
     ) -> Result<(), EnqueueError> {
         let body = QueueMessage::wrap(event, received_at, Origin::Webhook)?.to_json()?;
-        self.send(&self.events_url, body, "type", QueueMessage::type_attribute(kind)).await
+        self.send(&self.events_url, body, "type", QueueMessage::type_attribute(event_type)).await
     }
 
     /// Puts a webhook aside that is no event.

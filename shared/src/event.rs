@@ -91,7 +91,7 @@ pub enum WebhookEvent<'a> {
 #[derive(Debug)]
 pub struct Event<'a> {
     /// `NOUN/VERB`; an open list.
-    pub kind: Cow<'a, str>,
+    pub event_type: Cow<'a, str>,
     /// Gladly's id of the event, where it gave one.
     pub id: Option<Id>,
     /// The conversation it is about, if it is about one.
@@ -179,7 +179,7 @@ impl InvalidEvent {
 #[derive(Deserialize)]
 struct Fields<'a> {
     #[serde(borrow, rename = "type")]
-    kind: Option<&'a RawValue>,
+    event_type: Option<&'a RawValue>,
     #[serde(borrow)]
     id: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -204,9 +204,10 @@ impl<'a> WebhookEvent<'a> {
             return Err(InvalidEvent::TooDeep);
         }
         let fields: Fields<'_> = object(json, InvalidEvent::NoType)?;
-        let kind = fields.kind.and_then(text).filter(|kind| !kind.is_empty());
-        let kind = kind.ok_or(InvalidEvent::NoType)?;
-        if kind == "PING" {
+        let event_type =
+            fields.event_type.and_then(text).filter(|event_type| !event_type.is_empty());
+        let event_type = event_type.ok_or(InvalidEvent::NoType)?;
+        if event_type == "PING" {
             return Ok(Self::Ping);
         }
         let conversation = match fields.content {
@@ -217,7 +218,7 @@ impl<'a> WebhookEvent<'a> {
             }
         };
         Ok(Self::Event(Event {
-            kind,
+            event_type,
             id: id("id", fields.id)?,
             conversation,
             content: fields.content,
@@ -289,7 +290,7 @@ mod tests {
             Ok(WebhookEvent::Ping) => Ok("ping".into()),
             Ok(WebhookEvent::Event(Event { conversation: None, .. })) => Ok("ignored".into()),
             Ok(WebhookEvent::Event(event)) => {
-                Ok(format!("{} {}", event.kind, event.conversation.unwrap()))
+                Ok(format!("{} {}", event.event_type, event.conversation.unwrap()))
             }
             Err(invalid) => Err(invalid.reason()),
         }

@@ -115,9 +115,9 @@ impl<'a> QueueMessage<'a> {
 
     /// An event's `type` as SQS accepts it for an attribute: printable ASCII, never empty.
     #[must_use]
-    pub fn type_attribute(kind: &str) -> String {
+    pub fn type_attribute(event_type: &str) -> String {
         let printable = |c: char| if c.is_ascii_graphic() || c == ' ' { c } else { '?' };
-        let text: String = kind.chars().take(TYPE_ATTRIBUTE_LIMIT).map(printable).collect();
+        let text: String = event_type.chars().take(TYPE_ATTRIBUTE_LIMIT).map(printable).collect();
         if text.is_empty() { "?".into() } else { text }
     }
 }

@@ -44,7 +44,7 @@ const FAILURE_TTL: SignedDuration = SignedDuration::from_secs(10);
 pub(crate) struct Outgoing {
     pub(crate) body: String,
     /// Its attribute `type`.
-    pub(crate) kind: String,
+    pub(crate) event_type: String,
 }
 
 /// One of the queues.
@@ -166,9 +166,9 @@ impl Queue {
 
     /// Sends new messages, at most [`ENTRIES`]. All of them are durable once this has returned.
     pub(crate) async fn send_new(&self, messages: Vec<Outgoing>) -> Result<(), QueueError> {
-        let messages = messages.into_iter().map(|Outgoing { body, kind }| {
+        let messages = messages.into_iter().map(|Outgoing { body, event_type }| {
             let message = Message::builder().body(body);
-            Ok(message.message_attributes("type", text_attribute(&kind)?).build())
+            Ok(message.message_attributes("type", text_attribute(&event_type)?).build())
         });
         let messages = messages.collect::<Result<Vec<_>, BuildError>>()?;
         for some in requests(&messages) {

@@ -53,7 +53,7 @@ struct Entry {
     origin: String,
     detail: String,
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
-    kind: Option<String>,
+    event_type: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     conversation_id: Option<String>,
 }
@@ -72,7 +72,7 @@ pub(crate) struct Redriven {
 /// A message on its way back.
 struct Revived {
     body: String,
-    kind: String,
+    event_type: String,
 }
 
 impl Extractor {
@@ -124,9 +124,9 @@ impl Extractor {
                 done.more |= !is_new && revived.is_some() && done.sent >= max;
                 done.stayed += u64::from(!is_new && revived.is_none());
                 match revived {
-                    Some(Revived { body, kind }) if !is_new && done.sent < max => {
-                        let kind = text_attribute(&kind).map_err(QueueError::from)?;
-                        self.events.send(body, [("type".to_owned(), kind)].into(), 0).await?;
+                    Some(Revived { body, event_type }) if !is_new && done.sent < max => {
+                        let event_type = text_attribute(&event_type).map_err(QueueError::from)?;
+                        self.events.send(body, [("type".to_owned(), event_type)].into(), 0).await?;
                         self.quarantine.delete(&[&message]).await;
                         done.sent += 1;
                     }
@@ -203,8 +203,8 @@ fn to_queue_message(message: &Message) -> Option<Revived> {
         Some(aside) if aside.origin == "ingest-fn" => wrapped(&aside)?,
         Some(aside) => sendable(aside.raw()?)?,
     };
-    let (kind, _) = kind_of(&body).ok()?;
-    Some(Revived { body, kind })
+    let (event_type, _) = type_and_conversation(&body).ok()?;
+    Some(Revived { body, event_type })
 }
 
 /// A queue message as SQS takes it. What the relay has written is so already.
@@ -220,11 +220,11 @@ fn wrapped(aside: &PutAside) -> Option<String> {
 }
 
 /// An event's type and conversation, from its queue message.
-fn kind_of(body: &str) -> Result<(String, String), InvalidEvent> {
+fn type_and_conversation(body: &str) -> Result<(String, String), InvalidEvent> {
     let body = replace_lone_surrogates(body.to_owned());
     let event = QueueMessage::read(&body)?.event()?;
     let conversation = event.conversation.ok_or(InvalidEvent::NoConversation)?;
-    Ok((QueueMessage::type_attribute(&event.kind), conversation.to_string()))
+    Ok((QueueMessage::type_attribute(&event.event_type), conversation.to_string()))
 }
 
 impl Entry {
@@ -232,24 +232,25 @@ impl Entry {
         let body = message.body.as_deref().unwrap_or_default();
         let Some(aside) = PutAside::read(body) else {
             let received_at = QueueMessage::read(body).map(|message| message.received_at());
-            let (kind, conversation_id) = kind_of(body).ok().unzip();
+            let (event_type, conversation_id) = type_and_conversation(body).ok().unzip();
             return Self {
                 reason: QuarantineReason::Exhausted.code().into(),
                 received_at: received_at.ok().or(sent_at(message)).unwrap_or_default(),
                 origin: "sqs".into(),
                 detail: "received too often: moved by SQS itself".into(),
-                kind,
+                event_type,
                 conversation_id,
             };
         };
         let queued = if aside.origin == "ingest-fn" { wrapped(&aside) } else { aside.raw() };
-        let (kind, conversation_id) = queued.and_then(|body| kind_of(&body).ok()).unzip();
+        let (event_type, conversation_id) =
+            queued.and_then(|body| type_and_conversation(&body).ok()).unzip();
         Self {
             reason: aside.reason.code().into(),
             received_at: aside.received_at,
             origin: shown(&aside.origin),
             detail: shown(&aside.detail),
-            kind,
+            event_type,
             conversation_id,
         }
     }
@@ -273,11 +274,12 @@ impl Contents {
 
 impl Display for Contents {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for Entry { reason, received_at, detail, kind, conversation_id, .. } in &self.messages {
+        for Entry { reason, received_at, detail, event_type, conversation_id, .. } in &self.messages
+        {
             let at = received_at.strftime("%Y-%m-%d %H:%M");
-            let kind = kind.as_deref().unwrap_or("-");
+            let event_type = event_type.as_deref().unwrap_or("-");
             let conversation = conversation_id.as_deref().unwrap_or("-");
-            writeln!(f, "{reason:<11}{at}  {kind:<31} {conversation}  {detail}")?;
+            writeln!(f, "{reason:<11}{at}  {event_type:<31} {conversation}  {detail}")?;
         }
         let shown = self.messages.len() as u64;
         if shown < self.total {

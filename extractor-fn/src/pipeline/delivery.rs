@@ -128,7 +128,7 @@ struct Delivery<'a> {
 struct Forwarded<'a> {
     id: &'a Id,
     #[serde(rename = "type")]
-    kind: &'a str,
+    event_type: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     timestamp: Option<&'a str>,
     #[serde(serialize_with = "serialize_rfc3339_millis")]
@@ -149,7 +149,7 @@ impl<'a> Forwarded<'a> {
     fn new(event: &'a Event, snapshot: Coverage, sent_at: Timestamp) -> Self {
         Self {
             id: &event.id,
-            kind: &event.kind,
+            event_type: &event.event_type,
             timestamp: event.timestamp.as_deref(),
             received_at: event.received_at,
             held_ms: held_ms(event, sent_at),

@@ -97,7 +97,7 @@ pub(crate) struct Event {
     /// How often SQS has handed it out, this time included.
     pub(crate) receives: u32,
     pub(crate) id: Id,
-    pub(crate) kind: String,
+    pub(crate) event_type: String,
     pub(crate) conversation: Id,
     pub(crate) customer: Option<Id>,
     pub(crate) item: Option<ItemRef>,
@@ -138,7 +138,7 @@ impl Event {
             record: index,
             receives: record.receives,
             id: event.id.unwrap_or_else(|| Id::derived(message.event_json())),
-            kind: event.kind.into_owned(),
+            event_type: event.event_type.into_owned(),
             conversation: event.conversation.ok_or(InvalidEvent::NoConversation)?,
             customer: id("customerId"),
             item: message_id.map(ItemRef::Message).or_else(|| id("noteId").map(ItemRef::Note)),

@@ -89,8 +89,8 @@ impl BackfillStore {
         Self { events: source("backfill"), exports: source("import"), lease }
     }
 
-    fn source(&self, kind: Kind) -> &Source {
-        match kind {
+    fn source(&self, event_type: Kind) -> &Source {
+        match event_type {
             Kind::Events => &self.events,
             Kind::Exports => &self.exports,
         }
@@ -103,8 +103,8 @@ impl BackfillStore {
 
     /// Whether the schedule may go on with it: a Gladly that fails is left alone for as long as by
     /// the watch over its webhook.
-    pub(crate) fn is_due(&self, kind: Kind, now: Timestamp) -> bool {
-        let failed_at = &self.source(kind).failed_at;
+    pub(crate) fn is_due(&self, event_type: Kind, now: Timestamp) -> bool {
+        let failed_at = &self.source(event_type).failed_at;
         is_due(*failed_at.lock().unwrap_or_else(PoisonError::into_inner), now)
     }
 }
@@ -226,7 +226,7 @@ impl Extractor {
     /// Writes a range down and begins with it; it stays written down if this fails.
     async fn begin(
         &self,
-        kind: Kind,
+        event_type: Kind,
         begins: Timestamp,
         to: Timestamp,
         from: Timestamp,
@@ -234,9 +234,9 @@ impl Extractor {
         time_left: Duration,
     ) -> Result<Backfilled, ControlError> {
         let began = self.now();
-        let document = &self.backfill.source(kind).document;
+        let document = &self.backfill.source(event_type).document;
         document.update(|ranges| ranges.add(begins, Some(to))).await?;
-        let recovered = self.recover(kind, time_left).await;
+        let recovered = self.recover(event_type, time_left).await;
         let Recovered { queued, invalid_lines, missing_jobs } =
             recovered.map_err(|err| ControlError::Noted(Box::new(err)))?;
         let left = document.read().await?;
@@ -248,21 +248,25 @@ impl Extractor {
     /// Goes on with what there is to recover, as far as time allows.
     pub(crate) async fn resume_backfill(
         &self,
-        kind: Kind,
+        event_type: Kind,
         time_left: Duration,
     ) -> Result<(), ControlError> {
-        self.recover(kind, time_left).await.map(drop)
+        self.recover(event_type, time_left).await.map(drop)
     }
 
     /// Recovers what is written down, unless another invocation is at it, which then finds that too.
-    async fn recover(&self, kind: Kind, time_left: Duration) -> Result<Recovered, ControlError> {
+    async fn recover(
+        &self,
+        event_type: Kind,
+        time_left: Duration,
+    ) -> Result<Recovered, ControlError> {
         let until = Instant::now() + time_left;
-        let source = self.backfill.source(kind);
+        let source = self.backfill.source(event_type);
         if source.document.read().await?.is_empty() {
             return Ok(Recovered::default());
         }
         let Some(held) = self.backfill.lease.acquire(time_left + RESERVE).await? else {
-            info!(source = ?kind, "another invocation is recovering events");
+            info!(source = ?event_type, "another invocation is recovering events");
             return Ok(Recovered::default());
         };
         let mut recovery = Recovery {
@@ -276,7 +280,7 @@ impl Extractor {
             invalid_lines: 0,
             missing_jobs: 0,
         };
-        let ended = match kind {
+        let ended = match event_type {
             Kind::Events => recovery.events().await,
             Kind::Exports => recovery.exports().await,
         };
@@ -284,10 +288,10 @@ impl Extractor {
         let Recovery { moved, invalid_lines, missing_jobs, sender, .. } = recovery;
         let count = sender.queued;
         if count > 0 {
-            info!(source = ?kind, count, "backfill queued events");
+            info!(source = ?event_type, count, "backfill queued events");
         }
         if invalid_lines > 0 {
-            warn!(source = ?kind, count = invalid_lines, "ignored lines that cannot be used");
+            warn!(source = ?event_type, count = invalid_lines, "ignored lines that cannot be used");
         }
         let failed = matches!(ended, Err(ControlError::Gladly(_))) && !moved;
         *source.failed_at.lock().unwrap_or_else(PoisonError::into_inner) =
@@ -617,8 +621,8 @@ impl Line {
                 let Ok(body) = message.and_then(|message| message.to_json()) else {
                     return Self::Invalid;
                 };
-                let kind = QueueMessage::type_attribute(&event.kind);
-                Self::Event(Outgoing { body, kind }, recorded)
+                let event_type = QueueMessage::type_attribute(&event.event_type);
+                Self::Event(Outgoing { body, event_type }, recorded)
             }
             Ok(_) => Self::Ignored,
             Err(_) => Self::Invalid,
