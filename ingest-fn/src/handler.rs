@@ -15,8 +15,9 @@ use tokio::time::timeout;
 use tracing::{Instrument as _, error};
 
 use crate::{
-    ActiveKeys, Answer, Call, Config, Rejection, Webhook, gateway,
-    keys::{self, KEYS_TTL},
+    ActiveKeys, Answer, Call, Config, Rejection, Webhook,
+    api_keys::{self, KEYS_TTL},
+    http_api,
     queue::{EnqueueError, WebhookQueue},
 };
 
@@ -79,7 +80,7 @@ impl Ingest {
     /// Reads the keys ahead of the first request, while Lambda lends the start-up its full CPU.
     /// A failure is no reason not to start: the request will try again and say so.
     pub async fn warm_up(&self) {
-        if let Err(err) = keys::warm_up(&self.keys).await {
+        if let Err(err) = api_keys::warm_up(&self.keys).await {
             error!(error = error_chain(&err), "no webhook keys yet");
         }
     }
@@ -90,7 +91,7 @@ impl Ingest {
         let mut metrics = Metrics::default();
         let outcome = self.receive(event.payload.0, &mut metrics).instrument(span.clone()).await;
         span.in_scope(|| metrics.emit(self.clock.now()));
-        Ok(gateway::answer(outcome.into()))
+        Ok(http_api::answer(outcome.into()))
     }
 
     /// Authenticates a request and makes it durable, or says in time that it is not.

@@ -1,16 +1,16 @@
 //! ingest-fn: authenticates Gladly's webhooks and makes them durable in SQS before it answers.
 
+mod api_keys;
 mod config;
-mod gateway;
 mod handler;
-mod keys;
+mod http_api;
 mod queue;
 mod webhook;
 
 pub use crate::{
+    api_keys::ActiveKeys,
     config::Config,
-    gateway::{Answer, Call},
     handler::{Ingest, Outcome},
-    keys::ActiveKeys,
+    http_api::{Answer, Call},
     webhook::{Rejection, Webhook},
 };

@@ -9,7 +9,7 @@ use lambda_http::{
 };
 use shared::{InvalidEvent, Parameter, ParameterError, WebhookEvent};
 
-use crate::keys::{self, ActiveKeys};
+use crate::api_keys::{self, ActiveKeys};
 
 /// The most that a body is decompressed to: as much as the HTTP API takes of an uncompressed one
 /// (<https://docs.aws.amazon.com/apigateway/latest/developerguide/http-api-quotas.html>).
@@ -50,7 +50,7 @@ impl Webhook {
         if key.is_empty() {
             return Err(Rejection::Unauthorized);
         }
-        let slot = keys::slot(keys, key.as_bytes()).await?.ok_or(Rejection::Unauthorized)?;
+        let slot = api_keys::slot(keys, key.as_bytes()).await?.ok_or(Rejection::Unauthorized)?;
         let (head, body) = request.into_parts();
         let (body, undecoded) = match decoded(&head.headers, &body) {
             Ok(None) => (body, None),
