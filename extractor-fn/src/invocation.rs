@@ -107,7 +107,7 @@ impl From<ControlError> for InvocationError {
 /// What an invocation answers.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
-pub enum Answer {
+pub enum Response {
     /// What stays in the queue.
     Batch(SqsBatchResponse),
     /// What a task came to.
@@ -116,7 +116,7 @@ pub enum Answer {
     Screen(String),
 }
 
-impl Answer {
+impl Response {
     fn new(
         answer: &(impl Serialize + Display),
         form: Option<&str>,
@@ -135,7 +135,7 @@ impl Extractor {
     pub async fn handle(
         self: &Arc<Self>,
         event: LambdaEvent<Invocation>,
-    ) -> Result<Answer, InvocationError> {
+    ) -> Result<Response, InvocationError> {
         let span = invocation_span(&event.context.request_id);
         // Boxed: the futures below are many deep.
         Box::pin(self.answer(event)).instrument(span).await
@@ -144,13 +144,13 @@ impl Extractor {
     async fn answer(
         self: &Arc<Self>,
         event: LambdaEvent<Invocation>,
-    ) -> Result<Answer, InvocationError> {
+    ) -> Result<Response, InvocationError> {
         let began = Instant::now();
         let now = u64::try_from(self.now().as_millisecond()).unwrap_or_default();
         let left = Duration::from_millis(event.context.deadline.saturating_sub(now));
         let mut fields = event.payload.0;
         if let Some(messages) = fields.records.take() {
-            return Ok(Answer::Batch(self.batch(messages, left).await?));
+            return Ok(Response::Batch(self.batch(messages, left).await?));
         }
         let changed = || (fields.source.as_deref()? == "aws.ssm").then_some("change");
         let task = fields.task.as_deref().or_else(changed).unwrap_or_default();
@@ -165,24 +165,24 @@ impl Extractor {
         task: &str,
         fields: &Fields,
         left: Duration,
-    ) -> Result<Answer, InvocationError> {
+    ) -> Result<Response, InvocationError> {
         let form = fields.form.as_deref();
         let work = left.saturating_sub(RESERVE);
         match task {
-            "change" => Answer::new(&self.reconcile(Occasion::Change, left).await?, form),
-            "reconcile" => Answer::new(&self.reconcile(Occasion::Schedule, left).await?, form),
+            "change" => Response::new(&self.reconcile(Occasion::Change, left).await?, form),
+            "reconcile" => Response::new(&self.reconcile(Occasion::Schedule, left).await?, form),
             "watch" => {
                 let end = Instant::now() + work;
                 self.watch(Watching::Now, end).await?;
-                Answer::new(&self.status().await?, form)
+                Response::new(&self.status().await?, form)
             }
             "status" => {
                 self.refresh_health(work).await;
                 let reasons = self.list_quarantine(left).await?.reasons();
-                Answer::new(&self.status().await?.with_reasons(reasons), form)
+                Response::new(&self.status().await?.with_reasons(reasons), form)
             }
-            "quarantine" => Answer::new(&self.list_quarantine(left).await?, form),
-            "redrive" => Answer::new(&self.redrive(fields.max, left).await?, form),
+            "quarantine" => Response::new(&self.list_quarantine(left).await?, form),
+            "redrive" => Response::new(&self.redrive(fields.max, left).await?, form),
             "backfill" | "import" => {
                 let (Some(from), to) = (fields.from, fields.to.unwrap_or_else(|| self.now()))
                 else {
@@ -192,7 +192,7 @@ impl Extractor {
                     "backfill" => self.backfill(from, to, work).await?,
                     _ => self.import(from, to, work).await?,
                 };
-                Answer::new(&done, form)
+                Response::new(&done, form)
             }
             _ => Err(InvocationError::Unknown),
         }

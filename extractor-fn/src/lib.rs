@@ -16,7 +16,7 @@ mod unicode;
 pub use crate::{
     client::http::Http,
     config::{Config, DeliveryOptions, DestinationUrl, GladlyHost, Rate, TokenHeader},
-    invocation::{Answer, Invocation, InvocationError},
+    invocation::{Invocation, InvocationError, Response},
     pipeline::Extractor,
     pipeline::event::MissingMessageId,
 };

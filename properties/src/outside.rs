@@ -40,7 +40,7 @@ pub(crate) struct Outside(Arc<Mutex<State>>);
 struct State {
     may: May,
     /// Answers by what is asked for, last one first.
-    answers: HashMap<&'static str, Vec<Answer>>,
+    answers: HashMap<&'static str, Vec<Response>>,
     calls: usize,
     /// Events of deliveries that were accepted.
     forwarded: usize,
@@ -48,7 +48,7 @@ struct State {
 }
 
 #[derive(Clone)]
-struct Answer {
+struct Response {
     status: u16,
     headers: Vec<(String, String)>,
     body: Vec<u8>,
@@ -85,7 +85,7 @@ impl Outside {
         for section in sections.iter().rev() {
             let kinds = PATHS.iter().map(|(kind, _)| *kind).chain(["destination"]);
             if let Some(kind) = kinds.into_iter().find(|kind| *kind == section.name) {
-                answers.entry(kind).or_default().push(Answer::read(section));
+                answers.entry(kind).or_default().push(Response::read(section));
             }
         }
         let state = State { may, answers, calls: 0, forwarded: 0, broken: Vec::new() };
@@ -117,12 +117,12 @@ impl HttpConnector for Outside {
 }
 
 impl State {
-    fn answer(&mut self, request: &HttpRequest) -> Answer {
+    fn answer(&mut self, request: &HttpRequest) -> Response {
         self.calls += 1;
         let uri = request.uri();
         if uri == DESTINATION {
             let delivered = self.delivered(request);
-            let answer = self.next("destination").unwrap_or_else(|| Answer::ok(""));
+            let answer = self.next("destination").unwrap_or_else(|| Response::ok(""));
             match delivered {
                 Ok(events) if (200..300).contains(&answer.status) => self.forwarded += events,
                 Ok(_) => {}
@@ -132,13 +132,13 @@ impl State {
         }
         let Some(kind) = asked_for(uri) else {
             self.broken.push(format!("asked for {uri}"));
-            return Answer::ok("");
+            return Response::ok("");
         };
-        self.next(kind).unwrap_or_else(|| Answer::usual(kind))
+        self.next(kind).unwrap_or_else(|| Response::usual(kind))
     }
 
     /// The next answer of a kind; the last one stays.
-    fn next(&mut self, kind: &str) -> Option<Answer> {
+    fn next(&mut self, kind: &str) -> Option<Response> {
         let answers = self.answers.get_mut(kind)?;
         if answers.len() > 1 { answers.pop() } else { answers.last().cloned() }
     }
@@ -228,7 +228,7 @@ fn asked_for(uri: &str) -> Option<&'static str> {
     PATHS.iter().find(|(_, shape)| fits(shape)).map(|(kind, _)| *kind)
 }
 
-impl Answer {
+impl Response {
     /// `STATUS|name: value|name: value`, and a body. Nobody has an answer without a status.
     fn read(section: &Section<'_>) -> Self {
         let mut parts = section.rest.split('|');

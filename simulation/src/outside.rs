@@ -34,7 +34,7 @@ const SKEW: SignedDuration = SignedDuration::from_secs(5);
 /// What somebody outside does with a request.
 #[derive(Debug)]
 pub(crate) enum Reply {
-    Answer { status: u16, body: String, headers: Vec<(&'static str, String)> },
+    Response { status: u16, body: String, headers: Vec<(&'static str, String)> },
     Reset,
     Hang,
 }
@@ -76,17 +76,17 @@ impl Reply {
     }
 
     pub(crate) fn text(body: String) -> Self {
-        Self::Answer { status: 200, body, headers: Vec::new() }
+        Self::Response { status: 200, body, headers: Vec::new() }
     }
 
     pub(crate) fn status(status: u16) -> Self {
-        Self::Answer { status, body: "{}".into(), headers: Vec::new() }
+        Self::Response { status, body: "{}".into(), headers: Vec::new() }
     }
 
     /// The reply as the client gets it.
     pub(crate) async fn send(self) -> Result<HttpResponse, ConnectorError> {
         match self {
-            Self::Answer { status, body, headers } => {
+            Self::Response { status, body, headers } => {
                 let status =
                     status.try_into().map_err(|err| ConnectorError::other(Box::new(err), None))?;
                 let mut response = HttpResponse::new(status, SdkBody::from(body));
@@ -118,7 +118,7 @@ impl World {
             None => return None,
         };
         Some(match ailment {
-            Ailment::Status(429) => Reply::Answer {
+            Ailment::Status(429) => Reply::Response {
                 status: 429,
                 body: "{}".into(),
                 headers: vec![("retry-after", self.state().rng.u32(1..8).to_string())],
@@ -177,11 +177,12 @@ impl World {
             Some(reply) => reply,
             None => self.rest(path),
         };
-        if path.starts_with("/conversations/") && matches!(reply, Reply::Answer { status: 200, .. })
+        if path.starts_with("/conversations/")
+            && matches!(reply, Reply::Response { status: 200, .. })
         {
             self.state().delivered.called_gone.remove(&environment);
         }
-        if let Reply::Answer { headers, .. } = &mut reply {
+        if let Reply::Response { headers, .. } = &mut reply {
             headers.push(("ratelimit-remaining-second", left.saturating_sub(1).to_string()));
         }
         reply
@@ -226,7 +227,7 @@ impl World {
                 match known {
                     Some(true) if !id.ends_with("-merged") => {
                         let moved = json!({"code": "moved", "meta": {"old": id, "new": format!("{id}-merged")}});
-                        Reply::Answer {
+                        Reply::Response {
                             status: 301,
                             body: json!({"errors": [moved]}).to_string(),
                             headers: Vec::new(),
@@ -260,7 +261,7 @@ impl World {
         let mut failure = failure;
         if let Some(failure) = failure.take_if(|_| !unheard) {
             self.count("failed deliveries");
-            if matches!(failure, Reply::Answer { status: 400 | 422, .. }) {
+            if matches!(failure, Reply::Response { status: 400 | 422, .. }) {
                 self.note_refusal(&read(request));
             }
             return failure;

@@ -11,7 +11,7 @@ use shared::{Clock, FailureStatus, Parameter, ParameterError, Secret, error_chai
 use tokio::time::Instant;
 
 use crate::{
-    client::http::{Answer, Http, HttpError, Retry, Wanted, is_transient},
+    client::http::{Http, HttpError, Response, Retry, Wanted, is_transient},
     config::{DestinationUrl, TokenHeader},
     pipeline::context::{BatchContext, Interrupted},
 };
@@ -153,10 +153,10 @@ impl Destination {
 }
 
 /// How a request failed, if it did.
-fn failure(answer: &Result<Answer, HttpError>) -> Option<FailureStatus> {
+fn failure(answer: &Result<Response, HttpError>) -> Option<FailureStatus> {
     match answer {
-        Ok(Answer { status: 200..=299, .. }) => None,
-        Ok(Answer { status, .. }) => Some(FailureStatus::code(*status)),
+        Ok(Response { status: 200..=299, .. }) => None,
+        Ok(Response { status, .. }) => Some(FailureStatus::code(*status)),
         Err(HttpError::Late) => Some(FailureStatus::Timeout),
         Err(_) => Some(FailureStatus::Connect),
     }

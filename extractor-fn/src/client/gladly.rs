@@ -13,7 +13,7 @@ use serde_json::Value;
 use shared::{Clock, Id, Parameter, ParameterError, Secret, error_chain};
 
 use crate::{
-    client::http::{Answer, Http, HttpError, Lines, Retry, Wanted, is_transient},
+    client::http::{Http, HttpError, Lines, Response, Retry, Wanted, is_transient},
     client::json::{self, Fields},
     client::rate_limiter::RateLimiter,
     config::GladlyHost,
@@ -413,7 +413,7 @@ impl Gladly {
 
     /// One call: tried again while its failure is one that passes, at our pace, and only while
     /// extraction may run.
-    async fn get(&self, path: &str, context: &BatchContext) -> Result<Answer, GladlyError> {
+    async fn get(&self, path: &str, context: &BatchContext) -> Result<Response, GladlyError> {
         self.call("GET", path, None, Wanted::Body(ANSWER_LIMIT), context).await
     }
 
@@ -424,7 +424,7 @@ impl Gladly {
         body: Option<&Value>,
         wanted: Wanted,
         context: &BatchContext,
-    ) -> Result<Answer, GladlyError> {
+    ) -> Result<Response, GladlyError> {
         let mut retry = Retry::new(OPERATION_TIMEOUT);
         let mut token = self.token.value().await?;
         loop {
@@ -491,7 +491,7 @@ impl Gladly {
         request
     }
 
-    fn heed(&self, answer: &Answer) {
+    fn heed(&self, answer: &Response) {
         let left = answer.header("ratelimit-remaining-second").and_then(|left| left.parse().ok());
         if let Some(left) = left {
             self.rate_limiter.remaining(left);
@@ -503,7 +503,7 @@ impl Gladly {
     }
 }
 
-fn found(answer: Answer) -> Result<Option<Answer>, GladlyError> {
+fn found(answer: Response) -> Result<Option<Response>, GladlyError> {
     match answer.status {
         200 => Ok(Some(answer)),
         404 => Ok(None),
@@ -530,7 +530,7 @@ fn moved_to(body: &str) -> Option<Id> {
 /// An answer's body as text that JSON readers can read: without a byte order mark, and with half a
 /// character, cut from a text by whoever wrote it, replaced, since it would otherwise cost the whole
 /// conversation.
-fn text(answer: Answer) -> String {
+fn text(answer: Response) -> String {
     let mut body = String::from_utf8(answer.body)
         .unwrap_or_else(|err| String::from_utf8_lossy(err.as_bytes()).into_owned());
     if body.starts_with(BYTE_ORDER_MARK) {

@@ -44,13 +44,13 @@ pub(crate) enum Wanted {
 
 /// An answer, with the body that was wanted.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) body: Vec<u8>,
     response: HttpResponse,
 }
 
-impl Answer {
+impl Response {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.response.headers().get(name)
     }
@@ -126,7 +126,7 @@ impl Http {
         request: HttpRequest,
         wanted: Wanted,
         time: Duration,
-    ) -> Result<Answer, HttpError> {
+    ) -> Result<Response, HttpError> {
         let end = Instant::now() + time;
         let response = timeout_at(end, self.0.call(request)).await;
         let mut response = response.map_err(|_| HttpError::Late)?.map_err(HttpError::Broken)?;
@@ -145,7 +145,7 @@ impl Http {
                 Vec::new()
             }
         };
-        Ok(Answer { status, body, response })
+        Ok(Response { status, body, response })
     }
 }
 
@@ -258,7 +258,7 @@ impl Retry {
         http: &Http,
         request: HttpRequest,
         wanted: Wanted,
-    ) -> Result<Answer, HttpError> {
+    ) -> Result<Response, HttpError> {
         let share = if self.left > 1 { self.time.mul_f64(0.6) } else { self.time };
         let began = Instant::now();
         let answer = http.exchange(request, wanted, share).await;

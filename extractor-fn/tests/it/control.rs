@@ -1,7 +1,7 @@
 //! The controller and the event source mapping.
 
 use aws_lambda_events::sqs::SqsBatchResponse;
-use extractor_fn::{Answer, Invocation, InvocationError};
+use extractor_fn::{Invocation, InvocationError, Response};
 use jiff::SignedDuration;
 use lambda_runtime::{Context, LambdaEvent};
 use local::aws::{Fault, THROTTLED};
@@ -46,7 +46,7 @@ impl World {
 fn an_answer_to_a_batch_is_as_lambda_reads_it() {
     let mut response = SqsBatchResponse::default();
     response.set_failures(["a"]);
-    let text = serde_json::to_string(&Answer::Batch(response)).unwrap();
+    let text = serde_json::to_string(&Response::Batch(response)).unwrap();
     assert_eq!(text, r#"{"batchItemFailures":[{"itemIdentifier":"a"}]}"#);
 }
 
