@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use crate::{
-    Keep, Tally, Violation, function::Function, ledger::promise, mapping, operator, plan::Plan,
+    Keep, Tally, Violation, checker::invariant, function::Function, mapping, operator, plan::Plan,
     world::World,
 };
 
@@ -81,8 +81,8 @@ impl Display for Drain {
             lasted.as_secs() / 60,
             100.0 * self.use_of_share()
         )?;
-        if let Some(Violation { promise, how }) = &self.violation {
-            write!(f, "\nA promise is broken: {promise}.\n  {how}")?;
+        if let Some(Violation { invariant, how }) = &self.violation {
+            write!(f, "\nA promise is broken: {invariant}.\n  {how}")?;
         }
         Ok(())
     }
@@ -105,7 +105,7 @@ pub fn drain(events: u64, conversations: u64) -> Drain {
         Ok(runtime) => LocalSet::new().block_on(&runtime, live(&mut drain)),
         Err(err) => {
             drain.violation =
-                Some(Violation { promise: promise::SOUND, how: format!("no runtime: {err}") });
+                Some(Violation { invariant: invariant::SOUND, how: format!("no runtime: {err}") });
         }
     }
     drain
@@ -137,7 +137,7 @@ async fn live(drain: &mut Drain) {
     }
     polling.abort();
     let mut state = world.state();
-    drain.violation = state.ledger.violation.take();
+    drain.violation = state.checker.violation.take();
     let tally: &Tally = &state.tally;
     drain.calls = tally.of("calls to Gladly");
     drain.throttled = tally.of("429s of Gladly's own");

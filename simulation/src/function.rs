@@ -21,9 +21,9 @@ use tokio::{
 };
 
 use crate::{
+    connector::{COLD_START, CrashPoint, Environment, SimConnector},
+    fakes::DESTINATION,
     gap::WEBHOOK_URL,
-    outside::DESTINATION,
-    wire::{COLD_START, Life, Moment, Wire},
     world::{PAUSE, World},
 };
 
@@ -39,14 +39,14 @@ static REGIONS: AtomicU64 = AtomicU64::new(1);
 /// The function.
 pub(crate) struct Function {
     world: Arc<World>,
-    idle: Mutex<Vec<Environment>>,
+    idle: Mutex<Vec<Process>>,
     number: AtomicU64,
     /// Environments older than this are of a version that is gone.
     deployed: AtomicU64,
 }
 
-struct Environment {
-    life: Arc<Life>,
+struct Process {
+    life: Arc<Environment>,
     extractor: Arc<Extractor>,
 }
 
@@ -82,12 +82,12 @@ impl Function {
         let world = &self.world;
         let environment = self.environment().await;
         let (life, began) = (&environment.life, world.now());
-        life.fate().began = began;
-        life.fate().end = world.goes_wrong(world.plan.crashes).then(|| {
+        life.crash_plan().began = began;
+        life.crash_plan().end = world.goes_wrong(world.plan.crashes).then(|| {
             let rng = &mut world.state().rng;
             // Most invocations make few calls; some make hundreds.
             let calls = if rng.bool() { rng.u32(1..12) } else { rng.u32(1..200) };
-            (calls, if rng.bool() { Moment::Before } else { Moment::After })
+            (calls, if rng.bool() { CrashPoint::Before } else { CrashPoint::After })
         });
         let deadline = world.now().as_millisecond() + i64::try_from(LIMIT.as_millis()).unwrap_or(0);
         let mut context = Context::default();
@@ -107,7 +107,7 @@ impl Function {
                 Err(_) => Err(Failure::TimedOut),
             },
         };
-        life.fate().end = None;
+        life.crash_plan().end = None;
         match &ended {
             Err(Failure::Died) => {
                 world.count("crashes");
@@ -124,7 +124,7 @@ impl Function {
     }
 
     /// An environment that idles, or a new one.
-    async fn environment(&self) -> Environment {
+    async fn environment(&self) -> Process {
         let idle = {
             let idle = &mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner);
             let count = idle.len();
@@ -135,20 +135,20 @@ impl Function {
         }
         sleep(COLD_START).await;
         let world = &self.world;
-        let life = Arc::new(Life::new(self.number.fetch_add(1, Ordering::Relaxed)));
+        let life = Arc::new(Environment::new(self.number.fetch_add(1, Ordering::Relaxed)));
         world.note(|| format!("env {} starts", life.number));
         world.count("environments");
-        let wire = Wire { world: Arc::clone(world), life: Arc::clone(&life) };
-        let connector = SharedHttpConnector::new(wire);
+        let connector = SimConnector { world: Arc::clone(world), life: Arc::clone(&life) };
+        let connector = SharedHttpConnector::new(connector);
         let region = format!("eu-west-{}", REGIONS.fetch_add(1, Ordering::Relaxed));
         let aws = world.aws.config_over(connector.clone(), &region);
         let config = settings(world.plan.rate, !world.plan.outages.is_empty());
         let extractor = Extractor::new(&aws, config, Http::over(connector), world.clock());
-        Environment { life, extractor: Arc::new(extractor) }
+        Process { life, extractor: Arc::new(extractor) }
     }
 
     /// Keeps an environment for the next invocation, mostly.
-    fn rest(&self, environment: Environment) {
+    fn rest(&self, environment: Process) {
         let old = environment.life.number < self.deployed.load(Ordering::Relaxed);
         let recycled = self.world.state().rng.f64() < self.world.plan.recycled;
         if !old && !recycled {

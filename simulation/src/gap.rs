@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::{
+    fakes::{Reply, instant},
     function::{Failure, Function},
-    outside::{Reply, instant},
     world::{EPOCH, World},
 };
 

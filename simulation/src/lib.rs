@@ -4,7 +4,7 @@
 //! model of the account (`local::aws`), of Gladly and of the destination, for hours or days of
 //! virtual time. Everything random comes from the seed, so a failure can be had again. A world
 //! ends when all its troubles are over and the backlog has drained; then every accepted event has
-//! to be accounted for. The other promises (`ledger`) are checked at every call.
+//! to be accounted for. The other promises (`checker`) are checked at every call.
 //!
 //! Time is tokio's paused clock, and the seam is the connector of the SDK and of our HTTP client,
 //! so nothing of the functions is replaced but the network. madsim was considered: it has tokio
@@ -12,25 +12,25 @@
 //! simulates hosts and their sockets, and there is no socket here. stateright and
 //! proptest-state-machine check a model of the logic; this is to be the logic itself.
 
-mod bridge;
+mod checker;
+mod connector;
 mod drain;
+mod eventbridge;
+mod fakes;
 mod function;
 mod gap;
 mod history;
-mod ledger;
 mod mapping;
 mod operator;
-mod outside;
 mod plan;
 mod seed;
 mod sweep;
-mod wire;
 mod world;
 
 pub use crate::{
+    checker::Violation,
     drain::{Drain, drain},
     history::{COVERAGE, Keep, Tally},
-    ledger::Violation,
     seed::{Report, run},
     sweep::sweep,
 };

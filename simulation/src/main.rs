@@ -122,7 +122,7 @@ fn tell(report: &Report, shown: bool) {
         Some(violation) => {
             eprintln!(
                 "\nSeed {seed} breaks a promise: {}.\n  {}",
-                violation.promise, violation.how
+                violation.invariant, violation.how
             );
         }
         None => eprintln!("\nSeed {seed} failed once and not again: it depends on something else."),

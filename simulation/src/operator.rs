@@ -7,12 +7,12 @@ use shared::{Origin, QueueMessage};
 use tokio::{task::spawn_local, time::sleep};
 
 use crate::{
-    bridge,
+    checker::Accepted,
+    eventbridge,
+    fakes::instant,
     function::Function,
-    ledger::Accepted,
     mapping::settled,
-    outside::instant,
-    plan::{Arrival, Deed, Meaning, Side, Word},
+    plan::{Arrival, Deed, Meaning, Upstream, Word},
     world::{BREAKER, PAUSE, World},
 };
 
@@ -23,7 +23,7 @@ pub(crate) async fn arrive(world: Arc<World>) {
         let now = world.now();
         match arrival {
             Arrival::Event { id, conversation, json } => {
-                let is_new = !world.state().ledger.events.contains_key(id);
+                let is_new = !world.state().checker.events.contains_key(id);
                 if is_new {
                     world.happen(json);
                 }
@@ -45,7 +45,7 @@ pub(crate) async fn arrive(world: Arc<World>) {
             }
             Arrival::Foreign(text) => {
                 world.aws.state().send("events", text, Vec::new(), 0, now);
-                world.state().ledger.foreign.insert(text.clone(), false);
+                world.state().checker.foreign.insert(text.clone(), false);
             }
         }
     }
@@ -59,8 +59,8 @@ pub(crate) async fn operate(world: Arc<World>, function: Arc<Function>) {
     }
     sleep(world.plan.calm.saturating_sub(world.elapsed())).await;
     world.note(|| "all troubles are over".into());
-    for side in [Side::Gladly, Side::Destination] {
-        act(&world, &function, &Deed::Token(side));
+    for upstream in [Upstream::Gladly, Upstream::Destination] {
+        act(&world, &function, &Deed::Token(upstream));
     }
     let running = Word::running(&mut world.state().rng);
     let last = if world.state().rng.bool() { Deed::Resume } else { Deed::Say(running) };
@@ -85,9 +85,9 @@ fn act(world: &Arc<World>, function: &Arc<Function>, deed: &Deed) {
             }
             invoke(world, function, payload);
         }
-        Deed::Token(side) => {
-            let name = if *side == Side::Gladly { "gladly" } else { "destination" };
-            world.aws.put(&format!("/relay/{name}-token"), &world.token(*side));
+        Deed::Token(upstream) => {
+            let name = if *upstream == Upstream::Gladly { "gladly" } else { "destination" };
+            world.aws.put(&format!("/relay/{name}-token"), &world.token(*upstream));
         }
         Deed::Toggle(enabled) => {
             world.count("switched past the controller");
@@ -97,7 +97,7 @@ fn act(world: &Arc<World>, function: &Arc<Function>, deed: &Deed) {
             if mapping.enabled != *enabled {
                 (mapping.enabled, mapping.settles_at) = (*enabled, settles_at);
             }
-            world.state().ledger.changed_at = now;
+            world.state().checker.changed_at = now;
             world.switched.notify_waiters();
         }
         Deed::Deploy => {
@@ -113,14 +113,14 @@ fn act(world: &Arc<World>, function: &Arc<Function>, deed: &Deed) {
 }
 
 fn invoke(world: &Arc<World>, function: &Arc<Function>, payload: &serde_json::Value) {
-    spawn_local(bridge::run(Arc::clone(world), Arc::clone(function), payload.clone()));
+    spawn_local(eventbridge::run(Arc::clone(world), Arc::clone(function), payload.clone()));
 }
 
 impl World {
     /// From now on the event has to be delivered, or to stand in quarantine.
     fn accept(&self, id: &str, conversation: usize) {
         let accepted = Accepted { at: self.now(), conversation, deliveries: 0, quarantined: false };
-        self.state().ledger.events.entry(id.to_owned()).or_insert(accepted);
+        self.state().checker.events.entry(id.to_owned()).or_insert(accepted);
     }
 
     /// Writes the operator's word.
@@ -133,8 +133,8 @@ impl World {
         self.aws.put(PAUSE, &word.text);
         let now = self.now();
         let mut state = self.state();
-        state.ledger.words.push((now, word.meaning, word.text.clone()));
-        state.ledger.changed_at = now;
+        state.checker.words.push((now, word.meaning, word.text.clone()));
+        state.checker.changed_at = now;
         state.changes.push(PAUSE);
     }
 }

@@ -46,7 +46,7 @@ pub(crate) struct Plan {
 
 /// What is special about a conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Nature {
+pub(crate) enum ConversationKind {
     Plain,
     /// The destination refuses it with this status.
     Guilty(u16),
@@ -62,7 +62,7 @@ pub(crate) enum Nature {
 pub(crate) struct Conversation {
     pub(crate) id: String,
     pub(crate) customer: String,
-    pub(crate) nature: Nature,
+    pub(crate) nature: ConversationKind,
     /// When each item shows, and its id.
     pub(crate) items: Vec<(Duration, String)>,
 }
@@ -81,12 +81,12 @@ pub(crate) enum Arrival {
 pub(crate) struct Trouble {
     pub(crate) from: Duration,
     pub(crate) to: Duration,
-    pub(crate) with: Side,
-    pub(crate) how: Ailment,
+    pub(crate) with: Upstream,
+    pub(crate) how: FaultKind,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
+pub(crate) enum Upstream {
     Gladly,
     Destination,
     Ssm,
@@ -95,7 +95,7 @@ pub(crate) enum Side {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ailment {
+pub(crate) enum FaultKind {
     Status(u16),
     Reset,
     Hang,
@@ -117,7 +117,7 @@ pub(crate) enum Deed {
     /// Invokes the function by hand.
     Invoke(Value),
     /// Writes the right token.
-    Token(Side),
+    Token(Upstream),
     /// Switches the mapping past the controller.
     Toggle(bool),
     /// Ships a new version: every environment begins anew.
@@ -224,7 +224,7 @@ impl Plan {
     /// A backlog without any trouble: this many events, spread over this many conversations.
     pub(crate) fn backlog(rng: &mut Rng, events: u64, conversations: u64) -> Self {
         let conversations = usize::try_from(conversations).unwrap_or(usize::MAX).max(1);
-        let conversation = |number| Conversation::new(number, Nature::Plain);
+        let conversation = |number| Conversation::new(number, ConversationKind::Plain);
         let mut plan = Self {
             calm: Duration::ZERO,
             retention: SignedDuration::from_hours(14 * 24),
@@ -267,11 +267,11 @@ impl Plan {
         for number in 0..conversations {
             let nature = match rng.u32(0..30) {
                 // Ten refused together would be the destination's fault: one in a hundred events.
-                0 if number < 8 => Nature::Guilty(pick(rng, &[400, 413, 422])),
-                1 => Nature::Gone,
-                2 => Nature::Merged,
-                3 => Nature::Poison,
-                _ => Nature::Plain,
+                0 if number < 8 => ConversationKind::Guilty(pick(rng, &[400, 413, 422])),
+                1 => ConversationKind::Gone,
+                2 => ConversationKind::Merged,
+                3 => ConversationKind::Poison,
+                _ => ConversationKind::Plain,
             };
             self.conversations.push(Conversation::new(number, nature));
         }
@@ -323,7 +323,7 @@ impl Plan {
         }
         // Traffic goes on: it is what shows that everything works again.
         let (id, at) = ("e-last".to_owned(), span + 2 * MINUTE);
-        let conversation = Conversation::new(conversations, Nature::Plain);
+        let conversation = Conversation::new(conversations, ConversationKind::Plain);
         let json = json!({
             "id": id, "type": "CONVERSATION/CLOSED",
             "timestamp": (EPOCH + SignedDuration::try_from(at).unwrap_or_default()).to_string(),
@@ -344,15 +344,15 @@ impl Plan {
         let (with, how) = pick(
             rng,
             &[
-                (Side::Destination, Ailment::Status(403)),
-                (Side::Destination, Ailment::Status(422)),
-                (Side::Gladly, Ailment::Status(403)),
-                (Side::Gladly, Ailment::Missing),
+                (Upstream::Destination, FaultKind::Status(403)),
+                (Upstream::Destination, FaultKind::Status(422)),
+                (Upstream::Gladly, FaultKind::Status(403)),
+                (Upstream::Gladly, FaultKind::Missing),
             ],
         );
         self.troubles.push(Trouble { from, to, with, how });
-        let with = pick(rng, &[Side::Gladly, Side::Destination]);
-        self.troubles.push(Trouble { from: to, to: to + 4 * HOUR, with, how: Ailment::Flaky });
+        let with = pick(rng, &[Upstream::Gladly, Upstream::Destination]);
+        self.troubles.push(Trouble { from: to, to: to + 4 * HOUR, with, how: FaultKind::Flaky });
     }
 
     fn draw_troubles(&mut self, rng: &mut Rng, span: Duration) {
@@ -360,29 +360,31 @@ impl Plan {
             let with = pick(
                 rng,
                 &[
-                    Side::Gladly,
-                    Side::Gladly,
-                    Side::Destination,
-                    Side::Destination,
-                    Side::Ssm,
-                    Side::Sqs,
-                    Side::Lambda,
+                    Upstream::Gladly,
+                    Upstream::Gladly,
+                    Upstream::Destination,
+                    Upstream::Destination,
+                    Upstream::Ssm,
+                    Upstream::Sqs,
+                    Upstream::Lambda,
                 ],
             );
-            let outside = matches!(with, Side::Gladly | Side::Destination);
-            let how = match rng.u32(0..if outside { 7 } else { 4 }) {
-                0 => Ailment::Status(if outside { pick(rng, &[500, 502, 503, 429]) } else { 500 }),
-                1 => Ailment::Reset,
-                2 => Ailment::Hang,
-                3 => Ailment::Flaky,
-                4 if with == Side::Destination => Ailment::Status(pick(rng, &[404, 400, 422])),
-                4 => Ailment::Missing,
-                _ => Ailment::Token,
+            let fakes = matches!(with, Upstream::Gladly | Upstream::Destination);
+            let how = match rng.u32(0..if fakes { 7 } else { 4 }) {
+                0 => FaultKind::Status(if fakes { pick(rng, &[500, 502, 503, 429]) } else { 500 }),
+                1 => FaultKind::Reset,
+                2 => FaultKind::Hang,
+                3 => FaultKind::Flaky,
+                4 if with == Upstream::Destination => {
+                    FaultKind::Status(pick(rng, &[404, 400, 422]))
+                }
+                4 => FaultKind::Missing,
+                _ => FaultKind::Token,
             };
             let from = moment(rng, Duration::ZERO, span);
-            let longest = if outside { span / 2 } else { 10 * MINUTE };
+            let longest = if fakes { span / 2 } else { 10 * MINUTE };
             let to = (from + moment(rng, MINUTE, longest)).min(span);
-            if how == Ailment::Token {
+            if how == FaultKind::Token {
                 self.deeds.push((to, Deed::Token(with)));
             }
             self.troubles.push(Trouble { from, to, with, how });
@@ -486,14 +488,14 @@ impl Plan {
     pub(crate) fn is_merged(&self, customer: &str) -> Option<bool> {
         let number: usize = customer.strip_prefix("u-")?.parse().ok()?;
         let first = self.conversations.get((number * 10).div_ceil(9))?;
-        (first.customer == customer).then_some(first.nature == Nature::Merged)
+        (first.customer == customer).then_some(first.nature == ConversationKind::Merged)
     }
 
     /// What is wrong with one side now.
-    pub(crate) fn ailment(&self, with: Side, now: Duration) -> Option<Ailment> {
+    pub(crate) fn fault_kind(&self, with: Upstream, now: Duration) -> Option<FaultKind> {
         let wrong = |trouble: &&Trouble| {
             trouble.with == with
-                && trouble.how != Ailment::Token
+                && trouble.how != FaultKind::Token
                 && (trouble.from..trouble.to).contains(&now)
         };
         self.troubles.iter().find(wrong).map(|trouble| trouble.how)
@@ -502,21 +504,21 @@ impl Plan {
     /// Whether Gladly has had no conversation all this time.
     pub(crate) fn is_missing(&self, from: Duration, to: Duration) -> bool {
         self.troubles.iter().any(|trouble| {
-            trouble.how == Ailment::Missing && trouble.from <= from && to <= trouble.to
+            trouble.how == FaultKind::Missing && trouble.from <= from && to <= trouble.to
         })
     }
 
     /// How often the token of one side has been replaced there.
-    pub(crate) fn tokens_replaced(&self, with: Side, now: Duration) -> usize {
+    pub(crate) fn tokens_replaced(&self, with: Upstream, now: Duration) -> usize {
         let replaced = |trouble: &&Trouble| {
-            trouble.with == with && trouble.how == Ailment::Token && trouble.from <= now
+            trouble.with == with && trouble.how == FaultKind::Token && trouble.from <= now
         };
         self.troubles.iter().filter(replaced).count()
     }
 }
 
 impl Conversation {
-    fn new(number: usize, nature: Nature) -> Self {
+    fn new(number: usize, nature: ConversationKind) -> Self {
         Self {
             id: format!("c-{number}"),
             // Nine customers have ten conversations.

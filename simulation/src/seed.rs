@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use crate::{
-    Keep, Tally, Violation, bridge, function::Function, ledger::promise, mapping, operator,
+    Keep, Tally, Violation, checker::invariant, eventbridge, function::Function, mapping, operator,
     plan::Plan, world::World,
 };
 
@@ -65,7 +65,7 @@ pub fn run(seed: u64, keep: Keep) -> Report {
         }
         Err(err) => {
             report.violation =
-                Some(Violation { promise: promise::SOUND, how: format!("no runtime: {err}") });
+                Some(Violation { invariant: invariant::SOUND, how: format!("no runtime: {err}") });
         }
     }
     report
@@ -85,8 +85,8 @@ async fn live(seed: u64, keep: Keep, report: &mut Report) {
         spawn_local(operator::arrive(arrivals)),
         spawn_local(mapping::poll(first.0, first.1)),
         spawn_local(mapping::poll(second.0, second.1)),
-        spawn_local(bridge::schedule(schedule.0, schedule.1)),
-        spawn_local(bridge::changes(changes.0, changes.1)),
+        spawn_local(eventbridge::schedule(schedule.0, schedule.1)),
+        spawn_local(eventbridge::changes(changes.0, changes.1)),
         spawn_local(operator::operate(operator.0, operator.1)),
     ];
 
@@ -94,9 +94,9 @@ async fn live(seed: u64, keep: Keep, report: &mut Report) {
     loop {
         sleep(LOOK).await;
         if let Some(panic) = PANIC.take() {
-            world.violate(promise::SOUND, || panic);
+            world.violate(invariant::SOUND, || panic);
         }
-        if world.state().ledger.violation.is_some() {
+        if world.state().checker.violation.is_some() {
             break;
         }
         if world.elapsed() > world.plan.calm + LOOK && world.is_drained() {
@@ -113,7 +113,7 @@ async fn live(seed: u64, keep: Keep, report: &mut Report) {
     }
     report.lasted = began.elapsed();
     let mut state = world.state();
-    report.violation = state.ledger.violation.take();
+    report.violation = state.checker.violation.take();
     report.tally = std::mem::take(&mut state.tally);
     report.tally.add("messages repeated by SQS", world.aws.state().sqs.repeated as u64);
     report.tally.add("messages moved by the redrive policy", world.aws.state().sqs.redriven as u64);

@@ -13,10 +13,10 @@ use shared::Clock;
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
+    checker::Checker,
+    fakes::{Delivered, Quota},
     gap::Gap,
     history::{History, Keep, Tally},
-    ledger::Ledger,
-    outside::{Delivered, Quota},
     plan::Plan,
 };
 
@@ -50,7 +50,7 @@ pub(crate) struct State {
     pub(crate) rng: Rng,
     pub(crate) tally: Tally,
     pub(crate) history: History,
-    pub(crate) ledger: Ledger,
+    pub(crate) checker: Checker,
     pub(crate) delivered: Delivered,
     pub(crate) quota: Quota,
     pub(crate) gap: Gap,
@@ -92,7 +92,7 @@ impl World {
                 rng,
                 tally: Tally::default(),
                 history: History::new(keep),
-                ledger: Ledger::default(),
+                checker: Checker::default(),
                 delivered: Delivered::default(),
                 quota: Quota::default(),
                 gap: Gap::default(),
@@ -144,12 +144,12 @@ impl World {
     }
 
     /// Says that a promise is broken. The first one counts.
-    pub(crate) fn violate(&self, promise: &'static str, how: impl FnOnce() -> String) {
+    pub(crate) fn violate(&self, invariant: &'static str, how: impl FnOnce() -> String) {
         let mut state = self.state();
-        if state.ledger.violation.is_none() {
+        if state.checker.violation.is_none() {
             let how = how();
-            state.history.note(self.elapsed(), || format!("VIOLATION of \"{promise}\": {how}"));
-            state.ledger.violation = Some(crate::Violation { promise, how });
+            state.history.note(self.elapsed(), || format!("VIOLATION of \"{invariant}\": {how}"));
+            state.checker.violation = Some(crate::Violation { invariant, how });
         }
     }
 }

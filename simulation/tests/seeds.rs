@@ -9,7 +9,7 @@ fn every_promise_is_kept_in_300_worlds_in_which_everything_happens() {
         let violation = report.violation.unwrap();
         panic!(
             "seed {} breaks a promise: {}.\n  {}\nRun it again with: make simulate SEED={}",
-            report.seed, violation.promise, violation.how, report.seed
+            report.seed, violation.invariant, violation.how, report.seed
         );
     }
     let never: Vec<_> = COVERAGE.iter().filter(|what| tally.of(what) == 0).collect();

@@ -10,8 +10,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use crate::{
-    outside::INVOCATION,
-    plan::{Meaning, Nature, Side},
+    fakes::INVOCATION,
+    plan::{ConversationKind, Meaning, Upstream},
     world::{BREAKER, EPOCH, PAUSE, RENEWAL, World},
 };
 
@@ -30,13 +30,13 @@ pub(crate) const NONE_FOUND: &str = "Gladly answers 404 to every conversation";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
     /// Which one.
-    pub promise: &'static str,
+    pub invariant: &'static str,
     /// What happened instead.
     pub how: String,
 }
 
 /// The promises, in words.
-pub(crate) mod promise {
+pub(crate) mod invariant {
     pub(crate) const KEPT: &str =
         "every accepted event is delivered at least once or stands in quarantine with a reason";
     pub(crate) const HEALTHY: &str = "quarantine holds only what there is a reason for";
@@ -62,7 +62,7 @@ pub(crate) struct Accepted {
 
 /// The books.
 #[derive(Debug)]
-pub(crate) struct Ledger {
+pub(crate) struct Checker {
     pub(crate) events: BTreeMap<String, Accepted>,
     /// Messages that were never an event, and whether each stands in quarantine.
     pub(crate) foreign: BTreeMap<String, bool>,
@@ -85,7 +85,7 @@ pub(crate) struct Ledger {
     received: BTreeMap<(Timestamp, String), u32>,
 }
 
-impl Default for Ledger {
+impl Default for Checker {
     fn default() -> Self {
         Self {
             events: BTreeMap::new(),
@@ -103,7 +103,7 @@ impl Default for Ledger {
     }
 }
 
-impl Ledger {
+impl Checker {
     /// Since when the operator's word has held everything without a break, if it does.
     pub(crate) fn held_since(&self, now: Timestamp) -> Option<Timestamp> {
         let mut since = None;
@@ -119,7 +119,7 @@ impl Ledger {
     }
 }
 
-impl Ledger {
+impl Checker {
     /// Whether the breaker has been open or half-open for this since before then. No reason is any.
     pub(crate) fn unclosed_before(&self, then: Timestamp, cause: &str, reason: &str) -> bool {
         self.unclosed.as_ref().is_some_and(|(since, by, why)| {
@@ -145,14 +145,14 @@ impl World {
     /// then may arrive: nobody can call it back.
     pub(crate) fn check_pause(&self, excused: bool) {
         let now = self.now();
-        let held = self.state().ledger.held_since(now);
+        let held = self.state().checker.held_since(now);
         let Some(since) = held else { return };
         if now.duration_since(since) <= GRACE {
             self.count("deliveries within the grace");
         } else if excused {
             self.count("deliveries while the parameter was unreadable");
         } else {
-            self.violate(promise::HELD, || {
+            self.violate(invariant::HELD, || {
                 format!("a delivery left {} after the pause", now.duration_since(since))
             });
         }
@@ -172,7 +172,7 @@ impl World {
             self.note(|| format!("env {environment} writes {} {}", write.name, write.text));
             match write.name.as_str() {
                 PAUSE => {
-                    self.violate(promise::OPERATOR, || {
+                    self.violate(invariant::OPERATOR, || {
                         format!("the function wrote {:?}", write.text)
                     });
                 }
@@ -193,14 +193,14 @@ impl World {
             });
             self.count(if enabled { "mapping switched on" } else { "mapping switched off" });
             self.switched.notify_waiters();
-            self.state().ledger.changed_at = now;
-            let since = self.state().ledger.held_since(now);
+            self.state().checker.changed_at = now;
+            let since = self.state().checker.held_since(now);
             // What was read before the pause is stale, and the next reconcile corrects it.
             if enabled
                 && let Some(since) = since
                 && since < began
             {
-                self.violate(promise::SWITCH, || {
+                self.violate(invariant::SWITCH, || {
                     format!(
                         "switched on {} after the pause, by an invocation that began after it",
                         now.duration_since(since)
@@ -233,10 +233,10 @@ impl World {
         let (cause, reason, now) = (text("cause"), text("reason"), self.now());
         let before = {
             let state_of_world = &mut *self.state();
-            let ledger = &mut state_of_world.ledger;
-            ledger.changed_at = now;
-            let was_unclosed = ledger.unclosed.as_ref().map(|(since, ..)| *since);
-            ledger.unclosed = match ledger.unclosed.take() {
+            let checker = &mut state_of_world.checker;
+            checker.changed_at = now;
+            let was_unclosed = checker.unclosed.as_ref().map(|(since, ..)| *since);
+            checker.unclosed = match checker.unclosed.take() {
                 _ if state == "closed" => None,
                 Some((since, by, why))
                     if by == cause && (why == NONE_FOUND) == (reason == NONE_FOUND) =>
@@ -245,14 +245,14 @@ impl World {
                 }
                 _ => Some((now, cause, reason)),
             };
-            if state == "closed" && ledger.breaker != "closed" {
-                ledger.closed_at = now;
+            if state == "closed" && checker.breaker != "closed" {
+                checker.closed_at = now;
                 if was_unclosed.is_some_and(|since| now.duration_since(since) >= DAY) {
                     state_of_world.tally.count("breaker unclosed for a day");
                 }
                 state_of_world.delivered.called_gone.clear();
             }
-            mem::replace(&mut ledger.breaker, state.clone())
+            mem::replace(&mut checker.breaker, state.clone())
         };
         match (before.as_str(), state.as_str()) {
             ("half-open", "open") => self.count("breaker re-opened"),
@@ -266,7 +266,7 @@ impl World {
     fn see_renewal(&self, text: &str) {
         let document: Value = serde_json::from_str(text).unwrap_or_default();
         let begun = document["events"]["pass"]["begunAt"].as_str().and_then(|at| at.parse().ok());
-        let before = mem::replace(&mut self.state().ledger.pass, begun);
+        let before = mem::replace(&mut self.state().checker.pass, begun);
         if begun.is_some() && before != begun {
             self.count("renewals");
         }
@@ -275,11 +275,11 @@ impl World {
     /// Checks a receive by the function itself.
     fn check_receive(&self, environment: u64, id: &str, sent_at: Timestamp) {
         let (pass, times) = {
-            let ledger = &mut self.state().ledger;
-            let pass = ledger.pass;
+            let checker = &mut self.state().checker;
+            let pass = checker.pass;
             // Copies and newcomers are seen while the old ones are looked for.
             let times = pass.filter(|begun| sent_at < *begun).map(|begun| {
-                let times = ledger.received.entry((begun, id.to_owned())).or_default();
+                let times = checker.received.entry((begun, id.to_owned())).or_default();
                 *times += 1;
                 *times
             });
@@ -287,16 +287,18 @@ impl World {
         };
         self.count("messages received in renewals");
         if pass.is_none() {
-            self.violate(promise::QUIET, || format!("env {environment} received {id} without one"));
+            self.violate(invariant::QUIET, || {
+                format!("env {environment} received {id} without one")
+            });
         }
         // What fails, is cut short or comes twice is tried again.
         let plan = &self.plan;
         let sheltered = plan.aws_faults == 0.0
             && plan.crashes == 0.0
             && plan.repeats == 0.0
-            && plan.troubles.iter().all(|trouble| trouble.with != Side::Sqs);
+            && plan.troubles.iter().all(|trouble| trouble.with != Upstream::Sqs);
         if sheltered && times.is_some_and(|times| times > 1) {
-            self.violate(promise::QUIET, || format!("env {environment} received {id} twice"));
+            self.violate(invariant::QUIET, || format!("env {environment} received {id} twice"));
         }
     }
 
@@ -309,15 +311,15 @@ impl World {
             (mapping.enabled, mapping.settles_at <= now.min(began + WAITED_FOR))
         };
         let state = self.state();
-        let held = |at| state.ledger.held_since(at).is_some();
-        let steady = state.ledger.changed_at < began && held(began) == held(now);
-        let wanted = !held(now) && state.ledger.breaker != "open";
+        let held = |at| state.checker.held_since(at).is_some();
+        let steady = state.checker.changed_at < began && held(began) == held(now);
+        let wanted = !held(now) && state.checker.breaker != "open";
         drop(state);
         if steady && settled {
             self.count("reconciles with nothing left to do");
             if enabled != wanted {
                 let word = if enabled { "on" } else { "off" };
-                self.violate(promise::ALIGNED, || format!("it is {word}"));
+                self.violate(invariant::ALIGNED, || format!("it is {word}"));
             }
         }
     }
@@ -332,9 +334,9 @@ impl World {
         self.note(|| format!("quarantined as {reason}: {raw}"));
         if raw.starts_with("foreign-") {
             if reason != "unreadable" {
-                self.violate(promise::HEALTHY, || format!("{raw} stands there as {reason}"));
+                self.violate(invariant::HEALTHY, || format!("{raw} stands there as {reason}"));
             }
-            self.state().ledger.foreign.insert(raw.to_owned(), true);
+            self.state().checker.foreign.insert(raw.to_owned(), true);
             self.count("quarantined as unreadable");
             return;
         }
@@ -345,20 +347,20 @@ impl World {
             self.see_imported(id);
             let refused = self.state().delivered.refused_alone(id);
             if reason != "rejected" || !refused {
-                self.violate(promise::HEALTHY, || format!("{id} stands there as {reason}"));
+                self.violate(invariant::HEALTHY, || format!("{id} stands there as {reason}"));
             }
             return;
         }
         let mut guard = self.state();
         let state = &mut *guard;
-        let Some(event) = state.ledger.events.get_mut(&id) else {
+        let Some(event) = state.checker.events.get_mut(&id) else {
             drop(guard);
-            self.violate(promise::HEALTHY, || format!("no event of ours: {raw}"));
+            self.violate(invariant::HEALTHY, || format!("no event of ours: {raw}"));
             return;
         };
         event.quarantined = true;
         let conversation = &self.plan.conversations[event.conversation];
-        if !state.ledger.judged.insert(body.to_owned()) {
+        if !state.checker.judged.insert(body.to_owned()) {
             return;
         }
         let now = self.now();
@@ -366,7 +368,7 @@ impl World {
             // While the destination is tried, nothing is rejected before something is accepted, or
             // a day is over.
             "rejected" => {
-                let refused = |since| state.ledger.unclosed_before(since, "destination", "");
+                let refused = |since| state.checker.unclosed_before(since, "destination", "");
                 state.delivered.refused_alone(&conversation.id)
                     && (state.delivered.accepted_at >= began
                         || !refused(began)
@@ -376,8 +378,8 @@ impl World {
                 let until = self.elapsed().saturating_sub(INVOCATION);
                 let day_ago = self.elapsed().checked_sub(DAY.unsigned_abs());
                 let missing = day_ago.is_some_and(|from| self.plan.is_missing(from, until));
-                let poisoned = conversation.nature == Nature::Poison;
-                missing || poisoned && !state.ledger.was_held(now)
+                let poisoned = conversation.nature == ConversationKind::Poison;
+                missing || poisoned && !state.checker.was_held(now)
             }
             _ => false,
         };
@@ -389,7 +391,7 @@ impl World {
             });
         } else {
             let nature = conversation.nature;
-            self.violate(promise::HEALTHY, || {
+            self.violate(invariant::HEALTHY, || {
                 format!("event {id} of a {nature:?} conversation stands there as {reason}")
             });
         }
@@ -409,31 +411,31 @@ impl World {
             account.queue("quarantine", now).bodies().map(|(_, body)| body.clone()).collect()
         };
         // Whoever was moved there by the redrive policy has not been seen before.
-        for event in self.state().ledger.events.values_mut() {
+        for event in self.state().checker.events.values_mut() {
             event.quarantined = false;
         }
-        for stands in self.state().ledger.foreign.values_mut() {
+        for stands in self.state().checker.foreign.values_mut() {
             *stands = false;
         }
         for body in quarantine {
             self.check_quarantined(&body, now);
         }
         let state = self.state();
-        let lost = state.ledger.events.iter();
+        let lost = state.checker.events.iter();
         let lost = lost.filter(|(_, event)| event.deliveries == 0 && !event.quarantined);
         let lost: Vec<_> = lost.map(|(id, _)| id.clone()).collect();
-        let foreign = state.ledger.foreign.iter().filter(|(_, stands)| !**stands);
+        let foreign = state.checker.foreign.iter().filter(|(_, stands)| !**stands);
         let foreign: Vec<_> = foreign.map(|(id, _)| id.clone()).collect();
         drop(state);
         let foreign: Vec<_> = foreign.into_iter().chain(self.missing_imports()).collect();
         if !lost.is_empty() || !foreign.is_empty() {
             let lost: Vec<_> = lost.into_iter().chain(foreign).collect();
-            self.violate(promise::KEPT, || format!("lost: {}", lost.join(", ")));
+            self.violate(invariant::KEPT, || format!("lost: {}", lost.join(", ")));
         }
         let text = self.aws.state().parameters.get(PAUSE).cloned().unwrap_or_default();
-        let said = self.state().ledger.words.last().map(|(.., text)| text.clone());
+        let said = self.state().checker.words.last().map(|(.., text)| text.clone());
         if said.is_some_and(|said| said != text) {
-            self.violate(promise::OPERATOR, || format!("it says {text:?} in the end"));
+            self.violate(invariant::OPERATOR, || format!("it says {text:?} in the end"));
         }
     }
 
@@ -445,7 +447,7 @@ impl World {
             (account.queue("events", now).len(), account.mapping.state(now))
         };
         let breaker = self.aws.state().parameters.get(BREAKER).cloned().unwrap_or_default();
-        self.violate(promise::DRAINED, || {
+        self.violate(invariant::DRAINED, || {
             format!(
                 "{left} messages are left after {} minutes; mapping {mapping}, breaker {breaker:?}, recovered: {}",
                 waited.as_secs() / 60,
@@ -456,9 +458,9 @@ impl World {
 }
 
 /// Whether the destination refuses a conversation for good.
-pub(crate) fn refusal(nature: Nature) -> Option<u16> {
+pub(crate) fn refusal(nature: ConversationKind) -> Option<u16> {
     match nature {
-        Nature::Guilty(status) => Some(status),
+        ConversationKind::Guilty(status) => Some(status),
         _ => None,
     }
 }
@@ -488,8 +490,8 @@ mod tests {
             (91, None),
         ] {
             let said = words.iter().filter(|(said_at, ..)| *said_at <= at(now)).cloned().collect();
-            let ledger = Ledger { words: said, ..Ledger::default() };
-            assert_eq!(ledger.held_since(at(now)), since.map(at), "at {now} s");
+            let checker = Checker { words: said, ..Checker::default() };
+            assert_eq!(checker.held_since(at(now)), since.map(at), "at {now} s");
         }
     }
 }

@@ -17,8 +17,8 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::{
-    ledger::{NONE_FOUND, promise, refusal},
-    plan::{Ailment, Nature, Side},
+    checker::{NONE_FOUND, invariant, refusal},
+    plan::{ConversationKind, FaultKind, Upstream},
     world::{EPOCH, World},
 };
 
@@ -103,36 +103,42 @@ impl Reply {
 
 impl World {
     /// How one side fails now, if it does.
-    fn failure(&self, side: Side) -> Option<Reply> {
-        let ailment = match self.plan.ailment(side, self.elapsed()) {
-            Some(Ailment::Flaky) => self.goes_wrong(0.5).then(|| {
-                if side == Side::Gladly { Ailment::Status(503) } else { Ailment::Reset }
+    fn failure(&self, upstream: Upstream) -> Option<Reply> {
+        let fault_kind = match self.plan.fault_kind(upstream, self.elapsed()) {
+            Some(FaultKind::Flaky) => self.goes_wrong(0.5).then(|| {
+                if upstream == Upstream::Gladly { FaultKind::Status(503) } else { FaultKind::Reset }
             })?,
-            Some(Ailment::Missing) => return None,
-            Some(ailment) => ailment,
+            Some(FaultKind::Missing) => return None,
+            Some(fault_kind) => fault_kind,
             None if self.goes_wrong(self.plan.net_faults) => {
-                let faults =
-                    [Ailment::Reset, Ailment::Hang, Ailment::Status(503), Ailment::Status(429)];
+                let faults = [
+                    FaultKind::Reset,
+                    FaultKind::Hang,
+                    FaultKind::Status(503),
+                    FaultKind::Status(429),
+                ];
                 faults[self.state().rng.usize(0..faults.len())]
             }
             None => return None,
         };
-        Some(match ailment {
-            Ailment::Status(429) => Reply::Response {
+        Some(match fault_kind {
+            FaultKind::Status(429) => Reply::Response {
                 status: 429,
                 body: "{}".into(),
                 headers: vec![("retry-after", self.state().rng.u32(1..8).to_string())],
             },
-            Ailment::Status(status) => Reply::status(status),
-            Ailment::Hang => Reply::Hang,
-            Ailment::Reset | Ailment::Flaky | Ailment::Token | Ailment::Missing => Reply::Reset,
+            FaultKind::Status(status) => Reply::status(status),
+            FaultKind::Hang => Reply::Hang,
+            FaultKind::Reset | FaultKind::Flaky | FaultKind::Token | FaultKind::Missing => {
+                Reply::Reset
+            }
         })
     }
 
     /// The token that one side takes now.
-    pub(crate) fn token(&self, side: Side) -> String {
-        let name = if side == Side::Gladly { "gladly" } else { "destination" };
-        format!("{name}-token-{}", self.plan.tokens_replaced(side, self.elapsed()))
+    pub(crate) fn token(&self, upstream: Upstream) -> String {
+        let name = if upstream == Upstream::Gladly { "gladly" } else { "destination" };
+        format!("{name}-token-{}", self.plan.tokens_replaced(upstream, self.elapsed()))
     }
 
     /// Gladly's answer.
@@ -143,12 +149,12 @@ impl World {
             sleep(long).await;
         }
         self.count("calls to Gladly");
-        if let Some(reply) = self.failure(Side::Gladly) {
+        if let Some(reply) = self.failure(Upstream::Gladly) {
             self.count("failed calls to Gladly");
             return reply;
         }
         let token = request.headers().get("authorization").unwrap_or_default().to_owned();
-        if token != basic(&self.token(Side::Gladly)) {
+        if token != basic(&self.token(Upstream::Gladly)) {
             self.count("refused credentials");
             return Reply::status(401);
         }
@@ -204,8 +210,8 @@ impl World {
                     return Reply::status(404);
                 }
                 match conversation.nature {
-                    Nature::Gone => return Reply::status(404),
-                    Nature::Poison if !self.is_calm() => return Reply::status(500),
+                    ConversationKind::Gone => return Reply::status(404),
+                    ConversationKind::Poison if !self.is_calm() => return Reply::status(500),
                     _ => {}
                 }
                 if parts.len() == 3 {
@@ -241,7 +247,7 @@ impl World {
                 }
             }
             _ => {
-                self.violate(promise::SOUND, || format!("Gladly has no {path}"));
+                self.violate(invariant::SOUND, || format!("Gladly has no {path}"));
                 Reply::status(404)
             }
         }
@@ -255,7 +261,7 @@ impl World {
         began: Timestamp,
     ) -> Reply {
         self.count("deliveries");
-        let failure = self.failure(Side::Destination);
+        let failure = self.failure(Upstream::Destination);
         // What was taken may go unanswered.
         let unheard = matches!(failure, Some(Reply::Reset | Reply::Hang)) && self.goes_wrong(0.3);
         let mut failure = failure;
@@ -267,13 +273,15 @@ impl World {
             return failure;
         }
         let token = request.headers().get("authorization").unwrap_or_default();
-        if token != format!("Bearer {}", self.token(Side::Destination)) {
+        if token != format!("Bearer {}", self.token(Upstream::Destination)) {
             self.count("refused credentials");
             return Reply::status(403);
         }
         let delivery = read(request);
         if request.headers().get("idempotency-key") != delivery["id"].as_str() {
-            self.violate(promise::HONEST, || "the idempotency key is not the delivery's id".into());
+            self.violate(invariant::HONEST, || {
+                "the idempotency key is not the delivery's id".into()
+            });
         }
         let guilty = conversations(&delivery)
             .into_iter()
@@ -284,7 +292,7 @@ impl World {
             return Reply::status(status);
         }
         if let Err(why) = self.take(&delivery, environment, began) {
-            self.violate(promise::HONEST, || format!("{why}: {delivery}"));
+            self.violate(invariant::HONEST, || format!("{why}: {delivery}"));
         }
         if let Some(failure) = failure {
             self.count("answers lost");
@@ -333,7 +341,7 @@ impl World {
                 self.see_imported(&conversation);
                 continue;
             }
-            let Some(booked) = state.ledger.events.get_mut(&id) else {
+            let Some(booked) = state.checker.events.get_mut(&id) else {
                 return Err(format!("{id} is no event of ours"));
             };
             let planned = &self.plan.conversations[booked.conversation];
@@ -345,14 +353,14 @@ impl World {
             let honest = match event["snapshot"].as_str() {
                 Some("included") => fetched.contains_key(&conversation),
                 Some("covered") => covered,
-                Some("gone") if planned.nature == Nature::Gone => true,
+                Some("gone") if planned.nature == ConversationKind::Gone => true,
                 // Few that are not found are taken for gone, but never many, nor by whoever began
                 // when the breaker was open for that.
                 Some("gone") => {
                     let called = state.delivered.called_gone.entry(environment).or_default();
                     called.insert(conversation.clone());
                     let few = called.len() < MISSING;
-                    few && !state.ledger.unclosed_before(began, "gladly", NONE_FOUND)
+                    few && !state.checker.unclosed_before(began, "gladly", NONE_FOUND)
                         && (0..=INVOCATION.as_secs()).any(|ago| {
                             let at = self.elapsed().saturating_sub(Duration::from_secs(ago));
                             self.plan.is_missing(at, at)

@@ -16,8 +16,8 @@ use local::aws::{Fault, Service, THROTTLED};
 use tokio::{sync::Notify, time::sleep};
 
 use crate::{
-    outside::{DESTINATION, GLADLY},
-    plan::{Ailment, Side},
+    fakes::{DESTINATION, GLADLY},
+    plan::{FaultKind, Upstream},
     world::{PAUSE, World},
 };
 
@@ -26,17 +26,17 @@ const IGNORANCE: SignedDuration = SignedDuration::from_secs(15);
 
 /// An environment's life.
 #[derive(Debug)]
-pub(crate) struct Life {
+pub(crate) struct Environment {
     pub(crate) number: u64,
     /// Rings when it dies.
     pub(crate) died: Notify,
-    fate: Mutex<Fate>,
+    crash_plan: Mutex<CrashPlan>,
 }
 
 #[derive(Debug)]
-pub(crate) struct Fate {
+pub(crate) struct CrashPlan {
     /// Calls until it dies, and at which moment of the last one.
-    pub(crate) end: Option<(u32, Moment)>,
+    pub(crate) end: Option<(u32, CrashPoint)>,
     dead: bool,
     /// When its invocation began.
     pub(crate) began: Timestamp,
@@ -46,26 +46,27 @@ pub(crate) struct Fate {
 
 /// A moment of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Moment {
+pub(crate) enum CrashPoint {
     /// It has no effect.
     Before,
     /// It has taken effect.
     After,
 }
 
-impl Life {
+impl Environment {
     pub(crate) fn new(number: u64) -> Self {
-        let fate = Fate { end: None, dead: false, began: Timestamp::MIN, blind_at: Timestamp::MIN };
-        Self { number, died: Notify::new(), fate: Mutex::new(fate) }
+        let crash_plan =
+            CrashPlan { end: None, dead: false, began: Timestamp::MIN, blind_at: Timestamp::MIN };
+        Self { number, died: Notify::new(), crash_plan: Mutex::new(crash_plan) }
     }
 
-    pub(crate) fn fate(&self) -> MutexGuard<'_, Fate> {
-        self.fate.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn crash_plan(&self) -> MutexGuard<'_, CrashPlan> {
+        self.crash_plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts a call. Tells at which moment of it the environment dies, if it does.
-    fn step(&self) -> Option<Moment> {
-        let end = &mut self.fate().end;
+    fn step(&self) -> Option<CrashPoint> {
+        let end = &mut self.crash_plan().end;
         let (left, moment) = end.as_mut()?;
         *left = left.saturating_sub(1);
         (*left == 0).then_some(*moment)
@@ -73,40 +74,40 @@ impl Life {
 
     /// Ends it: nothing of it reaches anybody any more.
     pub(crate) fn end(&self) {
-        self.fate().dead = true;
+        self.crash_plan().dead = true;
         self.died.notify_one();
     }
 
     fn is_over(&self) -> bool {
-        self.fate().dead
+        self.crash_plan().dead
     }
 }
 
 /// An environment's connector, to AWS and to everybody else.
 #[derive(Clone)]
-pub(crate) struct Wire {
+pub(crate) struct SimConnector {
     pub(crate) world: Arc<World>,
-    pub(crate) life: Arc<Life>,
+    pub(crate) life: Arc<Environment>,
 }
 
-impl fmt::Debug for Wire {
+impl fmt::Debug for SimConnector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Wire")
     }
 }
 
-impl HttpConnector for Wire {
+impl HttpConnector for SimConnector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let wire = self.clone();
-        HttpConnectorFuture::new(async move { wire.carry(request).await })
+        let connector = self.clone();
+        HttpConnectorFuture::new(async move { connector.carry(request).await })
     }
 }
 
-impl Wire {
+impl SimConnector {
     async fn carry(self, request: HttpRequest) -> Result<HttpResponse, ConnectorError> {
         let Self { world, life } = &self;
         let moment = life.step();
-        if moment == Some(Moment::Before) {
+        if moment == Some(CrashPoint::Before) {
             life.end();
         }
         if life.is_over() {
@@ -115,7 +116,7 @@ impl Wire {
         let service = Service::of(&request);
         let delivers = request.uri() == DESTINATION;
         if delivers {
-            let ignorant = world.now().duration_since(life.fate().blind_at) <= IGNORANCE;
+            let ignorant = world.now().duration_since(life.crash_plan().blind_at) <= IGNORANCE;
             world.check_pause(ignorant);
         }
         let (least, most) = if service.is_some() { (2, 30) } else { (20, 300) };
@@ -133,15 +134,15 @@ impl Wire {
                     world.count("AWS faults");
                     world.note(|| format!("env {} meets {fault:?} at {service:?}", life.number));
                     if request.body().bytes().is_some_and(names_pause) {
-                        life.fate().blind_at = world.now();
+                        life.crash_plan().blind_at = world.now();
                     }
                 }
                 let answer = world.aws.answer(&request, fault);
-                world.audit(life.number, life.fate().began);
+                world.audit(life.number, life.crash_plan().began);
                 Ok(answer)
             }
             None if delivers => {
-                let began = life.fate().began;
+                let began = life.crash_plan().began;
                 Err(world.destination(&request, life.number, began))
             }
             None if request.uri().starts_with(GLADLY) => {
@@ -149,7 +150,7 @@ impl Wire {
             }
             None => panic!("nobody is at {}", request.uri()),
         };
-        if moment == Some(Moment::After) {
+        if moment == Some(CrashPoint::After) {
             life.end();
             return future::pending().await;
         }
@@ -171,16 +172,16 @@ fn names_pause(body: &[u8]) -> bool {
 impl World {
     /// How a call to AWS fails now, if it does.
     fn aws_fault(&self, service: Service, batch: bool) -> Option<Fault> {
-        let side = match service {
-            Service::Ssm => Side::Ssm,
-            Service::Sqs => Side::Sqs,
-            Service::Lambda => Side::Lambda,
+        let upstream = match service {
+            Service::Ssm => Upstream::Ssm,
+            Service::Sqs => Upstream::Sqs,
+            Service::Lambda => Upstream::Lambda,
         };
-        match self.plan.ailment(side, self.elapsed()) {
-            Some(Ailment::Status(status)) => Some(Fault::Refused(status, "InternalError")),
-            Some(Ailment::Hang) => Some(Fault::Hang),
-            Some(Ailment::Flaky) if self.goes_wrong(0.5) => Some(Fault::Lost),
-            Some(Ailment::Reset | Ailment::Token | Ailment::Missing) => Some(Fault::Reset),
+        match self.plan.fault_kind(upstream, self.elapsed()) {
+            Some(FaultKind::Status(status)) => Some(Fault::Refused(status, "InternalError")),
+            Some(FaultKind::Hang) => Some(Fault::Hang),
+            Some(FaultKind::Flaky) if self.goes_wrong(0.5) => Some(Fault::Lost),
+            Some(FaultKind::Reset | FaultKind::Token | FaultKind::Missing) => Some(Fault::Reset),
             _ if self.goes_wrong(self.plan.aws_faults) => Some(match self.state().rng.u32(0..7) {
                 0 => Fault::Refused(500, "InternalError"),
                 1 => THROTTLED,
