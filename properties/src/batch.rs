@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use crate::{
     message::{holds, is_sendable},
+    redaction::{assert_log_redacted, assert_redacted, is_detail},
     relay::{Relay, in_no_time, record},
-    said::{is_detail, is_dry, nothing_unsaid},
     script::Section,
 };
 
@@ -24,11 +24,11 @@ pub fn batch(input: &[u8]) {
         record(number, body, next(), next(), next())
     });
     let records: Vec<_> = records.collect();
-    nothing_unsaid(|| {
+    assert_log_redacted(|| {
         in_no_time(async {
             let relay = Relay::new(&sections);
             let kept = relay.batch(&records).await;
-            let forwarded = relay.outside.forwarded();
+            let forwarded = relay.scripted.forwarded();
 
             let ids: BTreeSet<_> = kept.iter().map(String::as_str).collect();
             assert_eq!(ids.len(), kept.len(), "each is kept once");
@@ -57,7 +57,7 @@ pub fn batch(input: &[u8]) {
                 let (_, raw) = raw.unwrap_or_else(|| panic!("nobody sent {}", message.body));
                 let read = holds(&message.body, raw.as_bytes());
                 is_detail(&read.detail);
-                is_dry("the detail", &read.detail);
+                assert_redacted("the detail", &read.detail);
                 assert_eq!(read.origin, "extractor-fn");
             }
             let renewed = state.messages.len() - aside;

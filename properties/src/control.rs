@@ -9,8 +9,8 @@ use shared::{PutAside, QueueMessage};
 
 use crate::{
     message::{is_attribute, is_sendable},
+    redaction::{assert_log_redacted, assert_redacted},
     relay::{EPOCH, PAUSE, Relay, in_no_time},
-    said::{is_dry, nothing_unsaid},
     script::Section,
 };
 
@@ -23,7 +23,7 @@ const OLDEST: i64 = 90 * 3_600;
 /// The operator's parameter stays as it is, no message is lost, and what is queued is an event.
 pub fn control(input: &[u8]) {
     let sections = Section::all(input);
-    nothing_unsaid(|| {
+    assert_log_redacted(|| {
         in_no_time(async {
             let relay = Relay::new(&sections);
             prepare(&relay, &sections);
@@ -46,16 +46,16 @@ pub fn control(input: &[u8]) {
                 let answered = relay.invoke(payload).await;
                 match &answered {
                     Err(told) => {
-                        is_dry("the failure", told);
+                        assert_redacted("the failure", told);
                         assert!(
                             !told.contains("InvalidMessage"),
                             "SQS takes what it is sent: {told}"
                         );
                     }
                     Ok(answer) if answer.get("batchItemFailures").is_some() => {}
-                    Ok(answer) => is_dry("the answer", &answer.to_string()),
+                    Ok(answer) => assert_redacted("the answer", &answer.to_string()),
                 }
-                relay.outside.forwarded();
+                relay.scripted.forwarded();
                 assert!(count(&relay) >= before, "nothing is lost");
                 assert_eq!(said(&relay), pause, "the operator's alone");
             }

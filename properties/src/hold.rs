@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use crate::{
+    redaction::{CANARY, assert_log_redacted},
     relay::{EPOCH, PAUSE, Relay, in_no_time, record},
-    said::{CANARY, nothing_unsaid},
     script::{Section, text},
 };
 
@@ -15,7 +15,7 @@ pub fn hold(input: &[u8]) {
     sections.retain(|section| matches!(section.name, "pause" | "breaker"));
     let (pause, breaker) = (text(&sections, "pause"), text(&sections, "breaker"));
     let pause = pause.unwrap_or_else(|| "running".into());
-    let goes = nothing_unsaid(|| {
+    let goes = assert_log_redacted(|| {
         in_no_time(async {
             let relay = Relay::new(&sections);
             relay.aws.put(PAUSE, &pause);
@@ -26,8 +26,8 @@ pub fn hold(input: &[u8]) {
                 r#"{{"v":1,"receivedAt":"{EPOCH}","event":{{"type":"A","note":"{CANARY}","content":{{"conversationId":"c-1"}}}}}}"#
             );
             let kept = relay.batch(&[record(0, &body, "1", "", "")]).await;
-            let forwarded = relay.outside.forwarded();
-            match (&kept[..], relay.outside.calls(), forwarded) {
+            let forwarded = relay.scripted.forwarded();
+            match (&kept[..], relay.scripted.calls(), forwarded) {
                 ([], 1.., 1) => true,
                 ([id], 0, 0) if id == "m-0" => {
                     let wait = relay.aws.state().visibility["receipt of m-0"];

@@ -2,7 +2,7 @@
 
 use ingest_fn::ActiveKeys;
 
-use crate::said::nothing_unsaid;
+use crate::redaction::assert_log_redacted;
 
 /// Bytes as the parameter's text, and behind the first NUL the key presented: it gets in only if it
 /// is one of the first two lines with 32 or more characters that a header can carry, not enclosed in
@@ -16,7 +16,7 @@ pub fn keys(input: &[u8]) {
     let lines = text.strip_prefix('\u{feff}').unwrap_or(&text).lines().map(str::trim);
     let active: Vec<_> = lines.filter(|key| is_usable(key)).take(2).collect();
 
-    let read = nothing_unsaid(|| text.parse::<ActiveKeys>());
+    let read = assert_log_redacted(|| text.parse::<ActiveKeys>());
     let Ok(keys) = read else {
         assert!(active.is_empty(), "a good key was refused");
         return;

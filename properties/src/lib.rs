@@ -13,10 +13,10 @@ mod control;
 mod hold;
 mod keys;
 mod message;
-mod outside;
+mod redaction;
 mod relay;
-mod said;
 mod script;
+mod scripted;
 mod webhook;
 
 pub use crate::{

@@ -6,7 +6,7 @@ use shared::{
     Secret, WebhookEvent,
 };
 
-use crate::said::is_detail;
+use crate::redaction::is_detail;
 
 /// Bytes as an event, as a message of either queue, as an id and as a secret.
 pub fn message(input: &[u8]) {
@@ -53,7 +53,7 @@ fn event(text: &str) {
         is_detail(&invalid.to_string());
     }
     let Ok(WebhookEvent::Event(read)) = incoming else { return };
-    is_attribute(&QueueMessage::type_attribute(&read.kind));
+    is_attribute(&QueueMessage::type_attribute(&read.event_type));
     for origin in [Origin::Webhook, Origin::Backfill] {
         let received = Timestamp::UNIX_EPOCH;
         let wrapped = QueueMessage::wrap(text, received, origin);
@@ -82,8 +82,8 @@ fn event(text: &str) {
 
 fn same(one: &Event<'_>, other: &Event<'_>) {
     assert_eq!(
-        (&one.kind, &one.id, &one.conversation),
-        (&other.kind, &other.id, &other.conversation)
+        (&one.event_type, &one.id, &one.conversation),
+        (&other.event_type, &other.id, &other.conversation)
     );
     let fields = |event: &Event<'_>| {
         [event.content, event.timestamp, event.initiator]

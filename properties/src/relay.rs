@@ -15,8 +15,8 @@ use tokio::{
 };
 
 use crate::{
-    outside::{DESTINATION, GLADLY, May, Outside},
     script::Section,
+    scripted::{Allowed, DESTINATION, GLADLY, Scripted},
 };
 
 /// When every world begins.
@@ -32,7 +32,7 @@ const LEFT: Duration = Duration::from_mins(5);
 /// The function and its surroundings.
 pub(crate) struct Relay {
     pub(crate) aws: Aws,
-    pub(crate) outside: Outside,
+    pub(crate) scripted: Scripted,
     extractor: Arc<Extractor>,
     began: Instant,
 }
@@ -61,17 +61,18 @@ impl Relay {
     pub(crate) fn new(sections: &[Section<'_>]) -> Self {
         let settings = sections.iter().find(|section| section.name == "settings");
         let settings = settings.copied().unwrap_or_default();
-        let may = May { contact: !settings.has("no-contact"), notes: !settings.has("no-notes") };
+        let allowed =
+            Allowed { contact: !settings.has("no-contact"), notes: !settings.has("no-notes") };
         let began = Instant::now();
         let aws = Aws::new(move || now(began));
         aws.put(PAUSE, "running");
         aws.put("/relay/gladly-token", "gladly-token");
         aws.put("/relay/destination-token", "destination-token");
-        let outside = Outside::new(sections, may);
-        let http = Http::over(SharedHttpConnector::new(outside.clone()));
+        let scripted = Scripted::new(sections, allowed);
+        let http = Http::over(SharedHttpConnector::new(scripted.clone()));
         let clock = Clock::new(move || now(began));
-        let extractor = Extractor::new(&aws.config(), config(settings, may), http, clock);
-        Self { aws, outside, extractor: Arc::new(extractor), began }
+        let extractor = Extractor::new(&aws.config(), config(settings, allowed), http, clock);
+        Self { aws, scripted, extractor: Arc::new(extractor), began }
     }
 
     /// Invokes the function with these bytes, as Lambda does.
@@ -126,7 +127,7 @@ pub(crate) fn record(number: usize, body: &str, receives: &str, sent: &str, firs
 }
 
 #[expect(clippy::expect_used, reason = "these settings are right")]
-fn config(settings: Section<'_>, may: May) -> Config {
+fn config(settings: Section<'_>, allowed: Allowed) -> Config {
     let lookup = |name: &str| {
         Some(match name {
             "EVENTS_QUEUE_URL" => format!("{QUEUES}events"),
@@ -141,8 +142,8 @@ fn config(settings: Section<'_>, may: May) -> Config {
             "DESTINATION_URL" => DESTINATION.into(),
             "DESTINATION_TOKEN_PARAMETER" => "/relay/destination-token".into(),
             "DESTINATION_GZIP" => settings.has("gzip").to_string(),
-            "FORWARD_CUSTOMER_CONTACT" => may.contact.to_string(),
-            "FORWARD_NOTES" => may.notes.to_string(),
+            "FORWARD_CUSTOMER_CONTACT" => allowed.contact.to_string(),
+            "FORWARD_NOTES" => allowed.notes.to_string(),
             "RENEW_HELD_EVENTS" => (!settings.has("no-renewal")).to_string(),
             "WEBHOOK_URL" => WEBHOOK.into(),
             _ => return None,

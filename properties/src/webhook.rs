@@ -11,8 +11,8 @@ use tokio::runtime::Runtime;
 
 use crate::{
     message::{escaped, holds, is_attribute, is_sendable},
+    redaction::{CANARY, assert_log_redacted, assert_redacted, is_detail},
     relay::{EPOCH, runtime},
-    said::{CANARY, is_detail, is_dry, nothing_unsaid},
 };
 
 /// The right key.
@@ -132,11 +132,11 @@ impl Receiver {
 
     fn call(&self, call: Call) -> Stored {
         let call = self.ingest.call(LambdaEvent::new(call, Context::default()));
-        let answer = nothing_unsaid(|| self.runtime.block_on(call));
+        let answer = assert_log_redacted(|| self.runtime.block_on(call));
         let answer = answer.map(|answer| serde_json::to_value(answer).unwrap_or_default());
         let answer = answer.unwrap_or_default();
         let body = answer["body"].as_str().unwrap_or_default();
-        is_dry("the answer", body);
+        assert_redacted("the answer", body);
         let body: Value = serde_json::from_str(body).unwrap_or_default();
         let messages = {
             let mut state = self.aws.state();

@@ -39,7 +39,7 @@ impl<'a> MakeWriter<'a> for Lines {
 /// Runs something, and has nothing that it logs give away what was said, or tell of a panic that
 /// was caught.
 #[expect(clippy::expect_used, reason = "how a property fails")]
-pub(crate) fn nothing_unsaid<T>(run: impl FnOnce() -> T) -> T {
+pub(crate) fn assert_log_redacted<T>(run: impl FnOnce() -> T) -> T {
     static LISTENING: Once = Once::new();
     LISTENING.call_once(|| {
         // As in `shared::init_log` at its most talkative.
@@ -54,14 +54,14 @@ pub(crate) fn nothing_unsaid<T>(run: impl FnOnce() -> T) -> T {
     let done = run();
     LINES.with_borrow(|lines| {
         let log = String::from_utf8_lossy(lines);
-        is_dry("the log", &log);
+        assert_redacted("the log", &log);
         assert!(!log.contains("panic"), "a panic was caught: {log}");
     });
     done
 }
 
 /// Nothing in this text was said by anybody but the relay.
-pub(crate) fn is_dry(what: &str, text: &str) {
+pub(crate) fn assert_redacted(what: &str, text: &str) {
     assert!(!text.contains(CANARY), "{what} repeats what was said: {text}");
 }
 

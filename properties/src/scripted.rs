@@ -17,7 +17,7 @@ use flate2::read::GzDecoder;
 use local::destination::violations;
 use serde_json::Value;
 
-use crate::{said::CANARY, script::Section};
+use crate::{redaction::CANARY, script::Section};
 
 pub(crate) const GLADLY: &str = "acme.gladly.com";
 pub(crate) const DESTINATION: &str = "https://ingest.example.com/deliveries";
@@ -28,17 +28,17 @@ const CONTACT: [&str; 7] =
 
 /// What a delivery may hold.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct May {
+pub(crate) struct Allowed {
     pub(crate) contact: bool,
     pub(crate) notes: bool,
 }
 
 /// Both of them.
 #[derive(Clone)]
-pub(crate) struct Outside(Arc<Mutex<State>>);
+pub(crate) struct Scripted(Arc<Mutex<State>>);
 
 struct State {
-    may: May,
+    allowed: Allowed,
     /// Answers by what is asked for, last one first.
     answers: HashMap<&'static str, Vec<Response>>,
     calls: usize,
@@ -73,14 +73,14 @@ const PATHS: [(&str, &[&str]); 15] = [
     ("events", &["events"]),
 ];
 
-impl fmt::Debug for Outside {
+impl fmt::Debug for Scripted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Outside")
     }
 }
 
-impl Outside {
-    pub(crate) fn new(sections: &[Section<'_>], may: May) -> Self {
+impl Scripted {
+    pub(crate) fn new(sections: &[Section<'_>], allowed: Allowed) -> Self {
         let mut answers = HashMap::<_, Vec<_>>::new();
         for section in sections.iter().rev() {
             let kinds = PATHS.iter().map(|(kind, _)| *kind).chain(["destination"]);
@@ -88,7 +88,7 @@ impl Outside {
                 answers.entry(kind).or_default().push(Response::read(section));
             }
         }
-        let state = State { may, answers, calls: 0, forwarded: 0, broken: Vec::new() };
+        let state = State { allowed, answers, calls: 0, forwarded: 0, broken: Vec::new() };
         Self(Arc::new(Mutex::new(state)))
     }
 
@@ -109,7 +109,7 @@ impl Outside {
     }
 }
 
-impl HttpConnector for Outside {
+impl HttpConnector for Scripted {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let answer = self.state().answer(&request);
         HttpConnectorFuture::ready(answer.response())
@@ -175,16 +175,17 @@ impl State {
             let customer = &conversation["customer"];
             let reachable = ["emails", "phones", "externalCustomerId", "externalCustomerIds"]
                 .map(|name| !customer[name].is_null());
-            if !self.may.contact && reachable.contains(&true) {
+            if !self.allowed.contact && reachable.contains(&true) {
                 broken.push("shows how to reach a customer".into());
             }
             for item in list(&conversation["items"]) {
-                if !self.may.contact && names(&item["content"]).any(|name| CONTACT.contains(&name))
+                if !self.allowed.contact
+                    && names(&item["content"]).any(|name| CONTACT.contains(&name))
                 {
                     broken.push(format!("shows how to reach a customer: {item}"));
                 }
                 let kinds = [&item["type"], &item["content"]["type"]];
-                if !self.may.notes && kinds.iter().any(|kind| *kind == "CONVERSATION_NOTE") {
+                if !self.allowed.notes && kinds.iter().any(|kind| *kind == "CONVERSATION_NOTE") {
                     broken.push(format!("shows an internal note: {item}"));
                 }
             }
