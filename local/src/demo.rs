@@ -11,8 +11,8 @@ use crate::{
     destination::Destination,
     emulator::EmulatorError,
     gladly::{EVENT_TYPES, Gladly},
-    scene::Scene,
-    stack::{Answer, Artifacts, Cloud, Function, Queue, Stack, StackError},
+    local_stack::LocalStack,
+    stack::{Answer, Artifacts, EmulatedAws, Function, Queue, Stack, StackError},
 };
 
 /// How long anything may take that the demo waits for.
@@ -67,10 +67,10 @@ pub enum Tour {
 pub async fn demo(tour: Tour) -> Result<(), DemoError> {
     let began = Instant::now();
     heading("Starting an emulated AWS, a Gladly simulator and a destination, all on this machine");
-    let Scene { gladly, destination, settings } =
-        Scene::start(BURST_CONVERSATIONS + 2, TIME_SCALE).map_err(DemoError::Server)?;
-    let cloud = Cloud::start("demo", &Artifacts::build().await?).await?;
-    let stack = cloud.deploy("gladly-relay", &settings).await?;
+    let LocalStack { gladly, destination, settings } =
+        LocalStack::start(BURST_CONVERSATIONS + 2, TIME_SCALE).map_err(DemoError::Server)?;
+    let aws = EmulatedAws::start("demo", &Artifacts::build().await?).await?;
+    let stack = aws.deploy("gladly-relay", &settings).await?;
     say(&format!("  template.yaml is deployed; webhooks go to {}", stack.webhook_url()));
     let key = settings.webhook_keys.concat();
     stack.know_webhook().await?;
@@ -379,7 +379,7 @@ impl Demo<'_> {
     }
 
     fn conversations(&self, count: usize) -> Vec<String> {
-        self.gladly.world().conversations.keys().take(count).cloned().collect()
+        self.gladly.organization().conversations.keys().take(count).cloned().collect()
     }
 
     /// Lets events happen at Gladly, which sends its webhooks; waits until each was answered 200.

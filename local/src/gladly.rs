@@ -2,10 +2,10 @@
 
 mod control;
 mod event;
+mod organization;
 mod rest;
-mod story;
+mod template;
 mod webhook;
-mod world;
 
 use std::{
     io,
@@ -19,12 +19,12 @@ use tokio::runtime::Handle;
 
 pub use self::{
     event::EVENT_TYPES,
+    organization::{Conversation, Organization},
     webhook::Attempt,
-    world::{Conversation, World},
 };
 use self::{
+    organization::text,
     webhook::{Sender, Webhook},
-    world::text,
 };
 use crate::{
     fault::Fault,
@@ -88,7 +88,7 @@ pub struct Gladly {
 #[derive(Debug)]
 struct Shared {
     options: Options,
-    world: Mutex<World>,
+    organization: Mutex<Organization>,
     sender: Mutex<Sender>,
     traffic: Arc<Traffic>,
     http: reqwest::Client,
@@ -101,11 +101,11 @@ impl Gladly {
     /// Starts serving on loopback.
     pub fn start(options: Options) -> io::Result<Self> {
         let (server, listener) = Server::bind("gladly", options.port, options.tls.clone())?;
-        let mut world = World::new(options.seed);
-        world.add_made_up_conversations(options.conversations);
+        let mut organization = Organization::new(options.seed);
+        organization.add_made_up_conversations(options.conversations);
         let http = reqwest::Client::builder().no_proxy().redirect(Policy::none()).build();
         let shared = Arc::new(Shared {
-            world: Mutex::new(world),
+            organization: Mutex::new(organization),
             sender: Mutex::default(),
             traffic: Arc::new(Traffic::new(options.requests_per_second, options.latency)),
             http: http.map_err(io::Error::other)?,
@@ -124,8 +124,8 @@ impl Gladly {
     }
 
     /// The organisation, locked: let go of it before the next call to the simulator.
-    pub fn world(&self) -> MutexGuard<'_, World> {
-        lock(&self.shared.world)
+    pub fn organization(&self) -> MutexGuard<'_, Organization> {
+        lock(&self.shared.organization)
     }
 
     /// Every call so far, faults, and the rate limit.
@@ -142,7 +142,7 @@ impl Gladly {
     /// Lets an event happen: the conversation changes, the Events API lists it, and the webhooks get it. Returns what
     /// was sent.
     pub fn emit(&self, kind: &str, conversation: &str) -> Value {
-        let event = self.world().event(kind, conversation);
+        let event = self.organization().event(kind, conversation);
         self.send(&event);
         event
     }
@@ -154,7 +154,7 @@ impl Gladly {
 
     /// Adds an enabled webhook for every event the relay wants, without the PING that the API would send. Returns its id.
     pub fn subscribe(&self, url: &str, headers: &[(&str, &str)]) -> String {
-        let id = self.world().new_id();
+        let id = self.organization().new_id();
         let headers: Value = headers.iter().copied().collect();
         let settings =
             json!({"url": url, "events": EVENT_TYPES, "headers": headers, "enabled": true});
@@ -189,7 +189,7 @@ impl Gladly {
 impl Shared {
     fn send(self: &Arc<Self>, event: &Value) {
         let kind = text(&event["type"]).to_owned();
-        lock(&self.world).happen(event.clone());
+        lock(&self.organization).happen(event.clone());
         for webhook in self.receivers(&kind) {
             let (shared, event) = (Arc::clone(self), event.clone());
             self.runtime.spawn(async move { shared.deliver(&webhook, &event).await });

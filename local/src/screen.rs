@@ -19,9 +19,9 @@ use crate::{
     emulator::{EmulatorError, root},
     fault::Fault,
     gladly::{EVENT_TYPES, Gladly},
+    local_stack::LocalStack,
     picture::{self, STEP},
-    scene::Scene,
-    stack::{Artifacts, Cloud, Function, Queue, Stack, StackError},
+    stack::{Artifacts, EmulatedAws, Function, Queue, Stack, StackError},
     template,
 };
 
@@ -45,19 +45,21 @@ pub enum ScreenError {
 }
 
 struct Run<'a> {
-    scene: &'a Scene,
+    local_stack: &'a LocalStack,
     stack: &'a Stack<'a>,
 }
 
 /// Runs it and writes `docs/dashboard.svg`.
 pub async fn screen() -> Result<(), ScreenError> {
-    let mut scene = Scene::start(CONVERSATIONS, 1.0)?;
-    scene.settings.webhook_keys.push("the-next-key-which-comes-in-a-while-after".to_owned());
-    let cloud = Cloud::start("dashboard", &Artifacts::build().await?).await?;
-    let stack = cloud.deploy("gladly-relay", &scene.settings).await?;
+    let mut local_stack = LocalStack::start(CONVERSATIONS, 1.0)?;
+    local_stack.settings.webhook_keys.push("the-next-key-which-comes-in-a-while-after".to_owned());
+    let aws = EmulatedAws::start("dashboard", &Artifacts::build().await?).await?;
+    let stack = aws.deploy("gladly-relay", &local_stack.settings).await?;
     stack.know_webhook().await?;
-    scene.gladly.subscribe(stack.webhook_url(), &[("x-api-key", &scene.settings.webhook_keys[0])]);
-    let run = Run { scene: &scene, stack: &stack };
+    local_stack
+        .gladly
+        .subscribe(stack.webhook_url(), &[("x-api-key", &local_stack.settings.webhook_keys[0])]);
+    let run = Run { local_stack: &local_stack, stack: &stack };
     let mut told = Vec::new();
     select! {
         done = run.play() => done?,
@@ -76,7 +78,7 @@ pub async fn screen() -> Result<(), ScreenError> {
         ("QueueName", quarantine, "QuarantineQueue"),
     ];
     let alarms = alarms(&lines, &names);
-    let body = cloud.emulator().dashboard(&format!("gladly-relay-{REGION}")).await?;
+    let body = aws.emulator().dashboard(&format!("gladly-relay-{REGION}")).await?;
     let picture = picture::Run { lines, alarms }.picture(&serde_json::from_str(&body)?);
     svg::save(root().join("docs/dashboard.svg"), &picture)?;
     say("The picture is docs/dashboard.svg.");
@@ -118,7 +120,7 @@ impl Run<'_> {
             let visible = self.stack.counts(Queue::Quarantine).await?.visible;
             let metric = ("AWS/SQS", "ApproximateNumberOfMessagesVisible");
             told.push(alarm::line(now, metric, ("QueueName", queue), visible));
-            let attempts = self.scene.gladly.attempts().split_off(seen);
+            let attempts = self.local_stack.gladly.attempts().split_off(seen);
             seen += attempts.len();
             for (name, class) in [("4xx", 4), ("5xx", 5)] {
                 let refused =
@@ -146,11 +148,11 @@ impl Run<'_> {
     /// Lets events happen at Gladly for a while.
     async fn events(&self, seconds: u64, each_second: usize) {
         let conversations: Vec<_> =
-            self.scene.gladly.world().conversations.keys().cloned().collect();
+            self.local_stack.gladly.organization().conversations.keys().cloned().collect();
         for _ in 0..seconds {
             for _ in 0..each_second {
                 let conversation = &conversations[fastrand::usize(..conversations.len())];
-                self.scene
+                self.local_stack
                     .gladly
                     .emit(EVENT_TYPES[fastrand::usize(..EVENT_TYPES.len())], conversation);
             }
@@ -159,7 +161,7 @@ impl Run<'_> {
     }
 
     async fn play(&self) -> Result<(), ScreenError> {
-        let Scene { gladly, destination, settings } = self.scene;
+        let LocalStack { gladly, destination, settings } = self.local_stack;
         let stack = self.stack;
         say("Events come in and are forwarded; some are about nothing, some are no events");
         self.events(30, 2).await;
@@ -189,8 +191,8 @@ impl Run<'_> {
         let [refused, gone] = two(gladly);
         destination.refuse(&refused, StatusCode::UNPROCESSABLE_ENTITY);
         gladly.emit(EVENT_TYPES[0], &refused);
-        let event = gladly.world().event(EVENT_TYPES[1], &gone);
-        gladly.world().conversations.remove(&gone);
+        let event = gladly.organization().event(EVENT_TYPES[1], &gone);
+        gladly.organization().conversations.remove(&gone);
         gladly.send(&event);
         self.events(15, 1).await;
 
@@ -214,16 +216,16 @@ impl Run<'_> {
 
     /// Has Gladly send another key.
     fn rotate(&self, key: &str) {
-        for webhook in self.scene.gladly.webhooks() {
-            self.scene.gladly.disable_webhook(webhook["id"].as_str().unwrap_or_default());
+        for webhook in self.local_stack.gladly.webhooks() {
+            self.local_stack.gladly.disable_webhook(webhook["id"].as_str().unwrap_or_default());
         }
-        self.scene.gladly.subscribe(self.stack.webhook_url(), &[("x-api-key", key)]);
+        self.local_stack.gladly.subscribe(self.stack.webhook_url(), &[("x-api-key", key)]);
     }
 }
 
 /// Two of its conversations.
 fn two(gladly: &Gladly) -> [String; 2] {
-    let world = gladly.world();
+    let world = gladly.organization();
     let mut ids = world.conversations.keys().cloned();
     [ids.next().unwrap_or_default(), ids.next().unwrap_or_default()]
 }

@@ -42,7 +42,7 @@ use crate::{
     gladly::{self, EVENT_TYPES, Gladly},
     proxy::Proxy,
     server::{Traffic, lock},
-    stack::{Artifacts, Cloud, Function, Queue, Settings, Stack, StackError},
+    stack::{Artifacts, EmulatedAws, Function, Queue, Settings, Stack, StackError},
 };
 
 /// The deployed stack.
@@ -93,7 +93,7 @@ pub enum SoakError {
 /// Everything that takes part.
 struct Soak<'a> {
     plan: &'a Plan,
-    cloud: &'a Cloud,
+    aws: &'a EmulatedAws,
     stack: &'a Stack<'a>,
     settings: Settings,
     gladly: &'a Gladly,
@@ -153,18 +153,19 @@ pub async fn soak(plan: &Plan) -> Result<Ledger, SoakError> {
     }
 
     let proxy = Proxy::start()?;
-    let cloud = Cloud::start_behind(plan.name, &Artifacts::build().await?, Some(&proxy)).await?;
-    let stack = cloud.deploy(STACK, &settings).await?;
+    let aws =
+        EmulatedAws::start_behind(plan.name, &Artifacts::build().await?, Some(&proxy)).await?;
+    let stack = aws.deploy(STACK, &settings).await?;
     let key = settings.webhook_keys.concat();
     let soak = Soak {
         plan,
-        cloud: &cloud,
+        aws: &aws,
         stack: &stack,
         gladly: &gladly,
         destination: &destination,
         proxy: &proxy,
         webhook: gladly.subscribe(stack.webhook_url(), &[("x-api-key", &key)]),
-        processes: Mutex::new(Processes::new(cloud.emulator(), &stack)),
+        processes: Mutex::new(Processes::new(aws.emulator(), &stack)),
         spares: AtomicBool::new(false),
         sent: Mutex::default(),
         emitted: AtomicUsize::new(0),
@@ -188,7 +189,7 @@ pub async fn soak(plan: &Plan) -> Result<Ledger, SoakError> {
 
 /// Made-up conversations, in each of which also something is said that can be recognised.
 fn populate(gladly: &Gladly, count: usize) -> Vec<String> {
-    let mut world = gladly.world();
+    let mut world = gladly.organization();
     world.add_made_up_conversations(count);
     let conversations: Vec<_> = world.conversations.keys().cloned().collect();
     for id in &conversations {
@@ -276,7 +277,7 @@ impl Soak<'_> {
     /// Kills processes of a function in the middle of their work: of those that work just now the busiest, one after
     /// the other until an invocation ends with its process.
     async fn kill(&self, function: Function, began: Instant) -> Result<(), SoakError> {
-        let mut exits = Exits::new(self.cloud.emulator(), self.stack, function);
+        let mut exits = Exits::new(self.aws.emulator(), self.stack, function);
         for at in self.plan.kills(function) {
             sleep_until((began + at).into()).await;
             let mut struck = false;

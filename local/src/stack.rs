@@ -80,7 +80,7 @@ fn executable(messages: &str, name: &str) -> Option<PathBuf> {
 }
 
 /// An emulated AWS that holds the packaged template. Stacks are deployed from it, as many as one likes.
-pub struct Cloud {
+pub struct EmulatedAws {
     emulator: Emulator,
     artifacts: Artifacts,
     /// The URL it is at.
@@ -89,7 +89,7 @@ pub struct Cloud {
     http: Client,
 }
 
-impl Cloud {
+impl EmulatedAws {
     /// Starts an emulator and uploads the binaries to it. It logs to `.local/<name>/emulator.log`.
     pub async fn start(name: &str, artifacts: &Artifacts) -> Result<Self, StackError> {
         Self::start_behind(name, artifacts, None).await
@@ -266,7 +266,7 @@ impl Settings {
 
 /// A deployed stack.
 pub struct Stack<'a> {
-    cloud: &'a Cloud,
+    aws: &'a EmulatedAws,
     name: String,
     webhook_url: String,
     events_queue: String,
@@ -372,7 +372,7 @@ pub struct Invocation {
 
 impl<'a> Stack<'a> {
     fn new(
-        cloud: &'a Cloud,
+        aws: &'a EmulatedAws,
         name: &str,
         outputs: &BTreeMap<String, String>,
     ) -> Result<Self, StackError> {
@@ -385,9 +385,9 @@ impl<'a> Stack<'a> {
             .and_then(|(_, rest)| rest.split_once('/'))
             .ok_or_else(|| StackError::Output(url.clone()))?;
         let api = host.split('.').next().unwrap_or_default();
-        let port = cloud.emulator.port();
+        let port = aws.emulator.port();
         Ok(Self {
-            cloud,
+            aws,
             name: name.to_owned(),
             webhook_url: format!("http://localhost:{port}/_aws/execute-api/{api}/{path}"),
             events_queue: output("EventsQueueUrl")?,
@@ -437,7 +437,7 @@ impl<'a> Stack<'a> {
 
     /// A POST to the webhook's URL, with neither key nor body yet.
     pub fn request(&self) -> RequestBuilder {
-        self.cloud.http.post(&self.webhook_url)
+        self.aws.http.post(&self.webhook_url)
     }
 
     /// Posts a webhook with a key.
@@ -451,33 +451,33 @@ impl<'a> Stack<'a> {
 
     /// Deploys other settings, or the same again, over this stack.
     pub async fn update(&self, settings: &Settings) -> Result<(), StackError> {
-        self.change(&self.cloud.template, settings).await
+        self.change(&self.aws.template, settings).await
     }
 
     /// Deploys another build of the code with other settings over this stack.
     pub async fn upgrade(&self, build: &str, settings: &Settings) -> Result<(), StackError> {
-        let template = package(&self.cloud.emulator, &self.cloud.artifacts, build).await?;
+        let template = package(&self.aws.emulator, &self.aws.artifacts, build).await?;
         self.change(&template, settings).await
     }
 
     async fn change(&self, template: &str, settings: &Settings) -> Result<(), StackError> {
         let request = request(&self.name, template, settings);
-        self.cloud.emulator.cloudformation("UpdateStack", request).await?;
-        self.cloud.wait(&self.name, "UPDATE_COMPLETE").await?;
+        self.aws.emulator.cloudformation("UpdateStack", request).await?;
+        self.aws.wait(&self.name, "UPDATE_COMPLETE").await?;
         Ok(())
     }
 
     /// Deletes the stack; its queues stay, as they do on AWS.
     pub async fn delete(self) -> Result<(), StackError> {
         let name = vec![("StackName".to_owned(), self.name)];
-        self.cloud.emulator.cloudformation("DeleteStack", name).await?;
+        self.aws.emulator.cloudformation("DeleteStack", name).await?;
         Ok(())
     }
 
     /// Reads a parameter, decrypted; `None` if there is none of that name.
     pub async fn parameter(&self, name: &str) -> Result<Option<String>, StackError> {
         let body = json!({"Name": name, "WithDecryption": true});
-        match self.cloud.emulator.ssm("GetParameter", body).await {
+        match self.aws.emulator.ssm("GetParameter", body).await {
             Ok(found) => Ok(found["Parameter"]["Value"].as_str().map(str::to_owned)),
             Err(EmulatorError::Refused { body, .. }) if body.contains("ParameterNotFound") => {
                 Ok(None)
@@ -489,18 +489,18 @@ impl<'a> Stack<'a> {
     /// Writes a plain parameter.
     pub async fn put_parameter(&self, name: &str, value: &str) -> Result<(), StackError> {
         let body = json!({"Name": name, "Value": value, "Type": "String", "Overwrite": true});
-        self.cloud.emulator.ssm("PutParameter", body).await?;
+        self.aws.emulator.ssm("PutParameter", body).await?;
         Ok(())
     }
 
     /// Writes an encrypted parameter.
     pub async fn put_secret(&self, name: &str, value: &str) -> Result<(), StackError> {
-        put_secret(&self.cloud.emulator, name, value).await
+        put_secret(&self.aws.emulator, name, value).await
     }
 
     /// Deletes a parameter.
     pub async fn delete_parameter(&self, name: &str) -> Result<(), StackError> {
-        self.cloud.emulator.ssm("DeleteParameter", json!({"Name": name})).await?;
+        self.aws.emulator.ssm("DeleteParameter", json!({"Name": name})).await?;
         Ok(())
     }
 
@@ -512,7 +512,7 @@ impl<'a> Stack<'a> {
     /// Sends a message to a queue, past ingest-fn.
     pub async fn send(&self, queue: Queue, body: &str) -> Result<(), StackError> {
         let message = json!({"QueueUrl": self.queue_url(queue), "MessageBody": body});
-        self.cloud.emulator.sqs("SendMessage", message).await?;
+        self.aws.emulator.sqs("SendMessage", message).await?;
         Ok(())
     }
 
@@ -524,7 +524,7 @@ impl<'a> Stack<'a> {
                 .map(|(id, body)| json!({"Id": id.to_string(), "MessageBody": body}))
                 .collect();
             let batch = json!({"QueueUrl": self.queue_url(queue), "Entries": entries});
-            self.cloud.emulator.sqs("SendMessageBatch", batch).await?;
+            self.aws.emulator.sqs("SendMessageBatch", batch).await?;
         }
         Ok(())
     }
@@ -535,7 +535,7 @@ impl<'a> Stack<'a> {
         queue: Queue,
     ) -> Result<BTreeMap<String, String>, StackError> {
         let body = json!({"QueueUrl": self.queue_url(queue), "AttributeNames": ["All"]});
-        let found = self.cloud.emulator.sqs("GetQueueAttributes", body).await?;
+        let found = self.aws.emulator.sqs("GetQueueAttributes", body).await?;
         Ok(strings(&found["Attributes"], Value::as_str))
     }
 
@@ -562,7 +562,7 @@ impl<'a> Stack<'a> {
             "AttributeNames": ["All"],
             "MessageAttributeNames": ["All"],
         });
-        let found = self.cloud.emulator.sqs("ReceiveMessage", body).await?;
+        let found = self.aws.emulator.sqs("ReceiveMessage", body).await?;
         let messages = found["Messages"].as_array().map(Vec::as_slice).unwrap_or_default();
         Ok(messages.iter().map(message).collect())
     }
@@ -580,7 +580,7 @@ impl<'a> Stack<'a> {
                     "QueueUrl": self.queue_url(queue),
                     "ReceiptHandle": message.receipt_handle,
                 });
-                self.cloud.emulator.sqs("DeleteMessage", handle).await?;
+                self.aws.emulator.sqs("DeleteMessage", handle).await?;
                 all.push(message);
             }
         }
@@ -593,7 +593,7 @@ impl<'a> Stack<'a> {
         event: &Value,
     ) -> Result<Invocation, StackError> {
         let path = format!("/functions/{}/invocations", self.function_name(function));
-        let response = self.cloud.emulator.lambda(Method::POST, &path, event).await?;
+        let response = self.aws.emulator.lambda(Method::POST, &path, event).await?;
         let failed = response.headers().contains_key("x-amz-function-error");
         let text = response.text().await.map_err(EmulatorError::from)?;
         let payload = serde_json::from_str(&text).unwrap_or(Value::String(text));
@@ -614,7 +614,7 @@ impl<'a> Stack<'a> {
         });
         let (mut lines, mut known) = (Vec::new(), 0);
         loop {
-            let mut page = self.cloud.emulator.logs("FilterLogEvents", body.clone()).await?;
+            let mut page = self.aws.emulator.logs("FilterLogEvents", body.clone()).await?;
             let events: Vec<Value> =
                 serde_json::from_value(page["events"].take()).unwrap_or_default();
             let messages = events.iter().skip(known).filter_map(|event| event["message"].as_str());
@@ -631,20 +631,20 @@ impl<'a> Stack<'a> {
     /// Has nobody call the controller every minute any more, for whoever wants to switch the mapping.
     pub async fn stop_schedule(&self) -> Result<(), StackError> {
         let prefix = format!("{}-ReconcileSchedule-", self.name);
-        Ok(self.cloud.emulator.delete_schedules(&prefix).await?)
+        Ok(self.aws.emulator.delete_schedules(&prefix).await?)
     }
 
     /// Switches the event source mapping on or off.
     pub async fn enable_mapping(&self, enabled: bool) -> Result<(), StackError> {
         let path = format!("/event-source-mappings/{}", self.mapping);
-        self.cloud.emulator.lambda(Method::PUT, &path, &json!({"Enabled": enabled})).await?;
+        self.aws.emulator.lambda(Method::PUT, &path, &json!({"Enabled": enabled})).await?;
         Ok(())
     }
 
     /// The event source mapping's state: `Enabled`, `Disabled`, or on its way there.
     pub async fn mapping_state(&self) -> Result<String, StackError> {
         let path = format!("/event-source-mappings/{}", self.mapping);
-        let response = self.cloud.emulator.lambda(Method::GET, &path, &Value::Null).await?;
+        let response = self.aws.emulator.lambda(Method::GET, &path, &Value::Null).await?;
         let found: Value = response.json().await.map_err(EmulatorError::from)?;
         Ok(found["State"].as_str().unwrap_or_default().to_owned())
     }
@@ -652,7 +652,7 @@ impl<'a> Stack<'a> {
     /// Everything in a queue, hidden messages too. AWS has no such call; here it leaves no trace in the queue.
     pub async fn peek(&self, queue: Queue) -> Result<Vec<Peeked>, StackError> {
         let url = self.queue_url(queue);
-        let found = self.cloud.emulator.peek(url).await?;
+        let found = self.aws.emulator.peek(url).await?;
         let queues =
             found["messages"].as_object().into_iter().flat_map(|accounts| accounts.values());
         let regions = queues.filter_map(Value::as_object).flat_map(|regions| regions.values());
@@ -687,7 +687,7 @@ impl<'a> Stack<'a> {
     /// Changes a function's configuration, as in `configure(Function::Ingest, &json!({"Timeout": 3}))`.
     pub async fn configure(&self, function: Function, change: &Value) -> Result<(), StackError> {
         let path = format!("/functions/{}/configuration", self.function_name(function));
-        self.cloud.emulator.lambda(Method::PUT, &path, change).await?;
+        self.aws.emulator.lambda(Method::PUT, &path, change).await?;
         // While it changes, Lambda refuses other changes.
         while self.configuration(function).await?["LastUpdateStatus"] == "InProgress" {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -697,7 +697,7 @@ impl<'a> Stack<'a> {
 
     async fn configuration(&self, function: Function) -> Result<Value, StackError> {
         let path = format!("/functions/{}/configuration", self.function_name(function));
-        let response = self.cloud.emulator.lambda(Method::GET, &path, &Value::Null).await?;
+        let response = self.aws.emulator.lambda(Method::GET, &path, &Value::Null).await?;
         Ok(response.json().await.map_err(EmulatorError::from)?)
     }
 
@@ -715,13 +715,13 @@ impl<'a> Stack<'a> {
     ) -> Result<(), StackError> {
         let path = format!("/functions/{}/concurrency", self.function_name(function));
         let body = json!({"ReservedConcurrentExecutions": most});
-        self.cloud.emulator.lambda(Method::PUT, &path, &body).await?;
+        self.aws.emulator.lambda(Method::PUT, &path, &body).await?;
         Ok(())
     }
 
     /// Deletes a queue with everything in it.
     pub async fn delete_queue(&self, queue: Queue) -> Result<(), StackError> {
-        self.cloud.emulator.sqs("DeleteQueue", json!({"QueueUrl": self.queue_url(queue)})).await?;
+        self.aws.emulator.sqs("DeleteQueue", json!({"QueueUrl": self.queue_url(queue)})).await?;
         Ok(())
     }
 
@@ -733,7 +733,7 @@ impl<'a> Stack<'a> {
         value: &str,
     ) -> Result<(), StackError> {
         let body = json!({"QueueUrl": self.queue_url(queue), "Attributes": {name: value}});
-        self.cloud.emulator.sqs("SetQueueAttributes", body).await?;
+        self.aws.emulator.sqs("SetQueueAttributes", body).await?;
         Ok(())
     }
 }

@@ -16,8 +16,8 @@ use tokio::{net::TcpListener, sync::mpsc};
 
 use crate::{
     emulator::root,
-    scene::Scene,
-    stack::{Artifacts, Cloud, StackError},
+    local_stack::LocalStack,
+    stack::{Artifacts, EmulatedAws, StackError},
 };
 
 /// The stack's name.
@@ -98,9 +98,10 @@ pub async fn up() -> Result<Running, UpError> {
 
 /// Runs everything until it is told to stop.
 pub async fn serve() -> Result<(), UpError> {
-    let Scene { gladly, destination, settings } = Scene::start(12, 1.0).map_err(UpError::Server)?;
-    let cloud = Cloud::start("up", &Artifacts::build().await?).await?;
-    let stack = cloud.deploy(STACK, &settings).await?;
+    let LocalStack { gladly, destination, settings } =
+        LocalStack::start(12, 1.0).map_err(UpError::Server)?;
+    let aws = EmulatedAws::start("up", &Artifacts::build().await?).await?;
+    let stack = aws.deploy(STACK, &settings).await?;
     let webhook_key = settings.webhook_keys.concat();
     stack.know_webhook().await?;
     gladly.subscribe(stack.webhook_url(), &[("x-api-key", &webhook_key)]);
@@ -114,9 +115,15 @@ pub async fn serve() -> Result<(), UpError> {
         webhook_url: stack.webhook_url().to_owned(),
         webhook_key,
         gladly_url: gladly.url().to_owned(),
-        conversation: gladly.world().conversations.keys().next().cloned().unwrap_or_default(),
+        conversation: gladly
+            .organization()
+            .conversations
+            .keys()
+            .next()
+            .cloned()
+            .unwrap_or_default(),
         destination_url: destination.url().to_owned(),
-        aws_url: cloud.emulator().endpoint(),
+        aws_url: aws.emulator().endpoint(),
     };
     let app = Router::new().route(
         &path,
@@ -133,7 +140,7 @@ pub async fn serve() -> Result<(), UpError> {
 
     stopped.recv().await;
     server.abort();
-    drop(cloud);
+    drop(aws);
     let _ = fs::remove_file(shell_file());
     let _ = fs::remove_file(state_file());
     Ok(())

@@ -6,7 +6,7 @@ mod desk;
 
 use std::fs;
 
-use desk::{Desk, Ended};
+use desk::{Ended, Sandbox};
 
 /// Stands for either. It writes down what it is asked for, and answers from files of the command's name.
 const TOOL: &str = r#"#!/bin/bash
@@ -21,7 +21,7 @@ if [ -e "$ANSWERS/$command.error" ]; then cat "$ANSWERS/$command.error" >&2; exi
 if [ -e "$ANSWERS/$command" ]; then cat "$ANSWERS/$command"; fi
 "#;
 
-impl Desk {
+impl Sandbox {
     /// With a stack whose change is prepared.
     fn new(name: &str) -> Self {
         let desk = Self::with(&format!("deploy-{name}"), &["tools/deploy", "tools/aws.bash"]);
@@ -63,7 +63,7 @@ impl Desk {
 
 #[test]
 fn the_first_time_sam_asks_for_everything() {
-    let desk = Desk::new("first");
+    let desk = Sandbox::new("first");
     let missing = "An error occurred (ValidationError) when calling the DescribeStacks operation: Stack with id acme does not exist";
     desk.answers("describe-stacks.error", missing);
     assert!(desk.deploy("acme").succeeded);
@@ -78,7 +78,7 @@ fn the_first_time_sam_asks_for_everything() {
 
 #[test]
 fn a_change_that_loses_nothing_is_deployed() {
-    let desk = Desk::new("harmless");
+    let desk = Sandbox::new("harmless");
     let ended = desk.deploy("acme");
     assert!(ended.succeeded, "{}", ended.complaint);
     assert!(ended.shown.ends_with("Deploying…\nDeployed.\n"), "{}", ended.shown);
@@ -93,7 +93,7 @@ fn a_change_that_loses_nothing_is_deployed() {
 
 #[test]
 fn a_lower_retention_is_refused_while_anything_is_held() {
-    let desk = Desk::new("retention");
+    let desk = Sandbox::new("retention");
     desk.answers("describe-change-set-parameters", "3\n");
     desk.refuses(
         "a retention of 3 days (now 4) would delete the older ones of the events held, 10",
@@ -106,7 +106,7 @@ fn a_lower_retention_is_refused_while_anything_is_held() {
 
 #[test]
 fn a_change_that_would_lift_a_pause_is_refused_during_one() {
-    let desk = Desk::new("pause");
+    let desk = Sandbox::new("pause");
     desk.answers("describe-change-set", "Properties\n");
     desk.answers("get-parameter", "paused\n");
     desk.refuses("would write \"running\" over it: resume first");
@@ -116,7 +116,7 @@ fn a_change_that_would_lift_a_pause_is_refused_during_one() {
 
 #[test]
 fn whatever_fails_is_one_sentence_and_leaves_no_prepared_change() {
-    let desk = Desk::new("failures");
+    let desk = Sandbox::new("failures");
     let denied = "An error occurred (AccessDenied) when calling the GetQueueAttributes operation: User: ada is not authorized to perform: sqs:GetQueueAttributes";
     desk.answers("get-queue-attributes.error", denied);
     desk.refuses("the events queue could not be looked at: User: ada is not authorized");

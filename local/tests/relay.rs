@@ -8,7 +8,7 @@ use std::{fs, process::Command};
 
 use serde_json::{Value, json};
 
-use desk::{Desk, Ended, root};
+use desk::{Ended, Sandbox, root};
 
 /// Stands for the AWS CLI. It writes its arguments down, a call a file, and answers from files of the command's name.
 const AWS: &str = r#"#!/bin/bash
@@ -30,7 +30,7 @@ fn hours(hours: i64) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-impl Desk {
+impl Sandbox {
     /// With a relay in an account.
     fn new(name: &str) -> Self {
         let desk = Self::with(&format!("relay-{name}"), &["tools/relay", "tools/aws.bash"]);
@@ -76,7 +76,7 @@ impl Desk {
 
 #[test]
 fn a_pause_says_who_and_why_whatever_characters_they_have() {
-    let desk = Desk::new("pause");
+    let desk = Sandbox::new("pause");
     let reason = r#"it's "quoted" \ $HOME `id` & 50 % – déjà vu 😀 {"state":"running"}"#;
     let until = "2099-02-28T08:00:00.5+01:00";
     let told = [("STACK", "acme"), ("BY", r#"Ada "L""#), ("REASON", reason), ("UNTIL", until)];
@@ -99,7 +99,7 @@ fn a_pause_says_who_and_why_whatever_characters_they_have() {
 
 #[test]
 fn what_makes_no_sense_is_refused_before_anything_is_asked_or_written() {
-    let desk = Desk::new("nonsense");
+    let desk = Sandbox::new("nonsense");
     let cases = [
         ("pause", "REASON", "two\nlines", "REASON must be one line"),
         ("pause", "REASON", "a bell \u{7}", "REASON must be one line"),
@@ -161,7 +161,7 @@ fn what_makes_no_sense_is_refused_before_anything_is_asked_or_written() {
 
 #[test]
 fn resume_lifts_the_pause_and_closes_the_breaker() {
-    let desk = Desk::new("resume");
+    let desk = Sandbox::new("resume");
     assert!(desk.run("resume", &[("STACK", "acme")]).succeeded);
     let written = desk.written();
     let written: Vec<_> = written.iter().map(|(name, value)| (&**name, &**value)).collect();
@@ -172,7 +172,7 @@ fn resume_lifts_the_pause_and_closes_the_breaker() {
 
 #[test]
 fn other_commands_ask_and_write_nothing() {
-    let desk = Desk::new("ask");
+    let desk = Sandbox::new("ask");
     for (command, max, task) in [
         ("status", "", json!({"task": "status", "as": "text"})),
         ("quarantine", "", json!({"task": "quarantine", "as": "text"})),
@@ -199,7 +199,7 @@ fn other_commands_ask_and_write_nothing() {
 
 #[test]
 fn the_answer_is_shown_as_it_was_meant() {
-    let desk = Desk::new("answer");
+    let desk = Sandbox::new("answer");
     let screen = "A \"tab\"\tand \\ and / – 😀 \u{85}é\nlast line \\n";
     // As Lambda gives it, and with everything outside ASCII escaped; neither steers a terminal.
     let plain = format!("{}\u{1b}[2J\u{7f}\"", json!(screen).to_string().trim_end_matches('"'));
@@ -266,14 +266,14 @@ fn every_failure_is_one_sentence() {
             "make status: extractor-fn answered what is no screen; is it an older version?",
         ),
     ] {
-        let desk = Desk::new(name);
+        let desk = Sandbox::new(name);
         desk.answers(answers.0, answers.1);
         let ended = desk.run(command, &[("STACK", "acme")]);
         assert!(!ended.succeeded && ended.shown.is_empty(), "{name}");
         assert_eq!(ended.complaint.trim_end(), complaint, "{name}");
     }
 
-    let desk = Desk::new("function-error");
+    let desk = Sandbox::new("function-error");
     desk.answers("invoke", "Unhandled\n");
     desk.answers(
         "answer",
@@ -288,7 +288,7 @@ fn every_failure_is_one_sentence() {
 
 #[test]
 fn without_a_name_it_is_the_stack_of_make_up_or_none() {
-    let desk = Desk::new("up");
+    let desk = Sandbox::new("up");
     let ended = desk.run("status", &[]);
     assert!(ended.complaint.starts_with("make status: no relay runs on this machine"));
     assert!(!ended.succeeded);
@@ -333,7 +333,7 @@ fn whoever_stops_it_is_told_what_holds() {
         ("status", "invoke", "stopped."),
         ("redrive", "invoke", "stopped; extractor-fn goes on by itself."),
     ] {
-        let desk = Desk::new(&format!("stopped-{command}-{during}"));
+        let desk = Sandbox::new(&format!("stopped-{command}-{during}"));
         let signal = format!(
             "#!/bin/bash\ncase \" $* \" in *\" {during} \"*) kill -INT 0; exit 130 ;; esac\n"
         );

@@ -11,7 +11,7 @@ use std::{
 use local::{
     fault::Fault,
     gladly::{self, EVENT_TYPES, Gladly},
-    stack::{Artifacts, Cloud, Function, Settings, Stack},
+    stack::{Artifacts, EmulatedAws, Function, Settings, Stack},
 };
 use serde_json::{Value, json};
 use tokio::{process::Command, sync::OnceCell};
@@ -62,9 +62,10 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 "#;
 
 /// The AWS of all tests.
-async fn cloud() -> &'static Cloud {
-    static CLOUD: OnceCell<Cloud> = OnceCell::const_new();
-    let start = async || Cloud::start("setup", &Artifacts::build().await.unwrap()).await.unwrap();
+async fn aws() -> &'static EmulatedAws {
+    static CLOUD: OnceCell<EmulatedAws> = OnceCell::const_new();
+    let start =
+        async || EmulatedAws::start("setup", &Artifacts::build().await.unwrap()).await.unwrap();
     CLOUD.get_or_init(start).await
 }
 
@@ -98,7 +99,7 @@ impl Ended {
 }
 
 /// A stack, its Gladly, and a folder with the script as in the repository.
-struct Desk {
+struct Sandbox {
     folder: PathBuf,
     stack: Stack<'static>,
     gladly: Gladly,
@@ -107,7 +108,7 @@ struct Desk {
     secrets: Vec<String>,
 }
 
-impl Desk {
+impl Sandbox {
     async fn new(name: &str) -> Self {
         Self::with(name, gladly::Options::default()).await
     }
@@ -124,7 +125,7 @@ impl Desk {
         gladly.url().clone_into(&mut settings.gladly_url);
         // Something that can be connected to.
         settings.destination_url = format!("{}/deliveries", gladly.url());
-        let stack = cloud().await.deploy(name, &settings).await.unwrap();
+        let stack = aws().await.deploy(name, &settings).await.unwrap();
         stack.stop_schedule().await.unwrap();
 
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("setup-{name}"));
@@ -135,7 +136,7 @@ impl Desk {
         fs::copy(root().join("tools/setup"), folder.join("tools/setup")).unwrap();
         fs::write(folder.join("bin/aws"), AWS).unwrap();
         fs::set_permissions(folder.join("bin/aws"), fs::Permissions::from_mode(0o755)).unwrap();
-        let (endpoint, url) = (cloud().await.emulator().endpoint(), stack.webhook_url());
+        let (endpoint, url) = (aws().await.emulator().endpoint(), stack.webhook_url());
         let up = format!("endpoint={endpoint}\nstack={name}\nwebhook={url}\n");
         fs::write(folder.join(".local/up/aws.env"), up).unwrap();
         let secrets = vec![
@@ -220,7 +221,7 @@ impl Desk {
             .env("TMPDIR", self.folder.join("temporary"))
             .env("NOTES", self.folder.join("notes"))
             .env("ANSWERS", self.folder.join("answers"))
-            .env("ENDPOINT", cloud().await.emulator().endpoint())
+            .env("ENDPOINT", aws().await.emulator().endpoint())
             .env("AWS", tools.join("aws"))
             .env("AWS_ACCESS_KEY_ID", "test")
             .env("AWS_SECRET_ACCESS_KEY", "test")
@@ -268,7 +269,7 @@ impl Desk {
     /// A parameter's type and value.
     async fn parameter(&self, name: &str) -> Option<(String, String)> {
         let body = json!({"Name": name, "WithDecryption": true});
-        let found = cloud().await.emulator().ssm("GetParameter", body).await.ok()?;
+        let found = aws().await.emulator().ssm("GetParameter", body).await.ok()?;
         let text = |field: &str| found["Parameter"][field].as_str().unwrap().to_owned();
         Some((text("Type"), text("Value")))
     }
@@ -289,7 +290,7 @@ impl Desk {
 
 #[tokio::test]
 async fn secrets_are_checked_written_encrypted_and_shown_nowhere() {
-    let desk = Desk::new("secrets").await;
+    let desk = Sandbox::new("secrets").await;
     // Two stacks: the one there is, and one whose names and addresses come from the environment.
     let names = ["/fresh/gladly-token", "/fresh/destination-token", "/fresh/webhook-keys"];
     let token = desk.settings.gladly_token.clone();
@@ -391,7 +392,7 @@ async fn secrets_are_checked_written_encrypted_and_shown_nowhere() {
 
 #[tokio::test]
 async fn secrets_typed_at_a_terminal_are_not_shown_there() {
-    let desk = Desk::new("typed").await;
+    let desk = Sandbox::new("typed").await;
     let (token, sink) = (desk.settings.gladly_token.clone(), "typed-for-the-destination");
     for name in ["gladly-token", "destination-token", "webhook-keys"] {
         desk.stack.delete_parameter(&format!("/typed/{name}")).await.unwrap();
@@ -409,7 +410,7 @@ async fn secrets_typed_at_a_terminal_are_not_shown_there() {
 async fn a_webhook_is_created_once_and_then_kept_in_line() {
     let refused = vec!["MESSAGE/RECEIVED".to_owned()];
     let options = gladly::Options { refused_events: refused, ..gladly::Options::default() };
-    let desk = Desk::with("webhook", options).await;
+    let desk = Sandbox::with("webhook", options).await;
     let hooks = || desk.gladly.webhooks();
 
     // Nothing at Gladly is touched while something is wrong.
@@ -491,7 +492,7 @@ async fn a_webhook_is_created_once_and_then_kept_in_line() {
 
 #[tokio::test]
 async fn a_webhook_too_many_is_told_before_gladly_is_asked_for_it() {
-    let desk = Desk::new("limit").await;
+    let desk = Sandbox::new("limit").await;
     for number in 0..20 {
         desk.gladly.subscribe(&format!("http://127.0.0.1:1/{number}"), &[]);
     }
@@ -514,7 +515,7 @@ async fn a_webhook_too_many_is_told_before_gladly_is_asked_for_it() {
 
 #[tokio::test]
 async fn the_doctor_finds_what_is_wrong_and_says_how_to_mend_it() {
-    let desk = Desk::new("doctor").await;
+    let desk = Sandbox::new("doctor").await;
     desk.run("webhook", &[]).await.tells(&[]);
     let healthy = desk.run("doctor", &[]).await;
     healthy.tells(&["Nothing is wrong, as far as can be seen."]);
@@ -584,7 +585,7 @@ async fn the_doctor_finds_what_is_wrong_and_says_how_to_mend_it() {
 
 #[tokio::test]
 async fn a_key_is_rotated_in_two_steps_and_the_old_one_dropped_when_it_is_silent() {
-    let desk = Desk::new("rotate").await;
+    let desk = Sandbox::new("rotate").await;
     let old = desk.settings.webhook_keys[0].clone();
     desk.run("webhook", &[]).await.tells(&[]);
     desk.move_to_account("rotate");
@@ -604,7 +605,7 @@ async fn a_key_is_rotated_in_two_steps_and_the_old_one_dropped_when_it_is_silent
     let [first, new] = keys.lines().collect::<Vec<_>>()[..] else { panic!("two keys") };
     assert_eq!((first, new.len()), (old.as_str(), 64));
     assert_eq!((desk.ping(&old).await, desk.ping(new).await), (200, 200));
-    desk.gladly.world().add_conversation("c-1", "u-1", []);
+    desk.gladly.organization().add_conversation("c-1", "u-1", []);
     desk.gladly.emit("CONVERSATION/CLOSED", "c-1");
     let taken = |gladly: &Gladly| {
         gladly
@@ -664,7 +665,7 @@ async fn a_key_is_rotated_in_two_steps_and_the_old_one_dropped_when_it_is_silent
 
 #[tokio::test]
 async fn what_the_aws_cli_refuses_is_told_in_one_sentence() {
-    let desk = Desk::new("refused").await;
+    let desk = Sandbox::new("refused").await;
     for (said, complaint) in [
         (
             "Unable to locate credentials. You can configure credentials by running \"aws configure\".",

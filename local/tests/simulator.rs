@@ -125,9 +125,9 @@ async fn what_is_over_the_rate_limit_is_answered_429() {
 #[tokio::test]
 async fn a_merged_customer_moves_hop_by_hop_without_a_location() {
     let gladly = gladly();
-    gladly.world().add_customer("u-3", json!({"name": "Ingrid", "phones": null}));
-    gladly.world().merge_customer("u-1", "u-2");
-    gladly.world().merge_customer("u-2", "u-3");
+    gladly.organization().add_customer("u-3", json!({"name": "Ingrid", "phones": null}));
+    gladly.organization().merge_customer("u-1", "u-2");
+    gladly.organization().merge_customer("u-2", "u-3");
 
     let moved = fetch(&gladly, "/api/v1/customer-profiles/u-1").await;
 
@@ -145,10 +145,10 @@ async fn a_merged_customer_moves_hop_by_hop_without_a_location() {
 #[tokio::test]
 async fn of_a_long_conversation_only_the_oldest_1000_items_are_listed() {
     let gladly = gladly();
-    gladly.world().add_conversation("c-1", "u-1", []);
-    gladly.world().fill("c-1", 1000);
+    gladly.organization().add_conversation("c-1", "u-1", []);
+    gladly.organization().fill("c-1", 1000);
     let whole = fetch(&gladly, "/api/v1/conversations/c-1/items").await;
-    gladly.world().fill("c-1", 1500);
+    gladly.organization().fill("c-1", 1500);
 
     let limited = fetch(&gladly, "/api/v1/conversations/c-1/items").await;
 
@@ -165,10 +165,10 @@ async fn a_situation_made_by_hand_is_what_the_api_shows() {
     let voicemail = json!({"id": "i-2", "timestamp": null, "content": {"type": "VOICEMAIL"}});
     let note = json!({"id": "n-1", "content": {"type": "CONVERSATION_NOTE", "body": "Call back"}});
     let items = [json!({"type": "SMS", "content": "Hello"}), voicemail, note];
-    gladly.world().add_conversation("c-1", "u-1", items);
-    gladly.world().change_conversation("c-1", json!({"status": "CLOSED", "agentId": null}));
-    gladly.world().add_transcript("i-2", &["Is anybody there?"]);
-    gladly.world().unsupported.insert("i-9".to_owned());
+    gladly.organization().add_conversation("c-1", "u-1", items);
+    gladly.organization().change_conversation("c-1", json!({"status": "CLOSED", "agentId": null}));
+    gladly.organization().add_transcript("i-2", &["Is anybody there?"]);
+    gladly.organization().unsupported.insert("i-9".to_owned());
 
     let conversation = fetch_json(&gladly, "/api/v1/conversations/c-1").await;
     assert_eq!(
@@ -200,7 +200,7 @@ async fn a_situation_made_by_hand_is_what_the_api_shows() {
         assert_eq!(fetch(&gladly, &format!("/api/v1/{path}")).await.status(), status, "{path}");
     }
 
-    gladly.world().delete_conversation("c-1");
+    gladly.organization().delete_conversation("c-1");
     assert_eq!(fetch(&gladly, "/api/v1/conversations/c-1").await.status(), 404);
 }
 
@@ -208,7 +208,7 @@ async fn a_situation_made_by_hand_is_what_the_api_shows() {
 async fn the_made_up_world_holds_every_item_type_and_is_the_same_for_the_same_seed() {
     let options = || Options { conversations: 24, ..Options::default() };
     let (one, other) = (Gladly::start(options()).unwrap(), Gladly::start(options()).unwrap());
-    let world = one.world();
+    let world = one.organization();
 
     let items: Vec<_> =
         world.conversations.values().flat_map(|conversation| &conversation.items).collect();
@@ -240,13 +240,17 @@ async fn the_made_up_world_holds_every_item_type_and_is_the_same_for_the_same_se
     );
     assert!(world.moved.values().any(|new| world.moved.contains_key(new)));
     assert!(world.conversations.keys().all(|id| id.len() == 22));
-    assert!(world.conversations.keys().eq(other.world().conversations.keys()));
+    assert!(world.conversations.keys().eq(other.organization().conversations.keys()));
 }
 
 #[tokio::test]
 async fn faults_hit_the_calls_they_are_for_and_no_others() {
     let gladly = gladly();
-    gladly.world().add_conversation("c-1", "u-1", [json!({"type": "SMS", "content": "Hello"})]);
+    gladly.organization().add_conversation(
+        "c-1",
+        "u-1",
+        [json!({"type": "SMS", "content": "Hello"})],
+    );
     let (path, items) = ("/api/v1/conversations/c-1", "/api/v1/conversations/c-1/items");
     let any = "GET /api/v1/conversations/*";
 
@@ -305,7 +309,7 @@ async fn faults_hit_the_calls_they_are_for_and_no_others() {
 #[tokio::test]
 async fn an_event_nobody_takes_is_tried_five_times_and_switches_the_webhook_off() {
     let (gladly, receiver) = (gladly(), Receiver::start(&[500, 302, 404, 406, 503]).await);
-    gladly.world().add_conversation("c-1", "u-1", []);
+    gladly.organization().add_conversation("c-1", "u-1", []);
     gladly.subscribe(&receiver.url, &[("x-api-key", "k")]);
 
     let event = gladly.emit("CONVERSATION/CLOSED", "c-1");
@@ -322,7 +326,7 @@ async fn an_event_nobody_takes_is_tried_five_times_and_switches_the_webhook_off(
     assert!(got.iter().all(|(headers, body)| headers["x-api-key"] == "k" && *body == event));
 
     gladly.emit("CONVERSATION/CREATED", "c-1");
-    let happened = gladly.world().events.clone();
+    let happened = gladly.organization().events.clone();
     let listed: Vec<_> = happened.iter().map(|event| &event["type"]).collect();
     assert_eq!(listed, ["CONVERSATION/CLOSED", "CONVERSATION/CREATED"]);
     assert_eq!(gladly.attempts().len(), 5);
@@ -404,10 +408,10 @@ async fn re_enabling_forgets_the_retry_limit() {
 #[tokio::test]
 async fn events_have_the_shape_their_type_has() {
     let gladly = gladly();
-    gladly.world().add_conversation("c-1", "u-1", []);
+    gladly.organization().add_conversation("c-1", "u-1", []);
 
     for kind in EVENT_TYPES {
-        let event = gladly.world().event(kind, "c-1");
+        let event = gladly.organization().event(kind, "c-1");
         let content = &event["content"];
         assert_eq!(
             (&content["conversationId"], &content["customerId"]),
@@ -424,9 +428,9 @@ async fn events_have_the_shape_their_type_has() {
             }
         }
     }
-    assert_eq!(gladly.world().event("PING", "")["type"], "PING");
+    assert_eq!(gladly.organization().event("PING", "")["type"], "PING");
     assert_eq!(
-        gladly.world().conversations["c-1"].items.len(),
+        gladly.organization().conversations["c-1"].items.len(),
         3,
         "one message in, one out, one note"
     );
@@ -435,11 +439,11 @@ async fn events_have_the_shape_their_type_has() {
 #[tokio::test]
 async fn the_events_api_lists_a_range_of_the_last_24_hours_oldest_first() {
     let gladly = gladly();
-    gladly.world().add_conversation("c-1", "u-1", []);
+    gladly.organization().add_conversation("c-1", "u-1", []);
     let ago = |hours| (Timestamp::now() - SignedDuration::from_hours(hours)).to_string();
     let late = gladly.emit("CONTACT/MESSAGE_RECEIVED", "c-1");
     gladly.emit("CONVERSATION_STATUS/UPDATED", "c-1");
-    let mut early = gladly.world().event("CONVERSATION_ASSIGNEE/UPDATED", "c-1");
+    let mut early = gladly.organization().event("CONVERSATION_ASSIGNEE/UPDATED", "c-1");
     early["timestamp"] = ago(5).into();
     gladly.send(&early);
 
@@ -471,7 +475,7 @@ async fn an_export_holds_the_items_of_its_day() {
     let at = job["parameters"]["startAt"].as_str().unwrap();
     let item =
         json!({"id": "i-1", "timestamp": at, "content": {"type": "SMS", "content": "Hello"}});
-    gladly.world().add_conversation(
+    gladly.organization().add_conversation(
         "c-1",
         "u-1",
         [item, json!({"type": "SMS", "content": "Today"})],
@@ -633,7 +637,7 @@ async fn fifty_of_each_run_side_by_side() {
         tokio::spawn(async {
             let gladly = gladly();
             let destination = Destination::start(destination::Options::default()).unwrap();
-            gladly.world().add_conversation("c-1", "u-1", []);
+            gladly.organization().add_conversation("c-1", "u-1", []);
             let body = delivery("e-1", "2025-02-03T15:04:05Z");
             let fetched = fetch(&gladly, "/api/v1/conversations/c-1").await.status();
             (fetched, deliver(&destination, &body, false).await)

@@ -2,13 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-use local::stack::{Artifacts, Cloud, Queue, Settings};
+use local::stack::{Artifacts, EmulatedAws, Queue, Settings};
 
 #[tokio::test]
 async fn a_deploy_leaves_a_pause_and_what_is_held_alone() {
-    let cloud = Cloud::start("stack-test", &Artifacts::build().await.unwrap()).await.unwrap();
+    let aws = EmulatedAws::start("stack-test", &Artifacts::build().await.unwrap()).await.unwrap();
     let settings = Settings::new("http://127.0.0.1:1", "http://127.0.0.1:1/deliveries");
-    let stack = cloud.deploy("deploys", &settings).await.unwrap();
+    let stack = aws.deploy("deploys", &settings).await.unwrap();
     stack.enable_mapping(false).await.unwrap();
     stack.set_pause("paused").await.unwrap();
     let event = r#"{"type":"CONVERSATION/CLOSED","id":"e","content":{"conversationId":"c"}}"#;
@@ -28,9 +28,9 @@ async fn a_deploy_leaves_a_pause_and_what_is_held_alone() {
 
 #[tokio::test]
 async fn a_refused_parameter_is_explained() {
-    let cloud = Cloud::start("stack-test-2", &Artifacts::build().await.unwrap()).await.unwrap();
+    let aws = EmulatedAws::start("stack-test-2", &Artifacts::build().await.unwrap()).await.unwrap();
     let settings = Settings::new("http://gladly.example.com", "http://127.0.0.1:1/deliveries");
-    let error = cloud.deploy("refused", &settings).await.unwrap_err();
+    let error = aws.deploy("refused", &settings).await.unwrap_err();
     let reason = "must be a host under gladly.com or gladly.qa, without https:// and path";
     assert!(error.to_string().contains(reason), "{error}");
 }

@@ -31,9 +31,9 @@ async fn a_delivery_is_as_the_contract_has_it() {
     let host = world.gladly.url().strip_prefix("http://").unwrap();
     assert_eq!(delivery.body["organization"], host);
     let conversation = &delivery.body["conversations"][0];
-    assert_eq!(conversation["inbox"]["name"], world.gladly.world().inboxes[0]["name"]);
-    assert_eq!(conversation["agent"]["name"], world.gladly.world().agents[0]["name"]);
-    assert_eq!(conversation["topics"][0]["name"], world.gladly.world().topics[0]["name"]);
+    assert_eq!(conversation["inbox"]["name"], world.gladly.organization().inboxes[0]["name"]);
+    assert_eq!(conversation["agent"]["name"], world.gladly.organization().agents[0]["name"]);
+    assert_eq!(conversation["topics"][0]["name"], world.gladly.organization().topics[0]["name"]);
     assert_eq!(conversation["items"][0]["text"], "Hello from c-1");
     assert_eq!(conversation["items"][0]["author"]["kind"], "customer");
     assert_eq!(conversation["customer"]["emails"], json!(["sample.customer@example.com"]));
@@ -92,7 +92,7 @@ async fn switches_compress_move_the_token_and_leave_things_out() {
     ]);
     let event = world.conversation("c-1");
     let note = {
-        let mut at_gladly = world.gladly.world();
+        let mut at_gladly = world.gladly.organization();
         at_gladly.add_item("c-1", json!({"type": "EMAIL", "from": "sam@example.com", "to": ["help@example.com"], "cc": ["x@example.com"], "subject": "Shoes", "content": "Too small"}));
         at_gladly.add_item("c-1", json!({"type": "TEXT", "customerAddress": "+1555", "content": {"text": "hi", "from": "deep"}}));
         at_gladly.event("CONVERSATION/NOTE_CREATED", "c-1")
@@ -124,7 +124,7 @@ async fn deliveries_hold_at_most_100_conversations_and_a_megabyte() {
     let world = World::new();
     let mut events = conversations(&world, 250);
     {
-        let mut at_gladly = world.gladly.world();
+        let mut at_gladly = world.gladly.organization();
         for n in 0..10 {
             at_gladly.add_item(
                 &format!("c-{n}"),
@@ -133,7 +133,7 @@ async fn deliveries_hold_at_most_100_conversations_and_a_megabyte() {
         }
         at_gladly.add_item("c-20", json!({"type": "SMS", "content": "y".repeat(1_500_000)}));
     }
-    events.push(world.gladly.world().event("CONVERSATION/CREATED", "c-20"));
+    events.push(world.gladly.organization().event("CONVERSATION/CREATED", "c-20"));
 
     world.extract(&events).await.is_done();
 
@@ -160,7 +160,7 @@ async fn a_refusal_finds_the_guilty_conversation_and_spares_the_others() {
     {
         let world = World::new();
         let mut events = conversations(&world, 20);
-        events.push(world.gladly.world().event("CONVERSATION/CREATED", "c-7"));
+        events.push(world.gladly.organization().event("CONVERSATION/CREATED", "c-7"));
         world.destination.refuse("c-7", status);
 
         world.extract(&events).await.is_done();

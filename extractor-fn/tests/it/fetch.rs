@@ -26,7 +26,7 @@ async fn the_ten_events_of_a_conversation_travel_with_one_snapshot() {
     let world = World::new();
     world.conversation("c-1");
     let events: Vec<Value> =
-        EVENT_TYPES.iter().map(|kind| world.gladly.world().event(kind, "c-1")).collect();
+        EVENT_TYPES.iter().map(|kind| world.gladly.organization().event(kind, "c-1")).collect();
 
     world.extract(&events).await.is_done();
 
@@ -62,7 +62,7 @@ async fn a_burst_of_200_events_on_20_conversations_costs_63_calls() {
     let mut events = Vec::new();
     for n in 0..200 {
         let (conversation, customer) = (format!("c-{}", n % 20), format!("u-{}", n % 20));
-        let mut at_gladly = world.gladly.world();
+        let mut at_gladly = world.gladly.organization();
         if n < 20 {
             at_gladly.add_conversation(&conversation, &customer, []);
         }
@@ -127,7 +127,7 @@ async fn a_customer_is_asked_for_once_and_found_wherever_merging_took_them() {
     let world = World::new();
     let events: Vec<Value> = (0..5).map(|n| world.conversation(&format!("c-{n}"))).collect();
     {
-        let mut at_gladly = world.gladly.world();
+        let mut at_gladly = world.gladly.organization();
         for (id, customer) in [("c-1", "a"), ("c-2", "z"), ("c-3", "gone"), ("c-4", "far")] {
             at_gladly.change_conversation(id, json!({"customerId": customer}));
         }
@@ -156,7 +156,7 @@ async fn a_customer_is_asked_for_once_and_found_wherever_merging_took_them() {
 async fn a_conversation_that_is_gone_is_looked_for_once_more_then_told_of() {
     let world = World::new();
     let event = world.conversation("c-1");
-    world.gladly.world().delete_conversation("c-1");
+    world.gladly.organization().delete_conversation("c-1");
 
     world.extract([&event]).await.gives_back(&["m-0"], 30..=30);
     assert!(world.destination.deliveries().is_empty());
@@ -171,14 +171,14 @@ async fn a_conversation_that_is_gone_is_looked_for_once_more_then_told_of() {
 async fn an_item_that_gladly_does_not_show_yet_is_waited_for_once() {
     let world = World::new();
     let closed = world.conversation("c-1");
-    let mut message = world.gladly.world().event("CONTACT/MESSAGE_RECEIVED", "c-1");
+    let mut message = world.gladly.organization().event("CONTACT/MESSAGE_RECEIVED", "c-1");
     message["content"]["messageId"] = json!("not-yet");
 
     world.extract(&[closed.clone(), message.clone()]).await.gives_back(&["m-1"], 30..=30);
     assert_eq!(world.destination.event_ids().len(), 1, "the other event does not wait");
 
     let item = json!({"id": "not-yet", "initiator": {"type": "CUSTOMER"}, "content": {"type": "CHAT_MESSAGE", "content": "late"}});
-    world.gladly.world().add_item("c-1", item);
+    world.gladly.organization().add_item("c-1", item);
     let old = recorded(message.clone(), 60);
     world.batch(&[record(1, &old).received(2)]).await.is_done();
     let items = world.destination.conversation("c-1").unwrap()["items"].clone();
@@ -196,7 +196,7 @@ async fn the_items_behind_a_cut_list_are_fetched_one_by_one() {
     let world = World::new();
     world.conversation("c-1");
     let events: Vec<Value> = {
-        let mut at_gladly = world.gladly.world();
+        let mut at_gladly = world.gladly.organization();
         at_gladly.fill("c-1", 1_500);
         at_gladly.add_item("c-1", json!({"id": "newest", "timestamp": "2026-01-01T00:00:00Z", "content": {"type": "CHAT_MESSAGE", "content": "the newest"}}));
         at_gladly.unsupported.insert("odd".into());
@@ -226,7 +226,7 @@ async fn calls_and_voicemails_have_their_transcript_or_their_summary() {
     let event = world.conversation("c-1");
     let summary = |status: &str| json!({"status": status, "summary": "They talked."});
     let ids: Vec<String> = {
-        let mut at_gladly = world.gladly.world();
+        let mut at_gladly = world.gladly.organization();
         let call = |summary: Value| json!({"type": "PHONE_CALL", "from": "+1", "to": "+2", "startedAt": "2026-01-01T00:00:00Z", "recordingSummary": summary});
         let ids = vec![
             at_gladly.add_item("c-1", call(summary("READY"))),
@@ -363,7 +363,7 @@ async fn half_a_character_costs_neither_its_event_nor_its_conversation() {
 async fn odd_ids_never_reach_a_url() {
     let world = World::new();
     let mut event = world.conversation("c-1");
-    world.gladly.world().change_conversation("c-1", json!({"customerId": "../agents"}));
+    world.gladly.organization().change_conversation("c-1", json!({"customerId": "../agents"}));
     event["content"]["customerId"] = json!("../../organization");
     event["content"]["messageId"] = json!("%2e%2e/x");
     world.extract(&[event]).await.is_done();
@@ -380,7 +380,7 @@ async fn what_analysts_ask_for_is_forwarded_where_gladly_gives_it() {
         let responder = json!({"id": "a-1", "type": "AGENT"});
         let ids = json!({"storefront": "s-1", "loyalty": "l-2"});
         let (parent, child) = {
-            let mut at_gladly = world.gladly.world();
+            let mut at_gladly = world.gladly.organization();
             at_gladly.add_customer("u", json!({"externalCustomerIds": ids}));
             let child = at_gladly.topics.last().unwrap().clone();
             at_gladly

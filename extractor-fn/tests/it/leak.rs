@@ -95,7 +95,7 @@ async fn no_error_path_logs_a_secret_or_what_people_wrote() {
     };
     let said = |world: &World| {
         let event = world.conversation("c-1");
-        let mut at_gladly = world.gladly.world();
+        let mut at_gladly = world.gladly.organization();
         at_gladly.add_item(
             "c-1",
             json!({"type": "EMAIL", "from": "sam@example.com", "content": SAID, "subject": SAID}),

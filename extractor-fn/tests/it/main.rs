@@ -108,7 +108,7 @@ impl World {
 
     /// A conversation of customer `u` with one message, and an event about it.
     fn conversation(&self, id: &str) -> Value {
-        let mut world = self.gladly.world();
+        let mut world = self.gladly.organization();
         world.add_conversation(id, "u", [json!({"type": "SMS", "from": "+15555550100", "to": "+1", "content": format!("Hello from {id}")})]);
         world.event("CONVERSATION/CLOSED", id)
     }

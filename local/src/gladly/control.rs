@@ -10,7 +10,7 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{State, world::text};
+use super::{State, organization::text};
 use crate::server::lock;
 
 const HELP: &str = r#"A Gladly simulator. Its API is under /api/v1; this is its remote control.
@@ -57,9 +57,9 @@ pub(super) fn router(state: State) -> Router {
 }
 
 async fn conversations(Extract(state): Extract<State>) -> Json<Vec<Value>> {
-    let world = lock(&state.world);
-    let rows = world.conversations.iter().map(|(id, conversation)| {
-        let customer = world.customers.get(text(&conversation.meta["customerId"]));
+    let organization = lock(&state.organization);
+    let rows = organization.conversations.iter().map(|(id, conversation)| {
+        let customer = organization.customers.get(text(&conversation.meta["customerId"]));
         let said = conversation.items.iter().find_map(|item| item["content"]["content"].as_str());
         json!({
             "id": id,
@@ -73,12 +73,12 @@ async fn conversations(Extract(state): Extract<State>) -> Json<Vec<Value>> {
 }
 
 async fn add(Extract(state): Extract<State>, Json(add): Json<Add>) -> StatusCode {
-    lock(&state.world).add_conversation(&add.id, &add.customer_id, add.items);
+    lock(&state.organization).add_conversation(&add.id, &add.customer_id, add.items);
     StatusCode::CREATED
 }
 
 async fn emit(Extract(state): Extract<State>, Json(emit): Json<Emit>) -> Response {
-    let event = lock(&state.world).event(&emit.kind, &emit.conversation);
+    let event = lock(&state.organization).event(&emit.kind, &emit.conversation);
     if emit.send {
         state.send(&event);
     }

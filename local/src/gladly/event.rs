@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 
 use super::{
     Shared,
+    organization::{Organization, text, without_nulls},
     rest::bare_error,
-    world::{World, text, without_nulls},
 };
 use crate::server::lock;
 
@@ -55,7 +55,7 @@ const CHANNELS: [(&str, &str); 7] = [
     ("WHATSAPP", "WHATSAPP"),
 ];
 
-impl World {
+impl Organization {
     /// The JSON of an event that happens now, neither sent nor listed. One about a message or a note names the last
     /// one there is and adds one where the conversation has none; apart from that nothing changes. Works for
     /// conversations that do not exist too, and for `PING`.
@@ -189,7 +189,7 @@ pub(super) async fn list(
     State(shared): State<super::State>,
     Query(query): Query<Vec<(String, String)>>,
 ) -> Response {
-    let Shared { options, world, .. } = &*shared;
+    let Shared { options, organization, .. } = &*shared;
     let now = Timestamp::now();
     let time = |name: &str| {
         query.iter().find(|(key, _)| key == name).map(|(_, value)| value.parse::<Timestamp>())
@@ -215,7 +215,7 @@ pub(super) async fn list(
     }
     let to = to.min(now - options.events_lag);
     let mut found = Vec::new();
-    for event in &lock(world).events {
+    for event in &lock(organization).events {
         let recorded = text(&event["timestamp"]).parse::<Timestamp>();
         let wanted = entity(text(&event["type"])).is_some_and(|entity| entities.contains(&entity));
         if let Ok(recorded) = recorded.as_ref()

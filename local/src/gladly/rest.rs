@@ -17,7 +17,7 @@ use base64::{
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::{State, event, webhook, world::text};
+use super::{State, event, organization::text, webhook};
 use crate::server::lock;
 
 /// How many items or conversations Gladly lists.
@@ -40,15 +40,21 @@ pub(super) fn router(state: State) -> Router {
         .route("/customers/{id}/conversations", get(conversations))
         .route(
             "/agents",
-            get(async |Extract(state): Extract<State>| Json(lock(&state.world).agents.clone())),
+            get(async |Extract(state): Extract<State>| {
+                Json(lock(&state.organization).agents.clone())
+            }),
         )
         .route(
             "/topics",
-            get(async |Extract(state): Extract<State>| Json(lock(&state.world).topics.clone())),
+            get(async |Extract(state): Extract<State>| {
+                Json(lock(&state.organization).topics.clone())
+            }),
         )
         .route(
             "/inboxes",
-            get(async |Extract(state): Extract<State>| Json(lock(&state.world).inboxes.clone())),
+            get(async |Extract(state): Extract<State>| {
+                Json(lock(&state.organization).inboxes.clone())
+            }),
         )
         .route("/events", get(event::list))
         .route("/export/jobs", get(jobs))
@@ -89,19 +95,19 @@ fn found(value: Option<&Value>) -> Response {
 }
 
 async fn conversation(Extract(state): Extract<State>, Path(id): Path<String>) -> Response {
-    found(lock(&state.world).conversations.get(&id).map(|it| &it.meta))
+    found(lock(&state.organization).conversations.get(&id).map(|it| &it.meta))
 }
 
 async fn items(Extract(state): Extract<State>, Path(id): Path<String>) -> Response {
-    match lock(&state.world).conversations.get(&id) {
+    match lock(&state.organization).conversations.get(&id) {
         Some(conversation) => listed(&conversation.items, MOST_ITEMS),
         None => not_found(),
     }
 }
 
 async fn conversations(Extract(state): Extract<State>, Path(id): Path<String>) -> Response {
-    let world = lock(&state.world);
-    let mut theirs: Vec<_> = world.conversations.values().map(|it| &it.meta).collect();
+    let organization = lock(&state.organization);
+    let mut theirs: Vec<_> = organization.conversations.values().map(|it| &it.meta).collect();
     theirs.retain(|meta| meta["customerId"] == *id);
     theirs.sort_by_key(|meta| text(&meta["createdAt"]).parse::<Timestamp>().ok());
     listed(&theirs, MOST_CONVERSATIONS)
@@ -120,31 +126,33 @@ async fn note(
     Extract(state): Extract<State>,
     Path((id, note)): Path<(String, String)>,
 ) -> Response {
-    let world = lock(&state.world);
-    let mut notes =
-        world.items(&id).iter().filter(|item| item["content"]["type"] == "CONVERSATION_NOTE");
+    let organization = lock(&state.organization);
+    let mut notes = organization
+        .items(&id)
+        .iter()
+        .filter(|item| item["content"]["type"] == "CONVERSATION_NOTE");
     found(notes.find(|item| item["id"] == *note))
 }
 
 async fn item(Extract(state): Extract<State>, Path(id): Path<String>) -> Response {
-    let world = lock(&state.world);
-    if world.unsupported.contains(&id) {
+    let organization = lock(&state.organization);
+    if organization.unsupported.contains(&id) {
         return error(StatusCode::BAD_REQUEST, "invalid", "this type of item is not supported");
     }
-    found(world.item(&id))
+    found(organization.item(&id))
 }
 
 async fn transcript(Extract(state): Extract<State>, Path(id): Path<String>) -> Response {
-    found(lock(&state.world).transcripts.get(&id))
+    found(lock(&state.organization).transcripts.get(&id))
 }
 
 async fn customer(Extract(state): Extract<State>, Path(id): Path<String>) -> Response {
-    let world = lock(&state.world);
-    if let Some(new) = world.moved.get(&id) {
+    let organization = lock(&state.organization);
+    if let Some(new) = organization.moved.get(&id) {
         let error = json!({"code": "moved", "detail": "customer was merged", "meta": {"old": id, "new": new}});
         return (StatusCode::MOVED_PERMANENTLY, Json(json!({"errors": [error]}))).into_response();
     }
-    let Some(profile) = world.customers.get(&id) else {
+    let Some(profile) = organization.customers.get(&id) else {
         // Here `errors` is an object.
         let errors = json!({"errors": {"code": "not_exist", "detail": "no such customer"}});
         return (StatusCode::NOT_FOUND, Json(errors)).into_response();
@@ -205,7 +213,7 @@ async fn export(
     };
     let end = *start + SignedDuration::from_hours(24);
     let mut lines = String::new();
-    for item in lock(&state.world).conversations.values().flat_map(|it| &it.items) {
+    for item in lock(&state.organization).conversations.values().flat_map(|it| &it.items) {
         // Two types are missing from Gladly's exports.
         let exported = !matches!(text(&item["content"]["type"]), "VOICE_AI_MESSAGE" | "TWITTER");
         let at = text(&item["timestamp"]).parse::<Timestamp>();

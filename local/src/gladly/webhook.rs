@@ -15,8 +15,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     State,
+    organization::{merge, text},
     rest::not_found,
-    world::{merge, text},
 };
 use crate::server::lock;
 
@@ -120,7 +120,7 @@ async fn one(Extract(state): Extract<State>, Path(id): Path<String>) -> Response
 }
 
 async fn create(Extract(state): Extract<State>, Json(settings): Json<Value>) -> Response {
-    let id = lock(&state.world).new_id();
+    let id = lock(&state.organization).new_id();
     let blank = Webhook::new(&id, Value::Null);
     let location = format!("/api/v1/webhooks/{id}");
     match state.accept(blank.changed(settings), None).await {
@@ -211,7 +211,7 @@ impl super::Shared {
         let enabled = webhook.enabled() && !old.is_some_and(Webhook::enabled);
         let moved = old.is_some_and(|old| old.url() != webhook.url());
         if enabled || moved {
-            let ping = lock(&self.world).event("PING", "");
+            let ping = lock(&self.organization).event("PING", "");
             // For a PING nothing but 200 will do.
             if self.attempt(&webhook, &ping, 1).await != Some(200) {
                 return Err(refused("url", "invalid"));

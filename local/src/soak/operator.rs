@@ -129,7 +129,7 @@ impl Soak<'_> {
             .args(["tools/relay", command])
             .current_dir(root())
             .envs([("STACK", STACK), ("BY", "soak"), ("REASON", "to see what happens")])
-            .env("AWS_ENDPOINT_URL", self.cloud.emulator().endpoint())
+            .env("AWS_ENDPOINT_URL", self.aws.emulator().endpoint())
             .envs([("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test")])
             .envs([("AWS_DEFAULT_REGION", "us-east-1"), ("AWS_REGION", "us-east-1")])
             .envs([("AWS_CONFIG_FILE", "/dev/null"), ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")])

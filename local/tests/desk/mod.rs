@@ -9,7 +9,7 @@ use std::{
 };
 
 /// The folder.
-pub(crate) struct Desk {
+pub(crate) struct Sandbox {
     pub(crate) folder: PathBuf,
 }
 
@@ -25,7 +25,7 @@ pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-impl Desk {
+impl Sandbox {
     /// An empty folder but for these scripts. Its name is the test's own.
     pub(crate) fn with(name: &str, scripts: &[&str]) -> Self {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);

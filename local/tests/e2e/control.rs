@@ -61,7 +61,7 @@ async fn five_thousand_events_are_held_without_a_receive_and_then_delivered() {
     let mut bodies = Vec::new();
     for number in 0..4_997 {
         let mut event =
-            world.gladly.world().event("CONVERSATION/CLOSED", &format!("h-{}", number % 50));
+            world.gladly.organization().event("CONVERSATION/CLOSED", &format!("h-{}", number % 50));
         event["timestamp"] = recorded.clone().into();
         ids.push(event["id"].as_str().unwrap().to_owned());
         let event = event.to_string();

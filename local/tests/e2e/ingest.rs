@@ -158,7 +158,7 @@ async fn awkward_characters_arrive_unharmed() {
     );
     let expected = format!("{said}\u{0}\u{1f}\u{fffe}\u{1f600}\"\\");
     let mail = json!({"type": "EMAIL", "subject": expected, "content": expected});
-    world.gladly.world().add_conversation("c", "u", [mail]);
+    world.gladly.organization().add_conversation("c", "u", [mail]);
 
     assert_eq!(world.post(raw).await, answer(200, "queued"));
     let in_time = world.destination.wait_for(|it| it.event_ids().len() == 1, crate::PATIENCE).await;
@@ -185,7 +185,7 @@ async fn a_queue_that_refuses_has_gladly_send_the_event_again() {
         world.stack.set_queue_attribute(Queue::Events, "MaximumMessageSize", bytes).await.unwrap();
     };
     limit("1024").await;
-    let mut event = world.gladly.world().event("CONVERSATION/CLOSED", "c");
+    let mut event = world.gladly.organization().event("CONVERSATION/CLOSED", "c");
     event["content"]["more"] = "x".repeat(2_000).into();
     world.gladly.send(&event);
     world.gladly.wait_for(|gladly| !gladly.attempts().is_empty(), crate::PATIENCE).await;

@@ -22,7 +22,7 @@ use std::{
 use local::{
     destination::{self, Destination},
     gladly::{self, Gladly},
-    stack::{Artifacts, Cloud, Function, Message, Peeked, Queue, Settings, Stack},
+    stack::{Artifacts, EmulatedAws, Function, Message, Peeked, Queue, Settings, Stack},
 };
 use regex::Regex;
 use serde_json::{Value, json};
@@ -34,9 +34,10 @@ const PATIENCE: Duration = Duration::from_mins(2);
 const SAID: &str = "my cat is called Mitzi";
 
 /// The AWS of all tests. Nobody drops a static: the emulator ends when this process does, however that comes about.
-async fn cloud() -> &'static Cloud {
-    static CLOUD: OnceCell<Cloud> = OnceCell::const_new();
-    let start = async || Cloud::start("e2e", &Artifacts::build().await.unwrap()).await.unwrap();
+async fn aws() -> &'static EmulatedAws {
+    static CLOUD: OnceCell<EmulatedAws> = OnceCell::const_new();
+    let start =
+        async || EmulatedAws::start("e2e", &Artifacts::build().await.unwrap()).await.unwrap();
     CLOUD.get_or_init(start).await
 }
 
@@ -85,7 +86,7 @@ impl World {
             Destination::start(destination::Options { token, ..Default::default() }).unwrap();
         gladly.url().clone_into(&mut settings.gladly_url);
         settings.destination_url = format!("{}/deliveries", destination.url());
-        let stack = cloud().await.deploy(name, &settings).await.unwrap();
+        let stack = aws().await.deploy(name, &settings).await.unwrap();
         Self { stack, settings, gladly, destination }
     }
 
@@ -103,13 +104,13 @@ impl World {
     /// A conversation of a customer of its own, in which one thing was said.
     fn conversation(&self, id: &str) {
         let sms = json!({"type": "SMS", "from": "+15555550100", "to": "+1", "content": format!("{SAID}, says {id}")});
-        self.gladly.world().add_conversation(id, &format!("u-{id}"), [sms]);
+        self.gladly.organization().add_conversation(id, &format!("u-{id}"), [sms]);
     }
 
     /// An event about a conversation that is there from now on, as Gladly would send it.
     fn event(&self, conversation: &str) -> Value {
         self.conversation(conversation);
-        self.gladly.world().event("CONVERSATION/CLOSED", conversation)
+        self.gladly.organization().event("CONVERSATION/CLOSED", conversation)
     }
 
     /// Sends a webhook that will do, and returns its id.

@@ -30,7 +30,7 @@ async fn what_is_given_back_is_delivered_once_its_cause_is_gone() {
     world.destination.fault(Fault::status(503).body(&*said));
     world.gather().await;
     let mut ids = world.queue_all(&["destination-down", "gladly-down", "gladly-cut", "gone"]).await;
-    world.gladly.world().delete_conversation("gone");
+    world.gladly.organization().delete_conversation("gone");
     // Gladly's reads lag behind its events.
     let mut lagging = world.event("lagging");
     lagging["content"]["messageId"] = "late-1".into();
@@ -46,7 +46,7 @@ async fn what_is_given_back_is_delivered_once_its_cause_is_gone() {
     world.gladly.traffic().clear_faults();
     world.destination.traffic().clear_faults();
     let late = json!({"id": "late-1", "content": {"type": "SMS", "from": "+1", "to": "+1", "content": "I am late"}});
-    world.gladly.world().add_item("lagging", late);
+    world.gladly.organization().add_item("lagging", late);
 
     world.arrived(&ids).await;
     world.settled().await;

@@ -21,7 +21,7 @@ async fn a_burst_costs_two_calls_a_conversation() {
     }
     for number in 0..200 {
         let conversation = format!("c-{}", number % 20);
-        let mut event = world.gladly.world().event("CONVERSATION/CLOSED", &conversation);
+        let mut event = world.gladly.organization().event("CONVERSATION/CLOSED", &conversation);
         event["timestamp"] = minute_ago.clone().into();
         ids.push(world.queue(&event).await);
     }
@@ -73,7 +73,7 @@ async fn the_template_decides_the_form_of_a_delivery() {
     let world = World::with("form", &parameters).await;
     let event = world.event("c");
     let note = json!({"type": "CONVERSATION_NOTE", "body": "call him back"});
-    world.gladly.world().add_item("c", note);
+    world.gladly.organization().add_item("c", note);
     let id = world.queue(&event).await;
     world.arrived(&[id]).await;
     world.settled().await;

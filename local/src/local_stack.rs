@@ -10,7 +10,7 @@ use crate::{
 
 /// What a stack stands between.
 #[derive(Debug)]
-pub struct Scene {
+pub struct LocalStack {
     /// Where its events come from.
     pub gladly: Gladly,
     /// Where its deliveries go.
@@ -19,7 +19,7 @@ pub struct Scene {
     pub settings: Settings,
 }
 
-impl Scene {
+impl LocalStack {
     /// Starts both on loopback, Gladly with so many made-up conversations, and with webhooks that it tries again in
     /// this share of the real time.
     pub fn start(conversations: usize, time_scale: f64) -> io::Result<Self> {

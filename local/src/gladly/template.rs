@@ -3,10 +3,10 @@
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::world::{World, merge};
+use super::organization::{Organization, merge};
 
 /// What a conversation is about, from the first message to the note an agent leaves. `#` stands for a number.
-struct Story {
+struct ConversationTemplate {
     topic: usize,
     subject: &'static str,
     opening: &'static str,
@@ -25,8 +25,8 @@ const FIRST_NAMES: [&str; 8] =
 const LAST_NAMES: [&str; 8] =
     ["Novak", "Brandt", "Okafor", "Lindqvist", "Moreau", "Castillo", "Sato", "O’Neill"];
 
-const STORIES: [Story; 8] = [
-    Story {
+const STORIES: [ConversationTemplate; 8] = [
+    ConversationTemplate {
         topic: 0,
         subject: "Where is order #?",
         opening: "My order # was due on Tuesday and the tracking page has not moved for four days. Where is it?",
@@ -35,7 +35,7 @@ const STORIES: [Story; 8] = [
         closing: "No signature is needed, it will be left with your neighbour. You will get the tracking link in an hour.",
         note: "Parcel lost by the carrier, replacement for # sent by express at our cost.",
     },
-    Story {
+    ConversationTemplate {
         topic: 1,
         subject: "Refund not received",
         opening: "I sent the jacket from order # back three weeks ago and still have no refund.",
@@ -44,7 +44,7 @@ const STORIES: [Story; 8] = [
         closing: "Found it. The refund is on its way and takes two or three working days.",
         note: "Refund for # failed because of an expired card; sent again to the new one.",
     },
-    Story {
+    ConversationTemplate {
         topic: 2,
         subject: "Boots too small",
         opening: "Your size chart says 40, but the boots in order # fit like a 38. Can I swap them?",
@@ -53,7 +53,7 @@ const STORIES: [Story; 8] = [
         closing: "No, the label in the box is free for you. The 41 leaves today.",
         note: "Third complaint this week about the sizing of this model. Told the product team.",
     },
-    Story {
+    ConversationTemplate {
         topic: 3,
         subject: "Cannot log in",
         opening: "The app logs me out each time I open it, and the code you send by text arrives twenty minutes late.",
@@ -62,7 +62,7 @@ const STORIES: [Story; 8] = [
         closing: "I am glad you are in. The text messages are being looked at, and I added 10 % to your cart for the trouble.",
         note: "Late login codes again, ticket # with the provider. Customer got 10 %.",
     },
-    Story {
+    ConversationTemplate {
         topic: 4,
         subject: "Lamp arrived broken",
         opening: "The lamp from order # arrived in three pieces. The box had no padding at all 😡",
@@ -71,7 +71,7 @@ const STORIES: [Story; 8] = [
         closing: "Right, please recycle it. The new one ships tomorrow with twice the padding.",
         note: "Packaging fault, no padding. Photo sent on to the warehouse with reference #.",
     },
-    Story {
+    ConversationTemplate {
         topic: 5,
         subject: "Please cancel my subscription",
         opening: "I would like to cancel the coffee subscription. It comes faster than I can drink it.",
@@ -80,7 +80,7 @@ const STORIES: [Story; 8] = [
         closing: "Done. The next bag leaves on the 18th.",
         note: "Kept the customer by moving to six weeks. The setting is hard to find, as others have said.",
     },
-    Story {
+    ConversationTemplate {
         topic: 6,
         subject: "Charged twice",
         opening: "I was charged twice for order #. My bank shows two payments of 84.50.",
@@ -89,7 +89,7 @@ const STORIES: [Story; 8] = [
         closing: "Good point, I will pass that on. Write to us again if it is still there on Friday.",
         note: "Customer took a hold for a second charge (#). The receipt should explain it.",
     },
-    Story {
+    ConversationTemplate {
         topic: 7,
         subject: "Thank you!",
         opening: "Just wanted to say that Noor was wonderful yesterday. The cake tin arrived in time for the birthday 🎂",
@@ -137,7 +137,7 @@ const ASIDES: [&str; 19] = [
     "HOLOGRAM_MESSAGE",
 ];
 
-impl World {
+impl Organization {
     /// The agents, inboxes and topics every organisation here has.
     pub(super) fn furnish(&mut self) {
         for name in AGENTS {
@@ -201,11 +201,11 @@ impl World {
 
     fn made_up_conversation(&mut self, number: usize, id: &str, customer: &str) {
         // Shifted by one with each round, so that every story is told in every channel.
-        let story = &STORIES[(number + number / CHANNELS.len()) % STORIES.len()];
+        let template = &STORIES[(number + number / CHANNELS.len()) % STORIES.len()];
         let order = self.rng.u32(10_000..99_999).to_string();
         let channel = CHANNELS[number % CHANNELS.len()];
         let agent = self.agents[number % self.agents.len()]["id"].clone();
-        let topic = self.topics[story.topic]["id"].clone();
+        let topic = self.topics[template.topic]["id"].clone();
         let mut topics: Vec<_> = self.topics.iter().collect();
         topics.retain(|it| it["id"] == topic || it["parentId"] == topic);
         let topics: Vec<_> = topics.into_iter().map(|it| it["id"].clone()).collect();
@@ -227,25 +227,25 @@ impl World {
                 "customAttributes": [{"id": "order", "value": order}, {"id": "order", "value": "gift"}],
             }),
         );
-        let mut add = |world: &mut Self, initiator: &Value, content: Value| {
-            clock += SignedDuration::from_millis(world.rng.i64(20_000..900_000));
-            let timestamp = world.stamp(clock);
+        let mut add = |organization: &mut Self, initiator: &Value, content: Value| {
+            clock += SignedDuration::from_millis(organization.rng.i64(20_000..900_000));
+            let timestamp = organization.stamp(clock);
             let responder = if *initiator == by_customer { by_agent.clone() } else { Value::Null };
             let item = json!({"timestamp": timestamp, "initiator": initiator, "responder": responder, "content": content});
-            (world.add_item(id, item), timestamp)
+            (organization.add_item(id, item), timestamp)
         };
 
         let spoken = matches!(channel, "PHONE_CALL" | "VOICEMAIL");
-        let lines = [story.opening, story.answer, story.reply, story.closing]
+        let lines = [template.opening, template.answer, template.reply, template.closing]
             .map(|line| line.replace('#', &order));
         if spoken {
-            let (call, _) = add(self, &by_customer, message(channel, false, story, "", ""));
+            let (call, _) = add(self, &by_customer, message(channel, false, template, "", ""));
             let said = if channel == "VOICEMAIL" { 1 } else { lines.len() };
             self.add_transcript(&call, &lines.each_ref().map(String::as_str)[..said]);
         } else {
             for (turn, line) in lines.iter().enumerate() {
                 let by = [&by_customer, &by_agent][turn % 2];
-                add(self, by, message(channel, turn % 2 == 1, story, line, &order));
+                add(self, by, message(channel, turn % 2 == 1, template, line, &order));
             }
         }
         add(self, &by_agent, json!({"type": "TOPIC_CHANGE", "addedTopicIds": [topic]}));
@@ -263,7 +263,7 @@ impl World {
                 "NO_INITIATOR" => Value::Null,
                 _ => by_customer.clone(),
             };
-            add(self, &by, self::aside(aside, story, &order));
+            add(self, &by, self::aside(aside, template, &order));
         }
         if closed {
             let (_, at) = add(
@@ -277,7 +277,13 @@ impl World {
 }
 
 /// A line said in a channel, in the shape Gladly gives that channel.
-fn message(channel: &str, outbound: bool, story: &Story, line: &str, order: &str) -> Value {
+fn message(
+    channel: &str,
+    outbound: bool,
+    template: &ConversationTemplate,
+    line: &str,
+    order: &str,
+) -> Value {
     let directed = |customer: &'static str, company: &'static str| {
         if outbound { (company, customer) } else { (customer, company) }
     };
@@ -286,7 +292,7 @@ fn message(channel: &str, outbound: bool, story: &Story, line: &str, order: &str
     let mut content = json!({"type": channel, "content": line});
     let more = match channel {
         "EMAIL" => json!({
-            "from": from_mail, "to": [to_mail], "cc": [], "subject": story.subject.replace('#', order),
+            "from": from_mail, "to": [to_mail], "cc": [], "subject": template.subject.replace('#', order),
         }),
         "SMS" => json!({"from": from_phone, "to": to_phone}),
         "CHAT_MESSAGE" => json!({"sessionId": "chat-1", "messageType": "TEXT"}),
@@ -307,8 +313,8 @@ fn message(channel: &str, outbound: bool, story: &Story, line: &str, order: &str
 }
 
 /// Something that stands between the messages.
-fn aside(kind: &str, story: &Story, order: &str) -> Value {
-    let note = story.note.replace('#', order);
+fn aside(kind: &str, template: &ConversationTemplate, order: &str) -> Value {
+    let note = template.note.replace('#', order);
     match kind {
         "CONVERSATION_NOTE" => json!({"type": kind, "body": format!("<p>{note}</p>")}),
         "CUSTOMER_ACTIVITY" => json!({

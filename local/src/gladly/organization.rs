@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 /// Agents, customers, conversations and events, as Gladly's API shows them.
 #[derive(Debug)]
-pub struct World {
+pub struct Organization {
     /// As `GET /agents` lists them.
     pub agents: Vec<Value>,
     /// As `GET /inboxes` lists them.
@@ -40,10 +40,10 @@ pub struct Conversation {
     pub items: Vec<Value>,
 }
 
-impl World {
+impl Organization {
     /// An organisation with agents, inboxes and topics, and nobody who ever wrote to it.
     pub(super) fn new(seed: u64) -> Self {
-        let mut world = Self {
+        let mut organization = Self {
             agents: Vec::new(),
             inboxes: Vec::new(),
             topics: Vec::new(),
@@ -55,8 +55,8 @@ impl World {
             events: Vec::new(),
             rng: Rng::with_seed(seed),
         };
-        world.furnish();
-        world
+        organization.furnish();
+        organization
     }
 
     /// An id like Gladly's: 16 bytes in URL-safe base64, which may begin with `-` or `_`.
@@ -88,7 +88,7 @@ impl World {
     }
 
     /// Adds a conversation in the first inbox, and its customer where there is none. For `items` see
-    /// [`World::add_item`].
+    /// [`Organization::add_item`].
     pub fn add_conversation(
         &mut self,
         id: &str,
