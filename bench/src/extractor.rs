@@ -30,7 +30,7 @@ const PAUSE: &str = "/bench/pause";
 const TOKENS: [&str; 2] = ["/bench/gladly-token", "/bench/destination-token"];
 
 /// One running environment and its world.
-struct World {
+struct BenchStack {
     host: Host,
     process: Process,
     gladly: String,
@@ -46,7 +46,7 @@ pub(crate) struct Cost {
     pub(crate) memory_mib: f64,
 }
 
-impl World {
+impl BenchStack {
     fn start(binaries: &Path, nature: Nature) -> Result<Self, Box<dyn Error>> {
         Self::start_by(binaries.join("extractor-fn"), Vec::new(), nature)
     }
@@ -125,7 +125,7 @@ impl World {
 
 /// Whether extractor-fn forwards every event of a batch when it is started by this command.
 pub(crate) fn check(program: PathBuf, args: Vec<String>) -> Result<(), Box<dyn Error>> {
-    let mut world = World::start_by(program, args, Nature::default())?;
+    let mut world = BenchStack::start_by(program, args, Nature::default())?;
     world.batches(1, 10, 3).map(drop)
 }
 
@@ -192,7 +192,7 @@ fn calls_alone(gladly: &str, conversations: u64) -> Result<f64, Box<dyn Error>> 
 
 /// A batch of 500 events on 100 conversations, beside the time that its calls alone take.
 pub(crate) fn batch_of_500(binaries: &Path, rounds: u64) -> Result<(Cost, f64), Box<dyn Error>> {
-    let mut world = World::start(binaries, Nature { delay: DELAY, ..Nature::default() })?;
+    let mut world = BenchStack::start(binaries, Nature { delay: DELAY, ..Nature::default() })?;
     world.batches(1, BATCH, 100)?;
     let (mut costs, mut alone) = (Vec::new(), Vec::new());
     for round in 0..rounds {
@@ -215,7 +215,7 @@ pub(crate) fn batch_of_500(binaries: &Path, rounds: u64) -> Result<(Cost, f64), 
 /// A snapshot of a conversation with so many items: the cost of one event's batch.
 pub(crate) fn snapshot(binaries: &Path, items: usize, count: u64) -> Result<Cost, Box<dyn Error>> {
     eprintln!("extractor, conversations of {items} items");
-    let mut world = World::start(binaries, Nature { items, ..Nature::default() })?;
+    let mut world = BenchStack::start(binaries, Nature { items, ..Nature::default() })?;
     world.batches(5, 1, 1)?;
     world.batches(count, 1, 1)
 }
@@ -227,7 +227,7 @@ pub(crate) fn spread(
     count: u64,
 ) -> Result<Cost, Box<dyn Error>> {
     eprintln!("extractor, batches on {conversations} conversations");
-    let mut world = World::start(binaries, Nature::default())?;
+    let mut world = BenchStack::start(binaries, Nature::default())?;
     world.batches(1, BATCH, 100)?;
     world.batches(count, BATCH, conversations)
 }
@@ -236,7 +236,7 @@ pub(crate) fn spread(
 pub(crate) fn backlog(binaries: &Path, batches: u64) -> Result<(Cost, Cost), Box<dyn Error>> {
     eprintln!("extractor, a backlog of {} batches", 10 * batches);
     let nature = Nature { conversations_a_customer: 10, ..Nature::default() };
-    let mut world = World::start(binaries, nature)?;
+    let mut world = BenchStack::start(binaries, nature)?;
     let first = world.batches(batches, BATCH, 100)?;
     Ok((first, world.batches(9 * batches, BATCH, 100)?))
 }
@@ -252,7 +252,7 @@ pub(crate) struct Backfill {
 /// A backfill of so many events, from the task to its end.
 pub(crate) fn backfill(binaries: &Path, events: u64) -> Result<Backfill, Box<dyn Error>> {
     eprintln!("extractor, a backfill of {events} events");
-    let world = World::start(binaries, Nature { events, ..Nature::default() })?;
+    let world = BenchStack::start(binaries, Nature { events, ..Nature::default() })?;
     let now = jiff::Timestamp::now();
     let (from, to) =
         (now - jiff::SignedDuration::from_mins(1_430), now - jiff::SignedDuration::from_mins(1));

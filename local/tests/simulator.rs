@@ -208,10 +208,10 @@ async fn a_situation_made_by_hand_is_what_the_api_shows() {
 async fn the_made_up_world_holds_every_item_type_and_is_the_same_for_the_same_seed() {
     let options = || Options { conversations: 24, ..Options::default() };
     let (one, other) = (Gladly::start(options()).unwrap(), Gladly::start(options()).unwrap());
-    let world = one.organization();
+    let app = one.organization();
 
     let items: Vec<_> =
-        world.conversations.values().flat_map(|conversation| &conversation.items).collect();
+        app.conversations.values().flat_map(|conversation| &conversation.items).collect();
     let types: BTreeSet<_> =
         items.iter().filter_map(|item| item["content"]["type"].as_str()).collect();
 
@@ -231,16 +231,16 @@ async fn the_made_up_world_holds_every_item_type_and_is_the_same_for_the_same_se
         assert!(contents.any(|content| content["content"][field].is_string()), "{kind}: {field}");
     }
     assert!(items.iter().any(|item| item["responder"]["type"] == "AGENT"));
-    assert!(world.customers.values().any(|customer| customer["externalCustomerIds"].is_object()));
-    let child = world.topics.iter().find(|topic| topic["parentId"].is_string()).unwrap();
-    let mut topics = world.conversations.values().filter_map(|it| it.meta["topicIds"].as_array());
+    assert!(app.customers.values().any(|customer| customer["externalCustomerIds"].is_object()));
+    let child = app.topics.iter().find(|topic| topic["parentId"].is_string()).unwrap();
+    let mut topics = app.conversations.values().filter_map(|it| it.meta["topicIds"].as_array());
     assert!(topics.any(|ids| ids.contains(&child["id"])));
     assert!(
         items.iter().all(|item| item["timestamp"].as_str().unwrap().parse::<Timestamp>().is_ok())
     );
-    assert!(world.moved.values().any(|new| world.moved.contains_key(new)));
-    assert!(world.conversations.keys().all(|id| id.len() == 22));
-    assert!(world.conversations.keys().eq(other.organization().conversations.keys()));
+    assert!(app.moved.values().any(|new| app.moved.contains_key(new)));
+    assert!(app.conversations.keys().all(|id| id.len() == 22));
+    assert!(app.conversations.keys().eq(other.organization().conversations.keys()));
 }
 
 #[tokio::test]

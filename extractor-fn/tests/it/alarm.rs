@@ -17,14 +17,14 @@ use tokio::time::{Duration, sleep};
 
 use crate::{
     Record,
-    gap::{Upstream, watched, webhook},
+    backfill::{Upstream, watched, webhook},
+    deadlines::{LEFT, Reply, TestApp, records, working},
     raw_record, settle,
-    time::{LEFT, Reply, World, records, working},
 };
 
 const FUNCTION: &str = "ExtractorFunction";
 
-impl World {
+impl TestApp {
     /// Lets so many minutes pass, with the schedule's call at the begin of each and Lambda's count of its failure.
     async fn minutes(&self, minutes: u32) {
         for _ in 0..minutes {
@@ -53,20 +53,20 @@ impl World {
 
 /// The events queue and its mapping: in the order in which they can be seen, records go to the extractor in batches.
 struct Events<'a> {
-    world: &'a World,
+    app: &'a TestApp,
     /// From when on each can be seen.
     waiting: Vec<(Timestamp, Record)>,
     sent: usize,
 }
 
 impl<'a> Events<'a> {
-    fn of(world: &'a World) -> Self {
-        Self { world, waiting: Vec::new(), sent: 0 }
+    fn of(app: &'a TestApp) -> Self {
+        Self { app, waiting: Vec::new(), sent: 0 }
     }
 
     /// An event is received and comes into the queue at these times from now.
     fn send(&mut self, conversation: &str, origin: Origin, received: i64, queued: i64) {
-        let at = |minutes| self.world.clock.now() + SignedDuration::from_mins(minutes);
+        let at = |minutes| self.app.clock.now() + SignedDuration::from_mins(minutes);
         let id = self.sent;
         let event = json!({"id": format!("e-{id}"), "type": "A", "content": {"conversationId": conversation}});
         let event = event.to_string();
@@ -87,19 +87,19 @@ impl<'a> Events<'a> {
 
     /// Lets so many minutes pass, in which the controller is called and what can be seen is extracted.
     async fn pass(&mut self, minutes: i64) {
-        let end = self.world.clock.now() + SignedDuration::from_mins(minutes);
-        while self.world.clock.now() < end {
-            self.world.minutes(1).await;
-            let now = self.world.clock.now();
+        let end = self.app.clock.now() + SignedDuration::from_mins(minutes);
+        while self.app.clock.now() < end {
+            self.app.minutes(1).await;
+            let now = self.app.clock.now();
             self.waiting.sort_by_key(|(from, _)| *from);
             let seen = self.waiting.partition_point(|(from, _)| *from <= now).min(500);
             if seen == 0 {
                 continue;
             }
             let mut batch: Vec<_> = self.waiting.drain(..seen).map(|(_, record)| record).collect();
-            let settled = settle(&self.world.extractor, &self.world.aws, &batch, LEFT).await;
+            let settled = settle(&self.app.extractor, &self.app.aws, &batch, LEFT).await;
             batch.retain(|record| settled.kept.contains(&record.id));
-            let now = self.world.clock.now();
+            let now = self.app.clock.now();
             let back = batch.into_iter().map(|record| {
                 let wait = SignedDuration::from_secs(settled.visibility[&record.id]);
                 let receives = record.receives + 1;
@@ -117,71 +117,71 @@ mod scenario {
     #[ignore = "a scenario"]
     async fn more_than_the_quotas_share() {
         // Two calls an event, one a second, five minutes of six: 25 events a minute.
-        let world = World::with(&[("GLADLY_REQUESTS_PER_SECOND", "1")], working);
-        mark(world.clock.now());
-        let mut events = Events::of(&world);
+        let app = TestApp::with(&[("GLADLY_REQUESTS_PER_SECOND", "1")], working);
+        mark(app.clock.now());
+        let mut events = Events::of(&app);
         events.arrive(0..30, 5);
         events.arrive(30..90, 60);
         events.arrive(90..280, 1);
         events.pass(280).await;
-        mark(world.clock.now());
+        mark(app.clock.now());
     }
 
     #[tokio::test(start_paused = true)]
     #[ignore = "a scenario"]
     async fn a_conversation_that_fails() {
         let fails = Arc::new(AtomicBool::new(true));
-        let world = World::new({
+        let app = TestApp::new({
             let fails = Arc::clone(&fails);
             move |path| {
                 let stuck = path.ends_with("conversations/stuck") && fails.load(Relaxed);
                 if stuck { Reply::Status(500, None) } else { working(path) }
             }
         });
-        mark(world.clock.now());
-        let mut events = Events::of(&world);
+        mark(app.clock.now());
+        let mut events = Events::of(&app);
         events.arrive(0..400, 1);
         events.send("stuck", Origin::Webhook, 30, 30);
         events.pass(240).await;
         fails.store(false, Relaxed);
         events.pass(160).await;
         assert!(events.waiting.is_empty());
-        mark(world.clock.now());
+        mark(app.clock.now());
     }
 
     #[tokio::test(start_paused = true)]
     #[ignore = "a scenario"]
     async fn late_for_a_reason() {
         let refused = Arc::new(AtomicBool::new(false));
-        let world = World::new({
+        let app = TestApp::new({
             let refused = Arc::clone(&refused);
             move |path| {
                 let asked = path.starts_with("api/") && refused.load(Relaxed);
                 if asked { Reply::Status(401, None) } else { working(path) }
             }
         });
-        mark(world.clock.now());
-        let mut events = Events::of(&world);
+        mark(app.clock.now());
+        let mut events = Events::of(&app);
         events.arrive(0..90, 1);
         events.pass(90).await;
         // Three hours of pause, of which the mapping hands nothing out.
-        world.aws.put("/relay/pause", "paused");
+        app.aws.put("/relay/pause", "paused");
         events.arrive(0..180, 1);
-        world.minutes(180).await;
-        world.aws.put("/relay/pause", "running");
+        app.minutes(180).await;
+        app.aws.put("/relay/pause", "running");
         events.pass(30).await;
         // A pause that ends by itself.
-        let until = world.clock.now() + SignedDuration::from_mins(90);
-        world.aws.put("/relay/pause", &json!({"state": "paused", "until": until}).to_string());
+        let until = app.clock.now() + SignedDuration::from_mins(90);
+        app.aws.put("/relay/pause", &json!({"state": "paused", "until": until}).to_string());
         events.arrive(0..90, 1);
-        world.minutes(90).await;
+        app.minutes(90).await;
         events.pass(30).await;
         // The breaker, for an hour and a half.
         refused.store(true, Relaxed);
         events.arrive(0..90, 1);
         events.pass(90).await;
         refused.store(false, Relaxed);
-        world.aws.put("/relay/gladly-token", "another-token");
+        app.aws.put("/relay/gladly-token", "another-token");
         events.pass(60).await;
         // An operator has queued again what is days old.
         for minute in 0..30 {
@@ -190,15 +190,15 @@ mod scenario {
         }
         events.pass(60).await;
         assert!(events.waiting.is_empty());
-        mark(world.clock.now());
+        mark(app.clock.now());
     }
 
     #[tokio::test(start_paused = true)]
     #[ignore = "a scenario"]
     async fn renewed_but_never_held() {
-        let world = World::new(working);
-        mark(world.clock.now());
-        let mut events = Events::of(&world);
+        let app = TestApp::new(working);
+        mark(app.clock.now());
+        let mut events = Events::of(&app);
         events.arrive(0..240, 1);
         // Each is sent again after an hour, and then waits behind others for three quarters of one.
         for minute in 0..30 {
@@ -206,69 +206,69 @@ mod scenario {
             events.waiting.last_mut().unwrap().0 += SignedDuration::from_mins(45);
         }
         events.pass(240).await;
-        mark(world.clock.now());
+        mark(app.clock.now());
     }
 
     #[tokio::test(start_paused = true)]
     #[ignore = "a scenario"]
     async fn mapping_that_cannot_be_enabled() {
-        let world = World::new(working);
-        mark(world.clock.now());
-        world.minutes(30).await;
+        let app = TestApp::new(working);
+        mark(app.clock.now());
+        app.minutes(30).await;
         // Disabled by hand: for once it is enabled again, then the permission for that is gone as well.
         let refused = Fault::Refused(403, "AccessDeniedException");
         for fault in [None, Some(refused)] {
-            let now = world.clock.now();
-            world.aws.state().mapping.switch(false, now);
-            world.aws.state().lambda_fault = fault;
-            world.minutes(60).await;
-            world.aws.state().lambda_fault = None;
-            world.minutes(30).await;
-            assert_eq!(world.aws.state().mapping.state(world.clock.now()), "Enabled");
+            let now = app.clock.now();
+            app.aws.state().mapping.switch(false, now);
+            app.aws.state().lambda_fault = fault;
+            app.minutes(60).await;
+            app.aws.state().lambda_fault = None;
+            app.minutes(30).await;
+            assert_eq!(app.aws.state().mapping.state(app.clock.now()), "Enabled");
         }
-        mark(world.clock.now());
+        mark(app.clock.now());
     }
 
     #[tokio::test(start_paused = true)]
     #[ignore = "a scenario"]
     async fn forgotten_pause() {
-        let world = World::new(working);
-        mark(world.clock.now());
-        world.minutes(60).await;
-        world.aws.put("/relay/pause", "paused");
-        world.minutes(180).await;
-        world.aws.put("/relay/pause", "running");
-        world.minutes(60).await;
-        world.aws.put("/relay/pause", "paused");
-        world.minutes(360).await;
-        world.aws.put("/relay/pause", "running");
-        world.minutes(120).await;
-        mark(world.clock.now());
+        let app = TestApp::new(working);
+        mark(app.clock.now());
+        app.minutes(60).await;
+        app.aws.put("/relay/pause", "paused");
+        app.minutes(180).await;
+        app.aws.put("/relay/pause", "running");
+        app.minutes(60).await;
+        app.aws.put("/relay/pause", "paused");
+        app.minutes(360).await;
+        app.aws.put("/relay/pause", "running");
+        app.minutes(120).await;
+        mark(app.clock.now());
     }
 
     #[tokio::test(start_paused = true)]
     #[ignore = "a scenario"]
     async fn refused_credentials() {
         let refused = Arc::new(AtomicBool::new(false));
-        let world = World::new({
+        let app = TestApp::new({
             let refused = Arc::clone(&refused);
             move |path| {
                 let asked = path.starts_with("api/") && refused.load(Relaxed);
                 if asked { Reply::Status(401, None) } else { working(path) }
             }
         });
-        mark(world.clock.now());
-        world.minutes(20).await;
+        mark(app.clock.now());
+        app.minutes(20).await;
         // A token that was mended within two minutes.
         for minutes in [2, 60] {
             refused.store(true, Relaxed);
-            settle(&world.extractor, &world.aws, &records(3), LEFT).await;
-            world.minutes(minutes).await;
+            settle(&app.extractor, &app.aws, &records(3), LEFT).await;
+            app.minutes(minutes).await;
             refused.store(false, Relaxed);
-            world.aws.put("/relay/gladly-token", "another-token");
-            world.minutes(30).await;
+            app.aws.put("/relay/gladly-token", "another-token");
+            app.minutes(30).await;
         }
-        mark(world.clock.now());
+        mark(app.clock.now());
     }
 
     #[tokio::test(start_paused = true)]
@@ -276,7 +276,7 @@ mod scenario {
     async fn failing_destination() {
         use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
         let tries = AtomicUsize::new(0);
-        let world = World::new(move |path| match path {
+        let app = TestApp::new(move |path| match path {
             "deliveries" => match tries.fetch_add(1, Relaxed) {
                 0 => Reply::Status(503, None),
                 1 => Reply::Hang,
@@ -287,33 +287,33 @@ mod scenario {
             },
             path => working(path),
         });
-        mark(world.clock.now());
+        mark(app.clock.now());
         // Delivered at the third try, not at all, rejected, and refused with no status there is.
         for kept in [0, 1, 0, 1] {
-            let settled = settle(&world.extractor, &world.aws, &records(1), LEFT).await;
+            let settled = settle(&app.extractor, &app.aws, &records(1), LEFT).await;
             assert_eq!(settled.kept.len(), kept);
         }
-        mark(world.clock.now());
+        mark(app.clock.now());
     }
 
     async fn held_for_four_days(renew: &str) {
-        let world = World::with(&[("RENEW_HELD_EVENTS", renew)], working);
-        world.aws.put("/relay/pause", "paused");
-        mark(world.clock.now());
-        let now = world.clock.now();
-        world.aws.state().send("events", "held", Vec::new(), 0, now);
+        let app = TestApp::with(&[("RENEW_HELD_EVENTS", renew)], working);
+        app.aws.put("/relay/pause", "paused");
+        mark(app.clock.now());
+        let now = app.clock.now();
+        app.aws.state().send("events", "held", Vec::new(), 0, now);
         for _ in 0..4 * 24 * 12 {
-            world.task("reconcile").await;
+            app.task("reconcile").await;
             sleep(Duration::from_mins(5)).await;
         }
-        world.aws.put("/relay/pause", "running");
-        let now = world.clock.now();
-        let left = world.aws.state().receive("events", 10, None, now).unwrap();
+        app.aws.put("/relay/pause", "running");
+        let now = app.clock.now();
+        let left = app.aws.state().receive("events", 10, None, now).unwrap();
         for message in left {
-            world.aws.state().delete(&message.receipt, now);
+            app.aws.state().delete(&message.receipt, now);
         }
-        world.minutes(60).await;
-        mark(world.clock.now());
+        app.minutes(60).await;
+        mark(app.clock.now());
     }
 
     #[tokio::test(start_paused = true)]
@@ -331,40 +331,40 @@ mod scenario {
     #[tokio::test(start_paused = true)]
     #[ignore = "a scenario"]
     async fn unreadable_event() {
-        let world = World::new(working);
-        mark(world.clock.now());
-        world.minutes(20).await;
+        let app = TestApp::new(working);
+        mark(app.clock.now());
+        app.minutes(20).await;
         let unreadable = [raw_record(0, "no event")];
-        settle(&world.extractor, &world.aws, &unreadable, LEFT).await.is_done();
-        world.minutes(60).await;
+        settle(&app.extractor, &app.aws, &unreadable, LEFT).await.is_done();
+        app.minutes(60).await;
         // Somebody has looked at it and taken it away.
-        let now = world.clock.now();
-        let found = world.aws.state().receive("quarantine", 10, None, now).unwrap();
+        let now = app.clock.now();
+        let found = app.aws.state().receive("quarantine", 10, None, now).unwrap();
         for message in found {
-            world.aws.state().delete(&message.receipt, now);
+            app.aws.state().delete(&message.receipt, now);
         }
-        world.minutes(30).await;
-        mark(world.clock.now());
+        app.minutes(30).await;
+        mark(app.clock.now());
     }
 
     #[tokio::test(start_paused = true)]
     #[ignore = "a scenario"]
     async fn blind_controller() {
-        let world = World::new(working);
-        mark(world.clock.now());
-        world.minutes(30).await;
-        let fault = |fault| world.aws.state().ssm_fault = fault;
-        world.trouble(|| fault(Some(THROTTLED)), || fault(None)).await;
+        let app = TestApp::new(working);
+        mark(app.clock.now());
+        app.minutes(30).await;
+        let fault = |fault| app.aws.state().ssm_fault = fault;
+        app.trouble(|| fault(Some(THROTTLED)), || fault(None)).await;
     }
 
     #[tokio::test(start_paused = true)]
     #[ignore = "a scenario"]
     async fn unintelligible_pause() {
-        let world = World::new(working);
-        mark(world.clock.now());
-        world.minutes(30).await;
-        let say = |word| world.aws.put("/relay/pause", word);
-        world.trouble(|| say("pasued"), || say("running")).await;
+        let app = TestApp::new(working);
+        mark(app.clock.now());
+        app.minutes(30).await;
+        let say = |word| app.aws.put("/relay/pause", word);
+        app.trouble(|| say("pasued"), || say("running")).await;
     }
 
     #[tokio::test(start_paused = true)]
@@ -372,13 +372,13 @@ mod scenario {
     async fn disabled_webhook() {
         // Switched off by hand, so that it is not the relay's to switch on again.
         let upstream = Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() };
-        let (world, upstream) = watched(upstream);
-        mark(world.clock.now());
+        let (app, upstream) = watched(upstream);
+        mark(app.clock.now());
         for (enabled, minutes) in [(true, 30), (false, 20), (true, 40)] {
             upstream.lock().unwrap().webhooks = json!([webhook(enabled)]);
-            world.minutes(minutes).await;
+            app.minutes(minutes).await;
         }
-        mark(world.clock.now());
+        mark(app.clock.now());
     }
 }
 

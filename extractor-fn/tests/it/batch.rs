@@ -15,8 +15,9 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::{
-    FIRST_WAIT, World, raw_record, record,
-    time::{self, records, working},
+    FIRST_WAIT, TestApp,
+    deadlines::{self, records, working},
+    raw_record, record,
 };
 
 #[test]
@@ -33,20 +34,20 @@ fn the_response_names_what_stays_as_lambda_reads_it() {
 
 #[tokio::test]
 async fn a_record_that_cannot_be_named_keeps_the_whole_batch() {
-    let world = World::new();
+    let app = TestApp::new();
     let nameless = json!({"receiptHandle": "r", "body": "{}"});
     for id in [json!(null), json!("")] {
         let mut message = nameless.clone();
         message["messageId"] = id;
         let message: SqsMessage = serde_json::from_value(message).unwrap();
-        assert!(world.extractor.batch(vec![message], Duration::from_mins(1)).await.is_err());
+        assert!(app.extractor.batch(vec![message], Duration::from_mins(1)).await.is_err());
     }
-    world.batch(&[]).await.is_done();
+    app.batch(&[]).await.is_done();
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_malformed_record_costs_neither_its_other_fields_nor_its_neighbours() {
-    let world = time::World::new(working);
+    let app = deadlines::TestApp::new(working);
     let message = |id: &Value, body: &Value, more: Value| {
         let mut message =
             json!({"messageId": id, "receiptHandle": format!("receipt of {id}"), "body": body});
@@ -63,12 +64,12 @@ async fn a_malformed_record_costs_neither_its_other_fields_nor_its_neighbours() 
         message(&json!("m-4"), &bodies[2], json!({"messageAttributes": {"type": {"stringValue": 7}}})),
         message(&json!("m-5"), &bodies[3], json!({"receiptHandle": 7})),
     ]});
-    let response = world.invoke(batch).await.unwrap();
+    let response = app.invoke(batch).await.unwrap();
     assert_eq!(response, json!({"batchItemFailures": []}));
 
-    let delivery: Value = serde_json::from_str(&world.sent("deliveries")[0]).unwrap();
+    let delivery: Value = serde_json::from_str(&app.sent("deliveries")[0]).unwrap();
     assert_eq!(delivery["events"].as_array().unwrap().len(), 4);
-    let quarantined = world.aws.state().messages.clone();
+    let quarantined = app.aws.state().messages.clone();
     let raw = quarantined.iter().map(|message| {
         let body: Value = serde_json::from_str(&message.body).unwrap();
         assert_eq!(body["reason"], "unreadable");
@@ -77,9 +78,9 @@ async fn a_malformed_record_costs_neither_its_other_fields_nor_its_neighbours() 
     assert_eq!(raw.collect::<Vec<_>>(), [not_a_text.to_string(), String::new()]);
 
     // What is sent again keeps the attributes that can be read.
-    world.aws.put("/relay/pause", "paused");
+    app.aws.put("/relay/pause", "paused");
     sleep(Duration::from_secs(11)).await;
-    let old = world.clock.now() - SignedDuration::from_hours(95);
+    let old = app.clock.now() - SignedDuration::from_hours(95);
     let attributes = json!({
         "attributes": {"SentTimestamp": old.as_millisecond().to_string()},
         "messageAttributes": {
@@ -89,21 +90,21 @@ async fn a_malformed_record_costs_neither_its_other_fields_nor_its_neighbours() 
         },
     });
     let batch = json!({"Records": [message(&json!("m-6"), &bodies[0], attributes)]});
-    assert_eq!(world.invoke(batch).await.unwrap(), json!({"batchItemFailures": []}));
-    let renewed = world.aws.state().messages.last().unwrap().clone();
+    assert_eq!(app.invoke(batch).await.unwrap(), json!({"batchItemFailures": []}));
+    let renewed = app.aws.state().messages.last().unwrap().clone();
     assert_eq!(renewed.attributes, [("type".to_owned(), "A".to_owned())]);
 
     // Without its id it cannot be named in the response, so the whole batch stays.
     for id in [json!(null), json!(7), json!(""), json!({})] {
         let batch = json!({"Records": [message(&id, &bodies[0], json!({})), message(&json!("m-7"), &bodies[1], json!({}))]});
-        assert!(world.invoke(batch).await.is_err(), "{id}");
+        assert!(app.invoke(batch).await.is_err(), "{id}");
     }
 }
 
 #[tokio::test]
 async fn an_unreadable_record_goes_to_quarantine_and_never_fails_its_neighbours() {
-    let world = World::new();
-    let good = world.conversation("c-1");
+    let app = TestApp::new();
+    let good = app.conversation("c-1");
     let wrapped = |event: &str| {
         format!(r#"{{"v":1,"receivedAt":"2026-01-02T03:04:05.678Z","event":{event}}}"#)
     };
@@ -120,9 +121,9 @@ async fn an_unreadable_record_goes_to_quarantine_and_never_fails_its_neighbours(
     let mut records = vec![record(0, &good)];
     records.extend((1..).zip(&bodies).map(|(index, (body, _))| raw_record(index, body)));
 
-    world.batch(&records).await.is_done();
+    app.batch(&records).await.is_done();
 
-    let quarantined = world.quarantined();
+    let quarantined = app.quarantined();
     assert_eq!(quarantined.len(), bodies.len());
     for ((message, body), (raw, reason)) in quarantined.iter().zip(&bodies) {
         assert_eq!((&body["reason"], &body["raw"]), (&json!(reason), &json!(raw)));
@@ -130,67 +131,67 @@ async fn an_unreadable_record_goes_to_quarantine_and_never_fails_its_neighbours(
         assert_eq!(message.attributes, [("reason".to_owned(), (*reason).to_owned())]);
     }
     assert_eq!(quarantined[4].1["receivedAt"], "2026-01-02T03:04:05.678Z");
-    assert_eq!(world.destination.event_ids().len(), 1);
+    assert_eq!(app.destination.event_ids().len(), 1);
 }
 
 #[tokio::test]
 async fn what_quarantine_does_not_take_stays_in_the_queue() {
-    let world = World::new();
-    world.aws.state().sqs_fault = Some(THROTTLED);
-    let settled = world.batch(&[raw_record(0, "not JSON")]).await;
+    let app = TestApp::new();
+    app.aws.state().sqs_fault = Some(THROTTLED);
+    let settled = app.batch(&[raw_record(0, "not JSON")]).await;
     assert_eq!(settled.kept, ["m-0"]);
     assert!(settled.visibility.is_empty(), "SQS fails: the queue's own timeout brings it back");
-    world.aws.state().sqs_fault = Some(AwsFault::Unproven(Unproven::OtherMd5));
-    world.batch(&[raw_record(0, "not JSON")]).await.gives_back(&["m-0"], FIRST_WAIT);
+    app.aws.state().sqs_fault = Some(AwsFault::Unproven(Unproven::OtherMd5));
+    app.batch(&[raw_record(0, "not JSON")]).await.gives_back(&["m-0"], FIRST_WAIT);
 
-    world.aws.state().sqs_fault = None;
-    world.batch(&[raw_record(0, "not JSON")]).await.is_done();
-    assert_eq!(world.quarantined().len(), 1);
+    app.aws.state().sqs_fault = None;
+    app.batch(&[raw_record(0, "not JSON")]).await.is_done();
+    assert_eq!(app.quarantined().len(), 1);
 }
 
 #[tokio::test]
 async fn one_poison_event_among_499_good_ones_is_alone_in_its_fate() {
-    let world = World::new();
-    let events: Vec<Value> = (0..500).map(|n| world.conversation(&format!("c-{n}"))).collect();
-    world.gladly.fault(Fault::garbled().on("/api/v1/conversations/c-250/items"));
+    let app = TestApp::new();
+    let events: Vec<Value> = (0..500).map(|n| app.conversation(&format!("c-{n}"))).collect();
+    app.gladly.fault(Fault::garbled().on("/api/v1/conversations/c-250/items"));
 
-    world.extract(&events).await.gives_back(&["m-250"], FIRST_WAIT);
+    app.extract(&events).await.gives_back(&["m-250"], FIRST_WAIT);
 
-    assert_eq!(world.destination.event_ids().len(), 499);
-    assert!(world.quarantined().is_empty());
+    assert_eq!(app.destination.event_ids().len(), 499);
+    assert!(app.quarantined().is_empty());
 }
 
 #[tokio::test]
 async fn an_event_that_fails_for_a_day_is_put_aside_at_last() {
-    let world = World::new();
-    let (event, other) = (world.conversation("c-1"), world.conversation("c-2"));
-    world.gladly.fault(Fault::status(418).on("/api/v1/conversations/c-1"));
+    let app = TestApp::new();
+    let (event, other) = (app.conversation("c-1"), app.conversation("c-2"));
+    app.gladly.fault(Fault::status(418).on("/api/v1/conversations/c-1"));
     let day = SignedDuration::from_hours(25);
     // Nothing was held meanwhile.
-    world.aws.state().modified.insert("/relay/pause".into(), Timestamp::now() - day);
+    app.aws.state().modified.insert("/relay/pause".into(), Timestamp::now() - day);
     let cases = [
         (record(0, &event).received(21).since(SignedDuration::from_hours(23)), false),
         (record(0, &event).received(20).since(day), false),
         (record(0, &event).received(21).since(day), true),
     ];
     for (failed, exhausted) in cases {
-        let settled = world.batch(&[failed, record(1, &other)]).await;
+        let settled = app.batch(&[failed, record(1, &other)]).await;
         assert_eq!(settled.kept.is_empty(), exhausted);
     }
-    let (_, body) = world.quarantined().remove(0);
+    let (_, body) = app.quarantined().remove(0);
     assert_eq!(body["reason"], "exhausted");
 
     // A pause is no failure, however long.
-    world.aws.put("/relay/pause", "paused");
-    let world = World::new();
-    world.aws.put("/relay/pause", "paused");
-    let settled = world.batch(&[record(0, &event).received(500).since(day)]).await;
+    app.aws.put("/relay/pause", "paused");
+    let app = TestApp::new();
+    app.aws.put("/relay/pause", "paused");
+    let settled = app.batch(&[record(0, &event).received(500).since(day)]).await;
     settled.gives_back(&["m-0"], 2_880..=4_320);
 }
 
 #[tokio::test]
 async fn what_is_no_batch_is_refused_in_words() {
-    let world = World::new();
+    let app = TestApp::new();
     for (payload, expected) in [
         (json!({"task": "backfill"}), "from is missing"),
         (json!({"task": "dance"}), "unknown invocation"),
@@ -201,11 +202,8 @@ async fn what_is_no_batch_is_refused_in_words() {
         (json!({"Records": {"body": "x"}}), "unknown invocation"),
     ] {
         let payload: Invocation = serde_json::from_value(payload).unwrap();
-        let refused: InvocationError = world
-            .extractor
-            .handle(LambdaEvent::new(payload, Context::default()))
-            .await
-            .unwrap_err();
+        let refused: InvocationError =
+            app.extractor.handle(LambdaEvent::new(payload, Context::default())).await.unwrap_err();
         assert!(refused.to_string().starts_with(expected), "{refused}");
         // What the runtime logs.
         assert_eq!(format!("{refused:?}"), refused.to_string());

@@ -15,13 +15,14 @@ use shared::{Origin, QueueMessage};
 use tokio::time::{Duration, sleep};
 
 use crate::{
-    FIRST_WAIT, Record, Settled, raw_record, record, settle,
-    time::{LEFT, Reply, World, records, working},
+    FIRST_WAIT, Record, Settled,
+    deadlines::{LEFT, Reply, TestApp, records, working},
+    raw_record, record, settle,
 };
 
 const BREAKER: &str = "/relay/pause-breaker";
 
-impl World {
+impl TestApp {
     fn breaker(&self) -> Value {
         let text = self.aws.state().parameters.get(BREAKER).cloned();
         text.map_or(Value::Null, |text| serde_json::from_str(&text).unwrap())
@@ -78,9 +79,9 @@ fn second_look(conversations: std::ops::Range<usize>) -> Vec<Record> {
 }
 
 /// A Gladly that has nobody's conversations, until it is switched to having them all.
-fn forgetful() -> (World, Arc<AtomicBool>) {
+fn forgetful() -> (TestApp, Arc<AtomicBool>) {
     let has_all = Arc::new(AtomicBool::new(false));
-    let world = World::new({
+    let app = TestApp::new({
         let has_all = Arc::clone(&has_all);
         move |path| {
             let asked_for_one = path.contains("/conversations/");
@@ -91,73 +92,73 @@ fn forgetful() -> (World, Arc<AtomicBool>) {
             }
         }
     });
-    (world, has_all)
+    (app, has_all)
 }
 
 /// A world whose Gladly and destination answer with statuses that can be changed.
-fn answering(gladly: u16, destination: u16) -> (World, Arc<[AtomicU16; 2]>) {
+fn answering(gladly: u16, destination: u16) -> (TestApp, Arc<[AtomicU16; 2]>) {
     let statuses = Arc::new([AtomicU16::new(gladly), AtomicU16::new(destination)]);
-    let world = World::new({
+    let app = TestApp::new({
         let statuses = Arc::clone(&statuses);
         move |path| match statuses[usize::from(path == "deliveries")].load(Ordering::Relaxed) {
             200 => working(path),
             status => Reply::Status(status, None),
         }
     });
-    (world, statuses)
+    (app, statuses)
 }
 
 #[tokio::test(start_paused = true)]
 async fn refused_credentials_open_it_and_a_new_token_closes_it() {
-    let (world, statuses) = answering(401, 200);
+    let (app, statuses) = answering(401, 200);
     sleep(Duration::from_secs(2)).await;
-    let settled = world.extract(20).await;
+    let settled = app.extract(20).await;
     assert_eq!(settled.kept.len(), 20);
     assert!(settled.visibility.values().all(|wait| FIRST_WAIT.contains(wait)));
-    let breaker = world.breaker();
+    let breaker = app.breaker();
     assert_eq!((&breaker["state"], &breaker["cause"]), (&json!("open"), &json!("gladly")));
     assert_eq!(breaker["reason"], "Gladly refused our credentials with 401");
     assert_eq!(breaker["waitSeconds"], 60);
 
-    let asked = world.times("").len();
-    assert_eq!(world.extract(20).await.kept.len(), 20);
-    assert_eq!(world.times("").len(), asked, "nobody is asked while it is open");
-    let status = world.task("reconcile").await;
+    let asked = app.times("").len();
+    assert_eq!(app.extract(20).await.kept.len(), 20);
+    assert_eq!(app.times("").len(), asked, "nobody is asked while it is open");
+    let status = app.task("reconcile").await;
     assert_eq!((&status["state"], &status["mapping"]), (&json!("breaker"), &json!("Disabled")));
     assert_eq!(status["breaker"]["waitSeconds"], 60);
-    assert_eq!(world.times("").len(), asked, "nor before it is time");
+    assert_eq!(app.times("").len(), asked, "nor before it is time");
 
     // The token is still refused: the waits double up to an hour.
     let mut waits = Vec::new();
     for _ in 0..400 {
-        world.task("reconcile").await;
-        waits.push(world.breaker()["waitSeconds"].as_u64().unwrap());
+        app.task("reconcile").await;
+        waits.push(app.breaker()["waitSeconds"].as_u64().unwrap());
         sleep(Duration::from_mins(1)).await;
     }
     waits.dedup();
     assert_eq!(waits, [60, 120, 240, 480, 960, 1_920, 3_600]);
-    assert!(world.times("organization").len() < 30, "{}", world.times("organization").len());
-    assert_eq!(world.breaker()["since"], breaker["since"], "since it was opened first");
+    assert!(app.times("organization").len() < 30, "{}", app.times("organization").len());
+    assert_eq!(app.breaker()["since"], breaker["since"], "since it was opened first");
 
     // Replaced, it is tried at once, however long the wait.
     sleep(Duration::from_secs(2)).await;
-    world.aws.put("/relay/gladly-token", "another-token");
+    app.aws.put("/relay/gladly-token", "another-token");
     statuses[0].store(200, Ordering::Relaxed);
-    let status = world.task("reconcile").await;
+    let status = app.task("reconcile").await;
     assert_eq!((&status["state"], &status["mapping"]), (&json!("running"), &json!("Enabled")));
     assert_eq!(
-        world.breaker()["state"],
+        app.breaker()["state"],
         "half-open",
         "Gladly knows us; whether it serves us, a conversation shows"
     );
     sleep(Duration::from_secs(11)).await;
-    world.extract(20).await.is_done();
-    let closed_at = Timestamp::from_second(world.clock.now().as_second()).unwrap();
+    app.extract(20).await.is_done();
+    let closed_at = Timestamp::from_second(app.clock.now().as_second()).unwrap();
     assert_eq!(
-        world.breaker(),
+        app.breaker(),
         json!({"state": "closed", "closedAt": closed_at.to_string(), "waitSeconds": 3_600})
     );
-    world.assert_pause_is_the_operators();
+    app.assert_pause_is_the_operators();
 }
 
 #[tokio::test(start_paused = true)]
@@ -165,124 +166,124 @@ async fn a_missing_secret_opens_it_and_one_that_cannot_be_read_just_now_does_not
     for (name, cause) in
         [("/relay/gladly-token", "gladly"), ("/relay/destination-token", "destination")]
     {
-        let world = World::new(working);
-        world.aws.state().parameters.remove(name);
-        assert_eq!(world.extract(3).await.kept.len(), 3);
+        let app = TestApp::new(working);
+        app.aws.state().parameters.remove(name);
+        assert_eq!(app.extract(3).await.kept.len(), 3);
         assert_eq!(
-            (&world.breaker()["state"], &world.breaker()["cause"]),
+            (&app.breaker()["state"], &app.breaker()["cause"]),
             (&json!("open"), &json!(cause))
         );
 
         sleep(Duration::from_secs(2)).await;
-        world.aws.put(name, "a-token");
-        let status = world.task("reconcile").await;
+        app.aws.put(name, "a-token");
+        let status = app.task("reconcile").await;
         assert_eq!(status["state"], "running", "{status}");
         sleep(Duration::from_secs(11)).await;
-        world.extract(3).await.is_done();
-        assert_eq!(world.breaker()["state"], "closed");
+        app.extract(3).await.is_done();
+        assert_eq!(app.breaker()["state"], "closed");
     }
-    let world = World::new(working);
-    world.extract(1).await.is_done();
+    let app = TestApp::new(working);
+    app.extract(1).await.is_done();
     sleep(Duration::from_mins(2)).await;
-    world.aws.state().ssm_fault = Some(THROTTLED);
-    world.extract(1).await.is_done();
-    assert_eq!(world.breaker(), Value::Null);
+    app.aws.state().ssm_fault = Some(THROTTLED);
+    app.extract(1).await.is_done();
+    assert_eq!(app.breaker(), Value::Null);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_outage_opens_it_after_two_minutes_and_two_conversations() {
     for (gladly, destination, cause) in [(503, 200, "gladly"), (200, 503, "destination")] {
         // One conversation is no outage, however long.
-        let (world, _) = answering(gladly, destination);
+        let (app, _) = answering(gladly, destination);
         for _ in 0..10 {
-            assert_eq!(world.extract(1).await.kept.len(), 1);
+            assert_eq!(app.extract(1).await.kept.len(), 1);
             sleep(Duration::from_mins(1)).await;
         }
-        assert_eq!(world.breaker(), Value::Null);
-        world.extract(2).await;
-        let breaker = world.breaker();
+        assert_eq!(app.breaker(), Value::Null);
+        app.extract(2).await;
+        let breaker = app.breaker();
         assert_eq!((&breaker["state"], &breaker["cause"]), (&json!("open"), &json!(cause)));
         assert!(breaker["reason"].as_str().unwrap().contains("503"), "{breaker}");
 
         // Nor are two minutes in which something succeeds.
-        let (world, statuses) = answering(gladly, destination);
+        let (app, statuses) = answering(gladly, destination);
         for round in 0..10 {
             let upstream = usize::from(cause == "destination");
             statuses[upstream].store(if round % 2 == 0 { 503 } else { 200 }, Ordering::Relaxed);
-            world.extract(3).await;
+            app.extract(3).await;
             sleep(Duration::from_secs(61)).await;
         }
-        assert_eq!(world.breaker(), Value::Null);
+        assert_eq!(app.breaker(), Value::Null);
 
         // Nor are two blips hours apart with nothing between them.
-        let (world, _) = answering(gladly, destination);
-        world.extract(1).await;
+        let (app, _) = answering(gladly, destination);
+        app.extract(1).await;
         sleep(Duration::from_hours(3)).await;
-        world.extract(3).await;
-        assert_eq!(world.breaker(), Value::Null);
+        app.extract(3).await;
+        assert_eq!(app.breaker(), Value::Null);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_destination_is_tried_half_open() {
-    let (world, statuses) = answering(200, 403);
-    assert_eq!(world.extract(3).await.kept.len(), 3);
-    assert_eq!(world.breaker()["reason"], "the destination answered 403");
+    let (app, statuses) = answering(200, 403);
+    assert_eq!(app.extract(3).await.kept.len(), 3);
+    assert_eq!(app.breaker()["reason"], "the destination answered 403");
     for wait in [60, 120, 240] {
-        assert_eq!(world.breaker()["state"], "open");
-        assert_eq!(world.breaker()["waitSeconds"], wait);
+        assert_eq!(app.breaker()["state"], "open");
+        assert_eq!(app.breaker()["waitSeconds"], wait);
         sleep(Duration::from_secs(wait + 1)).await;
-        let status = world.task("reconcile").await;
+        let status = app.task("reconcile").await;
         assert_eq!((&status["state"], &status["mapping"]), (&json!("running"), &json!("Enabled")));
-        assert_eq!(world.breaker()["state"], "half-open");
+        assert_eq!(app.breaker()["state"], "half-open");
         // A failure that passes is enough now, without any two minutes.
         statuses[1].store(503, Ordering::Relaxed);
-        assert_eq!(world.extract(3).await.kept.len(), 3);
+        assert_eq!(app.extract(3).await.kept.len(), 3);
     }
     sleep(Duration::from_hours(1)).await;
-    world.task("reconcile").await;
+    app.task("reconcile").await;
     statuses[1].store(200, Ordering::Relaxed);
-    world.extract(3).await.is_done();
-    let breaker = world.breaker();
+    app.extract(3).await.is_done();
+    let breaker = app.breaker();
     assert_eq!((&breaker["state"], &breaker["waitSeconds"]), (&json!("closed"), &json!(480)));
     // Closed, it takes two minutes again.
     statuses[1].store(503, Ordering::Relaxed);
-    world.extract(3).await;
-    assert_eq!(world.breaker()["state"], "closed");
+    app.extract(3).await;
+    assert_eq!(app.breaker()["state"], "closed");
     // Opened within an hour, it waits twice as long as before; later, as at first.
     for (status, wait) in [(403, 960), (200, 960), (403, 60)] {
         statuses[1].store(status, Ordering::Relaxed);
         sleep(Duration::from_mins(59)).await;
-        world.task("reconcile").await;
-        world.extract(3).await;
-        assert_eq!(world.breaker()["waitSeconds"], wait, "{status}");
+        app.task("reconcile").await;
+        app.extract(3).await;
+        assert_eq!(app.breaker()["waitSeconds"], wait, "{status}");
         sleep(Duration::from_mins(2)).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_refusal_is_a_failure_while_half_open_unless_another_is_accepted() {
-    let (world, statuses) = answering(200, 422);
-    assert_eq!(world.extract(12).await.kept.len(), 12);
+    let (app, statuses) = answering(200, 422);
+    assert_eq!(app.extract(12).await.kept.len(), 12);
     for wait in [60, 120, 240] {
         assert_eq!(
-            (&world.breaker()["state"], &world.breaker()["waitSeconds"]),
+            (&app.breaker()["state"], &app.breaker()["waitSeconds"]),
             (&json!("open"), &json!(wait))
         );
         sleep(Duration::from_secs(wait + 1)).await;
-        world.task("reconcile").await;
-        assert_eq!(world.breaker()["state"], "half-open");
-        assert_eq!(world.extract(9).await.kept.len(), 9, "refused, and none accepted");
-        assert_eq!(world.reasons(), [""; 0]);
+        app.task("reconcile").await;
+        assert_eq!(app.breaker()["state"], "half-open");
+        assert_eq!(app.extract(9).await.kept.len(), 9, "refused, and none accepted");
+        assert_eq!(app.reasons(), [""; 0]);
     }
     statuses[1].store(200, Ordering::Relaxed);
-    world.an_hour_later().await;
-    world.extract(9).await.is_done();
-    assert_eq!(world.breaker()["state"], "closed");
+    app.an_hour_later().await;
+    app.extract(9).await.is_done();
+    assert_eq!(app.breaker()["state"], "closed");
 
     // One that is accepted shows that the other is itself at fault.
     let sent = AtomicUsize::new(0);
-    let world = World::new(move |path| match path {
+    let app = TestApp::new(move |path| match path {
         "deliveries" => match sent.fetch_add(1, Ordering::Relaxed) {
             0 => Reply::Status(403, None),
             // Both together, then one of them.
@@ -291,110 +292,110 @@ async fn a_refusal_is_a_failure_while_half_open_unless_another_is_accepted() {
         },
         _ => working(path),
     });
-    assert_eq!(world.extract(2).await.kept.len(), 2);
-    world.an_hour_later().await;
-    world.extract(2).await.is_done();
-    assert_eq!(world.breaker()["state"], "closed");
-    assert_eq!(world.reasons(), ["rejected"]);
+    assert_eq!(app.extract(2).await.kept.len(), 2);
+    app.an_hour_later().await;
+    app.extract(2).await.is_done();
+    assert_eq!(app.breaker()["state"], "closed");
+    assert_eq!(app.reasons(), ["rejected"]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn refusals_count_across_batches_until_something_is_accepted() {
-    let (world, statuses) = answering(200, 200);
+    let (app, statuses) = answering(200, 200);
     for status in [422, 422, 200, 422, 422] {
         statuses[1].store(status, Ordering::Relaxed);
-        world.extract(4).await.is_done();
+        app.extract(4).await.is_done();
     }
-    assert_eq!((world.breaker(), world.reasons().len()), (Value::Null, 16));
-    assert_eq!(world.extract(4).await.kept.len(), 4);
-    assert_eq!(world.breaker()["reason"], "the destination refuses every conversation");
-    assert_eq!(world.reasons().len(), 16);
+    assert_eq!((app.breaker(), app.reasons().len()), (Value::Null, 16));
+    assert_eq!(app.extract(4).await.kept.len(), 4);
+    assert_eq!(app.breaker()["reason"], "the destination refuses every conversation");
+    assert_eq!(app.reasons().len(), 16);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_lone_conversation_that_is_refused_for_a_day_is_rejected() {
     for count in [1, 2] {
-        let (world, statuses) = answering(200, 403);
-        assert_eq!(world.extract(count).await.kept.len(), count);
+        let (app, statuses) = answering(200, 403);
+        assert_eq!(app.extract(count).await.kept.len(), count);
         statuses[1].store(422, Ordering::Relaxed);
         let mut hours = 0;
-        while world.reasons().is_empty() && hours < 40 {
-            world.an_hour_later().await;
-            world.extract(count).await;
+        while app.reasons().is_empty() && hours < 40 {
+            app.an_hour_later().await;
+            app.extract(count).await;
             hours += 1;
         }
         // Two that are refused may both be good: nothing else shows that the destination works.
         let expected = if count == 1 { (vec!["rejected".to_owned()], 24) } else { (vec![], 40) };
-        assert_eq!((world.reasons(), hours), expected);
-        assert_eq!(world.breaker()["state"], "open");
+        assert_eq!((app.reasons(), hours), expected);
+        assert_eq!(app.breaker()["state"], "open");
     }
 
     // Something else waits: it may be what the destination takes.
-    let (world, statuses) = answering(200, 403);
-    world.extract(1).await;
+    let (app, statuses) = answering(200, 403);
+    app.extract(1).await;
     for _ in 0..2 {
-        world.aws.state().send("events", "something", Vec::new(), 0, world.clock.now());
+        app.aws.state().send("events", "something", Vec::new(), 0, app.clock.now());
     }
     statuses[1].store(422, Ordering::Relaxed);
     for _ in 0..30 {
-        world.an_hour_later().await;
-        assert_eq!(world.extract(1).await.kept.len(), 1);
+        app.an_hour_later().await;
+        assert_eq!(app.extract(1).await.kept.len(), 1);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_gladly_that_has_no_conversation_is_itself_at_fault() {
-    let (world, has_all) = forgetful();
-    let settled = world.settle(&second_look(0..12)).await;
+    let (app, has_all) = forgetful();
+    let settled = app.settle(&second_look(0..12)).await;
     assert_eq!(settled.kept.len(), 12);
-    assert_eq!((world.delivered(), world.reasons()), (vec![], vec![]), "nothing is consumed");
-    let breaker = world.breaker();
+    assert_eq!((app.delivered(), app.reasons()), (vec![], vec![]), "nothing is consumed");
+    let breaker = app.breaker();
     assert_eq!((&breaker["state"], &breaker["cause"]), (&json!("open"), &json!("gladly")));
     assert_eq!(breaker["reason"], "Gladly answers 404 to every conversation");
 
     // Gladly answers the probe: only a conversation shows what it is worth.
     for wait in [120, 240] {
-        world.an_hour_later().await;
-        assert_eq!(world.breaker()["state"], "half-open");
-        assert_eq!(world.settle(&second_look(0..3)).await.kept.len(), 3);
+        app.an_hour_later().await;
+        assert_eq!(app.breaker()["state"], "half-open");
+        assert_eq!(app.settle(&second_look(0..3)).await.kept.len(), 3);
         assert_eq!(
-            (&world.breaker()["state"], &world.breaker()["waitSeconds"]),
+            (&app.breaker()["state"], &app.breaker()["waitSeconds"]),
             (&json!("open"), &json!(wait))
         );
-        assert_eq!(world.delivered(), [""; 0]);
+        assert_eq!(app.delivered(), [""; 0]);
     }
     has_all.store(true, Ordering::Relaxed);
-    world.an_hour_later().await;
-    world.settle(&second_look(0..12)).await.is_done();
-    assert_eq!(world.breaker()["state"], "closed");
-    assert_eq!(world.delivered(), ["included"; 12]);
+    app.an_hour_later().await;
+    app.settle(&second_look(0..12)).await.is_done();
+    assert_eq!(app.breaker()["state"], "closed");
+    assert_eq!(app.delivered(), ["included"; 12]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn missing_conversations_count_across_batches_each_once_until_one_is_found() {
     // The first look decides nothing, and the same conversations again are no more of them.
-    let (world, has_all) = forgetful();
-    let settled = world.settle(&records(12)).await;
+    let (app, has_all) = forgetful();
+    let settled = app.settle(&records(12)).await;
     assert_eq!(settled.visibility.into_values().collect::<Vec<_>>(), [30; 12]);
     for _ in 0..3 {
-        world.settle(&second_look(0..6)).await.is_done();
+        app.settle(&second_look(0..6)).await.is_done();
     }
-    assert_eq!(world.breaker(), Value::Null);
+    assert_eq!(app.breaker(), Value::Null);
     has_all.store(true, Ordering::Relaxed);
-    world.settle(&second_look(100..101)).await.is_done();
+    app.settle(&second_look(100..101)).await.is_done();
     has_all.store(false, Ordering::Relaxed);
-    world.settle(&second_look(6..12)).await.is_done();
-    assert_eq!(world.breaker(), Value::Null, "one was found between them");
+    app.settle(&second_look(6..12)).await.is_done();
+    assert_eq!(app.breaker(), Value::Null, "one was found between them");
 
-    assert_eq!(world.settle(&second_look(12..18)).await.kept.len(), 6);
-    assert_eq!(world.breaker()["cause"], "gladly");
-    assert_eq!(world.delivered().iter().filter(|snapshot| *snapshot == "gone").count(), 24);
+    assert_eq!(app.settle(&second_look(12..18)).await.kept.len(), 6);
+    assert_eq!(app.breaker()["cause"], "gladly");
+    assert_eq!(app.delivered().iter().filter(|snapshot| *snapshot == "gone").count(), 24);
 }
 
 #[tokio::test(start_paused = true)]
 async fn conversations_that_went_with_their_customer_are_gone() {
     let customers = AtomicUsize::new(0);
-    let world = World::new(move |path| match path {
+    let app = TestApp::new(move |path| match path {
         path if path.contains("/conversations/") => Reply::Status(404, None),
         path if path.contains("/customer-profiles/u-gone") => {
             customers.fetch_add(1, Ordering::Relaxed);
@@ -407,50 +408,50 @@ async fn conversations_that_went_with_their_customer_are_gone() {
         record(n, &json!({"id": format!("e-{n}"), "type": "A", "content": content})).received(2)
     };
     let deleted: Vec<_> = (0..30).map(|n| event(n, &format!("u-gone-{}", n % 3))).collect();
-    world.settle(&deleted).await.is_done();
-    assert_eq!((world.delivered(), world.breaker()), (vec!["gone".to_owned(); 30], Value::Null));
-    assert_eq!(world.times("customer-profiles").len(), 3, "asked for once");
+    app.settle(&deleted).await.is_done();
+    assert_eq!((app.delivered(), app.breaker()), (vec!["gone".to_owned(); 30], Value::Null));
+    assert_eq!(app.times("customer-profiles").len(), 3, "asked for once");
 
     let there: Vec<_> = (30..42).map(|n| event(n, "u")).collect();
-    assert_eq!(world.settle(&there).await.kept.len(), 12);
-    assert_eq!(world.breaker()["state"], "open");
+    assert_eq!(app.settle(&there).await.kept.len(), 12);
+    assert_eq!(app.breaker()["state"], "open");
     // Also while it is half-open.
-    world.an_hour_later().await;
-    assert_eq!(world.breaker()["state"], "half-open");
-    world.settle(&[event(50, "u-gone-1")]).await.is_done();
-    assert_eq!(world.breaker()["state"], "half-open");
-    assert_eq!(world.delivered().len(), 31);
+    app.an_hour_later().await;
+    assert_eq!(app.breaker()["state"], "half-open");
+    app.settle(&[event(50, "u-gone-1")]).await.is_done();
+    assert_eq!(app.breaker()["state"], "half-open");
+    assert_eq!(app.delivered().len(), 31);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_gladly_does_not_have_for_a_day_is_exhausted_and_never_gone() {
-    let (world, _) = forgetful();
+    let (app, _) = forgetful();
     let all = second_look(0..40);
-    assert_eq!(world.settle(&all).await.kept.len(), 40);
+    assert_eq!(app.settle(&all).await.kept.len(), 40);
     let mut hours = 0;
-    while world.reasons().is_empty() && hours < 30 {
-        world.an_hour_later().await;
+    while app.reasons().is_empty() && hours < 30 {
+        app.an_hour_later().await;
         hours += 1;
-        world.settle(&all).await;
+        app.settle(&all).await;
     }
-    assert_eq!((hours, world.reasons()), (24, vec!["exhausted".to_owned(); 40]));
+    assert_eq!((hours, app.reasons()), (24, vec!["exhausted".to_owned(); 40]));
     // What came a moment ago has not been missing for a day.
-    world.an_hour_later().await;
+    app.an_hour_later().await;
     let event = json!({"id": "e", "type": "A", "content": {"conversationId": "c-new"}});
-    let new = Record { first_received: world.clock.now(), ..record(0, &event).received(2) };
-    assert_eq!(world.settle(&[new]).await.kept.len(), 1);
-    assert_eq!(world.delivered(), [""; 0]);
+    let new = Record { first_received: app.clock.now(), ..record(0, &event).received(2) };
+    assert_eq!(app.settle(&[new]).await.kept.len(), 1);
+    assert_eq!(app.delivered(), [""; 0]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn while_half_open_the_newest_events_are_tried_first() {
-    let world = World::new(working);
-    let now = world.clock.now();
+    let app = TestApp::new(working);
+    let now = app.clock.now();
     let breaker = json!({
         "state": "half-open", "cause": "destination", "reason": "x", "since": now.to_string(),
         "retryAt": now.to_string(), "waitSeconds": 60,
     });
-    world.aws.put(BREAKER, &breaker.to_string());
+    app.aws.put(BREAKER, &breaker.to_string());
     let records: Vec<_> = (0..30)
         .map(|n: usize| {
             let event = json!({"id": format!("e-{n}"), "type": "A", "content": {"conversationId": format!("c-{n}x")}}).to_string();
@@ -459,34 +460,34 @@ async fn while_half_open_the_newest_events_are_tried_first() {
             raw_record(n, &message.to_json().unwrap())
         })
         .collect();
-    world.settle(&records).await.is_done();
+    app.settle(&records).await.is_done();
     let mut order: Vec<_> = (0..30).collect();
-    order.sort_by_key(|n| world.times(&format!("conversations/c-{n}x/items"))[0]);
+    order.sort_by_key(|n| app.times(&format!("conversations/c-{n}x/items"))[0]);
     let newest: BTreeSet<_> = order[..8].iter().map(|n| n * 7 % 30).collect();
     assert_eq!(newest, (22..30).collect());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_fault_that_the_probe_does_not_meet_opens_it_seldom() {
-    let world = World::new(|path| {
+    let app = TestApp::new(|path| {
         if path.contains("/conversations/") { Reply::Status(403, None) } else { working(path) }
     });
     for _ in 0..4 * 60 {
-        world.extract(3).await;
-        world.task("reconcile").await;
+        app.extract(3).await;
+        app.task("reconcile").await;
         sleep(Duration::from_mins(1)).await;
     }
     let opened =
-        world.aws.state().writes.iter().filter(|write| write.text.contains(r#""open""#)).count();
+        app.aws.state().writes.iter().filter(|write| write.text.contains(r#""open""#)).count();
     assert!((7..=10).contains(&opened), "{opened}");
-    assert_eq!(world.breaker()["waitSeconds"], 3_600);
-    assert_eq!(world.reasons(), [""; 0]);
+    assert_eq!(app.breaker()["waitSeconds"], 3_600);
+    assert_eq!(app.reasons(), [""; 0]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_was_held_for_a_day_is_not_exhausted_by_the_next_failure() {
     let failing = Arc::new([AtomicU16::new(403), AtomicU16::new(200)]);
-    let world = World::new({
+    let app = TestApp::new({
         let failing = Arc::clone(&failing);
         move |path| {
             let status = match path {
@@ -498,30 +499,26 @@ async fn what_was_held_for_a_day_is_not_exhausted_by_the_next_failure() {
         }
     });
     for _ in 0..30 {
-        assert_eq!(world.settle(&world.tired(records(4))).await.kept.len(), 4);
-        world.an_hour_later().await;
+        assert_eq!(app.settle(&app.tired(records(4))).await.kept.len(), 4);
+        app.an_hour_later().await;
     }
     failing[0].store(200, Ordering::Relaxed);
     failing[1].store(503, Ordering::Relaxed);
     for hours in [0, 23] {
         sleep(Duration::from_hours(hours)).await;
-        assert_eq!(
-            world.settle(&world.tired(records(4))).await.kept,
-            ["m-1"],
-            "closed {hours} h ago"
-        );
-        assert_eq!(world.reasons(), [""; 0]);
+        assert_eq!(app.settle(&app.tired(records(4))).await.kept, ["m-1"], "closed {hours} h ago");
+        assert_eq!(app.reasons(), [""; 0]);
     }
     sleep(Duration::from_mins(61)).await;
-    world.settle(&world.tired(records(4))).await.is_done();
-    assert_eq!(world.reasons(), ["exhausted"]);
+    app.settle(&app.tired(records(4))).await.is_done();
+    assert_eq!(app.reasons(), ["exhausted"]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_hold_that_may_have_been_in_the_last_day_exhausts_nothing() {
     let hours = SignedDuration::from_hours;
     let failing = || {
-        World::new(
+        TestApp::new(
             |path| if path.contains("c-1") { Reply::Status(418, None) } else { working(path) },
         )
     };
@@ -534,37 +531,37 @@ async fn a_hold_that_may_have_been_in_the_last_day_exhausts_nothing() {
         ("a pause that is over for 26 h", "/relay/pause", json!({"state": "paused", "until": (Timestamp::now() - hours(1)).to_string()}).to_string(), true),
         ("a pause that is over for 23 h", "/relay/pause", json!({"state": "paused", "until": (Timestamp::now() + hours(2)).to_string()}).to_string(), false),
     ] {
-        let world = failing();
-        world.aws.put(name, &text);
+        let app = failing();
+        app.aws.put(name, &text);
         sleep(Duration::from_hours(25)).await;
-        let settled = world.settle(&world.tired(records(3))).await;
+        let settled = app.settle(&app.tired(records(3))).await;
         assert_eq!(settled.kept.is_empty(), exhausted, "{what}");
     }
     // A pause that was lifted just now, and a state that nobody can read.
-    let world = failing();
+    let app = failing();
     sleep(Duration::from_hours(25)).await;
-    world.aws.put("/relay/pause", "running");
-    assert_eq!(world.settle(&world.tired(records(3))).await.kept, ["m-1"]);
+    app.aws.put("/relay/pause", "running");
+    assert_eq!(app.settle(&app.tired(records(3))).await.kept, ["m-1"]);
     sleep(Duration::from_hours(25)).await;
-    world.task("status").await;
-    world.aws.state().ssm_fault = Some(THROTTLED);
-    assert_eq!(world.settle(&world.tired(records(3))).await.kept, ["m-1"]);
-    world.aws.state().ssm_fault = None;
-    world.settle(&world.tired(records(3))).await.is_done();
+    app.task("status").await;
+    app.aws.state().ssm_fault = Some(THROTTLED);
+    assert_eq!(app.settle(&app.tired(records(3))).await.kept, ["m-1"]);
+    app.aws.state().ssm_fault = None;
+    app.settle(&app.tired(records(3))).await.is_done();
 
     // Closed by hand: it is noted when that mattered first, and a day later it is known.
-    let world = failing();
-    world.aws.put(BREAKER, r#"{"state":"closed"}"#);
-    assert_eq!(world.settle(&world.tired(records(3))).await.kept, ["m-1"]);
-    assert!(world.breaker()["closedAt"].is_string());
+    let app = failing();
+    app.aws.put(BREAKER, r#"{"state":"closed"}"#);
+    assert_eq!(app.settle(&app.tired(records(3))).await.kept, ["m-1"]);
+    assert!(app.breaker()["closedAt"].is_string());
     sleep(Duration::from_hours(25)).await;
-    world.settle(&world.tired(records(3))).await.is_done();
+    app.settle(&app.tired(records(3))).await.is_done();
 }
 
 #[tokio::test(start_paused = true)]
 async fn only_what_fails_where_another_succeeds_is_exhausted() {
     let only_one = Arc::new(AtomicBool::new(false));
-    let world = World::new({
+    let app = TestApp::new({
         let only_one = Arc::clone(&only_one);
         move |path| {
             let fails = path.contains("c-1") || only_one.load(Ordering::Relaxed);
@@ -576,23 +573,23 @@ async fn only_what_fails_where_another_succeeds_is_exhausted() {
         }
     });
     sleep(Duration::from_hours(25)).await;
-    let one = |n: usize| world.tired(records(3)).remove(n);
+    let one = |n: usize| app.tired(records(3)).remove(n);
     for records in [vec![one(1)], vec![one(1)], vec![one(1)]] {
-        assert_eq!(world.settle(&records).await.kept, ["m-1"], "nothing else succeeded");
+        assert_eq!(app.settle(&records).await.kept, ["m-1"], "nothing else succeeded");
     }
     only_one.store(true, Ordering::Relaxed);
-    assert_eq!(world.settle(&world.tired(records(3))).await.kept.len(), 3, "all of them fail");
+    assert_eq!(app.settle(&app.tired(records(3))).await.kept.len(), 3, "all of them fail");
     only_one.store(false, Ordering::Relaxed);
     // In another invocation, after this one was last seen to fail.
-    world.settle(&[one(0)]).await.is_done();
-    world.settle(&[one(1)]).await.is_done();
-    assert_eq!(world.reasons(), ["exhausted"]);
+    app.settle(&[one(0)]).await.is_done();
+    app.settle(&[one(1)]).await.is_done();
+    assert_eq!(app.reasons(), ["exhausted"]);
 
     // What Gladly could show, the destination may still not take: each side has its own successes.
-    let (world, _) = answering(200, 503);
+    let (app, _) = answering(200, 503);
     sleep(Duration::from_hours(25)).await;
-    assert_eq!(world.settle(&world.tired(records(3))).await.kept.len(), 3);
-    assert_eq!(world.reasons(), [""; 0]);
+    assert_eq!(app.settle(&app.tired(records(3))).await.kept.len(), 3);
+    assert_eq!(app.reasons(), [""; 0]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -601,7 +598,7 @@ async fn a_last_try_with_a_token_that_was_just_replaced_opens_nothing() {
         [("api/v1", "/relay/gladly-token"), ("deliveries", "/relay/destination-token")]
     {
         let (account, asked) = (Arc::new(OnceLock::<Aws>::new()), AtomicUsize::new(0));
-        let world = World::new({
+        let app = TestApp::new({
             let account = Arc::clone(&account);
             move |path| {
                 let ours = path == upstream
@@ -616,58 +613,58 @@ async fn a_last_try_with_a_token_that_was_just_replaced_opens_nothing() {
                 }
             }
         });
-        account.set(world.aws.clone()).unwrap();
-        world.extract(1).await.gives_back(&["m-0"], FIRST_WAIT);
-        assert_eq!(world.breaker(), Value::Null, "{name}");
-        world.extract(1).await.is_done();
+        account.set(app.aws.clone()).unwrap();
+        app.extract(1).await.gives_back(&["m-0"], FIRST_WAIT);
+        assert_eq!(app.breaker(), Value::Null, "{name}");
+        app.extract(1).await.is_done();
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_destination_that_refuses_everything_opens_it() {
-    let (world, _) = answering(200, 422);
-    assert_eq!(world.extract(12).await.kept.len(), 12);
-    assert_eq!(world.breaker()["reason"], "the destination refuses every conversation");
-    assert!(world.aws.state().messages.is_empty(), "nothing is put aside");
+    let (app, _) = answering(200, 422);
+    assert_eq!(app.extract(12).await.kept.len(), 12);
+    assert_eq!(app.breaker()["reason"], "the destination refuses every conversation");
+    assert!(app.aws.state().messages.is_empty(), "nothing is put aside");
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_opens_it_exhausts_no_event() {
     for (gladly, destination) in [(401, 200), (200, 401), (200, 302)] {
-        let (world, _) = answering(gladly, destination);
+        let (app, _) = answering(gladly, destination);
         let old: Vec<_> = records(3)
             .into_iter()
             .map(|record| record.received(50).since(SignedDuration::from_hours(40)))
             .collect();
-        let settled = settle(&world.extractor, &world.aws, &old, LEFT).await;
+        let settled = settle(&app.extractor, &app.aws, &old, LEFT).await;
         assert_eq!(settled.kept.len(), 3, "{gladly} {destination}");
-        assert_eq!(world.breaker()["state"], "open");
+        assert_eq!(app.breaker()["state"], "open");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn it_holds_beside_the_operators_pause_and_lifts_none() {
-    let (world, statuses) = answering(401, 200);
-    world.extract(2).await;
-    world.aws.put("/relay/pause", "paused");
+    let (app, statuses) = answering(401, 200);
+    app.extract(2).await;
+    app.aws.put("/relay/pause", "paused");
     sleep(Duration::from_mins(2)).await;
     statuses[0].store(200, Ordering::Relaxed);
-    let status = world.task("reconcile").await;
+    let status = app.task("reconcile").await;
     assert_eq!((&status["state"], &status["mapping"]), (&json!("paused"), &json!("Disabled")));
-    assert_eq!(world.breaker()["state"], "half-open");
-    assert_eq!(world.extract(2).await.kept.len(), 2);
-    world.assert_pause_is_the_operators();
+    assert_eq!(app.breaker()["state"], "half-open");
+    assert_eq!(app.extract(2).await.kept.len(), 2);
+    app.assert_pause_is_the_operators();
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_state_that_is_not_ours_holds_until_the_controller_mends_it() {
-    let world = World::new(working);
-    world.aws.put(BREAKER, "{\"state\":\"ajar\"}");
-    assert_eq!(world.extract(2).await.kept.len(), 2);
-    assert_eq!(world.task("reconcile").await["state"], "running");
+    let app = TestApp::new(working);
+    app.aws.put(BREAKER, "{\"state\":\"ajar\"}");
+    assert_eq!(app.extract(2).await.kept.len(), 2);
+    assert_eq!(app.task("reconcile").await["state"], "running");
     sleep(Duration::from_secs(11)).await;
-    world.extract(2).await.is_done();
+    app.extract(2).await.is_done();
     // What the operator closes by hand is closed.
-    world.aws.put(BREAKER, r#"{"state":"closed"}"#);
-    world.extract(2).await.is_done();
+    app.aws.put(BREAKER, r#"{"state":"closed"}"#);
+    app.extract(2).await.is_done();
 }

@@ -8,12 +8,12 @@ use local::aws::{Fault, THROTTLED};
 use serde_json::{Value, json};
 use tokio::time::{Duration, Instant, sleep};
 
-use crate::time::{LEFT, Reply, World, working};
+use crate::deadlines::{LEFT, Reply, TestApp, working};
 
 /// Lambda's id of every invocation.
 pub(crate) const REQUEST_ID: &str = "8476a536-e9f4-11e8-9739-2dfe598c3fcd";
 
-impl World {
+impl TestApp {
     /// Invokes the function as Lambda does.
     pub(crate) async fn invoke(&self, payload: Value) -> Result<Value, InvocationError> {
         let payload: Invocation = serde_json::from_value(payload).unwrap();
@@ -52,8 +52,8 @@ fn an_answer_to_a_batch_is_as_lambda_reads_it() {
 
 #[tokio::test(start_paused = true)]
 async fn the_mapping_follows_the_parameter_through_its_transitions() {
-    let world = World::new(working);
-    world.aws.state().mapping.transition = SignedDuration::from_secs(20);
+    let app = TestApp::new(working);
+    app.aws.state().mapping.transition = SignedDuration::from_secs(20);
     for (said, state, mapping) in [
         ("running", "running", "Enabled"),
         (r#"{"state":"paused","by":"ada","reason":"audit"}"#, "paused", "Disabled"),
@@ -62,97 +62,97 @@ async fn the_mapping_follows_the_parameter_through_its_transitions() {
         ("stop!", "paused", "Disabled"),
         (r#"{"state":"paused","until":"2020-01-01T00:00:00Z"}"#, "running", "Enabled"),
     ] {
-        world.aws.put("/relay/pause", said);
-        let status = world.task("reconcile").await;
+        app.aws.put("/relay/pause", said);
+        let status = app.task("reconcile").await;
         assert_eq!(
             (&status["state"], &status["mapping"]),
             (&json!(state), &json!(mapping)),
             "{said}"
         );
-        assert_eq!(world.mapping(), mapping);
+        assert_eq!(app.mapping(), mapping);
     }
-    assert_eq!(world.aws.state().mapping.conflicts, 0, "what is under way is not fought");
-    assert_eq!(world.aws.state().mapping.switches.len(), 4, "what is right is left alone");
-    world.assert_pause_is_the_operators();
+    assert_eq!(app.aws.state().mapping.conflicts, 0, "what is under way is not fought");
+    assert_eq!(app.aws.state().mapping.switches.len(), 4, "what is right is left alone");
+    app.assert_pause_is_the_operators();
 }
 
 #[tokio::test(start_paused = true)]
 async fn whoever_decided_on_something_older_corrects_it() {
-    let world = World::new(working);
-    world.aws.state().mapping.transition = SignedDuration::from_secs(10);
-    world.aws.put("/relay/pause", "paused");
-    let aws = world.aws.clone();
+    let app = TestApp::new(working);
+    app.aws.state().mapping.transition = SignedDuration::from_secs(10);
+    app.aws.put("/relay/pause", "paused");
+    let aws = app.aws.clone();
     tokio::spawn(async move {
         sleep(Duration::from_secs(5)).await;
         aws.put("/relay/pause", "running");
     });
     let event = json!({"source": "aws.ssm", "detail-type": "Parameter Store Change", "detail": {"name": "/relay/pause"}});
     let (first, second) =
-        tokio::join!(world.invoke(event.clone()), world.invoke(json!({"task": "reconcile"})));
+        tokio::join!(app.invoke(event.clone()), app.invoke(json!({"task": "reconcile"})));
     assert_eq!(
         (&first.unwrap()["mapping"], &second.unwrap()["mapping"]),
         (&json!("Enabled"), &json!("Enabled"))
     );
-    assert_eq!(world.mapping(), "Enabled");
+    assert_eq!(app.mapping(), "Enabled");
 
     // Somebody's hand, or a deploy.
-    world.aws.state().mapping.switch(false, world.clock.now());
-    assert_eq!(world.invoke(event).await.unwrap()["mapping"], "Enabled");
+    app.aws.state().mapping.switch(false, app.clock.now());
+    assert_eq!(app.invoke(event).await.unwrap()["mapping"], "Enabled");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_transition_that_takes_too_long_is_left_to_the_next_invocation() {
-    let world = World::new(working);
-    world.aws.state().mapping.transition = SignedDuration::from_mins(3);
-    world.aws.put("/relay/pause", "paused");
+    let app = TestApp::new(working);
+    app.aws.state().mapping.transition = SignedDuration::from_mins(3);
+    app.aws.put("/relay/pause", "paused");
     let began = Instant::now();
-    assert_eq!(world.task("reconcile").await["mapping"], "Disabling");
+    assert_eq!(app.task("reconcile").await["mapping"], "Disabling");
     assert!(began.elapsed() < Duration::from_mins(1), "{:?}", began.elapsed());
     sleep(Duration::from_mins(3)).await;
-    assert_eq!(world.task("reconcile").await["mapping"], "Disabled");
-    assert_eq!(world.aws.state().mapping.conflicts, 0);
+    assert_eq!(app.task("reconcile").await["mapping"], "Disabled");
+    assert_eq!(app.aws.state().mapping.conflicts, 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_read_is_told_and_changes_nothing() {
-    let world = World::new(working);
-    world.task("reconcile").await;
-    world.aws.put("/relay/pause", "paused");
-    world.aws.state().ssm_fault = Some(THROTTLED);
-    let told = world.invoke(json!({"task": "reconcile"})).await.unwrap_err().to_string();
+    let app = TestApp::new(working);
+    app.task("reconcile").await;
+    app.aws.put("/relay/pause", "paused");
+    app.aws.state().ssm_fault = Some(THROTTLED);
+    let told = app.invoke(json!({"task": "reconcile"})).await.unwrap_err().to_string();
     assert!(told.starts_with("could not read the parameter /relay/pause"), "{told}");
-    assert_eq!(world.mapping(), "Enabled", "an old answer is no reason to switch anything");
+    assert_eq!(app.mapping(), "Enabled", "an old answer is no reason to switch anything");
 
-    world.aws.state().ssm_fault = None;
-    world.aws.state().lambda_fault = Some(Fault::Refused(403, "AccessDeniedException"));
-    let told = world.invoke(json!({"task": "reconcile"})).await.unwrap_err().to_string();
+    app.aws.state().ssm_fault = None;
+    app.aws.state().lambda_fault = Some(Fault::Refused(403, "AccessDeniedException"));
+    let told = app.invoke(json!({"task": "reconcile"})).await.unwrap_err().to_string();
     assert!(told.starts_with("could not look for the event source mapping"), "{told}");
     assert!(told.contains("AccessDenied"), "{told}");
 
-    world.aws.state().lambda_fault = None;
-    "another".clone_into(&mut world.aws.state().mapping.function);
-    let told = world.invoke(json!({"task": "reconcile"})).await.unwrap_err().to_string();
+    app.aws.state().lambda_fault = None;
+    "another".clone_into(&mut app.aws.state().mapping.function);
+    let told = app.invoke(json!({"task": "reconcile"})).await.unwrap_err().to_string();
     assert!(told.starts_with("there is no event source mapping"), "{told}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_status_tells_what_an_operator_asks() {
-    let world = World::new(working);
-    let now = world.clock.now();
+    let app = TestApp::new(working);
+    let now = app.clock.now();
     let paused =
         json!({"state": "paused", "by": "ada", "reason": "audit", "since": "2026-01-02T03:04:05Z"});
-    world.aws.put("/relay/pause", &paused.to_string());
+    app.aws.put("/relay/pause", &paused.to_string());
     for body in ["1", "2", "3"] {
-        world.aws.state().send("events", body, Vec::new(), 0, now);
+        app.aws.state().send("events", body, Vec::new(), 0, now);
     }
-    world.aws.state().receive("events", 1, Some(600), now).unwrap();
+    app.aws.state().receive("events", 1, Some(600), now).unwrap();
     let reason = vec![("reason".to_owned(), "rejected".to_owned())];
     let aside = r#"{"v":1,"receivedAt":"2026-01-02T03:04:05Z","reason":"rejected","detail":"the destination answered 422","origin":"extractor-fn","raw":"{}"}"#;
-    world.aws.state().send("quarantine", aside, reason, 0, now);
-    world.task("reconcile").await;
+    app.aws.state().send("quarantine", aside, reason, 0, now);
+    app.task("reconcile").await;
     sleep(Duration::from_hours(3)).await;
 
-    let mut status = world.task("status").await;
+    let mut status = app.task("status").await;
     // SQS tells its creation to the second, and the mapping took a moment.
     for (figure, about) in [("oldestEventAgeSeconds", 3 * 3_600), ("expiresInSeconds", 93 * 3_600)]
     {
@@ -168,7 +168,7 @@ async fn the_status_tells_what_an_operator_asks() {
             "drainSeconds": 1,
         })
     );
-    let screen = world.invoke(json!({"task": "status", "as": "text"})).await.unwrap();
+    let screen = app.invoke(json!({"task": "status", "as": "text"})).await.unwrap();
     assert_eq!(
         screen.as_str().unwrap(),
         "State       paused by ada, since 2026-01-02 03:04 UTC\n\
@@ -180,20 +180,20 @@ async fn the_status_tells_what_an_operator_asks() {
          Quarantine  1 event: 1 rejected\n\
          Extraction is paused: events are held, and none is received, fetched or forwarded."
     );
-    let list = world.invoke(json!({"task": "quarantine", "as": "text"})).await.unwrap();
+    let list = app.invoke(json!({"task": "quarantine", "as": "text"})).await.unwrap();
     assert!(list.as_str().unwrap().ends_with("1 event in quarantine."), "{list}");
-    assert_eq!(world.task("quarantine").await["total"], 1, "looking takes nothing away");
+    assert_eq!(app.task("quarantine").await["total"], 1, "looking takes nothing away");
 }
 
 /// One that fails every call would be asked for only if something were extracted.
 #[tokio::test(start_paused = true)]
 async fn looking_after_a_pause_asks_gladly_for_nothing() {
-    let world = World::new(|_| Reply::Status(500, None));
-    world.aws.put("/relay/pause", "paused");
+    let app = TestApp::new(|_| Reply::Status(500, None));
+    app.aws.put("/relay/pause", "paused");
     for _ in 0..10 {
-        world.task("reconcile").await;
+        app.task("reconcile").await;
         sleep(Duration::from_mins(1)).await;
     }
-    assert_eq!(world.times("").len(), 0);
-    assert!(world.aws.state().writes.is_empty(), "{:?}", world.aws.state().writes);
+    assert_eq!(app.times("").len(), 0);
+    assert!(app.aws.state().writes.is_empty(), "{:?}", app.aws.state().writes);
 }

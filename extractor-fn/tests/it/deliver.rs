@@ -8,19 +8,19 @@ use jiff::SignedDuration;
 use local::{destination::Delivery, fault::Fault};
 use serde_json::{Value, json};
 
-use crate::{DESTINATION_TOKEN, FIRST_WAIT, World, record};
+use crate::{DESTINATION_TOKEN, FIRST_WAIT, TestApp, record};
 
-fn conversations(world: &World, count: usize) -> Vec<Value> {
-    (0..count).map(|n| world.conversation(&format!("c-{n}"))).collect()
+fn conversations(app: &TestApp, count: usize) -> Vec<Value> {
+    (0..count).map(|n| app.conversation(&format!("c-{n}"))).collect()
 }
 
 #[tokio::test]
 async fn a_delivery_is_as_the_contract_has_it() {
-    let world = World::new();
-    let event = world.conversation("c-1");
-    world.extract(&[event]).await.is_done();
+    let app = TestApp::new();
+    let event = app.conversation("c-1");
+    app.extract(&[event]).await.is_done();
 
-    let delivery = world.destination.deliveries().remove(0);
+    let delivery = app.destination.deliveries().remove(0);
     let header = |name| delivery.headers.get(name).map(|value| value.to_str().unwrap());
     assert_eq!(header("content-type"), Some("application/json"));
     assert_eq!(header("content-encoding"), None);
@@ -28,12 +28,12 @@ async fn a_delivery_is_as_the_contract_has_it() {
     assert_eq!(header("idempotency-key"), delivery.body["id"].as_str());
     assert_eq!(header("authorization"), Some(&*format!("Bearer {DESTINATION_TOKEN}")));
     assert_eq!(delivery.body["schema"], "gladly-relay/delivery/1");
-    let host = world.gladly.url().strip_prefix("http://").unwrap();
+    let host = app.gladly.url().strip_prefix("http://").unwrap();
     assert_eq!(delivery.body["organization"], host);
     let conversation = &delivery.body["conversations"][0];
-    assert_eq!(conversation["inbox"]["name"], world.gladly.organization().inboxes[0]["name"]);
-    assert_eq!(conversation["agent"]["name"], world.gladly.organization().agents[0]["name"]);
-    assert_eq!(conversation["topics"][0]["name"], world.gladly.organization().topics[0]["name"]);
+    assert_eq!(conversation["inbox"]["name"], app.gladly.organization().inboxes[0]["name"]);
+    assert_eq!(conversation["agent"]["name"], app.gladly.organization().agents[0]["name"]);
+    assert_eq!(conversation["topics"][0]["name"], app.gladly.organization().topics[0]["name"]);
     assert_eq!(conversation["items"][0]["text"], "Hello from c-1");
     assert_eq!(conversation["items"][0]["author"]["kind"], "customer");
     assert_eq!(conversation["customer"]["emails"], json!(["sample.customer@example.com"]));
@@ -44,31 +44,31 @@ async fn a_delivery_is_as_the_contract_has_it() {
 
 #[tokio::test]
 async fn the_same_delivery_has_the_same_id_in_every_try() {
-    let world = World::new();
-    let event = world.conversation("c-1");
-    world.destination.fault(Fault::lost().times(2));
-    world.extract([&event]).await.is_done();
-    let deliveries = world.destination.deliveries();
+    let app = TestApp::new();
+    let event = app.conversation("c-1");
+    app.destination.fault(Fault::lost().times(2));
+    app.extract([&event]).await.is_done();
+    let deliveries = app.destination.deliveries();
     assert_eq!(deliveries.len(), 3, "accepted, but the answers were lost");
     assert!(deliveries.iter().all(|delivery| delivery.body == deliveries[0].body));
 }
 
 #[tokio::test]
 async fn a_key_never_comes_again_with_other_bytes() {
-    let world = World::new();
-    let event = world.conversation("c-1");
+    let app = TestApp::new();
+    let event = app.conversation("c-1");
     // Accepted, but unknown here: each invocation sends the event again, and the last one twice.
-    world.destination.fault(Fault::lost().times(6));
-    world.destination.fault(Fault::lost().after(1).times(1));
+    app.destination.fault(Fault::lost().times(6));
+    app.destination.fault(Fault::lost().after(1).times(1));
     for _ in 0..2 {
-        world.extract([&event]).await.gives_back(&["m-0"], FIRST_WAIT);
+        app.extract([&event]).await.gives_back(&["m-0"], FIRST_WAIT);
     }
-    world.gladly.fault(Fault::status(404).on("GET /api/v1/conversations/**"));
+    app.gladly.fault(Fault::status(404).on("GET /api/v1/conversations/**"));
     let seen_before = record(0, &event).received(2).since(SignedDuration::from_mins(10));
     for _ in 0..2 {
-        world.batch(std::slice::from_ref(&seen_before)).await.is_done();
+        app.batch(std::slice::from_ref(&seen_before)).await.is_done();
     }
-    let deliveries = world.destination.deliveries();
+    let deliveries = app.destination.deliveries();
     let snapshots = |delivery: &Delivery| delivery.body["events"][0]["snapshot"].clone();
     let told: Vec<_> = deliveries.iter().map(snapshots).collect();
     assert_eq!(told[..6], [(); 6].map(|()| json!("included")));
@@ -84,22 +84,22 @@ async fn a_key_never_comes_again_with_other_bytes() {
 
 #[tokio::test]
 async fn switches_compress_move_the_token_and_leave_things_out() {
-    let world = World::with(&[
+    let app = TestApp::with(&[
         ("DESTINATION_GZIP", "true"),
         ("DESTINATION_TOKEN_HEADER", "X-Api-Key"),
         ("FORWARD_CUSTOMER_CONTACT", "false"),
         ("FORWARD_NOTES", "false"),
     ]);
-    let event = world.conversation("c-1");
+    let event = app.conversation("c-1");
     let note = {
-        let mut at_gladly = world.gladly.organization();
+        let mut at_gladly = app.gladly.organization();
         at_gladly.add_item("c-1", json!({"type": "EMAIL", "from": "sam@example.com", "to": ["help@example.com"], "cc": ["x@example.com"], "subject": "Shoes", "content": "Too small"}));
         at_gladly.add_item("c-1", json!({"type": "TEXT", "customerAddress": "+1555", "content": {"text": "hi", "from": "deep"}}));
         at_gladly.event("CONVERSATION/NOTE_CREATED", "c-1")
     };
-    world.extract(&[event, note]).await.is_done();
+    app.extract(&[event, note]).await.is_done();
 
-    let delivery = world.destination.deliveries().remove(0);
+    let delivery = app.destination.deliveries().remove(0);
     assert_eq!(delivery.headers["content-encoding"], "gzip");
     assert!(delivery.wire_bytes < delivery.bytes);
     assert_eq!(delivery.headers["x-api-key"], DESTINATION_TOKEN);
@@ -121,10 +121,10 @@ async fn switches_compress_move_the_token_and_leave_things_out() {
 
 #[tokio::test]
 async fn deliveries_hold_at_most_100_conversations_and_a_megabyte() {
-    let world = World::new();
-    let mut events = conversations(&world, 250);
+    let app = TestApp::new();
+    let mut events = conversations(&app, 250);
     {
-        let mut at_gladly = world.gladly.organization();
+        let mut at_gladly = app.gladly.organization();
         for n in 0..10 {
             at_gladly.add_item(
                 &format!("c-{n}"),
@@ -133,11 +133,11 @@ async fn deliveries_hold_at_most_100_conversations_and_a_megabyte() {
         }
         at_gladly.add_item("c-20", json!({"type": "SMS", "content": "y".repeat(1_500_000)}));
     }
-    events.push(world.gladly.organization().event("CONVERSATION/CREATED", "c-20"));
+    events.push(app.gladly.organization().event("CONVERSATION/CREATED", "c-20"));
 
-    world.extract(&events).await.is_done();
+    app.extract(&events).await.is_done();
 
-    let deliveries = world.destination.deliveries();
+    let deliveries = app.destination.deliveries();
     for delivery in &deliveries {
         let conversations = delivery.body["conversations"].as_array().unwrap();
         assert!(conversations.len() <= 100);
@@ -149,7 +149,7 @@ async fn deliveries_hold_at_most_100_conversations_and_a_megabyte() {
     }
     let large = deliveries.iter().find(|delivery| delivery.bytes > 1_500_000).unwrap();
     assert_eq!(large.body["events"].as_array().unwrap().len(), 2, "alone, whole, with its events");
-    assert_eq!(world.destination.event_ids().len(), 251);
+    assert_eq!(app.destination.event_ids().len(), 251);
     assert!((4..=8).contains(&deliveries.len()), "{}", deliveries.len());
 }
 
@@ -158,15 +158,15 @@ async fn a_refusal_finds_the_guilty_conversation_and_spares_the_others() {
     for status in
         [StatusCode::BAD_REQUEST, StatusCode::PAYLOAD_TOO_LARGE, StatusCode::UNPROCESSABLE_ENTITY]
     {
-        let world = World::new();
-        let mut events = conversations(&world, 20);
-        events.push(world.gladly.organization().event("CONVERSATION/CREATED", "c-7"));
-        world.destination.refuse("c-7", status);
+        let app = TestApp::new();
+        let mut events = conversations(&app, 20);
+        events.push(app.gladly.organization().event("CONVERSATION/CREATED", "c-7"));
+        app.destination.refuse("c-7", status);
 
-        world.extract(&events).await.is_done();
+        app.extract(&events).await.is_done();
 
-        assert_eq!(world.destination.conversations().len(), 19);
-        let quarantined = world.quarantined();
+        assert_eq!(app.destination.conversations().len(), 19);
+        let quarantined = app.quarantined();
         assert_eq!(quarantined.len(), 2, "both of its events");
         for (message, body) in &quarantined {
             assert_eq!(body["reason"], "rejected");
@@ -174,26 +174,26 @@ async fn a_refusal_finds_the_guilty_conversation_and_spares_the_others() {
             assert_eq!(message.attributes, [("reason".to_owned(), "rejected".to_owned())]);
             assert!(body["raw"].as_str().unwrap().contains("c-7"));
         }
-        assert!(world.destination.traffic().count("") <= 12, "halving");
+        assert!(app.destination.traffic().count("") <= 12, "halving");
     }
 }
 
 #[tokio::test]
 async fn a_destination_that_refuses_everything_is_itself_at_fault() {
-    let world = World::new();
-    let events = conversations(&world, 60);
-    world.destination.fault(Fault::status(422));
-    let settled = world.extract(&events).await;
+    let app = TestApp::new();
+    let events = conversations(&app, 60);
+    app.destination.fault(Fault::status(422));
+    let settled = app.extract(&events).await;
     assert_eq!(settled.kept.len(), 60);
     assert!(settled.visibility.values().all(|wait| FIRST_WAIT.contains(wait)));
-    assert!(world.quarantined().is_empty());
-    assert!(world.destination.traffic().count("") < 40, "it stops asking");
+    assert!(app.quarantined().is_empty());
+    assert!(app.destination.traffic().count("") < 40, "it stops asking");
 
-    let world = World::new();
-    let events = conversations(&world, 9);
-    world.destination.fault(Fault::status(422));
-    world.extract(&events).await.is_done();
-    assert_eq!(world.quarantined().len(), 9, "nine may well be nine bad conversations");
+    let app = TestApp::new();
+    let events = conversations(&app, 9);
+    app.destination.fault(Fault::status(422));
+    app.extract(&events).await.is_done();
+    assert_eq!(app.quarantined().len(), 9, "nine may well be nine bad conversations");
 }
 
 #[tokio::test]
@@ -217,19 +217,19 @@ async fn a_destination_that_is_not_ready_or_not_willing_gets_everything_again() 
         ("a closed connection", Fault::reset(), FIRST_WAIT),
     ];
     join_all(cases.map(async |(name, fault, wait)| {
-        let world = World::new();
-        let events = conversations(&world, 3);
-        world.destination.fault(fault);
-        world.extract(&events).await.gives_back(&["m-0", "m-1", "m-2"], wait);
-        assert!(world.quarantined().is_empty(), "{name}");
+        let app = TestApp::new();
+        let events = conversations(&app, 3);
+        app.destination.fault(fault);
+        app.extract(&events).await.gives_back(&["m-0", "m-1", "m-2"], wait);
+        assert!(app.quarantined().is_empty(), "{name}");
         // How an open breaker closes again is shown in `breaker`.
         let opens = ["401", "403", "404", "a redirect"].contains(&name);
-        let breaker = world.aws.state().parameters.contains_key("/relay/pause-breaker");
+        let breaker = app.aws.state().parameters.contains_key("/relay/pause-breaker");
         assert_eq!(breaker, opens, "{name}");
         if !opens {
-            world.destination.traffic().clear_faults();
-            world.extract(&events).await.is_done();
-            assert_eq!(world.destination.event_ids().len(), 3, "{name}");
+            app.destination.traffic().clear_faults();
+            app.extract(&events).await.is_done();
+            assert_eq!(app.destination.event_ids().len(), 3, "{name}");
         }
     }))
     .await;
@@ -247,30 +247,30 @@ async fn a_2xx_is_a_delivery_whatever_follows_it() {
         ("a 299 that is no JSON", Fault::status(299).body("<html>")),
         ("a 204", Fault::status(204)),
     ] {
-        let world = World::new();
-        let event = world.conversation("c-1");
-        world.destination.fault(fault);
-        world.extract(&[event]).await.is_done();
-        assert_eq!(world.destination.traffic().count(""), 1, "{name}");
+        let app = TestApp::new();
+        let event = app.conversation("c-1");
+        app.destination.fault(fault);
+        app.extract(&[event]).await.is_done();
+        assert_eq!(app.destination.traffic().count(""), 1, "{name}");
     }
 }
 
 #[tokio::test]
 async fn a_status_decides_though_its_body_breaks_off() {
     let cut = |status| Fault::status(status).body("x").header("content-length", "9");
-    let world = World::new();
-    let event = world.conversation("c-1");
-    world.destination.fault(cut(422));
-    world.extract(&[event]).await.is_done();
-    assert_eq!((world.quarantined().len(), world.destination.traffic().count("")), (1, 1));
+    let app = TestApp::new();
+    let event = app.conversation("c-1");
+    app.destination.fault(cut(422));
+    app.extract(&[event]).await.is_done();
+    assert_eq!((app.quarantined().len(), app.destination.traffic().count("")), (1, 1));
 
-    let world = World::new();
-    let event = world.conversation("c-1");
-    world.destination.fault(cut(503).header("retry-after", "90"));
-    world.extract(&[event]).await.gives_back(&["m-0"], 90..=90);
+    let app = TestApp::new();
+    let event = app.conversation("c-1");
+    app.destination.fault(cut(503).header("retry-after", "90"));
+    app.extract(&[event]).await.gives_back(&["m-0"], 90..=90);
 
-    let world = World::new();
-    let event = world.conversation("c-1");
-    world.gladly.fault(cut(429).header("retry-after", "120"));
-    world.extract(&[event]).await.gives_back(&["m-0"], 110..=120);
+    let app = TestApp::new();
+    let event = app.conversation("c-1");
+    app.gladly.fault(cut(429).header("retry-after", "120"));
+    app.extract(&[event]).await.gives_back(&["m-0"], 110..=120);
 }

@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use local::{fault::Fault, gladly::EVENT_TYPES};
 use serde_json::{Value, json};
 
-use crate::{FIRST_WAIT, World, record};
+use crate::{FIRST_WAIT, TestApp, record};
 
 /// The event, recorded so long ago.
 fn recorded(mut event: Value, seconds_ago: i64) -> Value {
@@ -23,14 +23,14 @@ fn again(event: &Value, id: &str) -> Value {
 
 #[tokio::test]
 async fn the_ten_events_of_a_conversation_travel_with_one_snapshot() {
-    let world = World::new();
-    world.conversation("c-1");
+    let app = TestApp::new();
+    app.conversation("c-1");
     let events: Vec<Value> =
-        EVENT_TYPES.iter().map(|kind| world.gladly.organization().event(kind, "c-1")).collect();
+        EVENT_TYPES.iter().map(|kind| app.gladly.organization().event(kind, "c-1")).collect();
 
-    world.extract(&events).await.is_done();
+    app.extract(&events).await.is_done();
 
-    let deliveries = world.destination.deliveries();
+    let deliveries = app.destination.deliveries();
     assert_eq!(deliveries.len(), 1);
     let body = &deliveries[0].body;
     assert_eq!(body["conversations"].as_array().unwrap().len(), 1);
@@ -43,91 +43,90 @@ async fn the_ten_events_of_a_conversation_travel_with_one_snapshot() {
         assert_eq!((&sent["snapshot"], &sent["origin"]), (&json!("included"), &json!("webhook")));
     }
     // Conversation, items, customer, agents, topics, inboxes.
-    assert_eq!(world.calls(""), 6, "{:?}", world.gladly.traffic().calls(""));
+    assert_eq!(app.calls(""), 6, "{:?}", app.gladly.traffic().calls(""));
 }
 
 #[tokio::test]
 async fn fifty_events_of_a_conversation_cost_one_fetch() {
-    let world = World::new();
-    let event = world.conversation("c-1");
+    let app = TestApp::new();
+    let event = app.conversation("c-1");
     let events: Vec<Value> = (0..50).map(|n| again(&event, &format!("e-{n}"))).collect();
-    world.extract(&events).await.is_done();
-    assert_eq!(world.destination.event_ids().len(), 50);
-    assert_eq!(world.calls("/api/v1/conversations/c-1/items"), 1);
+    app.extract(&events).await.is_done();
+    assert_eq!(app.destination.event_ids().len(), 50);
+    assert_eq!(app.calls("/api/v1/conversations/c-1/items"), 1);
 }
 
 #[tokio::test]
 async fn a_burst_of_200_events_on_20_conversations_costs_63_calls() {
-    let world = World::new();
+    let app = TestApp::new();
     let mut events = Vec::new();
     for n in 0..200 {
         let (conversation, customer) = (format!("c-{}", n % 20), format!("u-{}", n % 20));
-        let mut at_gladly = world.gladly.organization();
+        let mut at_gladly = app.gladly.organization();
         if n < 20 {
             at_gladly.add_conversation(&conversation, &customer, []);
         }
         events.push(at_gladly.event("CONVERSATION/CLOSED", &conversation));
     }
-    world.extract(&events).await.is_done();
-    assert_eq!(world.destination.event_ids().len(), 200);
+    app.extract(&events).await.is_done();
+    assert_eq!(app.destination.event_ids().len(), 200);
     // Two a conversation, one a customer, three lists of names.
-    assert_eq!(world.calls(""), 2 * 20 + 20 + 3);
+    assert_eq!(app.calls(""), 2 * 20 + 20 + 3);
 }
 
 #[tokio::test]
 async fn an_event_older_than_a_delivered_fetch_is_covered_by_it() {
-    let world = World::new();
-    let event = world.conversation("c-1");
+    let app = TestApp::new();
+    let event = app.conversation("c-1");
     let later = |id, seconds_ago| recorded(again(&event, id), seconds_ago);
-    let fetches = || world.calls("/api/v1/conversations/c-1/items");
-    world.extract([&event]).await.is_done();
+    let fetches = || app.calls("/api/v1/conversations/c-1/items");
+    app.extract([&event]).await.is_done();
     assert_eq!(fetches(), 1);
 
-    world.extract(&[later("old", 10), later("older", 3_600)]).await.is_done();
+    app.extract(&[later("old", 10), later("older", 3_600)]).await.is_done();
     assert_eq!(fetches(), 1, "covered");
-    assert_eq!(world.destination.event("old").unwrap()["snapshot"], "covered");
-    assert_eq!(world.destination.deliveries()[1].body["conversations"], json!([]));
+    assert_eq!(app.destination.event("old").unwrap()["snapshot"], "covered");
+    assert_eq!(app.destination.deliveries()[1].body["conversations"], json!([]));
 
-    world.extract(&[later("recent", 2)]).await.is_done();
+    app.extract(&[later("recent", 2)]).await.is_done();
     assert_eq!(fetches(), 2, "within the clocks' skew");
-    assert_eq!(world.destination.event("recent").unwrap()["snapshot"], "included");
+    assert_eq!(app.destination.event("recent").unwrap()["snapshot"], "included");
 
     let mut unreadable = later("unreadable", 60);
     for timestamp in [json!(null), json!("yesterday"), json!(7)] {
         unreadable["timestamp"] = timestamp;
         let before = fetches();
-        world.extract([&unreadable]).await.is_done();
+        app.extract([&unreadable]).await.is_done();
         assert_eq!(fetches(), before + 1, "never covered: {}", unreadable["timestamp"]);
     }
 
     let before = fetches();
-    world
-        .extract(&[later("old too", 60), later("new", 0)].map(|mut event| {
-            event["id"] = json!(event["id"].as_str().unwrap().replace(' ', "-"));
-            event
-        }))
-        .await
-        .is_done();
+    app.extract(&[later("old too", 60), later("new", 0)].map(|mut event| {
+        event["id"] = json!(event["id"].as_str().unwrap().replace(' ', "-"));
+        event
+    }))
+    .await
+    .is_done();
     assert_eq!(fetches(), before + 1, "one new event has them all fetched");
-    assert_eq!(world.destination.event("old-too").unwrap()["snapshot"], "included");
+    assert_eq!(app.destination.event("old-too").unwrap()["snapshot"], "included");
 }
 
 #[tokio::test]
 async fn what_the_destination_has_not_accepted_covers_nothing() {
-    let world = World::new();
-    let event = recorded(world.conversation("c-1"), 60);
-    world.destination.fault(Fault::status(503).times(3));
-    world.extract([&event]).await.gives_back(&["m-0"], FIRST_WAIT);
-    world.extract(&[event]).await.is_done();
-    assert_eq!(world.calls("/api/v1/conversations/c-1/items"), 2);
+    let app = TestApp::new();
+    let event = recorded(app.conversation("c-1"), 60);
+    app.destination.fault(Fault::status(503).times(3));
+    app.extract([&event]).await.gives_back(&["m-0"], FIRST_WAIT);
+    app.extract(&[event]).await.is_done();
+    assert_eq!(app.calls("/api/v1/conversations/c-1/items"), 2);
 }
 
 #[tokio::test]
 async fn a_customer_is_asked_for_once_and_found_wherever_merging_took_them() {
-    let world = World::new();
-    let events: Vec<Value> = (0..5).map(|n| world.conversation(&format!("c-{n}"))).collect();
+    let app = TestApp::new();
+    let events: Vec<Value> = (0..5).map(|n| app.conversation(&format!("c-{n}"))).collect();
     {
-        let mut at_gladly = world.gladly.organization();
+        let mut at_gladly = app.gladly.organization();
         for (id, customer) in [("c-1", "a"), ("c-2", "z"), ("c-3", "gone"), ("c-4", "far")] {
             at_gladly.change_conversation(id, json!({"customerId": customer}));
         }
@@ -136,67 +135,67 @@ async fn a_customer_is_asked_for_once_and_found_wherever_merging_took_them() {
             at_gladly.merge_customer(old, new);
         }
     }
-    world.extract(&events).await.is_done();
-    let customer = |id| world.destination.conversation(id).unwrap().get("customer").cloned();
+    app.extract(&events).await.is_done();
+    let customer = |id| app.destination.conversation(id).unwrap().get("customer").cloned();
     assert_eq!(customer("c-0").unwrap()["id"], "u");
     let survivor = customer("c-1").unwrap();
     assert_eq!((&survivor["id"], &survivor["name"]), (&json!("d"), &json!("Survivor")));
     assert_eq!(customer("c-2"), None, "merged into itself");
     assert_eq!(customer("c-3"), None, "gone");
     assert_eq!(customer("c-4"), None, "moved four times");
-    assert_eq!(world.calls("/api/v1/customer-profiles/a"), 1);
+    assert_eq!(app.calls("/api/v1/customer-profiles/a"), 1);
 
-    let before = world.calls("/api/v1/customer-profiles/*");
-    let again: Vec<Value> = (5..10).map(|n| world.conversation(&format!("c-{n}"))).collect();
-    world.extract(&again).await.is_done();
-    assert_eq!(world.calls("/api/v1/customer-profiles/*"), before, "kept for ten minutes");
+    let before = app.calls("/api/v1/customer-profiles/*");
+    let again: Vec<Value> = (5..10).map(|n| app.conversation(&format!("c-{n}"))).collect();
+    app.extract(&again).await.is_done();
+    assert_eq!(app.calls("/api/v1/customer-profiles/*"), before, "kept for ten minutes");
 }
 
 #[tokio::test]
 async fn a_conversation_that_is_gone_is_looked_for_once_more_then_told_of() {
-    let world = World::new();
-    let event = world.conversation("c-1");
-    world.gladly.organization().delete_conversation("c-1");
+    let app = TestApp::new();
+    let event = app.conversation("c-1");
+    app.gladly.organization().delete_conversation("c-1");
 
-    world.extract([&event]).await.gives_back(&["m-0"], 30..=30);
-    assert!(world.destination.deliveries().is_empty());
+    app.extract([&event]).await.gives_back(&["m-0"], 30..=30);
+    assert!(app.destination.deliveries().is_empty());
 
-    world.batch(&[record(0, &event).received(2)]).await.is_done();
-    let sent = world.destination.event(event["id"].as_str().unwrap()).unwrap();
+    app.batch(&[record(0, &event).received(2)]).await.is_done();
+    let sent = app.destination.event(event["id"].as_str().unwrap()).unwrap();
     assert_eq!(sent["snapshot"], "gone");
-    assert_eq!(world.destination.deliveries()[0].body["conversations"], json!([]));
+    assert_eq!(app.destination.deliveries()[0].body["conversations"], json!([]));
 }
 
 #[tokio::test]
 async fn an_item_that_gladly_does_not_show_yet_is_waited_for_once() {
-    let world = World::new();
-    let closed = world.conversation("c-1");
-    let mut message = world.gladly.organization().event("CONTACT/MESSAGE_RECEIVED", "c-1");
+    let app = TestApp::new();
+    let closed = app.conversation("c-1");
+    let mut message = app.gladly.organization().event("CONTACT/MESSAGE_RECEIVED", "c-1");
     message["content"]["messageId"] = json!("not-yet");
 
-    world.extract(&[closed.clone(), message.clone()]).await.gives_back(&["m-1"], 30..=30);
-    assert_eq!(world.destination.event_ids().len(), 1, "the other event does not wait");
+    app.extract(&[closed.clone(), message.clone()]).await.gives_back(&["m-1"], 30..=30);
+    assert_eq!(app.destination.event_ids().len(), 1, "the other event does not wait");
 
     let item = json!({"id": "not-yet", "initiator": {"type": "CUSTOMER"}, "content": {"type": "CHAT_MESSAGE", "content": "late"}});
-    world.gladly.organization().add_item("c-1", item);
+    app.gladly.organization().add_item("c-1", item);
     let old = recorded(message.clone(), 60);
-    world.batch(&[record(1, &old).received(2)]).await.is_done();
-    let items = world.destination.conversation("c-1").unwrap()["items"].clone();
+    app.batch(&[record(1, &old).received(2)]).await.is_done();
+    let items = app.destination.conversation("c-1").unwrap()["items"].clone();
     assert!(
         items.as_array().unwrap().iter().any(|item| item["text"] == "late"),
         "not covered by the first"
     );
 
     message["content"]["messageId"] = json!("never");
-    world.batch(&[record(1, &message).received(2)]).await.is_done();
+    app.batch(&[record(1, &message).received(2)]).await.is_done();
 }
 
 #[tokio::test]
 async fn the_items_behind_a_cut_list_are_fetched_one_by_one() {
-    let world = World::new();
-    world.conversation("c-1");
+    let app = TestApp::new();
+    app.conversation("c-1");
     let events: Vec<Value> = {
-        let mut at_gladly = world.gladly.organization();
+        let mut at_gladly = app.gladly.organization();
         at_gladly.fill("c-1", 1_500);
         at_gladly.add_item("c-1", json!({"id": "newest", "timestamp": "2026-01-01T00:00:00Z", "content": {"type": "CHAT_MESSAGE", "content": "the newest"}}));
         at_gladly.unsupported.insert("odd".into());
@@ -209,24 +208,24 @@ async fn the_items_behind_a_cut_list_are_fetched_one_by_one() {
             })
             .collect()
     };
-    world.extract(&events).await.is_done();
-    let snapshot = world.destination.conversation("c-1").unwrap();
+    app.extract(&events).await.is_done();
+    let snapshot = app.destination.conversation("c-1").unwrap();
     assert_eq!(snapshot["truncated"], true);
     let items = snapshot["items"].as_array().unwrap();
     assert_eq!(items.len(), 1_001);
     assert_eq!(items[0]["id"], "newest", "in its place by time");
 
-    world.extract(&events[..1]).await.is_done();
-    assert_eq!(world.calls("/api/v1/conversations/c-1/items"), 2, "a cut snapshot covers nothing");
+    app.extract(&events[..1]).await.is_done();
+    assert_eq!(app.calls("/api/v1/conversations/c-1/items"), 2, "a cut snapshot covers nothing");
 }
 
 #[tokio::test]
 async fn calls_and_voicemails_have_their_transcript_or_their_summary() {
-    let world = World::new();
-    let event = world.conversation("c-1");
+    let app = TestApp::new();
+    let event = app.conversation("c-1");
     let summary = |status: &str| json!({"status": status, "summary": "They talked."});
     let ids: Vec<String> = {
-        let mut at_gladly = world.gladly.organization();
+        let mut at_gladly = app.gladly.organization();
         let call = |summary: Value| json!({"type": "PHONE_CALL", "from": "+1", "to": "+2", "startedAt": "2026-01-01T00:00:00Z", "recordingSummary": summary});
         let ids = vec![
             at_gladly.add_item("c-1", call(summary("READY"))),
@@ -237,8 +236,8 @@ async fn calls_and_voicemails_have_their_transcript_or_their_summary() {
         at_gladly.add_transcript(&ids[0], &["Hello?", "Hi, this is Sam."]);
         ids
     };
-    world.extract(&[event]).await.is_done();
-    let items = world.destination.conversation("c-1").unwrap()["items"].clone();
+    app.extract(&[event]).await.is_done();
+    let items = app.destination.conversation("c-1").unwrap()["items"].clone();
     let text = |id: &String| {
         items
             .as_array()
@@ -281,16 +280,16 @@ async fn a_fault_of_gladly_costs_the_conversation_and_no_other() {
     let cases = faults.iter().flat_map(|(name, fault)| paths.map(|path| (name, fault, path)));
     let cases = cases.filter(|(name, _, path)| is_fault(name, path));
     join_all(cases.map(async |(name, fault, path)| {
-        let world = World::new();
-        let events = [world.conversation("c-1"), world.conversation("c-2")];
-        world.gladly.fault(fault.clone().on(path));
-        let settled = world.extract(&events).await;
+        let app = TestApp::new();
+        let events = [app.conversation("c-1"), app.conversation("c-2")];
+        app.gladly.fault(fault.clone().on(path));
+        let settled = app.extract(&events).await;
         assert_eq!(settled.kept, ["m-0"], "{name} at {path}");
         let wait = settled.visibility["m-0"];
         let expected = if *name == "503 for a while" { 60..=60 } else { FIRST_WAIT };
         assert!(expected.contains(&wait), "{name}: {wait}");
-        assert_eq!(world.destination.event_ids().len(), 1, "{name} at {path}");
-        assert!(world.quarantined().is_empty());
+        assert_eq!(app.destination.event_ids().len(), 1, "{name} at {path}");
+        assert!(app.quarantined().is_empty());
     }))
     .await;
     assert_eq!(elsewhere.traffic().count(""), 0, "redirects are never followed");
@@ -305,82 +304,78 @@ async fn a_fault_that_passes_is_not_even_noticed() {
         Fault::status(408),
         Fault::status(425),
     ] {
-        let world = World::new();
-        let event = world.conversation("c-1");
-        world.gladly.fault(fault.on("/api/v1/conversations/c-1").times(2));
-        world.extract(&[event]).await.is_done();
-        assert_eq!(world.calls("/api/v1/conversations/c-1"), 3);
+        let app = TestApp::new();
+        let event = app.conversation("c-1");
+        app.gladly.fault(fault.on("/api/v1/conversations/c-1").times(2));
+        app.extract(&[event]).await.is_done();
+        assert_eq!(app.calls("/api/v1/conversations/c-1"), 3);
     }
 }
 
 #[tokio::test]
 async fn refused_credentials_give_everything_back_and_ask_no_more() {
     for status in [401, 403] {
-        let world = World::new();
-        let events: Vec<Value> = (0..50).map(|n| world.conversation(&format!("c-{n}"))).collect();
-        world.gladly.fault(Fault::status(status));
-        let settled = world.extract(&events).await;
+        let app = TestApp::new();
+        let events: Vec<Value> = (0..50).map(|n| app.conversation(&format!("c-{n}"))).collect();
+        app.gladly.fault(Fault::status(status));
+        let settled = app.extract(&events).await;
         assert_eq!(settled.kept.len(), 50);
         assert!(settled.visibility.values().all(|wait| FIRST_WAIT.contains(wait)));
-        assert!(
-            world.calls("") <= 16,
-            "what was under way, and nothing after: {}",
-            world.calls("")
-        );
-        assert!(world.quarantined().is_empty());
+        assert!(app.calls("") <= 16, "what was under way, and nothing after: {}", app.calls(""));
+        assert!(app.quarantined().is_empty());
     }
 }
 
 #[tokio::test]
 async fn a_missing_token_gives_everything_back() {
     for name in ["/relay/gladly-token", "/relay/destination-token"] {
-        let world = World::new();
-        let event = world.conversation("c-1");
-        world.aws.state().parameters.remove(name);
-        world.extract([&event]).await.gives_back(&["m-0"], FIRST_WAIT);
-        assert!(world.destination.deliveries().is_empty());
-        assert!(world.quarantined().is_empty());
+        let app = TestApp::new();
+        let event = app.conversation("c-1");
+        app.aws.state().parameters.remove(name);
+        app.extract([&event]).await.gives_back(&["m-0"], FIRST_WAIT);
+        assert!(app.destination.deliveries().is_empty());
+        assert!(app.quarantined().is_empty());
     }
 }
 
 #[tokio::test]
 async fn half_a_character_costs_neither_its_event_nor_its_conversation() {
-    let world = World::new();
-    let event = world.conversation("c-1");
+    let app = TestApp::new();
+    let event = app.conversation("c-1");
     let items = r#"[{"id":"i","content":{"type":"SMS","content":"cut \ud83d"}}]"#;
     let fault = Fault::status(200).body(items).on("/api/v1/conversations/c-1/items");
-    world.gladly.fault(fault);
+    app.gladly.fault(fault);
     let mut record = record(0, &event);
     record.body = record.body.replace(r#""content":{"#, r#""content":{"note":"cut \ud83d","#);
-    world.batch(&[record]).await.is_done();
-    let sent = world.destination.event(event["id"].as_str().unwrap()).unwrap();
+    app.batch(&[record]).await.is_done();
+    let sent = app.destination.event(event["id"].as_str().unwrap()).unwrap();
     assert_eq!(sent["content"]["note"], "cut \u{fffd}");
-    let snapshot = world.destination.conversation("c-1").unwrap();
+    let snapshot = app.destination.conversation("c-1").unwrap();
     assert_eq!(snapshot["items"][0]["text"], "cut \u{fffd}");
 }
 
 #[tokio::test]
 async fn odd_ids_never_reach_a_url() {
-    let world = World::new();
-    let mut event = world.conversation("c-1");
-    world.gladly.organization().change_conversation("c-1", json!({"customerId": "../agents"}));
+    let app = TestApp::new();
+    let mut event = app.conversation("c-1");
+    app.gladly.organization().change_conversation("c-1", json!({"customerId": "../agents"}));
     event["content"]["customerId"] = json!("../../organization");
     event["content"]["messageId"] = json!("%2e%2e/x");
-    world.extract(&[event]).await.is_done();
-    assert_eq!(world.calls("/api/v1/customer-profiles/*"), 0);
-    assert_eq!(world.calls("/api/v1/organization"), 0);
-    assert_eq!(world.destination.event_ids().len(), 1);
+    app.extract(&[event]).await.is_done();
+    assert_eq!(app.calls("/api/v1/customer-profiles/*"), 0);
+    assert_eq!(app.calls("/api/v1/organization"), 0);
+    assert_eq!(app.destination.event_ids().len(), 1);
 }
 
 #[tokio::test]
 async fn what_analysts_ask_for_is_forwarded_where_gladly_gives_it() {
     for contact in ["true", "false"] {
-        let world = World::with(&[("FORWARD_CUSTOMER_CONTACT", contact)]);
-        let event = world.conversation("c-1");
+        let app = TestApp::with(&[("FORWARD_CUSTOMER_CONTACT", contact)]);
+        let event = app.conversation("c-1");
         let responder = json!({"id": "a-1", "type": "AGENT"});
         let ids = json!({"storefront": "s-1", "loyalty": "l-2"});
         let (parent, child) = {
-            let mut at_gladly = world.gladly.organization();
+            let mut at_gladly = app.gladly.organization();
             at_gladly.add_customer("u", json!({"externalCustomerIds": ids}));
             let child = at_gladly.topics.last().unwrap().clone();
             at_gladly
@@ -397,8 +392,8 @@ async fn what_analysts_ask_for_is_forwarded_where_gladly_gives_it() {
             let parent = at_gladly.topics.iter().find(|topic| topic["id"] == child["parentId"]);
             (parent.unwrap().clone(), child)
         };
-        world.extract([event]).await.is_done();
-        let snapshot = world.destination.conversation("c-1").unwrap();
+        app.extract([event]).await.is_done();
+        let snapshot = app.destination.conversation("c-1").unwrap();
         assert_eq!(
             snapshot["topics"],
             json!([{"id": parent["id"], "name": parent["name"]},

@@ -11,7 +11,7 @@ use tracing::{
 
 use crate::{
     control::REQUEST_ID,
-    time::{Reply, World, records, working},
+    deadlines::{Reply, TestApp, records, working},
 };
 
 /// The lines since this began, as Lambda shows them.
@@ -62,7 +62,7 @@ fn batch(bodies: impl IntoIterator<Item = String>) -> Value {
 
 #[tokio::test(start_paused = true)]
 async fn every_line_of_a_batch_names_its_invocation_also_those_of_spawned_tasks() {
-    let world = World::new(|path| match path {
+    let app = TestApp::new(|path| match path {
         path if path.contains("c-1/items") => Reply::Status(500, None),
         path if path.contains("c-2/items") => Reply::Panic,
         path => working(path),
@@ -70,7 +70,7 @@ async fn every_line_of_a_batch_names_its_invocation_also_those_of_spawned_tasks(
     let lines = Lines::listen();
     let bodies = records(5).into_iter().map(|record| record.body);
     let payload = batch(bodies.chain(["hello".to_owned()]));
-    let answer = world.invoke(payload).await.unwrap();
+    let answer = app.invoke(payload).await.unwrap();
     assert_eq!(
         answer["batchItemFailures"],
         json!([{"itemIdentifier": "m-1"}, {"itemIdentifier": "m-2"}])
@@ -81,7 +81,7 @@ async fn every_line_of_a_batch_names_its_invocation_also_those_of_spawned_tasks(
     assert_eq!(lines.one("gave a conversation back")["gladly.conversation_id"], "c-1");
     let delivered = lines.one("delivered");
     assert_eq!(delivered["level"], "INFO");
-    let sent: Value = serde_json::from_str(&world.sent("deliveries")[0]).unwrap();
+    let sent: Value = serde_json::from_str(&app.sent("deliveries")[0]).unwrap();
     assert_eq!(delivered["delivery.id"], sent["id"]);
     assert_eq!(
         (&delivered["delivery.event_ids"], &delivered["delivery.conversation_ids"]),
@@ -103,13 +103,13 @@ async fn every_line_of_a_batch_names_its_invocation_also_those_of_spawned_tasks(
 
 #[tokio::test(start_paused = true)]
 async fn a_delivery_of_many_names_the_first_hundred() {
-    let world = World::new(working);
+    let app = TestApp::new(working);
     let lines = Lines::listen();
     // Two events of each.
     let bodies = || records(100).into_iter().map(|record| record.body);
-    world.invoke(batch(bodies().chain(bodies()))).await.unwrap();
+    app.invoke(batch(bodies().chain(bodies()))).await.unwrap();
     let delivered = lines.with("delivered");
-    assert_eq!(world.sent("deliveries").len(), delivered.len());
+    assert_eq!(app.sent("deliveries").len(), delivered.len());
     let count = |line: &Value, name: &str| line[name].as_str().unwrap().split(',').count();
     let total = |name: &str| delivered.iter().map(|line| line[name].as_u64().unwrap()).sum::<u64>();
     assert_eq!((total("delivery.events"), total("delivery.conversations")), (200, 100));
@@ -127,13 +127,13 @@ async fn a_delivery_of_many_names_the_first_hundred() {
 
 #[tokio::test(start_paused = true)]
 async fn a_task_and_a_pause_are_a_line_each_that_names_its_invocation() {
-    let world = World::new(working);
+    let app = TestApp::new(working);
     let lines = Lines::listen();
-    world.task("status").await;
+    app.task("status").await;
     assert_eq!(lines.one("task done")["task"], "status");
-    world.aws.put("/relay/pause", "paused");
+    app.aws.put("/relay/pause", "paused");
     tokio::time::sleep(std::time::Duration::from_secs(11)).await;
-    world.invoke(batch(records(2).into_iter().map(|record| record.body))).await.unwrap();
+    app.invoke(batch(records(2).into_iter().map(|record| record.body))).await.unwrap();
     let holding = lines.one("holding records");
     assert_eq!((&holding["level"], &holding["count"]), (&json!("WARN"), &json!(2)));
     assert!(holding["reason"].is_string(), "{holding}");

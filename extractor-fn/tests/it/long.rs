@@ -4,13 +4,14 @@ use serde_json::{Value, json};
 use tokio::time::{Duration, Instant, sleep};
 
 use crate::{
-    FIRST_WAIT, settle,
-    time::{LEFT, Reply, World, records, working},
+    FIRST_WAIT,
+    deadlines::{LEFT, Reply, TestApp, records, working},
+    settle,
 };
 
 /// A world in which `c-0` has so many voicemails, every other one with a transcript.
-fn with_voicemails(count: usize, rate: &str) -> World {
-    World::with(&[("GLADLY_REQUESTS_PER_SECOND", rate)], move |path| match path {
+fn with_voicemails(count: usize, rate: &str) -> TestApp {
+    TestApp::with(&[("GLADLY_REQUESTS_PER_SECOND", rate)], move |path| match path {
         "api/v1/conversations/c-0/items" => Reply::Json(
             (0..count)
                 .map(|n| json!({"id": format!("v-{n}"), "content": {"type": "VOICEMAIL"}}))
@@ -25,8 +26,8 @@ fn with_voicemails(count: usize, rate: &str) -> World {
 }
 
 /// The snapshot of `c-0` as it was delivered last.
-fn delivered(world: &World) -> Option<Value> {
-    let deliveries = world.sent("deliveries").into_iter().rev();
+fn delivered(app: &TestApp) -> Option<Value> {
+    let deliveries = app.sent("deliveries").into_iter().rev();
     let mut conversations = deliveries.flat_map(|delivery| {
         let delivery: Value = serde_json::from_str(&delivery).unwrap();
         delivery["conversations"].as_array().unwrap().clone()
@@ -41,46 +42,46 @@ fn with_text(snapshot: &Value) -> usize {
 
 #[tokio::test(start_paused = true)]
 async fn a_conversation_longer_than_an_invocation_gets_further_with_each_and_delays_no_neighbour() {
-    let world = with_voicemails(1_000, "4");
+    let app = with_voicemails(1_000, "4");
     let began = Instant::now();
-    settle(&world.extractor, &world.aws, &records(41), LEFT).await.gives_back(&["m-0"], FIRST_WAIT);
+    settle(&app.extractor, &app.aws, &records(41), LEFT).await.gives_back(&["m-0"], FIRST_WAIT);
     assert!(began.elapsed() <= LEFT);
     let neighbours: Vec<Value> =
-        world.sent("deliveries").iter().map(|sent| serde_json::from_str(sent).unwrap()).collect();
+        app.sent("deliveries").iter().map(|sent| serde_json::from_str(sent).unwrap()).collect();
     let neighbours = neighbours.iter().flat_map(|sent| sent["events"].as_array().unwrap());
     assert_eq!(neighbours.count(), 40, "in the first invocation");
-    assert_eq!(delivered(&world), None);
+    assert_eq!(delivered(&app), None);
 
     // It is last from now on, and what was fetched is not fetched again.
     sleep(Duration::from_secs(36)).await;
     let second = Instant::now();
     let batch: Vec<_> = records(9).into_iter().map(|record| record.received(2)).collect();
-    settle(&world.extractor, &world.aws, &batch, LEFT).await.is_done();
-    let first_of = |part: &str| world.times(part).into_iter().find(|at| *at >= second).unwrap();
+    settle(&app.extractor, &app.aws, &batch, LEFT).await.is_done();
+    let first_of = |part: &str| app.times(part).into_iter().find(|at| *at >= second).unwrap();
     assert!(first_of("conversations/c-0") > first_of("conversations/c-8"));
-    let snapshot = delivered(&world).unwrap();
+    let snapshot = delivered(&app).unwrap();
     assert_eq!((with_text(&snapshot), &snapshot["truncated"]), (900, &json!(false)));
-    assert_eq!(world.times("voice-transcript").len(), 1_000);
+    assert_eq!(app.times("voice-transcript").len(), 1_000);
 
     // The next event has it fetched whole, as any other.
-    settle(&world.extractor, &world.aws, &records(1), LEFT).await;
-    assert!(world.times("voice-transcript").len() > 1_900);
+    settle(&app.extractor, &app.aws, &records(1), LEFT).await;
+    assert!(app.times("voice-transcript").len() > 1_900);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_conversation_that_never_gets_finished_is_delivered_with_what_there_was_time_for() {
     // Each try in another environment, which knows nothing of the others.
     for receives in 1..=4 {
-        let world = with_voicemails(1_000, "1");
+        let app = with_voicemails(1_000, "1");
         let batch = [records(1).remove(0).received(receives)];
-        let settled = settle(&world.extractor, &world.aws, &batch, LEFT).await;
+        let settled = settle(&app.extractor, &app.aws, &batch, LEFT).await;
         assert_eq!(settled.kept, ["m-0"]);
         assert!(settled.visibility["m-0"] > 0);
     }
-    let world = with_voicemails(1_000, "1");
+    let app = with_voicemails(1_000, "1");
     let batch = [records(1).remove(0).received(5)];
-    settle(&world.extractor, &world.aws, &batch, LEFT).await.is_done();
-    let snapshot = delivered(&world).unwrap();
+    settle(&app.extractor, &app.aws, &batch, LEFT).await.is_done();
+    let snapshot = delivered(&app).unwrap();
     assert_eq!(snapshot["truncated"], true);
     assert!(with_text(&snapshot) > 150, "{}", with_text(&snapshot));
     let newest = snapshot["items"][998]["text"].as_str().unwrap();
@@ -90,16 +91,16 @@ async fn a_conversation_that_never_gets_finished_is_delivered_with_what_there_wa
 #[tokio::test(start_paused = true)]
 async fn what_was_begun_backs_off_and_only_what_was_not_comes_back_at_once() {
     // 20 s leave 9 s to begin in and 11.5 s to fetch in.
-    let world = World::with(&[("GLADLY_REQUESTS_PER_SECOND", "2")], |path| match path {
+    let app = TestApp::with(&[("GLADLY_REQUESTS_PER_SECOND", "2")], |path| match path {
         "api/v1/conversations/c-0" => Reply::Json(json!({"customerId": "slow"})),
         "api/v1/customer-profiles/slow" => Reply::Hang,
         path => working(path),
     });
-    let settled = settle(&world.extractor, &world.aws, &records(90), Duration::from_secs(20)).await;
+    let settled = settle(&app.extractor, &app.aws, &records(90), Duration::from_secs(20)).await;
     assert!(FIRST_WAIT.contains(&settled.visibility["m-0"]), "{settled:?}");
     assert_eq!(settled.visibility["m-89"], 0);
     for (id, wait) in &settled.visibility {
-        let asked = world.times(&format!("{}/items", id.replace("m-", "conversations/c-"))).len();
+        let asked = app.times(&format!("{}/items", id.replace("m-", "conversations/c-"))).len();
         assert!(*wait > 0 || asked == 0, "{id} was begun");
     }
     let begun = settled.visibility.values().filter(|wait| **wait > 0).count();
@@ -109,7 +110,7 @@ async fn what_was_begun_backs_off_and_only_what_was_not_comes_back_at_once() {
 #[tokio::test(start_paused = true)]
 async fn transcripts_are_bounded_in_bytes() {
     let said = "x".repeat(1 << 20);
-    let world = World::new(move |path| match path {
+    let app = TestApp::new(move |path| match path {
         "api/v1/conversations/c-0/items" => Reply::Json(
             (0..50)
                 .map(|n| json!({"id": format!("v-{n}"), "content": {"type": "VOICEMAIL"}}))
@@ -120,8 +121,8 @@ async fn transcripts_are_bounded_in_bytes() {
         }
         path => working(path),
     });
-    settle(&world.extractor, &world.aws, &records(1), LEFT).await.is_done();
-    let snapshot = delivered(&world).unwrap();
+    settle(&app.extractor, &app.aws, &records(1), LEFT).await.is_done();
+    let snapshot = delivered(&app).unwrap();
     assert_eq!(snapshot["truncated"], true);
     assert!((4..=8).contains(&with_text(&snapshot)), "{}", with_text(&snapshot));
 }

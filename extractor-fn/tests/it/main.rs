@@ -5,22 +5,22 @@
 #![expect(clippy::unwrap_used, reason = "all of this crate is a test")]
 
 mod alarm;
+mod backfill;
 mod batch;
 mod breaker;
 mod control;
+mod deadlines;
 mod deliver;
 mod fetch;
-mod gap;
-mod hold;
-mod leak;
 mod log;
 mod long;
+mod malformed;
 mod names;
-mod odd;
+mod pause;
 mod permission;
-mod redrive;
+mod quarantine;
+mod redaction;
 mod renewal;
-mod time;
 mod tls;
 mod upgrade;
 
@@ -43,7 +43,7 @@ const DESTINATION_TOKEN: &str = "destination-token";
 const MINUTES: Duration = Duration::from_mins(5);
 
 /// An extractor with everything it reaches.
-struct World {
+struct TestApp {
     aws: Aws,
     gladly: Gladly,
     destination: Destination,
@@ -59,7 +59,7 @@ struct Settled {
     visibility: BTreeMap<String, i64>,
 }
 
-impl World {
+impl TestApp {
     fn new() -> Self {
         Self::with(&[])
     }
@@ -108,9 +108,9 @@ impl World {
 
     /// A conversation of customer `u` with one message, and an event about it.
     fn conversation(&self, id: &str) -> Value {
-        let mut world = self.gladly.organization();
-        world.add_conversation(id, "u", [json!({"type": "SMS", "from": "+15555550100", "to": "+1", "content": format!("Hello from {id}")})]);
-        world.event("CONVERSATION/CLOSED", id)
+        let mut app = self.gladly.organization();
+        app.add_conversation(id, "u", [json!({"type": "SMS", "from": "+15555550100", "to": "+1", "content": format!("Hello from {id}")})]);
+        app.event("CONVERSATION/CLOSED", id)
     }
 
     /// Hands a batch to the extractor as SQS does.
@@ -139,7 +139,7 @@ impl World {
     }
 }
 
-impl Drop for World {
+impl Drop for TestApp {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             assert_eq!(

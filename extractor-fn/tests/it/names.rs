@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use tokio::time::{Duration, sleep};
 
 use crate::{
+    deadlines::{LEFT, Reply, TestApp, records, working},
     settle,
-    time::{LEFT, Reply, World, records, working},
 };
 
 /// What Gladly answers where it is asked for a list.
@@ -15,9 +15,9 @@ type List = fn() -> Reply;
 
 /// A world in which conversations have this agent, inbox and topic, and lists are what the returned
 /// function was last given.
-fn with_lists(ids: Value) -> (World, impl Fn(List)) {
+fn with_lists(ids: Value) -> (TestApp, impl Fn(List)) {
     let lists = Arc::new(Mutex::new((|| Reply::Json(json!([]))) as List));
-    let world = World::new({
+    let app = TestApp::new({
         let lists = Arc::clone(&lists);
         move |path| match path {
             "api/v1/agents" | "api/v1/topics" | "api/v1/inboxes" => (lists.lock().unwrap())(),
@@ -27,13 +27,13 @@ fn with_lists(ids: Value) -> (World, impl Fn(List)) {
             path => working(path),
         }
     });
-    (world, move |reply| *lists.lock().unwrap() = reply)
+    (app, move |reply| *lists.lock().unwrap() = reply)
 }
 
 /// Delivers a conversation and returns its snapshot.
-async fn snapshot(world: &World) -> Value {
-    settle(&world.extractor, &world.aws, &records(1), LEFT).await.is_done();
-    let delivery: Value = serde_json::from_str(world.sent("deliveries").last().unwrap()).unwrap();
+async fn snapshot(app: &TestApp) -> Value {
+    settle(&app.extractor, &app.aws, &records(1), LEFT).await.is_done();
+    let delivery: Value = serde_json::from_str(app.sent("deliveries").last().unwrap()).unwrap();
     delivery["conversations"][0].clone()
 }
 
@@ -61,20 +61,20 @@ async fn a_list_of_names_that_fails_costs_names_only() {
     for failure in failures {
         let ids =
             json!({"customerId": "u", "agentId": "a", "inboxId": "a", "topicIds": ["a", "b"]});
-        let (world, lists) = with_lists(ids);
+        let (app, lists) = with_lists(ids);
         lists(failure);
-        let without = snapshot(&world).await;
+        let without = snapshot(&app).await;
         assert_eq!(without["agent"], json!({"id": "a"}));
         assert_eq!(without["inbox"], json!({"id": "a"}));
         assert_eq!(without["topics"], json!([{"id": "a"}, {"id": "b"}]));
 
-        let asked = world.times("api/v1/agents").len();
-        snapshot(&world).await;
-        assert_eq!(world.times("api/v1/agents").len(), asked, "not with every conversation");
+        let asked = app.times("api/v1/agents").len();
+        snapshot(&app).await;
+        assert_eq!(app.times("api/v1/agents").len(), asked, "not with every conversation");
 
         sleep(Duration::from_mins(1)).await;
         lists(GOOD);
-        let with = snapshot(&world).await;
+        let with = snapshot(&app).await;
         assert_eq!(with["agent"], json!({"id": "a", "name": "Ada"}));
         let topics =
             json!([{"id": "a", "name": "Ada"}, {"id": "b", "name": "Bo", "parentId": "a"}]);
@@ -82,36 +82,36 @@ async fn a_list_of_names_that_fails_costs_names_only() {
 
         sleep(Duration::from_hours(2)).await;
         lists(failure);
-        assert_eq!(snapshot(&world).await["topics"], topics, "the last good list");
-        assert!(world.aws.state().writes.is_empty(), "no breaker opens for a list");
+        assert_eq!(snapshot(&app).await["topics"], topics, "the last good list");
+        assert!(app.aws.state().writes.is_empty(), "no breaker opens for a list");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_name_made_within_the_hour_is_asked_for_at_once() {
     let ids = json!({"customerId": "u", "topicIds": ["b"]});
-    let (world, lists) = with_lists(ids);
+    let (app, lists) = with_lists(ids);
     lists(|| Reply::Json(json!([{"id": "a", "name": "Ada"}])));
-    let asked = || world.times("api/v1/topics").len();
-    assert_eq!(snapshot(&world).await["topics"], json!([{"id": "b"}]));
+    let asked = || app.times("api/v1/topics").len();
+    assert_eq!(snapshot(&app).await["topics"], json!([{"id": "b"}]));
     assert_eq!(asked(), 1);
 
     // An id that does not exist is not looked for again and again.
     for _ in 0..5 {
         sleep(Duration::from_mins(2)).await;
-        snapshot(&world).await;
+        snapshot(&app).await;
     }
     assert_eq!(asked(), 1);
     sleep(Duration::from_hours(1)).await;
     lists(GOOD);
-    assert_eq!(snapshot(&world).await["topics"][0]["name"], "Bo");
+    assert_eq!(snapshot(&app).await["topics"][0]["name"], "Bo");
     assert_eq!(asked(), 2);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_list_is_asked_for_again_at_most_once_a_minute() {
     let count = Arc::new(Mutex::new(0));
-    let world = World::new({
+    let app = TestApp::new({
         let count = Arc::clone(&count);
         move |path| match path {
             // There is one topic more each time it is asked for.
@@ -132,8 +132,8 @@ async fn a_list_is_asked_for_again_at_most_once_a_minute() {
     });
     let name = async |n: usize| {
         let record = records(n + 1).remove(n);
-        settle(&world.extractor, &world.aws, &[record], LEFT).await.is_done();
-        let sent: Value = serde_json::from_str(world.sent("deliveries").last().unwrap()).unwrap();
+        settle(&app.extractor, &app.aws, &[record], LEFT).await.is_done();
+        let sent: Value = serde_json::from_str(app.sent("deliveries").last().unwrap()).unwrap();
         sent["conversations"][0]["topics"][0].get("name").cloned()
     };
     assert_eq!(name(0).await, Some(json!("Topic 0")));
@@ -143,5 +143,5 @@ async fn a_list_is_asked_for_again_at_most_once_a_minute() {
     assert_eq!(name(2).await, None, "not twice a minute");
     sleep(Duration::from_secs(30)).await;
     assert_eq!(name(2).await, Some(json!("Topic 2")), "and not forgotten either");
-    assert_eq!(world.times("api/v1/topics").len(), 3);
+    assert_eq!(app.times("api/v1/topics").len(), 3);
 }

@@ -7,13 +7,13 @@ use serde_json::json;
 use tokio::time::{Duration, sleep};
 
 use crate::{
+    deadlines::{LEFT, Reply, TestApp, records, working},
     raw_record, settle,
-    time::{LEFT, Reply, World, records, working},
 };
 
 #[tokio::test(start_paused = true)]
 async fn every_permission_is_needed_and_none_is_missing() {
-    let world = World::new(|path| match path {
+    let app = TestApp::new(|path| match path {
         path if path.starts_with("api/v1/events?") => Reply::Text(String::new()),
         path if path.starts_with("api/v1/export/jobs?") => Reply::Json(json!([{
             "id": "j-1", "files": ["conversation_items.jsonl"],
@@ -25,37 +25,37 @@ async fn every_permission_is_needed_and_none_is_missing() {
     });
     // An event is delivered and one is put aside; then Gladly refuses the token.
     let batch = [records(1), vec![raw_record(1, "no event")]].concat();
-    settle(&world.extractor, &world.aws, &batch, LEFT).await.is_done();
-    let refused = settle(&world.extractor, &world.aws, &records(2), LEFT).await;
+    settle(&app.extractor, &app.aws, &batch, LEFT).await.is_done();
+    let refused = settle(&app.extractor, &app.aws, &records(2), LEFT).await;
     assert!(!refused.kept.is_empty());
 
     // Held for as long as the queues keep anything.
-    world.aws.put("/relay/pause", "paused");
-    let now = world.clock.now();
+    app.aws.put("/relay/pause", "paused");
+    let now = app.clock.now();
     for queue in ["events", "quarantine"] {
-        let mut account = world.aws.state();
+        let mut account = app.aws.state();
         account.queue(queue, now).retention = SignedDuration::from_hours(24);
         account.send(queue, "held", Vec::new(), 0, now);
     }
     for _ in 0..24 {
-        world.task("reconcile").await;
+        app.task("reconcile").await;
         sleep(Duration::from_hours(1)).await;
     }
 
     // What an operator asks for.
-    let from = world.clock.now() - SignedDuration::from_hours(2);
+    let from = app.clock.now() - SignedDuration::from_hours(2);
     for task in ["status", "quarantine", "redrive"] {
-        world.task(task).await;
+        app.task(task).await;
     }
     for task in ["backfill", "import"] {
         // Of a version whose writer may have replaced another unread.
         for _ in 0..2 {
-            world.aws.put(&format!("/relay/pause-{task}"), "{}");
+            app.aws.put(&format!("/relay/pause-{task}"), "{}");
         }
-        world.invoke(json!({"task": task, "from": from.to_string()})).await.unwrap();
+        app.invoke(json!({"task": task, "from": from.to_string()})).await.unwrap();
     }
 
-    let account = world.aws.state();
+    let account = app.aws.state();
     assert_eq!(account.used, Role::named("ExtractorRole").pairs_of_the_code());
     assert!(account.denied.is_empty(), "{:?}", account.denied);
 }

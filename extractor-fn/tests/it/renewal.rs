@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 use tokio::time::{Duration, sleep};
 
 use crate::{
+    deadlines::{LEFT, TestApp, records, working},
     settle,
-    time::{LEFT, World, records, working},
 };
 
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
 
-impl World {
+impl TestApp {
     /// What a queue holds, by body, and when each was sent.
     fn held(&self, queue: &str) -> Vec<(Timestamp, String)> {
         let now = self.clock.now();
@@ -41,19 +41,16 @@ impl World {
 #[tokio::test(start_paused = true)]
 async fn what_is_given_back_late_is_sent_anew_first() {
     for (said, waits) in [("paused", true), ("running", false)] {
-        let world =
-            World::new(
-                move |path| {
-                    if waits { working(path) } else { crate::time::Reply::Status(503, None) }
-                },
-            );
-        world.aws.put("/relay/pause", said);
+        let app = TestApp::new(move |path| {
+            if waits { working(path) } else { crate::deadlines::Reply::Status(503, None) }
+        });
+        app.aws.put("/relay/pause", said);
         // The queue keeps messages for 96 hours.
         for (age, late) in [(65, false), (67, true), (95, true)] {
-            world.aws.state().messages.clear();
+            app.aws.state().messages.clear();
             let records: Vec<_> = records(12).into_iter().map(|r| r.since(HOUR * age)).collect();
-            let settled = settle(&world.extractor, &world.aws, &records, LEFT).await;
-            let sent = world.aws.state().messages.clone();
+            let settled = settle(&app.extractor, &app.aws, &records, LEFT).await;
+            let sent = app.aws.state().messages.clone();
             if late {
                 settled.is_done();
                 let bodies: BTreeSet<_> = sent.iter().map(|message| message.body.clone()).collect();
@@ -64,147 +61,147 @@ async fn what_is_given_back_late_is_sent_anew_first() {
                 assert_eq!((settled.kept.len(), sent.len()), (12, 0), "{age} h");
             }
         }
-        let now = world.clock.now();
-        let visible = world.aws.state().receive("events", 10, None, now).unwrap();
+        let now = app.clock.now();
+        let visible = app.aws.state().receive("events", 10, None, now).unwrap();
         assert!(visible.is_empty(), "they come back as late as they would have");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_operator_who_chose_expiry_gets_it() {
-    let world = World::with(&[("RENEW_HELD_EVENTS", "false")], working);
-    world.aws.put("/relay/pause", "paused");
+    let app = TestApp::with(&[("RENEW_HELD_EVENTS", "false")], working);
+    app.aws.put("/relay/pause", "paused");
     let records: Vec<_> = records(3).into_iter().map(|record| record.since(HOUR * 95)).collect();
-    let settled = settle(&world.extractor, &world.aws, &records, LEFT).await;
+    let settled = settle(&app.extractor, &app.aws, &records, LEFT).await;
     assert_eq!(settled.kept.len(), 3);
-    world.fill("events", 3);
+    app.fill("events", 3);
     for _ in 0..100 {
-        world.task("reconcile").await;
+        app.task("reconcile").await;
         sleep(Duration::from_hours(1)).await;
     }
-    assert!(world.held("events").is_empty());
-    assert!(world.aws.state().messages.is_empty(), "nothing was sent");
-    let screen = world.invoke(json!({"task": "status", "as": "text"})).await.unwrap();
+    assert!(app.held("events").is_empty());
+    assert!(app.aws.state().messages.is_empty(), "nothing was sent");
+    let screen = app.invoke(json!({"task": "status", "as": "text"})).await.unwrap();
     assert!(screen.as_str().unwrap().contains("0 events"), "{screen}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_sent_anew_is_given_back() {
-    let world = World::new(working);
-    world.aws.put("/relay/pause", "paused");
+    let app = TestApp::new(working);
+    app.aws.put("/relay/pause", "paused");
     let records: Vec<_> = records(1).into_iter().map(|record| record.since(HOUR * 95)).collect();
     // The retention is read once for all.
     for fault in
         [THROTTLED, Fault::Unproven(Unproven::Unnamed), Fault::Unproven(Unproven::OtherMd5)]
     {
-        world.aws.state().sqs_fault = Some(fault);
-        let settled = settle(&world.extractor, &world.aws, &records, LEFT).await;
+        app.aws.state().sqs_fault = Some(fault);
+        let settled = settle(&app.extractor, &app.aws, &records, LEFT).await;
         assert_eq!(settled.kept, ["m-0"], "{fault:?}");
     }
-    world.aws.state().sqs_fault = None;
+    app.aws.state().sqs_fault = None;
     sleep(Duration::from_secs(10)).await;
-    settle(&world.extractor, &world.aws, &records, LEFT).await.is_done();
+    settle(&app.extractor, &app.aws, &records, LEFT).await.is_done();
 }
 
 #[tokio::test(start_paused = true)]
 async fn only_copies_that_sqs_proves_to_have_take_their_originals_place() {
     for how in [Unproven::Unnamed, Unproven::OtherMd5, Unproven::NoMd5] {
-        let world = World::new(working);
-        world.aws.put("/relay/pause", "paused");
-        world.task("reconcile").await;
-        let events = world.fill("events", 25);
+        let app = TestApp::new(working);
+        app.aws.put("/relay/pause", "paused");
+        app.task("reconcile").await;
+        let events = app.fill("events", 25);
         sleep(Duration::from_hours(47)).await;
-        world.aws.state().sqs_fault = Some(Fault::Unproven(how));
+        app.aws.state().sqs_fault = Some(Fault::Unproven(how));
         for _ in 0..60 {
-            world.task("reconcile").await;
+            app.task("reconcile").await;
             sleep(Duration::from_mins(1)).await;
         }
-        assert_eq!(bodies(&world), events, "{how:?}: none is deleted");
-        assert!(world.aws.state().messages.is_empty(), "{how:?}");
-        world.aws.state().sqs_fault = None;
+        assert_eq!(bodies(&app), events, "{how:?}: none is deleted");
+        assert!(app.aws.state().messages.is_empty(), "{how:?}");
+        app.aws.state().sqs_fault = None;
         for _ in 0..60 {
-            world.task("reconcile").await;
+            app.task("reconcile").await;
             sleep(Duration::from_mins(1)).await;
         }
-        assert_eq!(bodies(&world), events, "{how:?}: each is there once");
-        assert_eq!(world.aws.state().messages.len(), 25, "{how:?}: and renewed");
+        assert_eq!(bodies(&app), events, "{how:?}: each is there once");
+        assert_eq!(app.aws.state().messages.len(), 25, "{how:?}: and renewed");
     }
 }
 
-fn bodies(world: &World) -> BTreeSet<String> {
-    world.held("events").into_iter().map(|(_, body)| body).collect()
+fn bodies(app: &TestApp) -> BTreeSet<String> {
+    app.held("events").into_iter().map(|(_, body)| body).collect()
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_long_pause_loses_nothing_and_costs_a_receive_a_renewal() {
-    let world = World::new(working);
-    world.aws.put("/relay/pause", "paused");
-    world.task("reconcile").await;
-    let (events, aside) = (world.fill("events", 250), world.fill("quarantine", 15));
-    world.aws.state().queue("quarantine", world.clock.now()).retention = HOUR * 14 * 24;
-    let mut before = world.aws.state().sqs_calls;
+    let app = TestApp::new(working);
+    app.aws.put("/relay/pause", "paused");
+    app.task("reconcile").await;
+    let (events, aside) = (app.fill("events", 250), app.fill("quarantine", 15));
+    app.aws.state().queue("quarantine", app.clock.now()).retention = HOUR * 14 * 24;
+    let mut before = app.aws.state().sqs_calls;
     let mut busy = Vec::new();
     for hour in 0..12 * 24 {
-        world.task("reconcile").await;
-        let calls = world.aws.state().sqs_calls - before;
+        app.task("reconcile").await;
+        let calls = app.aws.state().sqs_calls - before;
         if calls > 20 {
             busy.push(hour);
         }
         sleep(Duration::from_hours(1)).await;
-        before = world.aws.state().sqs_calls;
+        before = app.aws.state().sqs_calls;
     }
-    let now = world.clock.now();
+    let now = app.clock.now();
     for (queue, bodies, most) in [("events", events, 48), ("quarantine", aside, 7 * 24)] {
-        let held = world.held(queue);
+        let held = app.held(queue);
         assert_eq!(held.len(), bodies.len(), "no copy is left behind in {queue}");
         assert_eq!(held.iter().map(|(_, body)| body.clone()).collect::<BTreeSet<_>>(), bodies);
         let oldest = held.iter().map(|(sent, _)| now.duration_since(*sent)).max().unwrap();
         assert!(oldest <= HOUR * (most + 2), "{queue}: {oldest:?}");
     }
-    let receives = world.aws.state().receive("events", 10, None, now).unwrap();
+    let receives = app.aws.state().receive("events", 10, None, now).unwrap();
     assert!(receives.iter().all(|message| message.receives <= 3), "copies begin anew");
     assert!(receives.iter().all(|message| message.attributes[0].0 == "type"));
     assert!((7..30).contains(&busy.len()), "most hours nothing is received: {busy:?}");
-    world.assert_pause_is_the_operators();
+    app.assert_pause_is_the_operators();
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_pass_goes_on_where_a_fault_ended_it() {
-    let world = World::new(working);
-    world.aws.put("/relay/pause", "paused");
-    world.task("reconcile").await;
-    let events = world.fill("events", 1_000);
+    let app = TestApp::new(working);
+    app.aws.put("/relay/pause", "paused");
+    app.task("reconcile").await;
+    let events = app.fill("events", 1_000);
     sleep(Duration::from_hours(49)).await;
     // Some calls that work, some entries of a batch that do not, then nothing does.
     let mut faults = VecDeque::from([Fault::Entries(0); 150]);
     faults.extend([Fault::Entries(0b101); 3]);
     faults.extend([THROTTLED; 9]);
-    world.aws.state().sqs_faults = faults;
+    app.aws.state().sqs_faults = faults;
     // Whether that fails the invocation depends on what is throttled last.
-    let _ = world.invoke(json!({"task": "reconcile"})).await;
-    let begun = world.ledger()["events"]["pass"].clone();
+    let _ = app.invoke(json!({"task": "reconcile"})).await;
+    let begun = app.ledger()["events"]["pass"].clone();
     let renewed = begun["renewed"].as_u64().unwrap();
     assert!((100..1_000).contains(&renewed), "{renewed}");
 
     sleep(Duration::from_mins(1)).await;
-    while let Some(pass) = world.ledger()["events"].get("pass") {
+    while let Some(pass) = app.ledger()["events"].get("pass") {
         assert_eq!(pass["begunAt"], begun["begunAt"]);
-        world.task("reconcile").await;
+        app.task("reconcile").await;
         sleep(Duration::from_mins(1)).await;
     }
     let old = |held: &[(Timestamp, String)]| {
-        let now = world.clock.now();
+        let now = app.clock.now();
         held.iter().filter(|(sent, _)| now.duration_since(*sent) > HOUR * 40).count()
     };
-    let missed = old(&world.held("events"));
+    let missed = old(&app.held("events"));
     assert!(missed < 25, "{missed}");
 
     // Those have another chance, and sooner than usual.
     for _ in 0..13 {
         sleep(Duration::from_hours(1)).await;
-        world.task("reconcile").await;
+        app.task("reconcile").await;
     }
-    let held = world.held("events");
+    let held = app.held("events");
     assert_eq!(old(&held), 0);
     assert_eq!(held.iter().map(|(_, body)| body.clone()).collect::<BTreeSet<_>>(), events);
     assert!(held.len() <= 1_020, "a copy or two, of what could not be deleted: {}", held.len());

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use local::tls::Tls;
 
-use crate::{World, record};
+use crate::{TestApp, record};
 
 fn protocols(traffic: &local::server::Traffic) -> Vec<String> {
     traffic.calls("").into_iter().map(|call| call.protocol).collect()
@@ -14,13 +14,13 @@ fn protocols(traffic: &local::server::Traffic) -> Vec<String> {
 #[tokio::test]
 async fn fetches_and_deliveries_share_a_connection_each_over_http_2() {
     let (gladly, destination) = (Tls::new().unwrap(), Tls::new().unwrap());
-    let world = World::connected(&[], Some(gladly.clone()), Some(destination.clone()));
+    let app = TestApp::connected(&[], Some(gladly.clone()), Some(destination.clone()));
     for id in ["c-1", "c-2", "c-3"] {
-        let event = world.conversation(id);
-        world.extract([&event]).await.is_done();
+        let event = app.conversation(id);
+        app.extract([&event]).await.is_done();
     }
-    assert_eq!(world.destination.deliveries().len(), 3);
-    for traffic in [world.gladly.traffic(), world.destination.traffic()] {
+    assert_eq!(app.destination.deliveries().len(), 3);
+    for traffic in [app.gladly.traffic(), app.destination.traffic()] {
         let protocols = protocols(traffic);
         assert!(protocols.iter().all(|protocol| protocol == "HTTP/2.0"), "{protocols:?}");
     }
@@ -32,27 +32,27 @@ async fn fetches_and_deliveries_share_a_connection_each_over_http_2() {
 #[tokio::test]
 async fn a_gladly_whose_connection_falls_silent_is_asked_on_another_one() {
     let tls = Tls::new().unwrap();
-    let world = World::connected(&[], Some(tls.clone()), None);
-    let first = world.conversation("c-1");
-    world.extract([&first]).await.is_done();
+    let app = TestApp::connected(&[], Some(tls.clone()), None);
+    let first = app.conversation("c-1");
+    app.extract([&first]).await.is_done();
     tls.silence();
     let opened = tls.connections();
-    let second = world.conversation("c-2");
-    world.extract([&second]).await.is_done();
+    let second = app.conversation("c-2");
+    app.extract([&second]).await.is_done();
     assert!(tls.connections() > opened);
-    assert_eq!(world.destination.event_ids().len(), 2);
+    assert_eq!(app.destination.event_ids().len(), 2);
 }
 
 #[tokio::test]
 async fn a_destination_whose_connection_falls_silent_gets_its_delivery_on_another_one() {
     let tls = Tls::new().unwrap();
-    let world = World::connected(&[], None, Some(tls.clone()));
-    let first = world.conversation("c-1");
-    world.extract([&first]).await.is_done();
+    let app = TestApp::connected(&[], None, Some(tls.clone()));
+    let first = app.conversation("c-1");
+    app.extract([&first]).await.is_done();
     tls.silence();
-    let second = world.conversation("c-2");
+    let second = app.conversation("c-2");
     // So little time that a try on the silent connection is a short one.
     let left = Duration::from_secs(12);
-    crate::settle(&world.extractor, &world.aws, &[record(0, &second)], left).await.is_done();
-    assert_eq!((tls.connections(), world.destination.deliveries().len()), (2, 2));
+    crate::settle(&app.extractor, &app.aws, &[record(0, &second)], left).await.is_done();
+    assert_eq!((tls.connections(), app.destination.deliveries().len()), (2, 2));
 }

@@ -6,8 +6,8 @@ use local::{aws::THROTTLED, destination::violations, golden::Golden};
 use serde_json::{Value, json};
 
 use crate::{
+    deadlines::{LEFT, Reply, TestApp, working},
     raw_record, settle,
-    time::{LEFT, Reply, World, working},
 };
 
 const PAUSE: &str = "/relay/pause";
@@ -18,8 +18,8 @@ fn written() -> Timestamp {
 }
 
 /// A world that goes on a minute after everything was written.
-fn next_version() -> World {
-    World::at(written() + SignedDuration::from_mins(1), &[], working)
+fn next_version() -> TestApp {
+    TestApp::at(written() + SignedDuration::from_mins(1), &[], working)
 }
 
 fn golden() -> Vec<Golden> {
@@ -40,7 +40,7 @@ fn assert_newest(name: &str, written: &str) {
     );
 }
 
-impl World {
+impl TestApp {
     async fn hand_out(&self, bodies: &[String]) -> crate::Settled {
         let records: Vec<_> =
             bodies.iter().enumerate().map(|(index, body)| raw_record(index, body)).collect();
@@ -57,11 +57,11 @@ impl World {
 #[tokio::test(start_paused = true)]
 async fn events_of_every_version_are_delivered_as_they_came() {
     for golden in golden() {
-        let world = next_version();
+        let app = next_version();
         let events = ["event.webhook.json", "event.backfill.json"];
         let events = events.map(|name| golden.read(name).unwrap());
-        world.hand_out(&events).await.is_done();
-        let delivery: Value = serde_json::from_str(&world.sent("deliveries")[0]).unwrap();
+        app.hand_out(&events).await.is_done();
+        let delivery: Value = serde_json::from_str(&app.sent("deliveries")[0]).unwrap();
         let told = |event: &Value| {
             let mut event = event.clone();
             event.as_object_mut().unwrap().remove("heldMs").unwrap();
@@ -89,12 +89,12 @@ async fn events_of_every_version_are_delivered_as_they_came() {
 #[tokio::test(start_paused = true)]
 async fn what_every_version_put_aside_is_shown_and_sent_back() {
     for golden in golden() {
-        let world = next_version();
+        let app = next_version();
         for name in ["extractor", "ingest", "ingest.base64", "ingest.truncated"] {
             let body = golden.read(&format!("quarantine.{name}.json")).unwrap();
-            world.aws.state().send("quarantine", &body, Vec::new(), 0, written());
+            app.aws.state().send("quarantine", &body, Vec::new(), 0, written());
         }
-        let shown = world.task("quarantine").await;
+        let shown = app.task("quarantine").await;
         let told: Vec<_> = shown["messages"].as_array().unwrap().iter().collect();
         let entry = |reason: &str, origin: &str, detail: &str| json!({"reason": reason, "receivedAt": "2026-01-02T03:04:05.678Z", "origin": origin, "detail": detail});
         let mut rejected = entry("rejected", "extractor-fn", "the destination answered 422");
@@ -112,9 +112,9 @@ async fn what_every_version_put_aside_is_shown_and_sent_back() {
             golden.version
         );
 
-        let answer = world.task("redrive").await;
+        let answer = app.task("redrive").await;
         assert_eq!(answer, json!({"redriven": 1, "stayed": 3, "more": false}));
-        let sent = world.aws.state().messages.clone();
+        let sent = app.aws.state().messages.clone();
         assert_eq!(sent[0].body, golden.read("event.webhook.json").unwrap(), "as it was queued");
     }
 }
@@ -128,9 +128,9 @@ async fn a_pause_of_every_version_holds_and_ends_as_it_says() {
             ("pause.paused", "paused", None),
             ("pause.document.json", "paused", Some(&told)),
         ] {
-            let world = next_version();
-            world.aws.put(PAUSE, &golden.read(name).unwrap());
-            let status = world.task("reconcile").await;
+            let app = next_version();
+            app.aws.put(PAUSE, &golden.read(name).unwrap());
+            let status = app.task("reconcile").await;
             assert_eq!(status["state"], state, "{} {name}", golden.version);
             let mapping = if state == "running" { "Enabled" } else { "Disabled" };
             assert_eq!(status["mapping"], mapping);
@@ -138,7 +138,7 @@ async fn a_pause_of_every_version_holds_and_ends_as_it_says() {
                 assert_eq!(&status[field], value, "{} {name}", golden.version);
             }
         }
-        let later = World::at(written() + SignedDuration::from_hours(1), &[], working);
+        let later = TestApp::at(written() + SignedDuration::from_hours(1), &[], working);
         later.aws.put(PAUSE, &golden.read("pause.document.json").unwrap());
         assert_eq!(later.task("reconcile").await["state"], "running", "until has passed");
     }
@@ -149,12 +149,12 @@ async fn a_breaker_of_every_version_holds_and_heals() {
     for golden in golden() {
         let breaker = |name: &str| golden.read(&format!("breaker.{name}.json")).unwrap();
         let event = [golden.read("event.webhook.json").unwrap()];
-        let world = World::at(written() + SignedDuration::from_secs(20), &[], working);
+        let app = TestApp::at(written() + SignedDuration::from_secs(20), &[], working);
         let name = format!("{PAUSE}-breaker");
 
-        world.aws.put(&name, &breaker("open"));
-        assert_eq!(world.hand_out(&event).await.kept, ["m-0"]);
-        let status = world.task("status").await;
+        app.aws.put(&name, &breaker("open"));
+        assert_eq!(app.hand_out(&event).await.kept, ["m-0"]);
+        let status = app.task("status").await;
         assert_eq!(
             (&status["state"], &status["reason"], &status["since"]),
             (
@@ -168,17 +168,17 @@ async fn a_breaker_of_every_version_holds_and_heals() {
         assert_eq!(status["breaker"]["retryAt"], "2026-01-02T03:05:05Z");
 
         tokio::time::sleep(tokio::time::Duration::from_secs(11)).await;
-        world.aws.put(&name, &breaker("half-open"));
-        world.hand_out(&event).await.is_done();
+        app.aws.put(&name, &breaker("half-open"));
+        app.hand_out(&event).await.is_done();
         let closed =
             r#"{"state":"closed","closedAt":"2026-01-02T03:04:36Z","waitSeconds":60}"#.to_owned();
-        assert_eq!(world.written("breaker"), [closed], "the first success closes it");
+        assert_eq!(app.written("breaker"), [closed], "the first success closes it");
 
         // Whoever closes it by hand need not say when.
         for closed in [breaker("closed"), r#"{"state":"closed"}"#.to_owned()] {
-            world.aws.put(&name, &closed);
-            assert_eq!(world.task("reconcile").await["state"], "running");
-            assert_eq!(world.written("breaker").len(), 1, "there is nothing to mend");
+            app.aws.put(&name, &closed);
+            assert_eq!(app.task("reconcile").await["state"], "running");
+            assert_eq!(app.written("breaker").len(), 1, "there is nothing to mend");
         }
     }
 }
@@ -186,45 +186,45 @@ async fn a_breaker_of_every_version_holds_and_heals() {
 #[tokio::test(start_paused = true)]
 async fn a_renewal_of_every_version_goes_on() {
     for golden in golden() {
-        let world = next_version();
+        let app = next_version();
         let created = written() - SignedDuration::from_hours(24 * 30);
-        world.aws.state().queue("events", created);
+        app.aws.state().queue("events", created);
         let sent = written() - SignedDuration::from_hours(50);
-        world.aws.state().send("events", "held", Vec::new(), 0, sent);
-        world.aws.put(PAUSE, "paused");
-        world.aws.put(&format!("{PAUSE}-renewal"), &golden.read("renewal.json").unwrap());
+        app.aws.state().send("events", "held", Vec::new(), 0, sent);
+        app.aws.put(PAUSE, "paused");
+        app.aws.put(&format!("{PAUSE}-renewal"), &golden.read("renewal.json").unwrap());
 
-        let status = world.task("status").await;
+        let status = app.task("status").await;
         let floor: Timestamp = "2025-12-31T00:00:00Z".parse().unwrap();
-        let age = world.clock.now().duration_since(floor).as_secs();
+        let age = app.clock.now().duration_since(floor).as_secs();
         assert_eq!(status["oldestEventAgeSeconds"], age, "{}: its floor", golden.version);
-        world.task("reconcile").await;
-        let ledger = world.written("renewal").pop().unwrap();
+        app.task("reconcile").await;
+        let ledger = app.written("renewal").pop().unwrap();
         let ledger: Value = serde_json::from_str(&ledger).unwrap();
         let floor = written() - SignedDuration::from_hours(24);
         assert_eq!(ledger["events"], json!({"floor": floor.to_string()}), "its pass has ended");
-        assert_eq!(world.aws.state().messages[0].body, "held", "and renewed what there was");
+        assert_eq!(app.aws.state().messages[0].body, "held", "and renewed what there was");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_backfill_of_every_version_goes_on() {
     for golden in golden() {
-        let world = World::at(written() + SignedDuration::from_mins(1), &[], gladly);
+        let app = TestApp::at(written() + SignedDuration::from_mins(1), &[], gladly);
         for name in ["backfill", "import"] {
             let document = golden.read(&format!("{name}.json")).unwrap();
-            world.aws.put(&format!("{PAUSE}-{name}"), &document);
+            app.aws.put(&format!("{PAUSE}-{name}"), &document);
         }
-        world.task("reconcile").await;
+        app.task("reconcile").await;
         let asked = [
             "api/v1/events?startAt=2026-01-02T01:00:00.000Z&endAt=2026-01-02T02:00:00.000Z",
             "api/v1/export/jobs/j-1/files/conversation_items.jsonl",
         ];
         for asked in asked {
-            assert_eq!(world.times(asked).len(), 1, "{}: {asked}", golden.version);
+            assert_eq!(app.times(asked).len(), 1, "{}: {asked}", golden.version);
         }
         for name in ["backfill", "import"] {
-            assert_eq!(world.written(name).pop().unwrap(), "{}", "and is done");
+            assert_eq!(app.written(name).pop().unwrap(), "{}", "and is done");
         }
     }
 }
@@ -274,14 +274,14 @@ fn gladly(path: &str) -> Reply {
 #[tokio::test(start_paused = true)]
 async fn a_delivery_and_the_answer_to_its_batch_are_written_as_before() {
     let event = [Golden::newest().unwrap().read("event.webhook.json").unwrap()];
-    let world = World::at(written(), &[], gladly);
-    world.hand_out(&event).await.is_done();
-    assert_newest("delivery.json", &world.sent("deliveries")[0]);
+    let app = TestApp::at(written(), &[], gladly);
+    app.hand_out(&event).await.is_done();
+    assert_newest("delivery.json", &app.sent("deliveries")[0]);
 
-    world.aws.put(PAUSE, "paused");
+    app.aws.put(PAUSE, "paused");
     tokio::time::sleep(tokio::time::Duration::from_secs(11)).await;
     let record = json!({"messageId": "m-0", "receiptHandle": "receipt of m-0", "body": event[0]});
-    let answer = world.invoke(json!({"Records": [record]})).await.unwrap();
+    let answer = app.invoke(json!({"Records": [record]})).await.unwrap();
     assert_newest("batch-response.json", &answer.to_string());
 }
 
@@ -293,54 +293,54 @@ async fn what_is_put_aside_and_the_breaker_are_written_as_before() {
             "deliveries" => Reply::Status(status, None),
             path => gladly(path),
         };
-        World::at(written(), &[], answer)
+        TestApp::at(written(), &[], answer)
     };
-    let world = answers(422);
-    world.hand_out(&event).await.is_done();
-    assert_newest("quarantine.extractor.json", &world.aws.state().messages[0].body);
+    let app = answers(422);
+    app.hand_out(&event).await.is_done();
+    assert_newest("quarantine.extractor.json", &app.aws.state().messages[0].body);
 
-    let world = answers(401);
-    assert_eq!(world.hand_out(&event).await.kept, ["m-0"]);
+    let app = answers(401);
+    assert_eq!(app.hand_out(&event).await.kept, ["m-0"]);
     tokio::time::sleep(tokio::time::Duration::from_mins(1)).await;
-    world.task("reconcile").await;
-    let [open, half_open] = &world.written("breaker")[..] else { panic!("two writes") };
+    app.task("reconcile").await;
+    let [open, half_open] = &app.written("breaker")[..] else { panic!("two writes") };
     assert_newest("breaker.open.json", open);
     assert_newest("breaker.half-open.json", half_open);
-    let world = World::at(written() + SignedDuration::from_mins(1), &[], gladly);
-    world.aws.put(&format!("{PAUSE}-breaker"), half_open);
-    world.hand_out(&event).await.is_done();
-    assert_newest("breaker.closed.json", &world.written("breaker")[0]);
+    let app = TestApp::at(written() + SignedDuration::from_mins(1), &[], gladly);
+    app.aws.put(&format!("{PAUSE}-breaker"), half_open);
+    app.hand_out(&event).await.is_done();
+    assert_newest("breaker.closed.json", &app.written("breaker")[0]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_the_controller_goes_on_with_is_written_as_before() {
-    let world = World::at(written(), &[], gladly);
-    world.aws.put(PAUSE, "paused");
+    let app = TestApp::at(written(), &[], gladly);
+    app.aws.put(PAUSE, "paused");
     let created = written() - SignedDuration::from_hours(24 * 30);
-    world.aws.state().queue("events", created);
+    app.aws.state().queue("events", created);
     let sent = written() - SignedDuration::from_hours(50);
-    world.aws.state().send("events", "held", Vec::new(), 0, sent);
+    app.aws.state().send("events", "held", Vec::new(), 0, sent);
     let known = r#"{"events":{"floor":"2025-12-31T00:00:00Z"},"quarantine":{}}"#;
-    world.aws.put(&format!("{PAUSE}-renewal"), known);
+    app.aws.put(&format!("{PAUSE}-renewal"), known);
     // The mapping was enabled, and switching it off takes its time.
-    world.aws.state().mapping.enabled = false;
-    world.task("reconcile").await;
-    assert_newest("renewal.json", &world.written("renewal")[0]);
+    app.aws.state().mapping.enabled = false;
+    app.task("reconcile").await;
+    assert_newest("renewal.json", &app.written("renewal")[0]);
 
-    let world = World::at(written(), &[], gladly);
-    world.aws.state().sqs_fault = Some(THROTTLED);
+    let app = TestApp::at(written(), &[], gladly);
+    app.aws.state().sqs_fault = Some(THROTTLED);
     let import =
         json!({"task": "import", "from": "2025-12-31T00:00:00Z", "to": "2026-01-01T00:00:00Z"});
-    world.invoke(import).await.unwrap_err();
+    app.invoke(import).await.unwrap_err();
     let range =
         json!({"task": "backfill", "from": "2026-01-02T01:00:00Z", "to": "2026-01-02T02:00:00Z"});
-    world.invoke(range.clone()).await.unwrap_err();
-    assert_newest("backfill.json", &world.written("backfill").pop().unwrap());
-    assert_newest("import.json", &world.written("import").pop().unwrap());
+    app.invoke(range.clone()).await.unwrap_err();
+    assert_newest("backfill.json", &app.written("backfill").pop().unwrap());
+    assert_newest("import.json", &app.written("import").pop().unwrap());
 
-    let world = World::at(written(), &[], gladly);
-    world.invoke(range).await.unwrap();
-    let message = world.aws.state().messages[0].body.clone();
+    let app = TestApp::at(written(), &[], gladly);
+    app.invoke(range).await.unwrap();
+    let message = app.aws.state().messages[0].body.clone();
     let at = message.find(r#","event":"#).unwrap();
     let message = format!(r#"{{"v":1,"receivedAt":"2026-01-02T03:04:05.678Z"{}"#, &message[at..]);
     assert_newest("event.backfill.json", &message);

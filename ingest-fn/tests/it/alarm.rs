@@ -10,14 +10,14 @@ use local::{
 };
 use tokio::time::advance;
 
-use crate::{KEY, World};
+use crate::{KEY, TestApp};
 
 const FUNCTION: &str = "IngestFunction";
 const MINUTE: Duration = Duration::from_mins(1);
 /// When Gladly tries an event, in seconds after the first time, and gives the webhook up after the last.
 const TRIES: [u64; 5] = [0, 30, 300, 1_800, 3_600];
 
-impl World {
+impl TestApp {
     /// One event, with every one of Gladly's tries.
     async fn tried(&self, key: &str) {
         let mut passed = 0;
@@ -35,69 +35,69 @@ mod scenario {
     #[tokio::test(start_paused = true)]
     #[ignore = "a scenario"]
     async fn wrong_key() {
-        let world = World::new();
-        mark(world.now());
+        let app = TestApp::new();
+        mark(app.now());
         advance(20 * MINUTE).await;
-        world.status(KEY).await;
-        world.status("a stranger's key, which is none of ours").await;
+        app.status(KEY).await;
+        app.status("a stranger's key, which is none of ours").await;
         advance(40 * MINUTE).await;
-        world.tried("the key that was forgotten at the other end").await;
+        app.tried("the key that was forgotten at the other end").await;
         advance(60 * MINUTE).await;
-        mark(world.now());
+        mark(app.now());
     }
 
     #[tokio::test(start_paused = true)]
     #[ignore = "a scenario"]
     async fn queue_out_of_reach() {
-        let world = World::new();
-        mark(world.now());
+        let app = TestApp::new();
+        mark(app.now());
         advance(20 * MINUTE).await;
-        world.aws.state().sqs_fault = Some(THROTTLED);
-        world.status(KEY).await;
-        world.aws.state().sqs_fault = None;
-        world.status(KEY).await;
+        app.aws.state().sqs_fault = Some(THROTTLED);
+        app.status(KEY).await;
+        app.aws.state().sqs_fault = None;
+        app.status(KEY).await;
         advance(40 * MINUTE).await;
-        world.aws.state().sqs_fault = Some(THROTTLED);
-        world.tried(KEY).await;
+        app.aws.state().sqs_fault = Some(THROTTLED);
+        app.tried(KEY).await;
         advance(60 * MINUTE).await;
-        mark(world.now());
+        mark(app.now());
     }
 
     #[tokio::test(start_paused = true)]
     #[ignore = "a scenario"]
     async fn silence() {
-        let world = World::new();
-        mark(world.now());
+        let app = TestApp::new();
+        mark(app.now());
         // Two days with a night of twelve hours each, then a day and a quarter of nothing.
         for _ in 0..2 {
             for _ in 0..12 {
-                world.status(KEY).await;
+                app.status(KEY).await;
                 advance(60 * MINUTE).await;
             }
             advance(12 * 60 * MINUTE).await;
         }
         advance(18 * 60 * MINUTE).await;
-        world.status(KEY).await;
+        app.status(KEY).await;
         advance(60 * MINUTE).await;
-        mark(world.now());
+        mark(app.now());
     }
 
     #[tokio::test(start_paused = true)]
     #[ignore = "a scenario"]
     async fn broken_deploy() {
-        let world = World::new();
-        mark(world.now());
+        let app = TestApp::new();
+        mark(app.now());
         for minute in 0..90 {
             // In between the settings are missing, as they are in this process: the function does not start.
             let failed = (30..60).contains(&minute) && Config::from_env().is_err();
             if !failed {
-                world.status(KEY).await;
+                app.status(KEY).await;
             }
             let errors = ("AWS/Lambda", "Errors");
-            tell(world.now(), errors, ("FunctionName", FUNCTION), failed.into());
+            tell(app.now(), errors, ("FunctionName", FUNCTION), failed.into());
             advance(MINUTE).await;
         }
-        mark(world.now());
+        mark(app.now());
     }
 }
 

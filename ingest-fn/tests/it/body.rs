@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use shared::{MESSAGE_LIMIT, QueueMessage};
 
-use crate::{EVENT, KEY, Message, Outcome, World, answer, payload};
+use crate::{EVENT, KEY, Message, Outcome, TestApp, answer, payload};
 
 /// How a body with a right key ends.
 #[derive(Debug, Clone, Copy)]
@@ -92,12 +92,12 @@ fn quarantined(message: &str, reason: &str, cut: bool, body: &[u8]) {
 
 /// Sends a body twice, to see its metrics and to see it go all the way from Lambda's event.
 async fn check(name: &str, body: &[u8], want: Want) {
-    let world = World::new();
+    let app = TestApp::new();
     let (outcome, status, metrics) = want.told();
-    assert_eq!(world.counted(body).await, (outcome, metrics.to_owned()), "{name}");
-    want.check(&world.messages(), body);
-    assert_eq!(world.post(KEY, body).await, (200, answer(status)), "{name}");
-    want.check(&world.messages(), body);
+    assert_eq!(app.counted(body).await, (outcome, metrics.to_owned()), "{name}");
+    want.check(&app.messages(), body);
+    assert_eq!(app.post(KEY, body).await, (200, answer(status)), "{name}");
+    want.check(&app.messages(), body);
 }
 
 #[tokio::test(start_paused = true)]
@@ -270,11 +270,11 @@ async fn the_events_own_encoding_is_undone_and_nothing_else_decides() {
         ),
     ];
     for (name, change, want, body) in rows {
-        let (world, mut payload) = (World::new(), whole.clone());
+        let (app, mut payload) = (TestApp::new(), whole.clone());
         let change = change.as_object().unwrap().clone();
         payload.as_object_mut().unwrap().extend(change);
-        assert_eq!(world.call(&payload).await, (200, answer(want.told().1)), "{name}");
-        want.check(&world.messages(), body.as_bytes());
+        assert_eq!(app.call(&payload).await, (200, answer(want.told().1)), "{name}");
+        want.check(&app.messages(), body.as_bytes());
     }
 }
 
@@ -314,10 +314,10 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
-            let world = World::new();
-            let (outcome, _) = world.counted(&body).await;
+            let app = TestApp::new();
+            let (outcome, _) = app.counted(&body).await;
             assert_eq!(Response::from(outcome).status(), 200);
-            let messages = world.messages();
+            let messages = app.messages();
             match (outcome, &messages[..]) {
                 (Outcome::Pong | Outcome::Ignored, []) => {}
                 (Outcome::Queued, [message]) => {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use shared::Metrics;
 
 use crate::{
-    EVENT, KEY, Outcome, World, answer,
+    EVENT, KEY, Outcome, TestApp, answer,
     body::Want::{self, Cut, Ignored, Pong, Quarantined, Queued},
     payload,
 };
@@ -100,11 +100,11 @@ async fn no_more_than_10_mib_are_decompressed() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stranger_has_nothing_decompressed() {
-    let world = World::new();
+    let app = TestApp::new();
     let bomb = gzip(&vec![0; 10 * MIB + 1]);
     let headers = json!({"x-api-key": "a stranger's key", "content-encoding": "gzip"});
-    assert_eq!(world.call(&payload(&headers, &bomb)).await, (401, answer("unauthorized")));
-    assert_eq!(world.messages(), []);
+    assert_eq!(app.call(&payload(&headers, &bomb)).await, (401, answer("unauthorized")));
+    assert_eq!(app.messages(), []);
 }
 
 #[tokio::test(start_paused = true)]
@@ -112,26 +112,26 @@ async fn a_header_in_two_places_is_one_list() {
     for (values, want) in
         [(["identity", "gzip"], CLOSED), (["gzip", "br"], Quarantined("unreadable"))]
     {
-        let (world, body) = (World::new(), gzip(EVENT.as_bytes()));
+        let (app, body) = (TestApp::new(), gzip(EVENT.as_bytes()));
         let mut request = Request::new(body.as_slice().into());
         request.headers_mut().insert("x-api-key", KEY.parse().unwrap());
         for value in values {
             request.headers_mut().append("content-encoding", value.parse().unwrap());
         }
-        let outcome = world.ingest.receive(request, &mut Metrics::default()).await;
+        let outcome = app.ingest.receive(request, &mut Metrics::default()).await;
         assert_eq!(outcome, want.told().0);
         let stored = if outcome == Outcome::Queued { EVENT.as_bytes() } else { &body };
-        want.check(&world.messages(), stored);
+        want.check(&app.messages(), stored);
     }
 }
 
 /// Sends a body all the way from Lambda's event, as the HTTP API encodes it.
 async fn check(name: &str, encoding: &str, body: &[u8], want: Want, stored: &[u8]) {
-    let world = World::new();
+    let app = TestApp::new();
     let headers = json!({"X-Api-Key": KEY, "Content-Encoding": encoding});
     let mut payload = payload(&headers, b"");
     payload["body"] = BASE64_STANDARD.encode(body).into();
     payload["isBase64Encoded"] = Value::Bool(true);
-    assert_eq!(world.call(&payload).await, (200, answer(want.told().1)), "{name}");
-    want.check(&world.messages(), stored);
+    assert_eq!(app.call(&payload).await, (200, answer(want.told().1)), "{name}");
+    want.check(&app.messages(), stored);
 }

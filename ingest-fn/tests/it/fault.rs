@@ -5,7 +5,7 @@ use std::time::Duration;
 use local::aws::{Fault, THROTTLED, Unproven};
 use tokio::time::Instant;
 
-use crate::{EVENT, KEY, Outcome, World, answer};
+use crate::{EVENT, KEY, Outcome, TestApp, answer};
 
 /// Gladly must send it again.
 const UNAVAILABLE: (Outcome, &str) = (Outcome::Unavailable, "Unavailable=1 KeySlot=1");
@@ -32,20 +32,20 @@ async fn a_queue_that_will_not_take_it_is_answered_503_within_10_s() {
     ];
     for (fault, tries) in faults {
         for body in [EVENT.as_bytes(), b"not an event"] {
-            let world = World::new();
-            world.aws.state().sqs_fault = Some(fault);
-            world.ingest.warm_up().await;
+            let app = TestApp::new();
+            app.aws.state().sqs_fault = Some(fault);
+            app.ingest.warm_up().await;
 
             let began = Instant::now();
-            let got = world.counted(body).await;
+            let got = app.counted(body).await;
             assert_eq!((got.0, got.1.as_str()), UNAVAILABLE, "{fault:?}");
             let took = began.elapsed();
             assert!(took <= Duration::from_millis(10_010), "{fault:?} took {took:?}");
-            let calls = world.aws.state().sqs_calls;
+            let calls = app.aws.state().sqs_calls;
             assert!(tries.contains(&calls), "{fault:?}: {calls} tries");
 
-            assert_eq!(world.post(KEY, body).await, (503, answer("unavailable")), "{fault:?}");
-            assert_eq!(world.messages(), []);
+            assert_eq!(app.post(KEY, body).await, (503, answer("unavailable")), "{fault:?}");
+            assert_eq!(app.messages(), []);
         }
     }
 }
@@ -70,49 +70,49 @@ async fn a_passing_fault_costs_time_but_no_event_and_counts_once() {
     ];
     for faults in faults {
         for (body, told) in [(EVENT, "Queued=1 KeySlot=1"), ("{", "Quarantined=1 KeySlot=1")] {
-            let world = World::new();
-            world.aws.state().sqs_faults = faults.clone().into();
-            assert_eq!(world.counted(body.as_bytes()).await.1, told, "{faults:?}");
-            assert_eq!(world.aws.state().sqs_calls, faults.len() + 1);
-            assert_eq!(world.messages().len(), 1);
+            let app = TestApp::new();
+            app.aws.state().sqs_faults = faults.clone().into();
+            assert_eq!(app.counted(body.as_bytes()).await.1, told, "{faults:?}");
+            assert_eq!(app.aws.state().sqs_calls, faults.len() + 1);
+            assert_eq!(app.messages().len(), 1);
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_long_outage_does_not_use_up_the_retries_of_the_events_after_it() {
-    let world = World::new();
+    let app = TestApp::new();
     for fault in [THROTTLED, Fault::Hang] {
-        world.aws.state().sqs_fault = Some(fault);
+        app.aws.state().sqs_fault = Some(fault);
         for _ in 0..60 {
-            assert_eq!(world.status(KEY).await, 503);
+            assert_eq!(app.status(KEY).await, 503);
         }
-        world.aws.state().sqs_fault = None;
-        world.aws.state().sqs_faults = vec![fault; 2].into();
-        assert_eq!(world.status(KEY).await, 200, "{fault:?}");
+        app.aws.state().sqs_fault = None;
+        app.aws.state().sqs_faults = vec![fault; 2].into();
+        assert_eq!(app.status(KEY).await, 200, "{fault:?}");
     }
-    assert_eq!(world.messages().len(), 2);
+    assert_eq!(app.messages().len(), 2);
 }
 
 #[tokio::test(start_paused = true)]
 async fn keys_that_come_late_and_a_queue_that_hangs_leave_time_for_an_answer() {
-    let world = World::new();
-    world.aws.state().ssm_faults = vec![Some(THROTTLED); 15].into();
-    world.aws.state().sqs_fault = Some(Fault::Hang);
+    let app = TestApp::new();
+    app.aws.state().ssm_faults = vec![Some(THROTTLED); 15].into();
+    app.aws.state().sqs_fault = Some(Fault::Hang);
     let began = Instant::now();
-    assert_eq!(world.counted(EVENT.as_bytes()).await, (UNAVAILABLE.0, UNAVAILABLE.1.into()));
+    assert_eq!(app.counted(EVENT.as_bytes()).await, (UNAVAILABLE.0, UNAVAILABLE.1.into()));
     // Lambda ends the invocation after 14 s.
     assert!(began.elapsed() < Duration::from_millis(13_100), "{:?}", began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
 async fn keys_and_queue_that_both_hang_leave_gladly_an_answer_within_its_15_s() {
-    let world = World::new();
-    assert_eq!(world.status(KEY).await, 200);
+    let app = TestApp::new();
+    assert_eq!(app.status(KEY).await, 200);
     tokio::time::advance(Duration::from_mins(2)).await;
-    world.aws.state().ssm_fault = Some(Fault::Hang);
-    world.aws.state().sqs_fault = Some(Fault::Hang);
+    app.aws.state().ssm_fault = Some(Fault::Hang);
+    app.aws.state().sqs_fault = Some(Fault::Hang);
     let began = Instant::now();
-    assert_eq!(world.status(KEY).await, 503);
+    assert_eq!(app.status(KEY).await, 503);
     assert!(began.elapsed() < Duration::from_secs(14), "{:?}", began.elapsed());
 }

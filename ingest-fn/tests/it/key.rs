@@ -6,11 +6,11 @@ use local::aws::{Fault, THROTTLED};
 use serde_json::{Value, json};
 use tokio::time::advance;
 
-use crate::{EVENT, KEY, KEYS, NEXT_KEY, World, answer, payload};
+use crate::{EVENT, KEY, KEYS, NEXT_KEY, TestApp, answer, payload};
 
 #[tokio::test(start_paused = true)]
 async fn only_one_right_key_gets_in_and_nothing_of_the_others_is_stored() {
-    let world = World::new();
+    let app = TestApp::new();
     let twice = format!("{KEY},{KEY}");
     let refused = [
         ("no headers at all", Value::Null),
@@ -31,11 +31,11 @@ async fn only_one_right_key_gets_in_and_nothing_of_the_others_is_stored() {
     ];
     for (name, headers) in &refused {
         for body in [EVENT.as_bytes(), br#"{"type":"PING"}"#, b"no JSON", b"\xff"] {
-            let got = world.call(&payload(headers, body)).await;
+            let got = app.call(&payload(headers, body)).await;
             assert_eq!(got, (401, answer("unauthorized")), "{name}");
         }
     }
-    assert_eq!(world.aws.state().sqs_calls, 0);
+    assert_eq!(app.aws.state().sqs_calls, 0);
 
     let taken = [
         ("capitals", json!({"X-API-KEY": KEY})),
@@ -43,67 +43,67 @@ async fn only_one_right_key_gets_in_and_nothing_of_the_others_is_stored() {
         ("beside a broken header", json!({"x-api-key": KEY, "b\u{e9}": "x", "": "", "n": null})),
     ];
     for (name, headers) in &taken {
-        let got = world.call(&payload(headers, EVENT.as_bytes())).await;
+        let got = app.call(&payload(headers, EVENT.as_bytes())).await;
         assert_eq!(got, (200, answer("queued")), "{name}");
     }
-    assert_eq!(world.messages().len(), taken.len());
+    assert_eq!(app.messages().len(), taken.len());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_rotation_leaves_no_gap() {
-    let world = World::new();
-    assert_eq!((world.status(KEY).await, world.status(NEXT_KEY).await), (200, 401));
+    let app = TestApp::new();
+    assert_eq!((app.status(KEY).await, app.status(NEXT_KEY).await), (200, 401));
 
     // The wrong key just now has used up the early refresh: 10 s later it may be used again.
     advance(Duration::from_secs(10)).await;
-    world.aws.put(KEYS, &format!("{NEXT_KEY}\n{KEY}\n"));
-    assert_eq!(world.status(NEXT_KEY).await, 200, "a key just added works at once");
-    assert_eq!(world.status(KEY).await, 200, "and so does the old one");
+    app.aws.put(KEYS, &format!("{NEXT_KEY}\n{KEY}\n"));
+    assert_eq!(app.status(NEXT_KEY).await, 200, "a key just added works at once");
+    assert_eq!(app.status(KEY).await, 200, "and so does the old one");
 
-    world.aws.put(KEYS, NEXT_KEY);
+    app.aws.put(KEYS, NEXT_KEY);
     advance(Duration::from_secs(59)).await;
-    assert_eq!((world.status(KEY).await, world.status(NEXT_KEY).await), (200, 200), "kept 60 s");
+    assert_eq!((app.status(KEY).await, app.status(NEXT_KEY).await), (200, 200), "kept 60 s");
     advance(Duration::from_secs(1)).await;
-    assert_eq!((world.status(KEY).await, world.status(NEXT_KEY).await), (401, 200), "withdrawn");
+    assert_eq!((app.status(KEY).await, app.status(NEXT_KEY).await), (401, 200), "withdrawn");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_key_added_right_after_the_keys_were_read_works_at_once() {
-    let world = World::new();
-    world.ingest.warm_up().await;
-    assert_eq!(world.status(KEY).await, 200);
-    world.aws.put(KEYS, &format!("{KEY}\n{NEXT_KEY}"));
-    assert_eq!(world.status(NEXT_KEY).await, 200);
-    assert_eq!(world.aws.state().ssm_calls, 2);
+    let app = TestApp::new();
+    app.ingest.warm_up().await;
+    assert_eq!(app.status(KEY).await, 200);
+    app.aws.put(KEYS, &format!("{KEY}\n{NEXT_KEY}"));
+    assert_eq!(app.status(NEXT_KEY).await, 200);
+    assert_eq!(app.aws.state().ssm_calls, 2);
 }
 
 #[tokio::test(start_paused = true)]
 async fn keys_are_kept_for_60_s_and_strangers_cost_one_read_in_10_s() {
-    let world = World::new();
-    world.ingest.warm_up().await;
+    let app = TestApp::new();
+    app.ingest.warm_up().await;
     for _ in 0..59 {
-        assert_eq!(world.status(KEY).await, 200);
+        assert_eq!(app.status(KEY).await, 200);
         advance(Duration::from_secs(1)).await;
     }
-    assert_eq!(world.aws.state().ssm_calls, 1, "kept");
+    assert_eq!(app.aws.state().ssm_calls, 1, "kept");
     advance(Duration::from_secs(1)).await;
-    assert_eq!(world.status(KEY).await, 200);
-    assert_eq!(world.aws.state().ssm_calls, 2, "read again");
+    assert_eq!(app.status(KEY).await, 200);
+    assert_eq!(app.aws.state().ssm_calls, 2, "read again");
 
     for second in 0..40 {
         for guess in 0..3 {
-            assert_eq!(world.status(&format!("{guess}{KEY}")).await, 401);
+            assert_eq!(app.status(&format!("{guess}{KEY}")).await, 401);
         }
         let early = second / 10 + 1;
-        assert_eq!(world.aws.state().ssm_calls, 2 + early, "second {second}");
+        assert_eq!(app.aws.state().ssm_calls, 2 + early, "second {second}");
         advance(Duration::from_secs(1)).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_last_good_keys_serve_while_ssm_fails_or_the_parameter_is_spoilt() {
-    let world = World::new();
-    assert_eq!(world.status(KEY).await, 200);
+    let app = TestApp::new();
+    assert_eq!(app.status(KEY).await, 200);
     let faults = [
         Fault::Refused(400, "AccessDeniedException"),
         Fault::Refused(400, "ParameterNotFound"),
@@ -114,80 +114,80 @@ async fn the_last_good_keys_serve_while_ssm_fails_or_the_parameter_is_spoilt() {
         Fault::Reset,
     ];
     for fault in faults {
-        world.aws.state().ssm_fault = Some(fault);
+        app.aws.state().ssm_fault = Some(fault);
         advance(Duration::from_hours(1)).await;
         let wanted = (200, 401, 200);
-        let got = (world.status(KEY).await, world.status(NEXT_KEY).await, world.status(KEY).await);
+        let got = (app.status(KEY).await, app.status(NEXT_KEY).await, app.status(KEY).await);
         assert_eq!(got, wanted, "{fault:?}");
     }
-    world.aws.state().ssm_fault = None;
+    app.aws.state().ssm_fault = None;
     for spoilt in ["", "\n \n", "short", "0123456789abcdef0123456789abcde"] {
-        world.aws.put(KEYS, spoilt);
+        app.aws.put(KEYS, spoilt);
         advance(Duration::from_hours(1)).await;
-        assert_eq!((world.status(KEY).await, world.status(spoilt).await), (200, 401), "{spoilt:?}");
+        assert_eq!((app.status(KEY).await, app.status(spoilt).await), (200, 401), "{spoilt:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn without_any_good_key_nobody_is_let_in_and_nobody_is_told_unauthorized() {
-    let world = World::with_keys("short-and-never-used");
-    world.ingest.warm_up().await;
+    let app = TestApp::with_keys("short-and-never-used");
+    app.ingest.warm_up().await;
     let body = EVENT.as_bytes();
     let unavailable = (503, answer("unavailable"));
-    assert_eq!(world.post("short-and-never-used", body).await, unavailable, "a short key");
-    assert_eq!(world.counted(body).await.1, "Unavailable=1");
-    world.aws.put(KEYS, "");
-    assert_eq!(world.post("", body).await, (401, answer("unauthorized")), "an empty key");
+    assert_eq!(app.post("short-and-never-used", body).await, unavailable, "a short key");
+    assert_eq!(app.counted(body).await.1, "Unavailable=1");
+    app.aws.put(KEYS, "");
+    assert_eq!(app.post("", body).await, (401, answer("unauthorized")), "an empty key");
     for fault in [Fault::Refused(400, "AccessDeniedException"), Fault::Hang, Fault::Reset] {
-        world.aws.state().ssm_fault = Some(fault);
+        app.aws.state().ssm_fault = Some(fault);
         let began = tokio::time::Instant::now();
-        assert_eq!(world.post(KEY, body).await, unavailable, "{fault:?}");
+        assert_eq!(app.post(KEY, body).await, unavailable, "{fault:?}");
         assert!(began.elapsed() <= Duration::from_secs(4), "{fault:?}: {:?}", began.elapsed());
     }
-    assert_eq!(world.aws.state().sqs_calls, 0);
+    assert_eq!(app.aws.state().sqs_calls, 0);
 
-    world.aws.state().ssm_fault = None;
-    world.aws.put(KEYS, &format!("short\n{KEY}"));
-    assert_eq!(world.status(KEY).await, 200, "the good key beside a short one");
-    assert_eq!(world.status("short").await, 401);
+    app.aws.state().ssm_fault = None;
+    app.aws.put(KEYS, &format!("short\n{KEY}"));
+    assert_eq!(app.status(KEY).await, 200, "the good key beside a short one");
+    assert_eq!(app.status("short").await, 401);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_burst_of_cold_starts_that_ssm_throttles_gets_its_keys_in_time() {
     for throttled in [1, 3, 10] {
-        let world = World::new();
-        world.aws.state().ssm_faults = vec![Some(THROTTLED); throttled].into();
+        let app = TestApp::new();
+        app.aws.state().ssm_faults = vec![Some(THROTTLED); throttled].into();
         let began = tokio::time::Instant::now();
-        assert_eq!(world.status(KEY).await, 200, "{throttled}: the first request waits for them");
+        assert_eq!(app.status(KEY).await, 200, "{throttled}: the first request waits for them");
         assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     }
     for throttled in [1, 10, 20] {
-        let world = World::new();
-        world.aws.state().ssm_faults = vec![Some(THROTTLED); throttled].into();
+        let app = TestApp::new();
+        app.aws.state().ssm_faults = vec![Some(THROTTLED); throttled].into();
         let began = tokio::time::Instant::now();
-        world.ingest.warm_up().await;
+        app.ingest.warm_up().await;
         assert!(began.elapsed() < Duration::from_secs(9), "Lambda allows 10 s");
-        let calls = world.aws.state().ssm_calls;
+        let calls = app.aws.state().ssm_calls;
         assert_eq!(calls, throttled + 1, "the warm-up has them");
-        assert_eq!(world.status(KEY).await, 200);
-        assert_eq!(world.aws.state().ssm_calls, calls);
+        assert_eq!(app.status(KEY).await, 200);
+        assert_eq!(app.aws.state().ssm_calls, calls);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_throttled_ssm_costs_warm_up_and_first_request_less_than_gladly_waits() {
-    let world = World::new();
-    world.aws.state().ssm_fault = Some(THROTTLED);
+    let app = TestApp::new();
+    app.aws.state().ssm_fault = Some(THROTTLED);
     let began = tokio::time::Instant::now();
-    world.ingest.warm_up().await;
-    assert_eq!(world.status(KEY).await, 503);
+    app.ingest.warm_up().await;
+    assert_eq!(app.status(KEY).await, 503);
     assert!(began.elapsed() < Duration::from_secs(14), "{:?}", began.elapsed());
-    world.aws.state().ssm_fault = None;
-    assert_eq!(world.status(KEY).await, 200, "and the next request asks again");
+    app.aws.state().ssm_fault = None;
+    assert_eq!(app.status(KEY).await, 200, "and the next request asks again");
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_slot_of_a_key_is_its_line() {
-    let world = World::with_keys(&format!("{NEXT_KEY}\n{KEY}\n"));
-    assert_eq!(world.counted(b"{\"type\":\"PING\"}").await.1, "KeySlot=1");
+    let app = TestApp::with_keys(&format!("{NEXT_KEY}\n{KEY}\n"));
+    assert_eq!(app.counted(b"{\"type\":\"PING\"}").await.1, "KeySlot=1");
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use shared::subscriber;
 use tracing::{level_filters::LevelFilter, subscriber::set_default};
 
-use crate::{EVENT, KEY, KEYS, REQUEST_ID, World};
+use crate::{EVENT, KEY, KEYS, REQUEST_ID, TestApp};
 
 #[tokio::test(start_paused = true)]
 async fn a_failure_is_one_error_line_that_names_its_invocation_and_a_healthy_event_is_none() {
@@ -29,28 +29,28 @@ async fn a_failure_is_one_error_line_that_names_its_invocation_and_a_healthy_eve
         line
     };
 
-    let world = World::new();
+    let app = TestApp::new();
     for body in [EVENT, r#"{"type":"PING"}"#, r#"{"type":"A"}"#] {
-        world.post(KEY, body.as_bytes()).await;
+        app.post(KEY, body.as_bytes()).await;
     }
-    world.status("a stranger's").await;
+    app.status("a stranger's").await;
     assert_eq!(take(), Vec::<Value>::new());
 
-    world.post(KEY, b"hello").await;
+    app.post(KEY, b"hello").await;
     let line = named("put a webhook into quarantine");
     assert_eq!(line["reason"], "unreadable");
     assert_eq!(line["detail"], "not JSON: error in line 1, column 1");
 
-    world.aws.state().sqs_fault = Some(THROTTLED);
+    app.aws.state().sqs_fault = Some(THROTTLED);
     for body in [EVENT, "hello"] {
-        world.post(KEY, body.as_bytes()).await;
+        app.post(KEY, body.as_bytes()).await;
         let line = named("could not make a webhook durable");
         assert!(line["error"].as_str().unwrap().contains("ThrottlingException"), "{line}");
     }
 
     let keys = format!("short\n{KEY}\u{200b}\n\"{KEY}\"\n{KEY}");
-    let world = World::with_keys(&keys);
-    world.ingest.warm_up().await;
+    let app = TestApp::with_keys(&keys);
+    app.ingest.warm_up().await;
     let refused: Vec<_> = take()
         .iter()
         .map(|line| {
@@ -74,13 +74,13 @@ async fn a_failure_is_one_error_line_that_names_its_invocation_and_a_healthy_eve
             (3, "enclosed in quotation marks".to_owned()),
         ]
     );
-    assert_eq!(world.status(KEY).await, 200, "the good key beside them");
+    assert_eq!(app.status(KEY).await, 200, "the good key beside them");
 
-    let world = World::with_keys("");
-    world.aws.state().parameters.remove(KEYS);
-    world.ingest.warm_up().await;
+    let app = TestApp::with_keys("");
+    app.aws.state().parameters.remove(KEYS);
+    app.ingest.warm_up().await;
     assert!(one("no webhook keys yet").get("request_id").is_none());
-    world.status(KEY).await;
+    app.status(KEY).await;
     let line = named("could not check a webhook's key");
     assert!(line["error"].as_str().unwrap().contains("ParameterNotFound"), "{line}");
 }

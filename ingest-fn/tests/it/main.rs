@@ -8,9 +8,9 @@ mod body;
 mod encoding;
 mod fault;
 mod key;
-mod leak;
 mod log;
 mod permission;
+mod redaction;
 mod upgrade;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
@@ -32,13 +32,13 @@ const EVENT: &str = r#"{"type":"CONVERSATION/CLOSED","content":{"conversationId"
 const REQUEST_ID: &str = "8476a536-e9f4-11e8-9739-2dfe598c3fcd";
 
 /// A receiver in front of its own AWS account, at 2026-01-02T03:04:05.678Z.
-struct World {
+struct TestApp {
     aws: Aws,
     ingest: Ingest,
     clock: Clock,
 }
 
-impl World {
+impl TestApp {
     fn with_keys(keys: &str) -> Self {
         let aws = Aws::default();
         aws.assume("IngestRole");
@@ -79,7 +79,7 @@ impl World {
         self.call(&payload(&json!({"x-api-key": key}), body)).await
     }
 
-    /// As [`World::post`], with the status alone.
+    /// As [`TestApp::post`], with the status alone.
     async fn status(&self, key: &str) -> u64 {
         self.post(key, EVENT.as_bytes()).await.0
     }

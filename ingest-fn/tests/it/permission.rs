@@ -3,27 +3,27 @@
 
 use local::role::Role;
 
-use crate::{EVENT, KEY, World};
+use crate::{EVENT, KEY, TestApp};
 
 #[tokio::test(start_paused = true)]
 async fn every_permission_is_needed_and_none_is_missing() {
-    let world = World::new();
+    let app = TestApp::new();
     for body in [EVENT, "no event"] {
-        assert_eq!(world.post(KEY, body.as_bytes()).await.0, 200);
+        assert_eq!(app.post(KEY, body.as_bytes()).await.0, 200);
     }
-    let account = world.aws.state();
+    let account = app.aws.state();
     assert_eq!(account.used, Role::named("IngestRole").pairs_of_the_code());
     assert!(account.denied.is_empty(), "{:?}", account.denied);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_the_role_does_not_allow_is_refused() {
-    let world = World::new();
+    let app = TestApp::new();
     // It may send to the same queues, and read other secrets.
-    world.aws.assume("ExtractorRole");
-    assert_eq!(world.status(KEY).await, 503);
+    app.aws.assume("ExtractorRole");
+    assert_eq!(app.status(KEY).await, 503);
     let keys = "arn:aws:ssm:eu-west-1:123456789012:parameter/relay/webhook-keys";
     let denied = [("ssm:GetParameter".to_owned(), keys.to_owned())];
-    assert_eq!(world.aws.state().denied, denied.into());
-    assert_eq!(world.messages(), []);
+    assert_eq!(app.aws.state().denied, denied.into());
+    assert_eq!(app.messages(), []);
 }

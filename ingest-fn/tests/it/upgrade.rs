@@ -2,7 +2,7 @@
 
 use local::golden::Golden;
 
-use crate::{KEY, NEXT_KEY, World};
+use crate::{KEY, NEXT_KEY, TestApp};
 
 #[tokio::test(start_paused = true)]
 async fn what_is_queued_and_put_aside_is_written_as_before() {
@@ -17,10 +17,10 @@ async fn what_is_queued_and_put_aside_is_written_as_before() {
         ("quarantine.ingest.truncated.json", long.as_bytes()),
     ];
     for (name, body) in cases {
-        let world = World::new();
-        world.post(KEY, body).await;
+        let app = TestApp::new();
+        app.post(KEY, body).await;
         assert_eq!(
-            short(&world.messages().remove(0).body),
+            short(&app.messages().remove(0).body),
             golden.read(name).unwrap(),
             "{name} is no longer written as in {}: see docs/SEMANTICS.md, Upgrades",
             golden.version
@@ -42,9 +42,9 @@ fn short(text: &str) -> String {
 #[tokio::test(start_paused = true)]
 async fn the_keys_of_every_version_open() {
     for golden in Golden::all().unwrap() {
-        let world = World::with_keys(&golden.read("webhook-keys").unwrap());
+        let app = TestApp::with_keys(&golden.read("webhook-keys").unwrap());
         for key in [KEY, NEXT_KEY] {
-            assert_eq!(world.status(key).await, 200, "{}", golden.version);
+            assert_eq!(app.status(key).await, 200, "{}", golden.version);
         }
     }
 }

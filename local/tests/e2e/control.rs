@@ -8,9 +8,9 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use shared::{Origin, QueueMessage};
 
-use crate::{World, eventually};
+use crate::{TestApp, eventually};
 
-impl World {
+impl TestApp {
     /// Has the controller do a task.
     pub(crate) async fn task(&self, task: &Value) -> Value {
         let answer = self.stack.invoke(Function::Extractor, task).await.unwrap();
@@ -36,186 +36,183 @@ impl World {
 
 #[tokio::test]
 async fn five_thousand_events_are_held_without_a_receive_and_then_delivered() {
-    let world = World::new("controlled").await;
-    let first = world.queue_all(&["c-0"]).await;
-    world.arrived(&first).await;
-    world.settled().await;
+    let app = TestApp::new("controlled").await;
+    let first = app.queue_all(&["c-0"]).await;
+    app.arrived(&first).await;
+    app.settled().await;
 
     let said = r#"{"state":"paused","by":"ada","reason":"audit","since":"2026-01-02T03:04:05Z"}"#;
-    world.stack.set_pause(said).await.unwrap();
-    let status = world.reconcile().await;
+    app.stack.set_pause(said).await.unwrap();
+    let status = app.reconcile().await;
     assert_eq!((&status["state"], &status["by"]), (&json!("paused"), &json!("ada")));
     assert_eq!(
         (&status["reason"], &status["since"]),
         (&json!("audit"), &json!("2026-01-02T03:04:05Z"))
     );
-    assert_eq!(world.stack.mapping_state().await.unwrap(), "Disabled");
+    assert_eq!(app.stack.mapping_state().await.unwrap(), "Disabled");
     assert_eq!(status["mapping"], "Disabled");
 
     // The first few as Gladly sends them; the others as ingest-fn queues them.
-    let mut ids = world.queue_all(&["c-1", "c-2", "c-3"]).await;
+    let mut ids = app.queue_all(&["c-1", "c-2", "c-3"]).await;
     let recorded = (Timestamp::now() - SignedDuration::from_mins(1)).to_string();
     for number in 0..50 {
-        world.conversation(&format!("h-{number}"));
+        app.conversation(&format!("h-{number}"));
     }
     let mut bodies = Vec::new();
     for number in 0..4_997 {
         let mut event =
-            world.gladly.organization().event("CONVERSATION/CLOSED", &format!("h-{}", number % 50));
+            app.gladly.organization().event("CONVERSATION/CLOSED", &format!("h-{}", number % 50));
         event["timestamp"] = recorded.clone().into();
         ids.push(event["id"].as_str().unwrap().to_owned());
         let event = event.to_string();
         let message = QueueMessage::wrap(&event, Timestamp::now(), Origin::Webhook).unwrap();
         bodies.push(message.to_json().unwrap());
     }
-    world.stack.send_all(Queue::Events, &bodies).await.unwrap();
-    let held = world.stack.peek(Queue::Events).await.unwrap();
+    app.stack.send_all(Queue::Events, &bodies).await.unwrap();
+    let held = app.stack.peek(Queue::Events).await.unwrap();
     assert_eq!(held.len(), 5_000);
 
     // The controller looks after them, and a stranger to it starts a deploy; nobody receives them.
-    world.reconcile().await;
-    let status = world.status().await;
+    app.reconcile().await;
+    let status = app.status().await;
     assert_eq!((&status["backlog"], &status["inFlight"]), (&json!(5_000), &json!(0)));
-    let held = world.stack.peek(Queue::Events).await.unwrap();
+    let held = app.stack.peek(Queue::Events).await.unwrap();
     assert_eq!(held.iter().map(|message| message.receive_count).sum::<u64>(), 0);
-    assert!(ids.iter().all(|id| world.destination.times(id) == 0));
+    assert!(ids.iter().all(|id| app.destination.times(id) == 0));
 
-    world.stack.set_pause("running").await.unwrap();
-    let status = world.reconcile().await;
+    app.stack.set_pause("running").await.unwrap();
+    let status = app.reconcile().await;
     assert_eq!((&status["state"], &status["mapping"]), (&json!("running"), &json!("Enabled")));
-    world.arrived(&ids).await;
-    world.settled().await;
-    assert_eq!(world.total(Queue::Quarantine).await, 0);
-    assert_eq!(world.status().await["backlog"], 0);
-    world.end().await;
+    app.arrived(&ids).await;
+    app.settled().await;
+    assert_eq!(app.total(Queue::Quarantine).await, 0);
+    assert_eq!(app.status().await["backlog"], 0);
+    app.end().await;
 }
 
 #[tokio::test]
 async fn whoever_toggles_the_mapping_by_hand_is_set_right() {
-    let world = World::new("by-hand").await;
-    world.stack.enable_mapping(false).await.unwrap();
+    let app = TestApp::new("by-hand").await;
+    app.stack.enable_mapping(false).await.unwrap();
     let event = json!({"source": "aws.ssm", "detail-type": "Parameter Store Change", "detail": {"name": "/x", "operation": "Update"}});
-    assert_eq!(world.task(&event).await["mapping"], "Enabled");
-    world.stack.set_pause("nonsense").await.unwrap();
-    let status = world.task(&event).await;
+    assert_eq!(app.task(&event).await["mapping"], "Enabled");
+    app.stack.set_pause("nonsense").await.unwrap();
+    let status = app.task(&event).await;
     assert_eq!((&status["state"], &status["mapping"]), (&json!("paused"), &json!("Disabled")));
-    world.stack.enable_mapping(true).await.unwrap();
-    world.reconcile().await;
-    assert_eq!(world.stack.mapping_state().await.unwrap(), "Disabled");
+    app.stack.enable_mapping(true).await.unwrap();
+    app.reconcile().await;
+    assert_eq!(app.stack.mapping_state().await.unwrap(), "Disabled");
     // A pause that is over is over, whoever forgot it.
-    world.stack.set_pause(r#"{"state":"paused","until":"2026-01-02T03:04:05Z"}"#).await.unwrap();
-    assert_eq!(world.reconcile().await["mapping"], "Enabled");
-    world.end().await;
+    app.stack.set_pause(r#"{"state":"paused","until":"2026-01-02T03:04:05Z"}"#).await.unwrap();
+    assert_eq!(app.reconcile().await["mapping"], "Enabled");
+    app.end().await;
 }
 
 #[tokio::test]
 async fn a_wrong_token_opens_the_breaker_and_the_right_one_closes_it() {
-    let world = World::new("breaker").await;
+    let app = TestApp::new("breaker").await;
     let token = "/breaker/gladly-token";
-    world.stack.put_secret(token, "a-wrong-token").await.unwrap();
-    let ids = world.queue_all(&["c-1", "c-2", "c-3"]).await;
-    eventually("the breaker opens", async || world.breaker().await["state"] == "open").await;
-    let breaker = world.breaker().await;
+    app.stack.put_secret(token, "a-wrong-token").await.unwrap();
+    let ids = app.queue_all(&["c-1", "c-2", "c-3"]).await;
+    eventually("the breaker opens", async || app.breaker().await["state"] == "open").await;
+    let breaker = app.breaker().await;
     assert_eq!((&breaker["cause"], &breaker["waitSeconds"]), (&json!("gladly"), &json!(60)));
-    let status = world.reconcile().await;
+    let status = app.reconcile().await;
     assert_eq!((&status["state"], &status["mapping"]), (&json!("breaker"), &json!("Disabled")));
     assert!(status["reason"].as_str().unwrap().contains("401"), "{status}");
 
     // While it is open nothing is received, nothing is asked and nothing is put aside.
     let counts = async || {
-        let held = world.stack.peek(Queue::Events).await.unwrap();
+        let held = app.stack.peek(Queue::Events).await.unwrap();
         held.iter().map(|message| message.receive_count).collect::<Vec<_>>()
     };
     // Apart from the controller's own probe, once a minute has passed.
     let asked = || {
-        let traffic = world.gladly.traffic();
+        let traffic = app.gladly.traffic();
         traffic.count("") - traffic.count("/api/v1/organization")
     };
     let (receives, before) = (counts().await, asked());
     assert_eq!(receives.len(), 3);
-    let later = world.queue(&world.event("c-4")).await;
-    world.reconcile().await;
+    let later = app.queue(&app.event("c-4")).await;
+    app.reconcile().await;
     assert_eq!(counts().await.iter().sum::<u64>(), receives.iter().sum::<u64>());
     assert_eq!(asked(), before, "the token is still the wrong one");
 
     // The operator's own pause is not the breaker's to lift.
-    world.stack.set_pause("paused").await.unwrap();
-    world.stack.put_secret(token, &world.settings.gladly_token).await.unwrap();
+    app.stack.set_pause("paused").await.unwrap();
+    app.stack.put_secret(token, &app.settings.gladly_token).await.unwrap();
     eventually("the breaker lets them try", async || {
-        world.reconcile().await;
-        world.breaker().await["state"] == "half-open"
+        app.reconcile().await;
+        app.breaker().await["state"] == "half-open"
     })
     .await;
-    assert_eq!(world.stack.mapping_state().await.unwrap(), "Disabled");
-    assert_eq!(
-        world.stack.parameter(world.stack.pause_parameter()).await.unwrap().unwrap(),
-        "paused"
-    );
+    assert_eq!(app.stack.mapping_state().await.unwrap(), "Disabled");
+    assert_eq!(app.stack.parameter(app.stack.pause_parameter()).await.unwrap().unwrap(), "paused");
 
-    world.stack.set_pause("running").await.unwrap();
-    world.reconcile().await;
+    app.stack.set_pause("running").await.unwrap();
+    app.reconcile().await;
     let ids: Vec<_> = ids.into_iter().chain([later]).collect();
-    world.arrived(&ids).await;
-    world.settled().await;
-    assert_eq!(world.breaker().await["state"], "closed");
-    assert_eq!(world.total(Queue::Quarantine).await, 0);
-    world.end().await;
+    app.arrived(&ids).await;
+    app.settled().await;
+    assert_eq!(app.breaker().await["state"], "closed");
+    assert_eq!(app.total(Queue::Quarantine).await, 0);
+    app.end().await;
 }
 
 #[tokio::test]
 async fn held_events_outlive_the_queues_retention() {
-    let world = World::new("renewed").await;
-    world.stack.set_pause("paused").await.unwrap();
-    world.reconcile().await;
+    let app = TestApp::new("renewed").await;
+    app.stack.set_pause("paused").await.unwrap();
+    app.reconcile().await;
     // The least that SQS takes.
-    world.stack.set_queue_attribute(Queue::Events, "MessageRetentionPeriod", "60").await.unwrap();
-    let ids = world.queue_all(&["c-1", "c-2", "c-3"]).await;
-    let sent = world.stack.peek(Queue::Events).await.unwrap();
+    app.stack.set_queue_attribute(Queue::Events, "MessageRetentionPeriod", "60").await.unwrap();
+    let ids = app.queue_all(&["c-1", "c-2", "c-3"]).await;
+    let sent = app.stack.peek(Queue::Events).await.unwrap();
     let began = Timestamp::now();
     eventually("more than a retention has passed", async || {
-        let status = world.reconcile().await;
+        let status = app.reconcile().await;
         assert_eq!(status["backlog"], 3, "nothing expires: {status}");
         Timestamp::now().duration_since(began) > SignedDuration::from_secs(90)
     })
     .await;
-    let held = world.stack.peek(Queue::Events).await.unwrap();
+    let held = app.stack.peek(Queue::Events).await.unwrap();
     let bodies = |messages: &[Peeked]| {
         messages.iter().map(|message| message.body.clone()).collect::<BTreeSet<_>>()
     };
     assert_eq!(bodies(&held), bodies(&sent), "byte for byte");
-    assert_eq!(world.stack.mapping_state().await.unwrap(), "Disabled");
+    assert_eq!(app.stack.mapping_state().await.unwrap(), "Disabled");
 
-    world.stack.set_pause("running").await.unwrap();
-    world.reconcile().await;
-    world.arrived(&ids).await;
-    world.end().await;
+    app.stack.set_pause("running").await.unwrap();
+    app.reconcile().await;
+    app.arrived(&ids).await;
+    app.end().await;
 }
 
 #[tokio::test]
 async fn what_was_put_aside_goes_back_once_its_cause_is_gone() {
-    let world = World::new("redriven").await;
-    world.destination.refuse("c-bad", StatusCode::UNPROCESSABLE_ENTITY);
-    let ids = world.queue_all(&["c-bad", "c-good"]).await;
-    world.post("hello").await;
-    eventually("both are put aside", async || world.total(Queue::Quarantine).await == 2).await;
-    world.arrived(&ids[1..]).await;
+    let app = TestApp::new("redriven").await;
+    app.destination.refuse("c-bad", StatusCode::UNPROCESSABLE_ENTITY);
+    let ids = app.queue_all(&["c-bad", "c-good"]).await;
+    app.post("hello").await;
+    eventually("both are put aside", async || app.total(Queue::Quarantine).await == 2).await;
+    app.arrived(&ids[1..]).await;
 
-    let status = world.status().await;
+    let status = app.status().await;
     assert_eq!(status["quarantined"], 2);
     assert_eq!(status["quarantinedByReason"], json!({"rejected": 1, "unreadable": 1}));
-    let list = world.task(&json!({"task": "quarantine"})).await;
+    let list = app.task(&json!({"task": "quarantine"})).await;
     assert_eq!(list["total"], 2);
     let rejected =
         list["messages"].as_array().unwrap().iter().find(|entry| entry["reason"] == "rejected");
     assert_eq!(rejected.unwrap()["conversationId"], "c-bad");
-    let screen = world.task(&json!({"task": "quarantine", "as": "text"})).await;
+    let screen = app.task(&json!({"task": "quarantine", "as": "text"})).await;
     assert!(screen.as_str().unwrap().ends_with("2 events in quarantine."), "{screen}");
 
-    world.destination.accept();
-    let redriven = world.task(&json!({"task": "redrive"})).await;
+    app.destination.accept();
+    let redriven = app.task(&json!({"task": "redrive"})).await;
     assert_eq!(redriven, json!({"redriven": 1, "stayed": 1, "more": false}));
-    world.arrived(&ids).await;
-    assert_eq!(world.total(Queue::Quarantine).await, 1, "what is no event stays");
-    world.settled().await;
-    world.end().await;
+    app.arrived(&ids).await;
+    assert_eq!(app.total(Queue::Quarantine).await, 1, "what is no event stays");
+    app.settled().await;
+    app.end().await;
 }

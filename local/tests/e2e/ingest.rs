@@ -7,15 +7,15 @@ use local::{
 use reqwest::{Client, StatusCode};
 use serde_json::json;
 
-use crate::{World, answer, assert_is_a_time, eventually, json_lines};
+use crate::{TestApp, answer, assert_is_a_time, eventually, json_lines};
 
 const PING: &str = r#"{"type":"PING"}"#;
 
 #[tokio::test]
 async fn without_the_one_right_key_nothing_is_let_in() {
-    let world = World::new("unauthorized").await;
-    let event = world.event("c").to_string();
-    let key = world.key();
+    let app = TestApp::new("unauthorized").await;
+    let event = app.event("c").to_string();
+    let key = app.key();
     let almost = format!("{key}0");
     let cases: [(&str, &[&str]); 6] = [
         ("no key", &[]),
@@ -27,7 +27,7 @@ async fn without_the_one_right_key_nothing_is_let_in() {
     ];
     for (name, keys) in cases {
         for body in [PING, &event, "\u{0}"] {
-            let mut request = world.stack.request().body(body.to_owned());
+            let mut request = app.stack.request().body(body.to_owned());
             for key in keys {
                 request = request.header("x-api-key", *key);
             }
@@ -37,20 +37,20 @@ async fn without_the_one_right_key_nothing_is_let_in() {
             assert_eq!(given, answer(401, "unauthorized"), "{name}");
         }
     }
-    let lines = json_lines(&world.stack.logs(Function::Ingest).await.unwrap());
+    let lines = json_lines(&app.stack.logs(Function::Ingest).await.unwrap());
     assert_eq!(lines.iter().filter(|line| line["Unauthorized"] == 1).count(), 18);
-    assert_eq!(world.total(Queue::Events).await + world.total(Queue::Quarantine).await, 0);
-    world.end().await;
+    assert_eq!(app.total(Queue::Events).await + app.total(Queue::Quarantine).await, 0);
+    app.end().await;
 }
 
 #[tokio::test]
 async fn a_ping_is_answered_and_leaves_nothing_behind() {
-    let world = World::new("ping").await;
-    assert_eq!(world.post(PING).await, answer(200, "pong"));
-    assert_eq!(world.post(r#"{"type":"PING","content":7}"#).await, answer(200, "pong"));
+    let app = TestApp::new("ping").await;
+    assert_eq!(app.post(PING).await, answer(200, "pong"));
+    assert_eq!(app.post(r#"{"type":"PING","content":7}"#).await, answer(200, "pong"));
     // As "Content-Type" and "X-Api-Key".
     let client = Client::builder().no_proxy().http1_title_case_headers().build().unwrap();
-    let request = client.post(world.stack.webhook_url()).header("x-api-key", world.key());
+    let request = client.post(app.stack.webhook_url()).header("x-api-key", app.key());
     let response = request.header("content-type", "image/png").body(PING).send().await.unwrap();
     assert_eq!(
         (response.status(), response.text().await.unwrap()),
@@ -58,39 +58,39 @@ async fn a_ping_is_answered_and_leaves_nothing_behind() {
     );
     // The emulated gateway lowers all names, so the function is asked itself too.
     for name in ["x-api-key", "X-API-KEY", "x-Api-kEy"] {
-        let call = json!({"version": "2.0", "headers": {name: world.key()}, "body": PING, "isBase64Encoded": false});
-        let answered = world.stack.invoke(Function::Ingest, &call).await.unwrap();
+        let call = json!({"version": "2.0", "headers": {name: app.key()}, "body": PING, "isBase64Encoded": false});
+        let answered = app.stack.invoke(Function::Ingest, &call).await.unwrap();
         assert_eq!(answered.payload["statusCode"], 200, "{name}: {answered:?}");
     }
-    let elsewhere = world.stack.webhook_url().replace("/webhooks/gladly", "/webhooks/other");
-    let request = client.post(elsewhere).header("x-api-key", world.key()).body(PING);
+    let elsewhere = app.stack.webhook_url().replace("/webhooks/gladly", "/webhooks/other");
+    let request = client.post(elsewhere).header("x-api-key", app.key()).body(PING);
     assert_eq!(request.send().await.unwrap().status(), StatusCode::NOT_FOUND);
 
-    assert_eq!(world.total(Queue::Events).await + world.total(Queue::Quarantine).await, 0);
-    world.end().await;
+    assert_eq!(app.total(Queue::Events).await + app.total(Queue::Quarantine).await, 0);
+    app.end().await;
 }
 
 #[tokio::test]
 async fn every_kind_of_event_is_queued_and_delivered() {
-    let world = World::new("delivers").await;
-    world.gladly.subscribe(world.stack.webhook_url(), &[("x-api-key", world.key())]);
-    world.conversation("c");
-    let sent: Vec<_> = EVENT_TYPES.iter().map(|kind| world.gladly.emit(kind, "c")).collect();
+    let app = TestApp::new("delivers").await;
+    app.gladly.subscribe(app.stack.webhook_url(), &[("x-api-key", app.key())]);
+    app.conversation("c");
+    let sent: Vec<_> = EVENT_TYPES.iter().map(|kind| app.gladly.emit(kind, "c")).collect();
     let new = json!({"id": "new-1", "type": "BRAND/NEW", "content": {"conversationId": "c", "more": [null]}, "more": 1});
-    world.queue(&new).await;
+    app.queue(&new).await;
 
     let ids: Vec<_> =
         sent.iter().chain([&new]).map(|event| event["id"].as_str().unwrap().to_owned()).collect();
-    world.arrived(&ids).await;
-    world.settled().await;
+    app.arrived(&ids).await;
+    app.settled().await;
 
-    let attempts = world.gladly.attempts();
+    let attempts = app.gladly.attempts();
     assert_eq!(attempts.len(), 10);
     for attempt in attempts {
         assert_eq!((attempt.status.unwrap(), attempt.answer), answer(200, "queued"));
     }
     for event in sent.iter().chain([&new]) {
-        let arrived = world.destination.event(event["id"].as_str().unwrap()).unwrap();
+        let arrived = app.destination.event(event["id"].as_str().unwrap()).unwrap();
         for field in ["id", "type", "timestamp", "content", "initiator"] {
             assert_eq!(arrived.get(field), event.get(field), "{field} of {event}");
         }
@@ -101,24 +101,24 @@ async fn every_kind_of_event_is_queued_and_delivered() {
         assert_is_a_time(&arrived["receivedAt"]);
         assert!(arrived["heldMs"].is_u64());
     }
-    let conversation = world.destination.conversation("c").unwrap();
+    let conversation = app.destination.conversation("c").unwrap();
     assert_eq!(conversation["customer"]["name"], "Sample Customer");
     assert_eq!(conversation["items"][0]["author"]["kind"], "customer");
     assert_eq!(conversation["items"][0]["text"], "my cat is called Mitzi, says c");
     assert!(conversation["inbox"]["name"].is_string() && conversation["agent"]["name"].is_string());
-    assert_eq!(world.total(Queue::Quarantine).await, 0);
-    world.end().await;
+    assert_eq!(app.total(Queue::Quarantine).await, 0);
+    app.end().await;
 }
 
 #[tokio::test]
 async fn a_queued_event_waits_in_the_queue_as_gladly_sent_it() {
-    let world = World::new("waits").await;
-    world.gather().await;
+    let app = TestApp::new("waits").await;
+    app.gather().await;
     let event =
         "{ \"type\":\"A/Ä\", \"content\":{\"conversationId\":\"c\"}, \"x\":\"\u{1f600}\u{fffe}\" }";
-    assert_eq!(world.post(event).await, answer(200, "queued"));
+    assert_eq!(app.post(event).await, answer(200, "queued"));
 
-    let messages = world.stack.drain(Queue::Events).await.unwrap();
+    let messages = app.stack.drain(Queue::Events).await.unwrap();
     let [message] = &messages[..] else { panic!("{messages:?}") };
     assert_eq!(message.attributes["type"], "A/?");
     assert_is_a_time(&message.json()["receivedAt"]);
@@ -128,29 +128,29 @@ async fn a_queued_event_waits_in_the_queue_as_gladly_sent_it() {
         event,
         r#"{ "type":"A/\u00c4", "content":{"conversationId":"c"}, "x":"\ud83d\ude00\ufffe" }}"#
     );
-    world.end().await;
+    app.end().await;
 }
 
 #[tokio::test]
 async fn what_is_about_no_conversation_is_ignored() {
-    let world = World::new("ignores").await;
+    let app = TestApp::new("ignores").await;
     let bodies = [
         json!({"type": "AGENT_AVAILABILITY/UPDATED", "content": {"agentId": "a"}}),
         json!({"type": "CUSTOMER_PROFILE/CREATED", "id": "e", "content": {"conversationId": null}}),
         json!({"type": "A", "content": {}}),
     ];
     for body in bodies {
-        assert_eq!(world.post(body.to_string()).await, answer(200, "ignored"), "{body}");
+        assert_eq!(app.post(body.to_string()).await, answer(200, "ignored"), "{body}");
     }
-    let lines = json_lines(&world.stack.logs(Function::Ingest).await.unwrap());
+    let lines = json_lines(&app.stack.logs(Function::Ingest).await.unwrap());
     assert_eq!(lines.iter().filter(|line| line["Ignored"] == 1).count(), 3);
-    assert_eq!(world.total(Queue::Events).await + world.total(Queue::Quarantine).await, 0);
-    world.end().await;
+    assert_eq!(app.total(Queue::Events).await + app.total(Queue::Quarantine).await, 0);
+    app.end().await;
 }
 
 #[tokio::test]
 async fn awkward_characters_arrive_unharmed() {
-    let world = World::new("characters").await;
+    let app = TestApp::new("characters").await;
     // The first are sent as they are, the others in escapes.
     let said = "\u{fffe}\u{ffff}\u{fdd0}\u{1f600}é\u{2028}\u{7f}\u{85}";
     let raw = format!(
@@ -158,42 +158,42 @@ async fn awkward_characters_arrive_unharmed() {
     );
     let expected = format!("{said}\u{0}\u{1f}\u{fffe}\u{1f600}\"\\");
     let mail = json!({"type": "EMAIL", "subject": expected, "content": expected});
-    world.gladly.organization().add_conversation("c", "u", [mail]);
+    app.gladly.organization().add_conversation("c", "u", [mail]);
 
-    assert_eq!(world.post(raw).await, answer(200, "queued"));
-    let in_time = world.destination.wait_for(|it| it.event_ids().len() == 1, crate::PATIENCE).await;
+    assert_eq!(app.post(raw).await, answer(200, "queued"));
+    let in_time = app.destination.wait_for(|it| it.event_ids().len() == 1, crate::PATIENCE).await;
     assert!(in_time);
-    world.settled().await;
+    app.settled().await;
 
-    let ids = world.destination.event_ids();
-    let event = world.destination.event(ids.first().unwrap()).unwrap();
+    let ids = app.destination.event_ids();
+    let event = app.destination.event(ids.first().unwrap()).unwrap();
     assert_eq!(event["type"], format!("A/{said}"));
     assert_eq!(event["content"]["said"], expected);
-    let item = &world.destination.conversation("c").unwrap()["items"][0];
+    let item = &app.destination.conversation("c").unwrap()["items"][0];
     assert_eq!(item["content"]["content"], expected);
     assert_eq!(item["subject"], expected);
-    world.end().await;
+    app.end().await;
 }
 
 #[tokio::test]
 async fn a_queue_that_refuses_has_gladly_send_the_event_again() {
-    let world = World::new("refuses").await;
-    world.gladly.subscribe(world.stack.webhook_url(), &[("x-api-key", world.key())]);
-    world.conversation("c");
+    let app = TestApp::new("refuses").await;
+    app.gladly.subscribe(app.stack.webhook_url(), &[("x-api-key", app.key())]);
+    app.conversation("c");
     // SQS has nothing smaller; the event has more.
     let limit = async |bytes: &str| {
-        world.stack.set_queue_attribute(Queue::Events, "MaximumMessageSize", bytes).await.unwrap();
+        app.stack.set_queue_attribute(Queue::Events, "MaximumMessageSize", bytes).await.unwrap();
     };
     limit("1024").await;
-    let mut event = world.gladly.organization().event("CONVERSATION/CLOSED", "c");
+    let mut event = app.gladly.organization().event("CONVERSATION/CLOSED", "c");
     event["content"]["more"] = "x".repeat(2_000).into();
-    world.gladly.send(&event);
-    world.gladly.wait_for(|gladly| !gladly.attempts().is_empty(), crate::PATIENCE).await;
+    app.gladly.send(&event);
+    app.gladly.wait_for(|gladly| !gladly.attempts().is_empty(), crate::PATIENCE).await;
     limit("1048576").await;
 
-    world.arrived(&[event["id"].as_str().unwrap().to_owned()]).await;
-    world.settled().await;
-    let attempts = world.gladly.attempts();
+    app.arrived(&[event["id"].as_str().unwrap().to_owned()]).await;
+    app.settled().await;
+    let attempts = app.gladly.attempts();
     let answers: Vec<_> =
         attempts.iter().map(|it| (it.status.unwrap(), it.answer.clone())).collect();
     let last = answers.len() - 1;
@@ -203,61 +203,61 @@ async fn a_queue_that_refuses_has_gladly_send_the_event_again() {
     );
     assert_eq!(answers[last], answer(200, "queued"));
     assert!(last >= 1);
-    let lines = json_lines(&world.stack.logs(Function::Ingest).await.unwrap());
+    let lines = json_lines(&app.stack.logs(Function::Ingest).await.unwrap());
     assert_eq!(lines.iter().filter(|line| line["Unavailable"] == 1).count(), last);
-    world.end().await;
+    app.end().await;
 }
 
 #[tokio::test]
 async fn a_queue_that_is_gone_is_answered_503() {
-    let world = World::new("gone-queues").await;
-    world.gather().await;
-    let event = world.event("c").to_string();
-    world.stack.delete_queue(Queue::Quarantine).await.unwrap();
-    assert_eq!(world.post("no event").await, answer(503, "unavailable"));
-    assert_eq!(world.post(event.clone()).await, answer(200, "queued"));
-    world.stack.delete_queue(Queue::Events).await.unwrap();
-    assert_eq!(world.post(event).await, answer(503, "unavailable"));
-    assert_eq!(world.post(PING).await, answer(200, "pong"));
-    world.end().await;
+    let app = TestApp::new("gone-queues").await;
+    app.gather().await;
+    let event = app.event("c").to_string();
+    app.stack.delete_queue(Queue::Quarantine).await.unwrap();
+    assert_eq!(app.post("no event").await, answer(503, "unavailable"));
+    assert_eq!(app.post(event.clone()).await, answer(200, "queued"));
+    app.stack.delete_queue(Queue::Events).await.unwrap();
+    assert_eq!(app.post(event).await, answer(503, "unavailable"));
+    assert_eq!(app.post(PING).await, answer(200, "pong"));
+    app.end().await;
 }
 
 #[tokio::test]
 async fn keys_that_were_never_readable_let_nobody_in_until_they_are() {
-    let world = World::new("no-keys").await;
+    let app = TestApp::new("no-keys").await;
     let parameter = "/no-keys/webhook-keys";
-    let short = &world.key()[1..32];
-    world.stack.delete_parameter(parameter).await.unwrap();
-    assert_eq!(world.post(PING).await, answer(503, "unavailable"));
+    let short = &app.key()[1..32];
+    app.stack.delete_parameter(parameter).await.unwrap();
+    assert_eq!(app.post(PING).await, answer(503, "unavailable"));
     for unusable in ["\n", short] {
-        world.stack.put_secret(parameter, unusable).await.unwrap();
-        assert_eq!(world.post(PING).await, answer(503, "unavailable"), "{unusable:?}");
+        app.stack.put_secret(parameter, unusable).await.unwrap();
+        assert_eq!(app.post(PING).await, answer(503, "unavailable"), "{unusable:?}");
     }
-    let answered = world.stack.post(short, PING).await.unwrap();
+    let answered = app.stack.post(short, PING).await.unwrap();
     assert_eq!((answered.status, answered.body), answer(503, "unavailable"));
-    world.stack.put_secret(parameter, world.key()).await.unwrap();
-    assert_eq!(world.post(PING).await, answer(200, "pong"));
-    world.end().await;
+    app.stack.put_secret(parameter, app.key()).await.unwrap();
+    assert_eq!(app.post(PING).await, answer(200, "pong"));
+    app.end().await;
 }
 
 #[tokio::test]
 async fn a_key_is_replaced_without_a_gap() {
-    let mut world = World::new("rotation").await;
+    let mut app = TestApp::new("rotation").await;
     let parameter = "/rotation/webhook-keys";
-    let old = world.key().to_owned();
+    let old = app.key().to_owned();
     let new: String = (0..40).map(|_| fastrand::alphanumeric()).collect();
-    world.settings.webhook_keys.push(new.clone());
-    let ping = async |key: &str| world.stack.post(key, PING).await.unwrap().status;
+    app.settings.webhook_keys.push(new.clone());
+    let ping = async |key: &str| app.stack.post(key, PING).await.unwrap().status;
 
     assert_eq!((ping(&old).await, ping(&new).await), (200, 401));
-    world.stack.put_secret(parameter, &format!("{old}\n{new}")).await.unwrap();
+    app.stack.put_secret(parameter, &format!("{old}\n{new}")).await.unwrap();
     // The refused try just now has used up this environment's early look: 10 s at most.
     eventually("the new key is taken", async || {
         assert_eq!(ping(&old).await, 200);
         ping(&new).await == 200
     })
     .await;
-    world.stack.put_secret(parameter, &new).await.unwrap();
+    app.stack.put_secret(parameter, &new).await.unwrap();
     eventually("the old key is refused", async || {
         assert_eq!(ping(&new).await, 200);
         // A stranger's key makes the function look early too.
@@ -265,22 +265,22 @@ async fn a_key_is_replaced_without_a_gap() {
         ping(&old).await == 401
     })
     .await;
-    let lines = json_lines(&world.stack.logs(Function::Ingest).await.unwrap());
+    let lines = json_lines(&app.stack.logs(Function::Ingest).await.unwrap());
     let slot = |slot: &str| lines.iter().any(|line| line["Slot"] == slot && line["KeySlot"] == 1);
     assert!(slot("1") && slot("2"), "each key's use is counted");
-    world.end().await;
+    app.end().await;
 }
 
 #[tokio::test]
 async fn keys_are_remembered_while_nobody_can_read_them() {
-    let world = World::new("remembers").await;
-    assert_eq!(world.post(PING).await, answer(200, "pong"));
-    world.stack.delete_parameter("/remembers/webhook-keys").await.unwrap();
+    let app = TestApp::new("remembers").await;
+    assert_eq!(app.post(PING).await, answer(200, "pong"));
+    app.stack.delete_parameter("/remembers/webhook-keys").await.unwrap();
     // An unknown key makes the function look, and so find nothing.
-    let answered = world.stack.post("00000000000000000000000000000000", PING).await.unwrap();
+    let answered = app.stack.post("00000000000000000000000000000000", PING).await.unwrap();
     assert_eq!((answered.status, answered.body), answer(401, "unauthorized"));
-    assert_eq!(world.post(PING).await, answer(200, "pong"));
-    let lines = world.stack.logs(Function::Ingest).await.unwrap();
+    assert_eq!(app.post(PING).await, answer(200, "pong"));
+    let lines = app.stack.logs(Function::Ingest).await.unwrap();
     assert!(lines.iter().any(|line| line.contains("keeping the last good value")));
-    world.end().await;
+    app.end().await;
 }

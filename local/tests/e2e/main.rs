@@ -3,11 +3,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
+mod backfill;
 mod control;
 mod deploy;
-mod gap;
-mod hold;
 mod ingest;
+mod pause;
 mod quarantine;
 mod schedule;
 mod settle;
@@ -42,14 +42,14 @@ async fn aws() -> &'static EmulatedAws {
 }
 
 /// A stack between a Gladly and a destination of its own.
-struct World {
+struct TestApp {
     stack: Stack<'static>,
     settings: Settings,
     gladly: Gladly,
     destination: Destination,
 }
 
-impl World {
+impl TestApp {
     async fn new(name: &str) -> Self {
         Self::with(name, &[]).await
     }

@@ -4,7 +4,7 @@ use local::stack::{Message, Queue};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::{SAID, World, answer, assert_is_a_time};
+use crate::{SAID, TestApp, answer, assert_is_a_time};
 
 /// A quarantine message is as the contract has it, and says this; returns its `raw`.
 #[track_caller]
@@ -23,7 +23,7 @@ fn assert_is_quarantined(message: &Message, reason: &str, origin: &str) -> Value
 
 #[tokio::test]
 async fn a_webhook_that_is_no_event_stands_in_quarantine_with_its_reason() {
-    let world = World::new("quarantines").await;
+    let app = TestApp::new("quarantines").await;
     let about =
         |id: &str| format!(r#"{{"type":"A","content":{{"conversationId":{id},"said":"{SAID}"}}}}"#);
     let long = format!("\"{}\"", "a".repeat(65));
@@ -47,76 +47,76 @@ async fn a_webhook_that_is_no_event_stands_in_quarantine_with_its_reason() {
         ("invalid-id", r#"{"type":"A","id":"","content":{"conversationId":"c"}}"#.to_owned()),
     ];
     for (reason, body) in cases {
-        assert_eq!(world.post(body.clone()).await, answer(200, "quarantined"), "{body}");
-        let messages = world.quarantined(1).await;
+        assert_eq!(app.post(body.clone()).await, answer(200, "quarantined"), "{body}");
+        let messages = app.quarantined(1).await;
         assert_eq!(assert_is_quarantined(&messages[0], reason, "ingest-fn"), body);
         assert_eq!(messages[0].json().get("truncated"), None);
     }
-    assert_eq!(world.total(Queue::Events).await, 0);
-    world.end().await;
+    assert_eq!(app.total(Queue::Events).await, 0);
+    app.end().await;
 }
 
 #[tokio::test]
 async fn bytes_that_are_no_text_stand_in_quarantine_as_they_came() {
-    let world = World::new("no-text").await;
-    assert_eq!(world.post(&b"{\"type\":\"A\xff\"}\x00"[..]).await, answer(200, "quarantined"));
-    let messages = world.quarantined(1).await;
+    let app = TestApp::new("no-text").await;
+    assert_eq!(app.post(&b"{\"type\":\"A\xff\"}\x00"[..]).await, answer(200, "quarantined"));
+    let messages = app.quarantined(1).await;
     assert_eq!(
         assert_is_quarantined(&messages[0], "unreadable", "ingest-fn"),
         "eyJ0eXBlIjoiQf8ifQA="
     );
     assert_eq!(messages[0].json()["encoding"], "base64");
-    world.end().await;
+    app.end().await;
 }
 
 #[tokio::test]
 async fn what_no_message_can_hold_is_cut_and_says_so() {
-    let world = World::new("too-large").await;
+    let app = TestApp::new("too-large").await;
     let said = "\u{1f600}".repeat(120_000);
     let event = format!(r#"{{"type":"A","content":{{"conversationId":"c"}},"said":"{said}"}}"#);
     assert!(event.len() < 1 << 20, "it is the escaping that makes it too large");
-    assert_eq!(world.post(event.clone()).await, answer(200, "quarantined"));
-    let messages = world.quarantined(1).await;
+    assert_eq!(app.post(event.clone()).await, answer(200, "quarantined"));
+    let messages = app.quarantined(1).await;
     let raw = assert_is_quarantined(&messages[0], "too-large", "ingest-fn");
     assert_eq!(messages[0].json()["truncated"], true);
     assert!(messages[0].body.len() <= (1 << 20) - 1_024);
     let raw = raw.as_str().unwrap();
     assert!(event.starts_with(raw) && raw.len() > 300_000);
-    world.end().await;
+    app.end().await;
 }
 
 #[tokio::test]
 async fn a_large_event_is_delivered_whole() {
-    let world = World::new("large").await;
-    let mut event = world.event("c");
+    let app = TestApp::new("large").await;
+    let mut event = app.event("c");
     event["content"]["said"] = "x".repeat(1_000_000).into();
-    let id = world.queue(&event).await;
-    world.arrived(std::slice::from_ref(&id)).await;
-    world.settled().await;
-    assert_eq!(world.destination.event(&id).unwrap()["content"], event["content"]);
-    world.end().await;
+    let id = app.queue(&event).await;
+    app.arrived(std::slice::from_ref(&id)).await;
+    app.settled().await;
+    assert_eq!(app.destination.event(&id).unwrap()["content"], event["content"]);
+    app.end().await;
 }
 
 #[tokio::test]
 async fn what_the_destination_rejects_is_quarantined_and_its_neighbours_are_delivered() {
-    let world = World::new("rejected").await;
-    world.gather().await;
+    let app = TestApp::new("rejected").await;
+    app.gather().await;
     let refusals = [
         ("c-2", StatusCode::BAD_REQUEST),
         ("c-4", StatusCode::PAYLOAD_TOO_LARGE),
         ("c-5", StatusCode::UNPROCESSABLE_ENTITY),
     ];
     for (conversation, status) in refusals {
-        world.destination.refuse(conversation, status);
+        app.destination.refuse(conversation, status);
     }
-    let ids = world.queue_all(&["c-1", "c-2", "c-3", "c-4", "c-5", "c-6", "c-7"]).await;
-    world.stack.enable_mapping(true).await.unwrap();
+    let ids = app.queue_all(&["c-1", "c-2", "c-3", "c-4", "c-5", "c-6", "c-7"]).await;
+    app.stack.enable_mapping(true).await.unwrap();
 
     let good = [0, 2, 5, 6].map(|at: usize| ids[at].clone());
-    world.arrived(&good).await;
-    world.settled().await;
+    app.arrived(&good).await;
+    app.settled().await;
     let mut found = Vec::new();
-    for message in world.quarantined(3).await {
+    for message in app.quarantined(3).await {
         let raw = assert_is_quarantined(&message, "rejected", "extractor-fn");
         let event: Value = serde_json::from_str(raw.as_str().unwrap()).unwrap();
         assert_eq!(event["receivedAt"], message.json()["receivedAt"]);
@@ -131,15 +131,15 @@ async fn what_the_destination_rejects_is_quarantined_and_its_neighbours_are_deli
         (conversation.to_owned(), format!("the destination answered {}", status.as_u16()))
     });
     assert_eq!(found, expected);
-    assert_eq!(world.destination.event_ids(), good.into_iter().collect());
-    world.end().await;
+    assert_eq!(app.destination.event_ids(), good.into_iter().collect());
+    app.end().await;
 }
 
 #[tokio::test]
 async fn an_unreadable_message_is_quarantined_and_its_neighbours_are_delivered() {
-    let world = World::new("poison").await;
-    world.gather().await;
-    let mut ids = world.queue_all(&["c-1", "c-2"]).await;
+    let app = TestApp::new("poison").await;
+    app.gather().await;
+    let mut ids = app.queue_all(&["c-1", "c-2"]).await;
     let wrapped = |event: &str| {
         format!(r#"{{"v":1,"receivedAt":"2026-01-02T03:04:05.000Z","event":{event}}}"#)
     };
@@ -152,17 +152,17 @@ async fn an_unreadable_message_is_quarantined_and_its_neighbours_are_delivered()
         ("invalid-id", wrapped(r#"{"type":"A","content":{"conversationId":"a/b"}}"#)),
     ];
     for (_, body) in &poison {
-        world.stack.send(Queue::Events, body).await.unwrap();
+        app.stack.send(Queue::Events, body).await.unwrap();
     }
-    ids.extend(world.queue_all(&["c-3"]).await);
-    world.stack.enable_mapping(true).await.unwrap();
+    ids.extend(app.queue_all(&["c-3"]).await);
+    app.stack.enable_mapping(true).await.unwrap();
 
-    world.arrived(&ids).await;
-    world.settled().await;
-    let messages = world.quarantined(poison.len() as u64).await;
+    app.arrived(&ids).await;
+    app.settled().await;
+    let messages = app.quarantined(poison.len() as u64).await;
     for (reason, body) in &poison {
         let message = messages.iter().find(|message| message.json()["raw"] == **body).unwrap();
         assert_is_quarantined(message, reason, "extractor-fn");
     }
-    world.end().await;
+    app.end().await;
 }

@@ -2,26 +2,26 @@
 
 use local::stack::Function;
 
-use crate::{World, eventually, summaries};
+use crate::{TestApp, eventually, summaries};
 
 #[tokio::test]
 async fn whatever_was_missed_is_put_right_within_a_minute() {
-    let world = World::new("schedule").await;
+    let app = TestApp::new("schedule").await;
     // As by somebody who has switched it off by hand, with nobody to tell the controller.
-    world.stack.enable_mapping(false).await.unwrap();
-    let ids = world.queue_all(&["c-1", "c-2"]).await;
+    app.stack.enable_mapping(false).await.unwrap();
+    let ids = app.queue_all(&["c-1", "c-2"]).await;
 
     // The emulator looks every 10 s whether a minute is over.
     eventually("the mapping is switched on", async || {
-        world.stack.mapping_state().await.unwrap() == "Enabled"
+        app.stack.mapping_state().await.unwrap() == "Enabled"
     })
     .await;
-    world.arrived(&ids).await;
-    world.settled().await;
+    app.arrived(&ids).await;
+    app.settled().await;
     eventually("the controller is done", async || {
-        let lines = world.stack.logs(Function::Extractor).await.unwrap();
+        let lines = app.stack.logs(Function::Extractor).await.unwrap();
         !summaries(&lines, "task done").is_empty()
     })
     .await;
-    world.end().await;
+    app.end().await;
 }

@@ -3,11 +3,11 @@
 use local::stack::Function;
 use serde_json::{Value, json};
 
-use crate::{SAID, World, json_lines};
+use crate::{SAID, TestApp, json_lines};
 
 #[tokio::test]
 async fn a_bad_setting_keeps_a_function_from_starting_and_is_named() {
-    let world = World::new("settings").await;
+    let app = TestApp::new("settings").await;
     let cases = [
         (
             Function::Extractor,
@@ -23,9 +23,9 @@ async fn a_bad_setting_keeps_a_function_from_starting_and_is_named() {
         (Function::Ingest, "WEBHOOK_KEYS_PARAMETER", Some(""), "is not set"),
     ];
     for (function, name, bad, explanation) in cases {
-        let good = world.stack.variable(function, name).await.unwrap().unwrap();
-        world.stack.set_variable(function, name, bad).await.unwrap();
-        let answered = world.stack.invoke(function, &json!({})).await.unwrap();
+        let good = app.stack.variable(function, name).await.unwrap().unwrap();
+        app.stack.set_variable(function, name, bad).await.unwrap();
+        let answered = app.stack.invoke(function, &json!({})).await.unwrap();
         assert!(answered.failed);
         let said = answered.payload["errorMessage"].as_str().unwrap();
         let line = said.split_once('{').map(|(_, rest)| format!("{{{rest}")).expect(said);
@@ -33,19 +33,19 @@ async fn a_bad_setting_keeps_a_function_from_starting_and_is_named() {
         let message = line["message"].as_str().unwrap();
         assert!(message.starts_with(&format!("cannot start: {name} is not ")), "{message}");
         assert!(message.contains(explanation), "{message}");
-        world.stack.set_variable(function, name, Some(&good)).await.unwrap();
+        app.stack.set_variable(function, name, Some(&good)).await.unwrap();
     }
-    let ids = world.queue_all(&["c"]).await;
-    world.arrived(&ids).await;
-    world.settled().await;
-    world.end_after(5).await;
+    let ids = app.queue_all(&["c"]).await;
+    app.arrived(&ids).await;
+    app.settled().await;
+    app.end_after(5).await;
 }
 
 #[tokio::test]
 async fn an_invocation_that_means_nothing_is_told_so() {
-    let world = World::new("invocations").await;
+    let app = TestApp::new("invocations").await;
     // Nobody else is to invoke it while its lines are counted.
-    world.stack.stop_schedule().await.unwrap();
+    app.stack.stop_schedule().await.unwrap();
     let unknown = "unknown invocation: it should be an SQS batch, ";
     let cases = [
         (json!({}), "UnknownInvocation", unknown),
@@ -57,21 +57,21 @@ async fn an_invocation_that_means_nothing_is_told_so() {
         (json!({"Records": [{"body": SAID}]}), "NamelessRecord", "a record has no message id, "),
     ];
     for (event, kind, explanation) in &cases {
-        let answered = world.stack.invoke(Function::Extractor, event).await.unwrap();
+        let answered = app.stack.invoke(Function::Extractor, event).await.unwrap();
         assert!(answered.failed, "{event}");
         assert_eq!(answered.payload["errorType"], *kind, "{event}");
         let message = answered.payload["errorMessage"].as_str().unwrap();
         assert!(message.starts_with(explanation), "{message}");
     }
-    let lines = json_lines(&world.stack.logs(Function::Extractor).await.unwrap());
+    let lines = json_lines(&app.stack.logs(Function::Extractor).await.unwrap());
     assert_eq!(lines.len(), cases.len(), "one line a failure: {lines:#?}");
     for (line, (_, _, explanation)) in lines.iter().zip(&cases) {
         assert_eq!(line["level"], "ERROR");
         assert!(line["message"].as_str().unwrap().starts_with(explanation), "{line}");
     }
     // Nor does it hurt what comes after.
-    let ids = world.queue_all(&["c"]).await;
-    world.arrived(&ids).await;
-    world.settled().await;
-    world.end_after(cases.len()).await;
+    let ids = app.queue_all(&["c"]).await;
+    app.arrived(&ids).await;
+    app.settled().await;
+    app.end_after(cases.len()).await;
 }

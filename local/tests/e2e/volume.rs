@@ -6,31 +6,31 @@ use jiff::{SignedDuration, Timestamp};
 use local::stack::{Function, Queue};
 use serde_json::json;
 
-use crate::{World, json_lines};
+use crate::{TestApp, json_lines};
 
 #[tokio::test]
 async fn a_burst_costs_two_calls_a_conversation() {
-    let world = World::new("burst").await;
+    let app = TestApp::new("burst").await;
     // One environment, so that the count is exact: each would look at a conversation once.
-    world.stack.reserve_concurrency(Function::Extractor, 1).await.unwrap();
-    world.gather().await;
+    app.stack.reserve_concurrency(Function::Extractor, 1).await.unwrap();
+    app.gather().await;
     let minute_ago = (Timestamp::now() - SignedDuration::from_mins(1)).to_string();
     let mut ids = Vec::new();
     for number in 0..20 {
-        world.conversation(&format!("c-{number}"));
+        app.conversation(&format!("c-{number}"));
     }
     for number in 0..200 {
         let conversation = format!("c-{}", number % 20);
-        let mut event = world.gladly.organization().event("CONVERSATION/CLOSED", &conversation);
+        let mut event = app.gladly.organization().event("CONVERSATION/CLOSED", &conversation);
         event["timestamp"] = minute_ago.clone().into();
-        ids.push(world.queue(&event).await);
+        ids.push(app.queue(&event).await);
     }
-    assert_eq!(world.total(Queue::Events).await, 200);
-    world.stack.enable_mapping(true).await.unwrap();
+    assert_eq!(app.total(Queue::Events).await, 200);
+    app.stack.enable_mapping(true).await.unwrap();
 
-    world.arrived(&ids).await;
-    world.settled().await;
-    let calls = |pattern: &str| world.gladly.traffic().count(pattern);
+    app.arrived(&ids).await;
+    app.settled().await;
+    let calls = |pattern: &str| app.gladly.traffic().count(pattern);
     let expected = [
         ("/api/v1/conversations/*", 20),
         ("/api/v1/conversations/*/items", 20),
@@ -44,12 +44,12 @@ async fn a_burst_costs_two_calls_a_conversation() {
         assert_eq!(calls(pattern), times, "{pattern}");
     }
     // At 10 a second. No window is looked at: on a busy machine two calls may arrive close to each other.
-    let all = world.gladly.traffic().calls("");
+    let all = app.gladly.traffic().calls("");
     assert!(all[62].at - all[0].at > Duration::from_secs(6));
-    assert!(ids.iter().all(|id| world.destination.times(id) == 1));
-    assert_eq!(world.destination.conversations().len(), 20);
+    assert!(ids.iter().all(|id| app.destination.times(id) == 1));
+    assert_eq!(app.destination.conversations().len(), 20);
 
-    let lines = json_lines(&world.stack.logs(Function::Extractor).await.unwrap());
+    let lines = json_lines(&app.stack.logs(Function::Extractor).await.unwrap());
     let mut sums = BTreeMap::new();
     for name in ["Forwarded", "Covered", "Snapshots", "GladlyCalls"] {
         let sum: u64 = lines.iter().filter_map(|line| line[name].as_u64()).sum();
@@ -57,9 +57,9 @@ async fn a_burst_costs_two_calls_a_conversation() {
     }
     assert_eq!((sums["Forwarded"], sums["Snapshots"], sums["GladlyCalls"]), (200, 20, 63));
     let covered =
-        ids.iter().filter(|id| world.destination.event(id).unwrap()["snapshot"] == "covered");
+        ids.iter().filter(|id| app.destination.event(id).unwrap()["snapshot"] == "covered");
     assert_eq!(sums["Covered"], covered.count() as u64);
-    world.end().await;
+    app.end().await;
 }
 
 #[tokio::test]
@@ -70,15 +70,15 @@ async fn the_template_decides_the_form_of_a_delivery() {
         ("ForwardCustomerContact", "false"),
         ("ForwardNotes", "false"),
     ];
-    let world = World::with("form", &parameters).await;
-    let event = world.event("c");
+    let app = TestApp::with("form", &parameters).await;
+    let event = app.event("c");
     let note = json!({"type": "CONVERSATION_NOTE", "body": "call him back"});
-    world.gladly.organization().add_item("c", note);
-    let id = world.queue(&event).await;
-    world.arrived(&[id]).await;
-    world.settled().await;
+    app.gladly.organization().add_item("c", note);
+    let id = app.queue(&event).await;
+    app.arrived(&[id]).await;
+    app.settled().await;
 
-    let delivery = world.destination.deliveries().remove(0);
+    let delivery = app.destination.deliveries().remove(0);
     assert_eq!(delivery.path, "/deliveries");
     assert_eq!(delivery.headers["content-encoding"], "gzip");
     assert!(delivery.wire_bytes < delivery.bytes);
@@ -89,5 +89,5 @@ async fn the_template_decides_the_form_of_a_delivery() {
         assert!(!text.contains(withheld), "{withheld}");
     }
     assert!(text.contains("Mitzi") && text.contains("Sample Customer"));
-    world.end().await;
+    app.end().await;
 }

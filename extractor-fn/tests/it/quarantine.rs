@@ -3,7 +3,7 @@
 use local::aws::{Fault, Unproven};
 use serde_json::{Value, json};
 
-use crate::time::{World, working};
+use crate::deadlines::{TestApp, working};
 
 const RECEIVED: &str = "2026-01-02T03:04:05.678Z";
 const EVENT: &str = r#"{ "type":"A/Ä", "id":"e-1", "content":{"conversationId":"c-1"} }"#;
@@ -17,7 +17,7 @@ fn queued() -> String {
     format!(r#"{{"v":1,"receivedAt":"{RECEIVED}","event":{escaped}}}"#)
 }
 
-impl World {
+impl TestApp {
     fn put_aside(&self, body: &str) {
         let now = self.clock.now();
         self.aws.state().send("quarantine", body, Vec::new(), 0, now);
@@ -54,9 +54,9 @@ async fn what_can_be_an_event_goes_back_and_the_rest_stays() {
         ("hello".to_owned(), false),
     ];
     for (body, goes) in cases {
-        let world = World::new(working);
-        world.put_aside(&body);
-        let answer = world.task("redrive").await;
+        let app = TestApp::new(working);
+        app.put_aside(&body);
+        let answer = app.task("redrive").await;
         let (redriven, stayed) = if goes { (1, 0) } else { (0, 1) };
         assert_eq!(
             answer,
@@ -64,36 +64,36 @@ async fn what_can_be_an_event_goes_back_and_the_rest_stays() {
             "{body}"
         );
         if goes {
-            assert_eq!(world.bodies("events"), [queued()], "{body}");
-            assert!(world.bodies("quarantine").is_empty());
-            let now = world.clock.now();
-            let message = world.aws.state().receive("events", 1, None, now).unwrap().remove(0);
+            assert_eq!(app.bodies("events"), [queued()], "{body}");
+            assert!(app.bodies("quarantine").is_empty());
+            let now = app.clock.now();
+            let message = app.aws.state().receive("events", 1, None, now).unwrap().remove(0);
             assert_eq!(message.attributes, [("type".to_owned(), "A/?".to_owned())]);
         } else {
-            assert!(world.bodies("events").is_empty());
-            assert_eq!(world.bodies("quarantine"), [body]);
-            assert_eq!(world.task("quarantine").await["total"], 1, "and can be seen again at once");
+            assert!(app.bodies("events").is_empty());
+            assert_eq!(app.bodies("quarantine"), [body]);
+            assert_eq!(app.task("quarantine").await["total"], 1, "and can be seen again at once");
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn no_more_go_back_than_were_asked_for() {
-    let world = World::new(working);
+    let app = TestApp::new(working);
     for _ in 0..25 {
-        world.put_aside(&aside("extractor-fn", "rejected", &queued()).to_string());
+        app.put_aside(&aside("extractor-fn", "rejected", &queued()).to_string());
     }
-    world.put_aside("hello");
+    app.put_aside("hello");
     for (max, redriven, more) in [(0, 0, true), (7, 7, true), (18, 18, false), (5, 0, false)] {
-        let answer = world.invoke(json!({"task": "redrive", "max": max})).await.unwrap();
+        let answer = app.invoke(json!({"task": "redrive", "max": max})).await.unwrap();
         assert_eq!(
             (&answer["redriven"], &answer["more"]),
             (&json!(redriven), &json!(more)),
             "{max}"
         );
     }
-    assert_eq!((world.bodies("events").len(), world.bodies("quarantine").len()), (25, 1));
-    let screen = world.invoke(json!({"task": "redrive", "as": "text"})).await.unwrap();
+    assert_eq!((app.bodies("events").len(), app.bodies("quarantine").len()), (25, 1));
+    let screen = app.invoke(json!({"task": "redrive", "as": "text"})).await.unwrap();
     assert_eq!(
         screen,
         "Left in quarantine, cut short or still no event: 1.\n0 events went back into the events queue."
@@ -103,46 +103,46 @@ async fn no_more_go_back_than_were_asked_for() {
 #[tokio::test(start_paused = true)]
 async fn an_event_that_sqs_does_not_prove_to_have_stays_in_quarantine() {
     for how in [Unproven::Unnamed, Unproven::OtherMd5, Unproven::NoMd5] {
-        let world = World::new(working);
-        world.put_aside(&aside("extractor-fn", "rejected", &queued()).to_string());
-        world.aws.state().sqs_fault = Some(Fault::Unproven(how));
-        world.invoke(json!({"task": "redrive"})).await.unwrap_err();
-        world.aws.state().sqs_fault = None;
-        assert_eq!((world.bodies("events").len(), world.bodies("quarantine").len()), (0, 1));
+        let app = TestApp::new(working);
+        app.put_aside(&aside("extractor-fn", "rejected", &queued()).to_string());
+        app.aws.state().sqs_fault = Some(Fault::Unproven(how));
+        app.invoke(json!({"task": "redrive"})).await.unwrap_err();
+        app.aws.state().sqs_fault = None;
+        assert_eq!((app.bodies("events").len(), app.bodies("quarantine").len()), (0, 1));
         // It was hidden while it was looked at.
         tokio::time::sleep(std::time::Duration::from_mins(5)).await;
-        assert_eq!(world.task("redrive").await["redriven"], 1);
+        assert_eq!(app.task("redrive").await["redriven"], 1);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_event_that_was_not_taken_stays_in_quarantine() {
-    let world = World::new(working);
-    world.put_aside(&aside("extractor-fn", "rejected", &queued()).to_string());
-    world.aws.state().sqs_faults = [Fault::Hang; 1].into_iter().collect();
+    let app = TestApp::new(working);
+    app.put_aside(&aside("extractor-fn", "rejected", &queued()).to_string());
+    app.aws.state().sqs_faults = [Fault::Hang; 1].into_iter().collect();
     // The first receive hangs and is tried again; then the send fails for good.
-    world.task("quarantine").await;
-    world.aws.state().sqs_fault = Some(local::aws::THROTTLED);
-    world.invoke(json!({"task": "redrive"})).await.unwrap_err();
-    world.aws.state().sqs_fault = None;
-    assert_eq!((world.bodies("events").len(), world.bodies("quarantine").len()), (0, 1));
-    assert_eq!(world.task("redrive").await["redriven"], 1);
+    app.task("quarantine").await;
+    app.aws.state().sqs_fault = Some(local::aws::THROTTLED);
+    app.invoke(json!({"task": "redrive"})).await.unwrap_err();
+    app.aws.state().sqs_fault = None;
+    assert_eq!((app.bodies("events").len(), app.bodies("quarantine").len()), (0, 1));
+    assert_eq!(app.task("redrive").await["redriven"], 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_list_of_the_quarantine_fits_into_an_answer_whatever_its_messages_hold() {
-    let world = World::new(working);
+    let app = TestApp::new(working);
     let mut message = aside("extractor-fn", "rejected", &queued());
     for field in ["detail", "origin"] {
         message[field] = json!("ä".repeat(20_000));
     }
     let message = message.to_string();
     for _ in 0..100 {
-        world.put_aside(&message);
+        app.put_aside(&message);
     }
-    let list = world.task("quarantine").await;
+    let list = app.task("quarantine").await;
     assert_eq!(list["messages"].as_array().unwrap().len(), 100);
     let bytes = list.to_string().len();
     assert!(bytes < 6_000_000 / 10, "a thousand would have {bytes}0");
-    assert_eq!(world.task("quarantine").await["total"], 100, "and can be seen again at once");
+    assert_eq!(app.task("quarantine").await["total"], 100, "and can be seen again at once");
 }

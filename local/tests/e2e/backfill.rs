@@ -10,7 +10,7 @@ use futures::{StreamExt as _, stream};
 use local::stack::{Function, Queue};
 use serde_json::{Value, json};
 
-use crate::{PATIENCE, World, eventually};
+use crate::{PATIENCE, TestApp, eventually};
 
 /// Worlds healed at once.
 const AT_ONCE: usize = 5;
@@ -24,7 +24,7 @@ const LISTED: [&str; 6] = [
     "CONTACT/MESSAGE_SENT",
 ];
 
-impl World {
+impl TestApp {
     /// Lets events happen at Gladly, which sends them if it can.
     fn happen(&self, rng: &mut Rng, count: usize) -> Vec<String> {
         let emit = |_| {
@@ -45,52 +45,52 @@ async fn heal(seed: u64) {
     let mut rng = Rng::with_seed(seed);
     let name = format!("healed-{seed}");
     // The last of the five tries comes after 3.6 s.
-    let world = World::at_pace(&name, &[("WatchWebhook", "true")], 0.001).await;
-    world.stack.stop_schedule().await.unwrap();
-    let url = world.stack.webhook_url().to_owned();
-    world.stack.know_webhook().await.unwrap();
-    world.gladly.subscribe(&url, &[("x-api-key", world.key())]);
+    let app = TestApp::at_pace(&name, &[("WatchWebhook", "true")], 0.001).await;
+    app.stack.stop_schedule().await.unwrap();
+    let url = app.stack.webhook_url().to_owned();
+    app.stack.know_webhook().await.unwrap();
+    app.gladly.subscribe(&url, &[("x-api-key", app.key())]);
     for number in 0..10 {
-        world.conversation(&format!("c-{number}"));
+        app.conversation(&format!("c-{number}"));
     }
-    let mut ids = world.happen(&mut rng, 3);
-    world.arrived(&ids).await;
+    let mut ids = app.happen(&mut rng, 3);
+    app.arrived(&ids).await;
 
     let heard = ids.len();
-    world.stack.reserve_concurrency(Function::Ingest, 0).await.unwrap();
+    app.stack.reserve_concurrency(Function::Ingest, 0).await.unwrap();
     let count = rng.usize(1..10);
-    ids.extend(world.happen(&mut rng, count));
+    ids.extend(app.happen(&mut rng, count));
     let given_up = async || {
-        world.gladly.wait_for(|gladly| gladly.webhooks()[0]["enabled"] == false, PATIENCE).await
+        app.gladly.wait_for(|gladly| gladly.webhooks()[0]["enabled"] == false, PATIENCE).await
     };
     assert!(given_up().await, "Gladly gives the webhook up");
     let since = Instant::now();
     let count = rng.usize(1..30);
-    let missed = world.happen(&mut rng, count);
+    let missed = app.happen(&mut rng, count);
     let unheard = ids.len() - heard + missed.len();
-    assert!(missed.iter().all(|id| world.destination.times(id) == 0));
+    assert!(missed.iter().all(|id| app.destination.times(id) == 0));
 
     // While our endpoint does not answer, Gladly refuses; the events are had all the same.
-    let status = world.task(&json!({"task": "watch"})).await;
+    let status = app.task(&json!({"task": "watch"})).await;
     assert_eq!(status["webhook"]["enabled"], false, "{status}");
-    world.stack.reserve_concurrency(Function::Ingest, 10).await.unwrap();
-    let status = world.task(&json!({"task": "watch"})).await;
+    app.stack.reserve_concurrency(Function::Ingest, 10).await.unwrap();
+    let status = app.task(&json!({"task": "watch"})).await;
     assert_eq!(status["webhook"]["enabled"], true, "{status}");
-    assert_eq!(world.webhook()["enabled"], true);
+    assert_eq!(app.webhook()["enabled"], true);
     ids.extend(missed);
-    ids.extend(world.happen(&mut rng, 3));
+    ids.extend(app.happen(&mut rng, 3));
 
-    let work = format!("{}-backfill", world.stack.pause_parameter());
+    let work = format!("{}-backfill", app.stack.pause_parameter());
     eventually("the gap is filled", async || {
-        world.reconcile().await;
+        app.reconcile().await;
         tokio::time::sleep(Duration::from_secs(2)).await;
-        world.stack.parameter(&work).await.unwrap().as_deref() == Some("{}")
+        app.stack.parameter(&work).await.unwrap().as_deref() == Some("{}")
     })
     .await;
-    world.arrived(&ids).await;
-    world.settled().await;
-    assert_eq!(world.total(Queue::Quarantine).await, 0);
-    let backfilled = ids.iter().filter_map(|id| world.destination.event(id));
+    app.arrived(&ids).await;
+    app.settled().await;
+    assert_eq!(app.total(Queue::Quarantine).await, 0);
+    let backfilled = ids.iter().filter_map(|id| app.destination.event(id));
     assert!(backfilled.clone().any(|event| event["origin"] == "backfill"));
     assert_eq!(backfilled.count(), ids.len());
     eprintln!(
@@ -98,7 +98,7 @@ async fn heal(seed: u64) {
         ids.len(),
         since.elapsed().as_secs()
     );
-    world.end().await;
+    app.end().await;
 }
 
 /// `HEALINGS=20` has as many worlds healed, each with other events, some at once.

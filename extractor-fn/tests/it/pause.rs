@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use local::aws::{Fault, THROTTLED};
 
-use crate::{World, record};
+use crate::{TestApp, record};
 
 #[tokio::test]
 async fn while_paused_everything_is_given_back_and_nobody_is_asked() {
@@ -19,19 +19,19 @@ async fn while_paused_everything_is_given_back_and_nobody_is_asked() {
         ("Running".to_owned(), false),
         (r#"{"state":"running","by":"ada"}"#.to_owned(), false),
     ] {
-        let world = World::new();
-        let event = world.conversation("c-1");
-        world.aws.put("/relay/pause", &text);
+        let app = TestApp::new();
+        let event = app.conversation("c-1");
+        app.aws.put("/relay/pause", &text);
         for (receives, least, most) in [(1, 24, 36), (3, 96, 144), (99, 2_880, 4_320)] {
-            let settled = world.batch(&[record(0, &event).received(receives)]).await;
+            let settled = app.batch(&[record(0, &event).received(receives)]).await;
             if held {
                 settled.gives_back(&["m-0"], least..=most);
             } else {
                 settled.is_done();
             }
         }
-        assert_eq!(world.calls("") == 0, held, "{text}");
-        assert_eq!(world.destination.deliveries().is_empty(), held, "{text}");
+        assert_eq!(app.calls("") == 0, held, "{text}");
+        assert_eq!(app.destination.deliveries().is_empty(), held, "{text}");
     }
 }
 
@@ -40,18 +40,18 @@ async fn a_switch_that_was_never_readable_holds_and_one_that_was_is_remembered()
     for fault in
         [THROTTLED, Fault::Refused(400, "AccessDeniedException"), Fault::Reset, Fault::Garbage(200)]
     {
-        let world = World::new();
-        let event = world.conversation("c-1");
-        world.aws.state().ssm_fault = Some(fault);
-        world.extract([&event]).await.gives_back(&["m-0"], 24..=36);
+        let app = TestApp::new();
+        let event = app.conversation("c-1");
+        app.aws.state().ssm_fault = Some(fault);
+        app.extract([&event]).await.gives_back(&["m-0"], 24..=36);
 
-        world.aws.state().ssm_fault = None;
-        world.extract([&event]).await.is_done();
-        world.aws.state().ssm_fault = Some(fault);
-        world.extract(&[event]).await.is_done();
+        app.aws.state().ssm_fault = None;
+        app.extract([&event]).await.is_done();
+        app.aws.state().ssm_fault = Some(fault);
+        app.extract(&[event]).await.is_done();
     }
-    let world = World::new();
-    let event = world.conversation("c-1");
-    world.aws.state().parameters.remove("/relay/pause");
-    world.extract(&[event]).await.gives_back(&["m-0"], 24..=36);
+    let app = TestApp::new();
+    let event = app.conversation("c-1");
+    app.aws.state().parameters.remove("/relay/pause");
+    app.extract(&[event]).await.gives_back(&["m-0"], 24..=36);
 }

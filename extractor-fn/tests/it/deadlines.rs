@@ -135,7 +135,7 @@ impl HttpConnector for Net {
 
 /// An extractor and all of its world on one virtual clock.
 #[derive(Clone)]
-pub(crate) struct World {
+pub(crate) struct TestApp {
     pub(crate) aws: Aws,
     net: Net,
     pub(crate) extractor: Arc<Extractor>,
@@ -143,7 +143,7 @@ pub(crate) struct World {
     began: Instant,
 }
 
-impl World {
+impl TestApp {
     pub(crate) fn new(reply: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Self {
         Self::with(&[], reply)
     }
@@ -203,11 +203,11 @@ impl World {
 }
 
 fn environment(aws: &Aws, net: &Net, clock: &Clock, settings: &[(&str, &str)]) -> Arc<Extractor> {
-    let world = [
+    let app = [
         ("GLADLY_HOST", "acme.gladly.com"),
         ("DESTINATION_URL", "https://ingest.example.com/deliveries"),
     ];
-    let settings: Vec<_> = world.iter().chain(settings).copied().collect();
+    let settings: Vec<_> = app.iter().chain(settings).copied().collect();
     let http = Http::over(SharedHttpConnector::new(net.clone()));
     Arc::new(Extractor::new(&aws.config(), config(&settings), http, clock.clone()))
 }
@@ -232,62 +232,58 @@ pub(crate) fn records(count: usize) -> Vec<Record> {
 
 #[tokio::test(start_paused = true)]
 async fn a_gladly_that_hangs_costs_its_conversation_ten_seconds() {
-    let world = World::new(|path| if path.contains("c-0") { Reply::Hang } else { working(path) });
-    world.batch(&records(3), LEFT).await.gives_back(&["m-0"], FIRST_WAIT);
-    assert!(world.began.elapsed() <= Duration::from_secs(11), "{:?}", world.began.elapsed());
-    assert_eq!(
-        world.times("conversations/c-0").len(),
-        6,
-        "conversation and items, three tries each"
-    );
+    let app = TestApp::new(|path| if path.contains("c-0") { Reply::Hang } else { working(path) });
+    app.batch(&records(3), LEFT).await.gives_back(&["m-0"], FIRST_WAIT);
+    assert!(app.began.elapsed() <= Duration::from_secs(11), "{:?}", app.began.elapsed());
+    assert_eq!(app.times("conversations/c-0").len(), 6, "conversation and items, three tries each");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_destination_that_hangs_costs_half_a_minute() {
-    let world = World::new(|path| if path == "deliveries" { Reply::Hang } else { working(path) });
-    world.batch(&records(2), LEFT).await.gives_back(&["m-0", "m-1"], FIRST_WAIT);
-    assert!(world.began.elapsed() <= Duration::from_secs(35), "{:?}", world.began.elapsed());
+    let app = TestApp::new(|path| if path == "deliveries" { Reply::Hang } else { working(path) });
+    app.batch(&records(2), LEFT).await.gives_back(&["m-0", "m-1"], FIRST_WAIT);
+    assert!(app.began.elapsed() <= Duration::from_secs(35), "{:?}", app.began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_body_that_never_ends_does_not_undo_a_status() {
     for status in [200, 202] {
-        let world = World::new(move |path| match path {
+        let app = TestApp::new(move |path| match path {
             "deliveries" => Reply::Endless(status),
             path => working(path),
         });
-        world.batch(&records(1), LEFT).await.is_done();
-        assert_eq!(world.times("deliveries").len(), 1);
-        assert!(world.began.elapsed() < Duration::from_secs(2), "{:?}", world.began.elapsed());
+        app.batch(&records(1), LEFT).await.is_done();
+        assert_eq!(app.times("deliveries").len(), 1);
+        assert!(app.began.elapsed() < Duration::from_secs(2), "{:?}", app.began.elapsed());
     }
 
-    let world = World::new(|path| match path {
+    let app = TestApp::new(|path| match path {
         "deliveries" => Reply::Endless(400),
         path => working(path),
     });
-    world.batch(&records(1), LEFT).await.is_done();
-    assert_eq!(world.times("deliveries").len(), 1, "rejected at once");
+    app.batch(&records(1), LEFT).await.is_done();
+    assert_eq!(app.times("deliveries").len(), 1, "rejected at once");
 
     // Gladly's refusals and absences too; a body with a meaning must still be whole.
-    let world = World::new(|path| match path {
+    let app = TestApp::new(|path| match path {
         path if path.contains("customer-profiles") => Reply::Endless(404),
         path => working(path),
     });
-    world.batch(&records(1), LEFT).await.is_done();
-    assert_eq!(world.times("customer-profiles").len(), 1);
-    let world = World::new(|path| match path {
+    app.batch(&records(1), LEFT).await.is_done();
+    assert_eq!(app.times("customer-profiles").len(), 1);
+    let app = TestApp::new(|path| match path {
         path if path.ends_with("/items") => Reply::Endless(200),
         path => working(path),
     });
-    world.batch(&records(1), LEFT).await.gives_back(&["m-0"], FIRST_WAIT);
-    assert_eq!(world.times("items").len(), 3);
+    app.batch(&records(1), LEFT).await.gives_back(&["m-0"], FIRST_WAIT);
+    assert_eq!(app.times("items").len(), 3);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_the_deadline_leaves_no_time_for_comes_back_at_once() {
     for seconds in [1, 3, 20, 60, 300] {
         let left = Duration::from_secs(seconds);
-        let world = World::new(move |path| match path {
+        let app = TestApp::new(move |path| match path {
             "deliveries" => working(path),
             _ => Reply::Late(
                 Duration::from_secs(5).min(left / 12),
@@ -297,7 +293,7 @@ async fn what_the_deadline_leaves_no_time_for_comes_back_at_once() {
                 },
             ),
         });
-        let settled = world.batch(&records(400), left).await;
+        let settled = app.batch(&records(400), left).await;
         assert!(
             (1..400).contains(&settled.kept.len()),
             "{seconds} s: some of them: {}",
@@ -311,23 +307,23 @@ async fn what_the_deadline_leaves_no_time_for_comes_back_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn everything_may_hang_at_once_and_the_deadline_is_still_kept() {
-    let world = World::new(|_| Reply::Hang);
-    world.aws.state().sqs_fault = Some(Fault::Hang);
-    let settled = world.batch(&records(50), Duration::from_mins(1)).await;
+    let app = TestApp::new(|_| Reply::Hang);
+    app.aws.state().sqs_fault = Some(Fault::Hang);
+    let settled = app.batch(&records(50), Duration::from_mins(1)).await;
     assert_eq!(settled.kept.len(), 50);
 
-    let world = World::new(|_| Reply::Hang);
-    world.aws.state().ssm_fault = Some(Fault::Hang);
-    let settled = world.batch(&records(50), Duration::from_mins(1)).await;
+    let app = TestApp::new(|_| Reply::Hang);
+    app.aws.state().ssm_fault = Some(Fault::Hang);
+    let settled = app.batch(&records(50), Duration::from_mins(1)).await;
     assert_eq!(settled.visibility.len(), 50);
     assert!(settled.visibility.values().all(|wait| FIRST_WAIT.contains(wait)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_rate_is_kept_and_used() {
-    let world = World::at_rate("4", working);
-    world.batch(&records(100), LEFT).await.is_done();
-    let times = world.times("api/v1");
+    let app = TestApp::at_rate("4", working);
+    app.batch(&records(100), LEFT).await.is_done();
+    let times = app.times("api/v1");
     assert!(
         (201..=202).contains(&times.len()),
         "two a conversation and one for the customer: {}",
@@ -346,35 +342,35 @@ async fn the_rate_is_kept_and_used() {
 #[tokio::test(start_paused = true)]
 async fn a_429_quiets_every_call_for_as_long_as_it_asks() {
     let hits = Mutex::new(0);
-    let world = World::new(move |path| {
+    let app = TestApp::new(move |path| {
         let mut hits = hits.lock().unwrap();
         *hits += usize::from(path.contains("api/v1"));
         if *hits == 5 { Reply::Status(429, Some("3")) } else { working(path) }
     });
-    world.batch(&records(40), LEFT).await.is_done();
-    let times = world.times("api/v1");
+    app.batch(&records(40), LEFT).await.is_done();
+    let times = app.times("api/v1");
     let quiet = times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
     assert!(quiet >= Duration::from_millis(2_900), "{quiet:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_429_that_asks_for_long_ends_the_asking() {
-    let world = World::new(|path| {
+    let app = TestApp::new(|path| {
         if path.contains("api/v1") { Reply::Status(429, Some("600")) } else { working(path) }
     });
-    let settled = world.batch(&records(100), LEFT).await;
+    let settled = app.batch(&records(100), LEFT).await;
     assert_eq!(settled.kept.len(), 100);
     assert!(settled.visibility.values().all(|wait| (590..=600).contains(wait)), "{settled:?}");
-    assert!(world.times("api/v1").len() <= 2, "{}", world.times("api/v1").len());
-    assert!(world.began.elapsed() < Duration::from_secs(5));
+    assert!(app.times("api/v1").len() <= 2, "{}", app.times("api/v1").len());
+    assert!(app.began.elapsed() < Duration::from_secs(5));
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_our_own_rate_leaves_no_room_for_comes_back_when_there_is_and_is_nobodys_failure() {
-    let world = World::at_rate("0.05", working);
+    let app = TestApp::at_rate("0.05", working);
     for round in 0..10 {
         let records: Vec<_> = records(3).into_iter().map(|record| record.received(10)).collect();
-        let settled = settle(&world.extractor, &world.aws, &records, LEFT).await;
+        let settled = settle(&app.extractor, &app.aws, &records, LEFT).await;
         assert_eq!(settled.kept.len(), 3, "a call in 20.6 s, of the two that each needs");
         assert!(
             settled.visibility.values().all(|wait| (11..=21).contains(wait)),
@@ -382,58 +378,58 @@ async fn what_our_own_rate_leaves_no_room_for_comes_back_when_there_is_and_is_no
         );
         sleep(Duration::from_secs(30)).await;
     }
-    assert!(!world.aws.state().parameters.contains_key("/relay/pause-breaker"));
+    assert!(!app.aws.state().parameters.contains_key("/relay/pause-breaker"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_pause_in_mid_batch_stops_calls_and_deliveries_within_the_switchs_age() {
-    let world = World::at_rate("4", working);
-    let aws = world.aws.clone();
+    let app = TestApp::at_rate("4", working);
+    let aws = app.aws.clone();
     tokio::spawn(async move {
         sleep(Duration::from_secs(15)).await;
         aws.put("/relay/pause", "paused");
     });
-    let settled = world.batch(&records(200), LEFT).await;
-    let flip = world.began + Duration::from_secs(15);
-    let last = *world.times("").last().unwrap();
+    let settled = app.batch(&records(200), LEFT).await;
+    let flip = app.began + Duration::from_secs(15);
+    let last = *app.times("").last().unwrap();
     assert!(
         last > flip - Duration::from_secs(1) && last - flip <= Duration::from_secs(10),
         "{:?}",
         last - flip
     );
-    assert_eq!(world.times("deliveries").len(), 0, "nothing was ready before");
+    assert_eq!(app.times("deliveries").len(), 0, "nothing was ready before");
     assert_eq!(settled.kept.len(), 200);
     assert!(settled.visibility.values().all(|wait| FIRST_WAIT.contains(wait)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_pause_stops_the_tries_of_a_delivery_too() {
-    let world = World::new(|path| {
+    let app = TestApp::new(|path| {
         if path == "deliveries" { Reply::Status(503, Some("8")) } else { working(path) }
     });
-    let aws = world.aws.clone();
+    let aws = app.aws.clone();
     tokio::spawn(async move {
         sleep(Duration::from_secs(1)).await;
         aws.put("/relay/pause", "paused");
     });
-    let settled = world.batch(&records(1), LEFT).await;
+    let settled = app.batch(&records(1), LEFT).await;
     settled.gives_back(&["m-0"], FIRST_WAIT);
-    assert_eq!(world.times("deliveries").len(), 2, "at 0 s and at 8 s, not at 16 s");
+    assert_eq!(app.times("deliveries").len(), 2, "at 0 s and at 8 s, not at 16 s");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_panic_in_one_conversation_is_its_own() {
-    let world =
-        World::new(|path| if path.contains("c-1/items") { Reply::Panic } else { working(path) });
-    world.batch(&records(5), LEFT).await.gives_back(&["m-1"], FIRST_WAIT);
+    let app =
+        TestApp::new(|path| if path.contains("c-1/items") { Reply::Panic } else { working(path) });
+    app.batch(&records(5), LEFT).await.gives_back(&["m-1"], FIRST_WAIT);
 
-    let world = World::new(|path| if path == "deliveries" { Reply::Panic } else { working(path) });
-    world.batch(&records(2), LEFT).await.gives_back(&["m-0", "m-1"], FIRST_WAIT);
+    let app = TestApp::new(|path| if path == "deliveries" { Reply::Panic } else { working(path) });
+    app.batch(&records(2), LEFT).await.gives_back(&["m-0", "m-1"], FIRST_WAIT);
 }
 
 #[tokio::test(start_paused = true)]
 async fn names_last_an_hour_and_customers_ten_minutes() {
-    let world = World::new(|path| match path {
+    let app = TestApp::new(|path| match path {
         path if path.ends_with("/items") => Reply::Json(json!([])),
         path if path.contains("/conversations/") => {
             Reply::Json(json!({"customerId": "u", "inboxId": "i", "agentId": ""}))
@@ -442,11 +438,11 @@ async fn names_last_an_hour_and_customers_ten_minutes() {
     });
     let counts = async |wait: u64| {
         sleep(Duration::from_mins(wait)).await;
-        settle(&world.extractor, &world.aws, &records(1), LEFT).await.is_done();
+        settle(&app.extractor, &app.aws, &records(1), LEFT).await.is_done();
         (
-            world.times("inboxes").len(),
-            world.times("customer-profiles").len(),
-            world.times("agents").len(),
+            app.times("inboxes").len(),
+            app.times("customer-profiles").len(),
+            app.times("agents").len(),
         )
     };
     assert_eq!(counts(0).await, (1, 1, 0));
@@ -458,7 +454,7 @@ async fn names_last_an_hour_and_customers_ten_minutes() {
 #[tokio::test(start_paused = true)]
 async fn a_token_that_was_replaced_works_at_once() {
     let (account, calls) = (Arc::new(OnceLock::<Aws>::new()), AtomicUsize::new(0));
-    let world = World::new({
+    let app = TestApp::new({
         let account = Arc::clone(&account);
         move |path| {
             // The first call still carries the token that is replaced at this moment.
@@ -469,6 +465,6 @@ async fn a_token_that_was_replaced_works_at_once() {
             working(path)
         }
     });
-    account.set(world.aws.clone()).unwrap();
-    world.batch(&records(1), LEFT).await.is_done();
+    account.set(app.aws.clone()).unwrap();
+    app.batch(&records(1), LEFT).await.is_done();
 }

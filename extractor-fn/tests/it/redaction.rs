@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tracing::{Level, subscriber::DefaultGuard};
 use tracing_subscriber::{filter::Targets, fmt::MakeWriter, layer::SubscriberExt as _};
 
-use crate::{DESTINATION_TOKEN, FIRST_WAIT, GLADLY_TOKEN, World, raw_record, record};
+use crate::{DESTINATION_TOKEN, FIRST_WAIT, GLADLY_TOKEN, TestApp, raw_record, record};
 
 /// Everything that was logged, at every level.
 #[derive(Clone, Default)]
@@ -53,13 +53,13 @@ impl Log {
 
 #[tokio::test]
 async fn a_failure_is_told_once_with_its_cause() {
-    let world = World::new();
-    let event = world.conversation("c-1");
-    world.gladly.fault(Fault::cut().on("/api/v1/conversations/c-1/items"));
+    let app = TestApp::new();
+    let event = app.conversation("c-1");
+    app.gladly.fault(Fault::cut().on("/api/v1/conversations/c-1/items"));
     let log = Log::default();
     let gate = log.listen(Level::INFO);
-    world.extract([&event]).await.gives_back(&["m-0"], FIRST_WAIT);
-    let another = World::new();
+    app.extract([&event]).await.gives_back(&["m-0"], FIRST_WAIT);
+    let another = TestApp::new();
     another.aws.state().ssm_fault = Some(AwsFault::Refused(400, "AccessDeniedException"));
     another.extract([&event]).await.gives_back(&["m-0"], FIRST_WAIT);
     drop(gate);
@@ -93,9 +93,9 @@ async fn no_error_path_logs_a_secret_or_what_people_wrote() {
                 Fault::redirect(302, &format!("http://{SAID}/")),
             ])
     };
-    let said = |world: &World| {
-        let event = world.conversation("c-1");
-        let mut at_gladly = world.gladly.organization();
+    let said = |app: &TestApp| {
+        let event = app.conversation("c-1");
+        let mut at_gladly = app.gladly.organization();
         at_gladly.add_item(
             "c-1",
             json!({"type": "EMAIL", "from": "sam@example.com", "content": SAID, "subject": SAID}),
@@ -106,27 +106,27 @@ async fn no_error_path_logs_a_secret_or_what_people_wrote() {
         for path in
             ["conversations/c-1", "conversations/c-1/items", "customer-profiles/*", "agents"]
         {
-            let world = World::new();
-            let event = said(&world);
-            world.gladly.fault(fault.clone().on(format!("/api/v1/{path}")));
-            world.batch(&[event]).await;
+            let app = TestApp::new();
+            let event = said(&app);
+            app.gladly.fault(fault.clone().on(format!("/api/v1/{path}")));
+            app.batch(&[event]).await;
         }
-        let world = World::new();
-        let event = said(&world);
-        world.destination.fault(fault);
+        let app = TestApp::new();
+        let event = said(&app);
+        app.destination.fault(fault);
         let foreign = raw_record(1, &format!(r#"{{"v":1,"receivedAt":"{SAID}"}}"#));
-        world.batch(&[event, foreign, raw_record(2, SAID)]).await;
+        app.batch(&[event, foreign, raw_record(2, SAID)]).await;
     }))
     .await;
     for fault in [AwsFault::Garbage(200), AwsFault::Garbage(500), AwsFault::Reset] {
-        let world = World::new();
-        let event = said(&world);
-        world.aws.state().sqs_fault = Some(fault);
-        world.batch(&[event.clone(), raw_record(1, SAID)]).await;
-        world.aws.state().ssm_fault = Some(fault);
-        let world = World::new();
-        world.aws.state().ssm_fault = Some(fault);
-        world.batch(&[event]).await;
+        let app = TestApp::new();
+        let event = said(&app);
+        app.aws.state().sqs_fault = Some(fault);
+        app.batch(&[event.clone(), raw_record(1, SAID)]).await;
+        app.aws.state().ssm_fault = Some(fault);
+        let app = TestApp::new();
+        app.aws.state().ssm_fault = Some(fault);
+        app.batch(&[event]).await;
     }
 
     let log = log.text();

@@ -6,23 +6,24 @@ use serde_json::{Value, json};
 use tokio::time::Duration;
 
 use crate::{
-    FIRST_WAIT, Record, raw_record, record, settle,
-    time::{LEFT, Reply, World, records, working},
+    FIRST_WAIT, Record,
+    deadlines::{LEFT, Reply, TestApp, records, working},
+    raw_record, record, settle,
 };
 
 /// A world in which one path has this answer.
-fn answering(path: &'static str, answer: impl Into<String>) -> World {
+fn answering(path: &'static str, answer: impl Into<String>) -> TestApp {
     let answer = answer.into();
-    World::new(move |asked| match asked.strip_prefix("api/v1/") {
+    TestApp::new(move |asked| match asked.strip_prefix("api/v1/") {
         Some(asked) if asked == path => Reply::Text(answer.clone()),
         _ => working(asked),
     })
 }
 
 /// What reaches the destination of a world that is handed these records.
-async fn delivered(world: &World, records: &[Record]) -> Value {
-    settle(&world.extractor, &world.aws, records, LEFT).await.is_done();
-    let delivery = serde_json::from_str(&world.sent("deliveries")[0]).unwrap();
+async fn delivered(app: &TestApp, records: &[Record]) -> Value {
+    settle(&app.extractor, &app.aws, records, LEFT).await.is_done();
+    let delivery = serde_json::from_str(&app.sent("deliveries")[0]).unwrap();
     assert_eq!(violations(&delivery), Vec::<String>::new());
     delivery
 }
@@ -35,15 +36,15 @@ fn nested(levels: usize) -> String {
 async fn an_item_or_topic_without_an_id_still_fits_the_schema() {
     let items =
         r#"[{"content":{"type":"SMS","content":"Hello"}},{"id":"i-2"},{"id":"","content":7}]"#;
-    let world = answering("conversations/c-0/items", items);
-    let delivery = delivered(&world, &records(1)).await;
+    let app = answering("conversations/c-0/items", items);
+    let delivery = delivered(&app, &records(1)).await;
     let items = delivery["conversations"][0]["items"].as_array().unwrap();
     assert_eq!(items.len(), 3);
     assert_eq!((&items[0]["text"], &items[1]["content"]), (&json!("Hello"), &json!({})));
     assert_eq!(items[0]["id"].as_str().unwrap().len(), 43, "the hash of its bytes");
 
-    let world = answering("conversations/c-0", r#"{"topicIds":["","t-1"]}"#);
-    let delivery = delivered(&world, &records(1)).await;
+    let app = answering("conversations/c-0", r#"{"topicIds":["","t-1"]}"#);
+    let delivery = delivered(&app, &records(1)).await;
     assert_eq!(delivery["conversations"][0]["topics"], json!([{"id": "t-1"}]));
 }
 
@@ -55,16 +56,16 @@ async fn an_initiator_that_names_nobody_is_left_out() {
         [record(0, &event)]
     };
     for initiator in [json!({"id": 7}), json!({"type": null}), json!(["a", "b"]), json!("AGENT")] {
-        let delivery = delivered(&World::new(working), &event(initiator.clone())).await;
+        let delivery = delivered(&TestApp::new(working), &event(initiator.clone())).await;
         assert_eq!(delivery["events"][0].get("initiator"), None, "{initiator}");
     }
     for malformed in [json!(null), json!(7), json!([])] {
         let initiator = json!({"id": malformed, "type": "AGENT", "new": 1});
-        let delivery = delivered(&World::new(working), &event(initiator)).await;
+        let delivery = delivered(&TestApp::new(working), &event(initiator)).await;
         assert_eq!(delivery["events"][0]["initiator"], json!({"type": "AGENT", "new": 1}));
     }
     for initiator in [json!({}), json!({"id": "a-1", "type": "AGENT", "new": 1})] {
-        let delivery = delivered(&World::new(working), &event(initiator.clone())).await;
+        let delivery = delivered(&TestApp::new(working), &event(initiator.clone())).await;
         assert_eq!(delivery["events"][0]["initiator"], initiator);
     }
 }
@@ -72,8 +73,8 @@ async fn an_initiator_that_names_nobody_is_left_out() {
 #[tokio::test(start_paused = true)]
 async fn what_is_nested_too_deeply_for_most_readers_is_left_out() {
     let items = format!(r#"[{{"id":"i-1","content":{}}}]"#, nested(200));
-    let world = answering("conversations/c-0/items", items);
-    let delivery = delivered(&world, &records(1)).await;
+    let app = answering("conversations/c-0/items", items);
+    let delivery = delivered(&app, &records(1)).await;
     assert_eq!(delivery["conversations"][0]["items"][0]["content"], json!({}));
     for (path, answer) in [
         ("conversations/c-0", format!(r#"{{"customAttributes":[{}]}}"#, nested(200))),
@@ -86,11 +87,11 @@ async fn what_is_nested_too_deeply_for_most_readers_is_left_out() {
 #[tokio::test(start_paused = true)]
 async fn a_note_whose_type_is_given_twice_is_still_a_note() {
     let items = r#"[{"id":"i-1","content":{"type":"SMS","type":"CONVERSATION_NOTE","body":"hm"}}]"#;
-    let world = World::with(&[("FORWARD_NOTES", "false")], |path| match path {
+    let app = TestApp::with(&[("FORWARD_NOTES", "false")], |path| match path {
         "api/v1/conversations/c-0/items" => Reply::Text(items.into()),
         _ => working(path),
     });
-    let delivery = delivered(&world, &records(1)).await;
+    let delivery = delivered(&app, &records(1)).await;
     assert_eq!(delivery["conversations"][0]["items"], json!([]));
 }
 
@@ -98,17 +99,17 @@ async fn a_note_whose_type_is_given_twice_is_still_a_note() {
 async fn a_wait_of_centuries_is_an_hour() {
     let centuries = Some("18446744073709551615");
     for at in ["deliveries", "api/v1/conversations/c-0"] {
-        let world = World::new(move |path| match path {
+        let app = TestApp::new(move |path| match path {
             path if path == at => Reply::Status(429, centuries),
             _ => working(path),
         });
-        let settled = settle(&world.extractor, &world.aws, &records(1), LEFT).await;
+        let settled = settle(&app.extractor, &app.aws, &records(1), LEFT).await;
         settled.gives_back(&["m-0"], 3_600..=3_600);
         // An hour later Gladly is asked again.
         tokio::time::sleep(Duration::from_hours(1)).await;
-        let asked = world.times(at).len();
-        settle(&world.extractor, &world.aws, &records(1), LEFT).await;
-        assert!(world.times(at).len() > asked, "{at}");
+        let asked = app.times(at).len();
+        settle(&app.extractor, &app.aws, &records(1), LEFT).await;
+        assert!(app.times(at).len() > asked, "{at}");
     }
 }
 
@@ -118,23 +119,23 @@ async fn times_at_the_ends_of_time_harm_nobody() {
     let open = json!({"state": "open", "cause": "gladly", "reason": "x", "since": FIRST, "retryAt": FIRST, "waitSeconds": 60});
     let pass = json!({"events": {"pass": {"begunAt": FIRST, "renewed": 0}}});
     for (name, text) in [("breaker", open), ("renewal", pass)] {
-        let world = World::new(working);
-        world.aws.put(&format!("/relay/pause-{name}"), &text.to_string());
-        assert_eq!(world.task("reconcile").await["state"], "running", "{name}");
+        let app = TestApp::new(working);
+        app.aws.put(&format!("/relay/pause-{name}"), &text.to_string());
+        assert_eq!(app.task("reconcile").await["state"], "running", "{name}");
     }
     let webhook = json!({"id": "w-1", "url": "https://relay.example.com", "disabledAtDueToRetryLimit": FIRST});
-    let world =
-        World::with(&[("WEBHOOK_URL", "https://relay.example.com")], move |path| match path {
+    let app =
+        TestApp::with(&[("WEBHOOK_URL", "https://relay.example.com")], move |path| match path {
             "api/v1/webhooks" => Reply::Json(json!([webhook])),
             _ => working(path),
         });
-    assert_eq!(world.task("reconcile").await["state"], "running");
+    assert_eq!(app.task("reconcile").await["state"], "running");
 
     let mut record = raw_record(0, "");
     record.first_received = jiff::Timestamp::MAX - SignedDuration::from_secs(1);
-    let world = World::new(working);
-    world.aws.put("/relay/pause", "paused");
-    let settled = settle(&world.extractor, &world.aws, &[record], LEFT).await;
+    let app = TestApp::new(working);
+    app.aws.put("/relay/pause", "paused");
+    let settled = settle(&app.extractor, &app.aws, &[record], LEFT).await;
     settled.gives_back(&["m-0"], FIRST_WAIT);
 }
 
@@ -144,12 +145,12 @@ async fn one_odd_webhook_or_export_hides_no_other() {
                       "disabledAtDueToRetryLimit": "", "events": null});
     let odd = [json!({"id": "../w", "url": "x"}), json!({"id": "w-2", "url": null}), json!(7)];
     let webhooks = json!([odd[0], odd[1], odd[2], ours]);
-    let world =
-        World::with(&[("WEBHOOK_URL", "https://relay.example.com")], move |path| match path {
+    let app =
+        TestApp::with(&[("WEBHOOK_URL", "https://relay.example.com")], move |path| match path {
             "api/v1/webhooks" => Reply::Json(webhooks.clone()),
             _ => working(path),
         });
-    let status = world.task("watch").await;
+    let status = app.task("watch").await;
     assert_eq!(status["webhook"]["enabled"], true);
     assert_eq!(status["webhook"].get("missing"), None);
     assert_eq!(status["webhook"]["missingEvents"].as_array().unwrap().len(), 9);
@@ -157,7 +158,7 @@ async fn one_odd_webhook_or_export_hides_no_other() {
     let job = json!({"id": "j-1", "files": [null, "conversation_items.jsonl"],
                      "parameters": {"startAt": "2026-01-01T00:00:00Z", "endAt": "2026-01-02T00:00:00Z"}});
     let now = "2026-01-03T00:00:00Z".parse().unwrap();
-    let world = World::at(now, &[], move |path| match path {
+    let app = TestApp::at(now, &[], move |path| match path {
         path if path.starts_with("api/v1/export/jobs?") => {
             Reply::Json(json!([{"id": "j-0"}, null, job]))
         }
@@ -165,8 +166,8 @@ async fn one_odd_webhook_or_export_hides_no_other() {
         _ => working(path),
     });
     let range = json!({"task": "import", "from": "2026-01-01T00:00:00Z"});
-    assert_eq!(world.invoke(range).await.unwrap()["done"], true);
-    assert_eq!(world.times("export/jobs/j-1/files").len(), 1);
+    assert_eq!(app.invoke(range).await.unwrap()["done"], true);
+    assert_eq!(app.times("export/jobs/j-1/files").len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -176,11 +177,11 @@ async fn what_sqs_would_refuse_goes_back_escaped() {
     // Somebody else's JSON: what was an escape is the character itself once it is read.
     let aside = json!({"v": 1, "receivedAt": "2026-01-02T03:04:05.678Z", "reason": "rejected", "detail": "why",
                        "origin": "extractor-fn", "raw": message.replace(r"\uffff", "\u{ffff}")});
-    let world = World::new(working);
+    let app = TestApp::new(working);
     let aside = aside.to_string().replace('\u{ffff}', r"\uffff");
-    world.aws.state().send("quarantine", &aside, Vec::new(), 0, world.clock.now());
-    assert_eq!(world.task("redrive").await["redriven"], 1);
-    assert_eq!(world.aws.state().messages[0].body, message);
+    app.aws.state().send("quarantine", &aside, Vec::new(), 0, app.clock.now());
+    assert_eq!(app.task("redrive").await["redriven"], 1);
+    assert_eq!(app.aws.state().messages[0].body, message);
 }
 
 #[tokio::test(start_paused = true)]
@@ -193,14 +194,14 @@ async fn a_malformed_field_costs_only_itself() {
     let items = r#"[null,{"id":"i-1","id":"i-2","timestamp":7,"initiator":{"id":null,"type":"AGENT"},"responder":{"id":"a-1","type":7},
         "content":{"type":"PHONE_CALL"}},[],{"id":"i-3","initiator":null,"responder":"a-1","content":null}]"#;
     let transcript = r#"{"paragraphs":[null,{"transcript":7},{"transcript":"a","transcript":"Hello"},"x",{"transcript":"you"}],"paragraphs2":1}"#;
-    let world = World::new(move |path| match path {
+    let app = TestApp::new(move |path| match path {
         "api/v1/conversations/c-0" => Reply::Text(conversation.into()),
         "api/v1/conversations/c-0/items" => Reply::Text(items.into()),
         "api/v1/customer-profiles/u" => Reply::Text(customer.into()),
         "api/v1/conversation-items/i-2/voice-transcript" => Reply::Text(transcript.into()),
         path => working(path),
     });
-    let delivery = delivered(&world, &records(1)).await;
+    let delivery = delivered(&app, &records(1)).await;
     let mut snapshot = delivery["conversations"][0].clone();
     snapshot.as_object_mut().unwrap().remove("fetchedAt");
     assert_eq!(
@@ -220,22 +221,22 @@ async fn a_malformed_field_costs_only_itself() {
     );
 
     // An empty list, as some servers write it.
-    let world = answering("conversations/c-0/items", "null");
-    let delivery = delivered(&world, &records(1)).await;
+    let app = answering("conversations/c-0/items", "null");
+    let delivery = delivered(&app, &records(1)).await;
     assert_eq!(delivery["conversations"][0]["items"], json!([]));
 
     // The ids in an event's content.
     let event = r#"{"type":"A","content":{"conversationId":"c-0","customerId":"x","customerId":"u","messageId":7,"noteId":"n-1"}}"#;
     let body = format!(r#"{{"v":1,"receivedAt":"2026-01-02T03:04:05.678Z","event":{event}}}"#);
     let note = r#"[{"id":"n-1","content":{"type":"CONVERSATION_NOTE","body":"hm"}}]"#;
-    let world = answering("conversations/c-0/items", note);
-    let delivery = delivered(&world, &[raw_record(0, &body)]).await;
+    let app = answering("conversations/c-0/items", note);
+    let delivery = delivered(&app, &[raw_record(0, &body)]).await;
     assert_eq!(delivery["events"][0]["customerId"], "u");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_byte_order_mark_before_json_is_no_error() {
-    let world = World::new(|path| match path {
+    let app = TestApp::new(|path| match path {
         path if path.starts_with("api/v1/conversations/") && !path.ends_with("/items") => {
             Reply::Text("\u{feff}{\"customerId\":\"u\",\"topicIds\":[\"t\"]}".into())
         }
@@ -245,17 +246,17 @@ async fn a_byte_order_mark_before_json_is_no_error() {
             reply => reply,
         },
     });
-    world.aws.put("/relay/pause", "\u{feff}{\"state\":\"running\"}");
-    world.aws.put("/relay/pause-breaker", "\u{feff}{\"state\":\"closed\"}");
-    world.aws.put_secret("/relay/gladly-token", "\u{feff}gladly-token");
-    world.aws.put_secret("/relay/destination-token", "\u{feff}destination-token\n");
-    let delivery = delivered(&world, &records(1)).await;
+    app.aws.put("/relay/pause", "\u{feff}{\"state\":\"running\"}");
+    app.aws.put("/relay/pause-breaker", "\u{feff}{\"state\":\"closed\"}");
+    app.aws.put_secret("/relay/gladly-token", "\u{feff}gladly-token");
+    app.aws.put_secret("/relay/destination-token", "\u{feff}destination-token\n");
+    let delivery = delivered(&app, &records(1)).await;
     let snapshot = &delivery["conversations"][0];
     assert_eq!(snapshot["topics"], json!([{"id": "t", "name": "Delivery"}]));
     assert_eq!(snapshot["customer"], json!({"id": "u"}));
-    assert_eq!(world.task("reconcile").await["state"], "running");
-    world.aws.put("/relay/pause", "\u{feff}paused");
-    assert_eq!(world.task("reconcile").await["state"], "paused");
+    assert_eq!(app.task("reconcile").await["state"], "running");
+    app.aws.put("/relay/pause", "\u{feff}paused");
+    assert_eq!(app.task("reconcile").await["state"], "paused");
 }
 
 #[tokio::test(start_paused = true)]
@@ -278,14 +279,14 @@ async fn without_contact_everything_else_stays_byte_for_byte() {
     let conversation = format!(r#"{{"customerId":"u","customAttributes":[{attributes}]}}"#);
     for (contact, content) in [("false", &kept), ("true", &content)] {
         let answers = [conversation.clone(), items.clone(), customer.clone()];
-        let world = World::with(&[("FORWARD_CUSTOMER_CONTACT", contact)], move |path| match path {
+        let app = TestApp::with(&[("FORWARD_CUSTOMER_CONTACT", contact)], move |path| match path {
             "api/v1/conversations/c-0" => Reply::Text(answers[0].clone()),
             "api/v1/conversations/c-0/items" => Reply::Text(answers[1].clone()),
             "api/v1/customer-profiles/u" => Reply::Text(answers[2].clone()),
             path => working(path),
         });
-        settle(&world.extractor, &world.aws, &[raw_record(0, &body)], LEFT).await.is_done();
-        let sent = &world.sent("deliveries")[0];
+        settle(&app.extractor, &app.aws, &[raw_record(0, &body)], LEFT).await.is_done();
+        let sent = &app.sent("deliveries")[0];
         for whole in [
             format!(r#""content":{content}"#),
             format!(r#""customAttributes":{attributes}"#),
@@ -304,14 +305,14 @@ async fn without_contact_everything_else_stays_byte_for_byte() {
 #[tokio::test(start_paused = true)]
 async fn an_event_is_covered_by_a_snapshot_that_shows_its_item_or_was_begun_after_the_read_lag() {
     let items = r#"[{"id":"shown","content":{}}]"#;
-    let world = answering("conversations/c-0/items", items);
+    let app = answering("conversations/c-0/items", items);
     let event = |id: &str, item: Option<&str>, seconds_ago: i64| {
-        let at = world.clock.now() - SignedDuration::from_secs(seconds_ago);
+        let at = app.clock.now() - SignedDuration::from_secs(seconds_ago);
         let content = json!({"conversationId": "c-0", "messageId": item});
         record(0, &json!({"id": id, "type": "A", "timestamp": at.to_string(), "content": content}))
     };
-    let fetches = || world.times("conversations/c-0/items").len();
-    settle(&world.extractor, &world.aws, &[event("first", None, 60)], LEFT).await.is_done();
+    let fetches = || app.times("conversations/c-0/items").len();
+    settle(&app.extractor, &app.aws, &[event("first", None, 60)], LEFT).await.is_done();
     assert_eq!(fetches(), 1);
     for (item, seconds_ago, is_covered) in [
         (None, 6, true),
@@ -325,16 +326,16 @@ async fn an_event_is_covered_by_a_snapshot_that_shows_its_item_or_was_begun_afte
         // Second receives: what is not shown is not waited for any more.
         let before = fetches();
         let event = event("next", item, seconds_ago).received(2);
-        settle(&world.extractor, &world.aws, &[event], LEFT).await.is_done();
+        settle(&app.extractor, &app.aws, &[event], LEFT).await.is_done();
         assert_eq!(fetches() == before, is_covered, "{item:?} {seconds_ago} s before");
-        let complete = self::event_without_item(&world);
-        settle(&world.extractor, &world.aws, &[complete], LEFT).await.is_done();
+        let complete = self::event_without_item(&app);
+        settle(&app.extractor, &app.aws, &[complete], LEFT).await.is_done();
     }
 }
 
 /// An event of now, which nothing covers: it has a complete snapshot delivered.
-fn event_without_item(world: &World) -> Record {
-    let at = world.clock.now();
+fn event_without_item(app: &TestApp) -> Record {
+    let at = app.clock.now();
     record(
         0,
         &json!({"id": "again", "type": "A", "timestamp": at.to_string(), "content": {"conversationId": "c-0"}}),
@@ -343,7 +344,7 @@ fn event_without_item(world: &World) -> Record {
 
 #[tokio::test(start_paused = true)]
 async fn large_customers_are_forgotten_before_they_fill_the_memory() {
-    let world = World::new(|path| match path {
+    let app = TestApp::new(|path| match path {
         path if path.ends_with("/items") => Reply::Json(json!([])),
         path if path.starts_with("api/v1/conversations/c-") => Reply::Json(
             json!({"customerId": format!("u-{}", &path["api/v1/conversations/c-".len()..])}),
@@ -353,11 +354,11 @@ async fn large_customers_are_forgotten_before_they_fill_the_memory() {
         }
         path => working(path),
     });
-    settle(&world.extractor, &world.aws, &records(20), LEFT).await.is_done();
+    settle(&app.extractor, &app.aws, &records(20), LEFT).await.is_done();
     for n in [19, 0] {
         let again = records(20).remove(n);
-        settle(&world.extractor, &world.aws, &[again], LEFT).await.is_done();
+        settle(&app.extractor, &app.aws, &[again], LEFT).await.is_done();
     }
-    assert_eq!(world.times("customer-profiles/u-19").len(), 1, "kept for ten minutes");
-    assert_eq!(world.times("customer-profiles/u-0").len(), 2, "8 MiB hold eight of them");
+    assert_eq!(app.times("customer-profiles/u-19").len(), 1, "kept for ten minutes");
+    assert_eq!(app.times("customer-profiles/u-0").len(), 2, "8 MiB hold eight of them");
 }

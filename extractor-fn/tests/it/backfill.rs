@@ -22,8 +22,8 @@ use tokio::time::{Duration, Instant, sleep};
 use tracing::Level;
 
 use crate::{
-    leak::Log,
-    time::{LEFT, Reply, Stream, World, working},
+    deadlines::{LEFT, Reply, Stream, TestApp, working},
+    redaction::Log,
 };
 
 const BACKFILL: &str = "/relay/pause-backfill";
@@ -59,9 +59,9 @@ pub(crate) fn webhook(enabled: bool) -> Value {
 }
 
 /// A world whose Gladly has this side.
-pub(crate) fn watched(upstream: Upstream) -> (World, Arc<Mutex<Upstream>>) {
+pub(crate) fn watched(upstream: Upstream) -> (TestApp, Arc<Mutex<Upstream>>) {
     let upstream = Arc::new(Mutex::new(upstream));
-    let world = World::with(&[("WEBHOOK_URL", URL)], {
+    let app = TestApp::with(&[("WEBHOOK_URL", URL)], {
         let upstream = Arc::clone(&upstream);
         move |path| {
             let mut upstream = upstream.lock().unwrap();
@@ -98,7 +98,7 @@ pub(crate) fn watched(upstream: Upstream) -> (World, Arc<Mutex<Upstream>>) {
             }
         }
     });
-    (world, upstream)
+    (app, upstream)
 }
 
 /// Gladly's list of a range, oldest first.
@@ -155,7 +155,7 @@ fn event(number: i32, at: Timestamp) -> (Timestamp, String) {
     (at, event.to_string())
 }
 
-impl World {
+impl TestApp {
     /// The ids of the events that were queued, each with its origin looked at.
     fn queued(&self) -> Vec<String> {
         let messages = self.aws.state().messages.clone();
@@ -236,69 +236,69 @@ async fn the_webhook_is_asked_about_every_five_minutes_and_told() {
         // Switched off by hand: somebody's decision.
         (json!([webhook(false)]), false, json!({})),
     ] {
-        let (world, upstream) = watched(Upstream { webhooks, pings: true, ..Upstream::default() });
+        let (app, upstream) = watched(Upstream { webhooks, pings: true, ..Upstream::default() });
         for _ in 0..20 {
-            world.task("reconcile").await;
+            app.task("reconcile").await;
             sleep(Duration::from_mins(1)).await;
         }
-        assert_eq!(world.times("webhooks").len(), 4, "in twenty minutes");
-        let mut webhook = world.task("status").await["webhook"].take();
+        assert_eq!(app.times("webhooks").len(), 4, "in twenty minutes");
+        let mut webhook = app.task("status").await["webhook"].take();
         webhook.as_object_mut().unwrap().remove("checkedAt").unwrap();
         assert_eq!(webhook["enabled"].take(), enabled);
         webhook.as_object_mut().unwrap().remove("enabled");
         assert_eq!(webhook, told);
         assert_eq!(upstream.lock().unwrap().events.len(), 0);
-        assert_eq!(world.work(), Value::Null, "there is no gap");
+        assert_eq!(app.work(), Value::Null, "there is no gap");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_gladly_that_refuses_us_is_not_asked_more_often() {
-    let world = World::with(&[("WEBHOOK_URL", URL)], |_| Reply::Status(401, None));
+    let app = TestApp::with(&[("WEBHOOK_URL", URL)], |_| Reply::Status(401, None));
     for _ in 0..20 {
-        let _ = world.invoke(json!({"task": "reconcile"})).await;
+        let _ = app.invoke(json!({"task": "reconcile"})).await;
         sleep(Duration::from_mins(1)).await;
     }
-    assert_eq!(world.times("webhooks").len(), 4, "in twenty minutes");
+    assert_eq!(app.times("webhooks").len(), 4, "in twenty minutes");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_gladly_that_fails_is_not_asked_more_often_for_a_gap_either() {
-    let world = World::new(|_| Reply::Status(500, None));
-    let now = world.clock.now();
+    let app = TestApp::new(|_| Reply::Status(500, None));
+    let now = app.clock.now();
     let range = |hours| (now - SignedDuration::from_hours(hours)).to_string();
-    world.pending(now - SignedDuration::from_hours(3), Some(now - SignedDuration::from_hours(1)));
+    app.pending(now - SignedDuration::from_hours(3), Some(now - SignedDuration::from_hours(1)));
     for _ in 0..20 {
-        let told = world.invoke(json!({"task": "reconcile"})).await;
+        let told = app.invoke(json!({"task": "reconcile"})).await;
         assert!(told.is_ok() || told.unwrap_err().to_string().contains("Gladly is not ready"));
         sleep(Duration::from_mins(1)).await;
     }
-    assert_eq!(world.times("events").len(), 4, "in twenty minutes");
+    assert_eq!(app.times("events").len(), 4, "in twenty minutes");
 
     // An operator does not wait.
     let asked = json!({"task": "backfill", "from": range(3), "to": range(1)});
     for _ in 0..3 {
-        world.invoke(asked.clone()).await.unwrap_err();
+        app.invoke(asked.clone()).await.unwrap_err();
     }
-    assert_eq!(world.times("events").len(), 7);
-    assert_ne!(world.work(), json!({}), "nothing is given up");
+    assert_eq!(app.times("events").len(), 7);
+    assert_ne!(app.work(), json!({}), "nothing is given up");
 }
 
 #[tokio::test(start_paused = true)]
 async fn nobody_is_asked_where_nobody_watches() {
     for settings in [&[("WEBHOOK_URL", URL), ("WATCH_WEBHOOK", "false")][..], &[]] {
-        let world = World::with(settings, |_| Reply::Status(500, None));
-        world.task("reconcile").await;
-        assert_eq!(world.task("status").await.get("webhook"), None);
-        assert!(world.times("").is_empty());
+        let app = TestApp::with(settings, |_| Reply::Status(500, None));
+        app.task("reconcile").await;
+        assert_eq!(app.task("status").await.get("webhook"), None);
+        assert!(app.times("").is_empty());
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_webhook_that_gladly_gave_up_is_switched_on_and_its_gap_is_filled() {
     let mut given_up = webhook(false);
-    let (world, upstream) = watched(Upstream::default());
-    let now = world.clock.now();
+    let (app, upstream) = watched(Upstream::default());
+    let now = app.clock.now();
     given_up["disabledAtDueToRetryLimit"] =
         (now - SignedDuration::from_mins(10)).to_string().into();
     upstream.lock().unwrap().webhooks = json!([given_up]);
@@ -315,8 +315,8 @@ async fn a_webhook_that_gladly_gave_up_is_switched_on_and_its_gap_is_filled() {
     upstream.lock().unwrap().events = events;
 
     // Our endpoint does not answer Gladly's PING yet.
-    world.task("reconcile").await;
-    let first = world.aws.state().writes[0].text.clone();
+    app.task("reconcile").await;
+    let first = app.aws.state().writes[0].text.clone();
     let begins = now - SignedDuration::from_mins(130);
     assert_eq!(
         first,
@@ -324,46 +324,46 @@ async fn a_webhook_that_gladly_gave_up_is_switched_on_and_its_gap_is_filled() {
             r#"{{"ranges":[{{"since":"{begins}","from":"{begins}","to":"{begins}","lasts":true}}]}}"#
         )
     );
-    assert_eq!(world.queued().len(), 3, "what can be had already is");
-    assert_eq!(world.work()["ranges"][0]["lasts"], true, "the gap still lasts");
-    assert_eq!(world.task("status").await["webhook"]["enabled"], false);
+    assert_eq!(app.queued().len(), 3, "what can be had already is");
+    assert_eq!(app.work()["ranges"][0]["lasts"], true, "the gap still lasts");
+    assert_eq!(app.task("status").await["webhook"]["enabled"], false);
     sleep(Duration::from_mins(2)).await;
-    let late = world.clock.now() - SignedDuration::from_secs(10);
+    let late = app.clock.now() - SignedDuration::from_secs(10);
     upstream.lock().unwrap().events.push(event(4, late));
     upstream.lock().unwrap().pings = true;
     for _ in 0..6 {
         sleep(Duration::from_mins(1)).await;
-        world.task("reconcile").await;
+        app.task("reconcile").await;
     }
-    assert_eq!(world.task("status").await["webhook"]["enabled"], true);
-    assert_eq!(world.work(), json!({}), "all is done");
+    assert_eq!(app.task("status").await["webhook"]["enabled"], true);
+    assert_eq!(app.work(), json!({}), "all is done");
     assert_eq!(
-        world.queued().into_iter().collect::<BTreeSet<_>>(),
+        app.queued().into_iter().collect::<BTreeSet<_>>(),
         ["e-1", "e-2", "e-3", "e-4"].map(String::from).into()
     );
-    world.assert_pause_is_the_operators();
+    app.assert_pause_is_the_operators();
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_crash_after_the_switching_on_loses_no_gap() {
-    let (world, upstream) =
+    let (app, upstream) =
         watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
-    let now = world.clock.now();
+    let now = app.clock.now();
     upstream.lock().unwrap().events = vec![event(1, now - SignedDuration::from_mins(30))];
-    world.pending(now - SignedDuration::from_mins(60), None);
+    app.pending(now - SignedDuration::from_mins(60), None);
     for _ in 0..3 {
-        world.task("reconcile").await;
+        app.task("reconcile").await;
         sleep(Duration::from_mins(1)).await;
     }
-    assert_eq!(world.queued(), ["e-1"]);
-    assert_eq!(world.work(), json!({}));
+    assert_eq!(app.queued(), ["e-1"]);
+    assert_eq!(app.work(), json!({}));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_range_is_cut_to_what_gladly_has_and_goes_on_after_a_fault() {
-    let (world, upstream) =
+    let (app, upstream) =
         watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
-    let now = world.clock.now();
+    let now = app.clock.now();
     let hours = |hours| now - SignedDuration::from_hours(hours);
     let at = |n: i32| hours(23) + SignedDuration::from_secs(i64::from(n) * 10);
     let events = (0..2_500).map(|n| event(n, at(n)));
@@ -371,49 +371,49 @@ async fn a_range_is_cut_to_what_gladly_has_and_goes_on_after_a_fault() {
     let range =
         json!({"task": "backfill", "from": hours(48).to_string(), "to": hours(1).to_string()});
 
-    world.aws.state().sqs_fault = Some(THROTTLED);
-    let told = world.invoke(range.clone()).await.unwrap_err().to_string();
+    app.aws.state().sqs_fault = Some(THROTTLED);
+    let told = app.invoke(range.clone()).await.unwrap_err().to_string();
     assert!(told.starts_with("the range is noted, and goes on by itself once it can"), "{told}");
     assert!(told.contains("could not send to SQS"), "{told}");
-    world.aws.state().sqs_fault = None;
-    world.task("reconcile").await;
-    assert_eq!(world.queued().len(), 2_500, "the controller goes on by itself");
-    assert_eq!(world.work(), json!({}));
+    app.aws.state().sqs_fault = None;
+    app.task("reconcile").await;
+    assert_eq!(app.queued().len(), 2_500, "the controller goes on by itself");
+    assert_eq!(app.work(), json!({}));
 
-    let done = world.invoke(range).await.unwrap();
+    let done = app.invoke(range).await.unwrap();
     assert_eq!(
         (&done["queued"], &done["cut"], &done["done"]),
         (&json!(2_500), &json!(true), &json!(true))
     );
     for (from, to) in [(hours(1), hours(2)), (hours(50), hours(30))] {
         let range = json!({"task": "backfill", "from": from.to_string(), "to": to.to_string()});
-        let told = world.invoke(range).await.unwrap_err().to_string();
+        let told = app.invoke(range).await.unwrap_err().to_string();
         assert!(told.contains("within the last 24 hours"), "{told}");
     }
-    let told = world.invoke(json!({"task": "backfill"})).await.unwrap_err().to_string();
+    let told = app.invoke(json!({"task": "backfill"})).await.unwrap_err().to_string();
     assert!(told.starts_with("from is missing"), "{told}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_sqs_took_only_in_part_is_queued_again() {
-    let (world, upstream) =
+    let (app, upstream) =
         watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
-    let begins = world.clock.now() - SignedDuration::from_hours(1);
+    let begins = app.clock.now() - SignedDuration::from_hours(1);
     let at = |n: i32| begins + SignedDuration::from_secs(n.into());
     upstream.lock().unwrap().events = (0..25).map(|n| event(n, at(n))).collect();
     // Answered 200 all the same.
-    world.aws.state().sqs_faults = [Fault::Entries(0b101)].into();
+    app.aws.state().sqs_faults = [Fault::Entries(0b101)].into();
     let range = json!({"task": "backfill", "from": begins.to_string()});
-    let told = world.invoke(range.clone()).await.unwrap_err().to_string();
+    let told = app.invoke(range.clone()).await.unwrap_err().to_string();
     assert!(told.ends_with("SQS did not take some of the messages: 2 of 10"), "{told}");
     // Answered 200, without an id for any of them.
-    world.aws.state().sqs_faults = [Fault::Unproven(Unproven::Unnamed)].into();
-    let told = world.invoke(range).await.unwrap_err().to_string();
+    app.aws.state().sqs_faults = [Fault::Unproven(Unproven::Unnamed)].into();
+    let told = app.invoke(range).await.unwrap_err().to_string();
     assert!(told.ends_with("SQS did not take some of the messages: 10 of 10"), "{told}");
     sleep(Duration::from_mins(1)).await;
-    world.task("reconcile").await;
-    assert_eq!(world.queued().into_iter().collect::<BTreeSet<_>>().len(), 25);
-    assert_eq!(world.work(), json!({}));
+    app.task("reconcile").await;
+    assert_eq!(app.queued().into_iter().collect::<BTreeSet<_>>().len(), 25);
+    assert_eq!(app.work(), json!({}));
 }
 
 #[tokio::test(start_paused = true)]
@@ -434,7 +434,7 @@ async fn an_import_queues_one_event_for_each_conversation_of_the_exports() {
         [item("c-1", 3), item("c-1", 3)].join("\n"),
     ];
     let fetched = Arc::new(AtomicUsize::new(0));
-    let world = World::new({
+    let app = TestApp::new({
         let fetched = Arc::clone(&fetched);
         let jobs = json!([job("j-2", 3), job("j-1", 4), job("j-0", 9)]);
         move |path| match path {
@@ -447,10 +447,10 @@ async fn an_import_queues_one_event_for_each_conversation_of_the_exports() {
         }
     });
     let range = json!({"task": "import", "from": days(5).to_string()});
-    let done = world.invoke(range).await.unwrap();
+    let done = app.invoke(range).await.unwrap();
     assert_eq!((&done["queued"], &done["done"]), (&json!(3), &json!(true)), "{done}");
     assert_eq!(fetched.load(Ordering::Relaxed), 2, "an export outside the range is not read");
-    let messages = world.aws.state().messages.clone();
+    let messages = app.aws.state().messages.clone();
     let last: Value = serde_json::from_str(&messages[2].body).unwrap();
     assert_eq!(last["origin"], "backfill");
     assert_eq!(
@@ -478,9 +478,9 @@ const HOUR: SignedDuration = SignedDuration::from_hours(1);
 async fn a_range_that_is_added_while_another_is_worked_on_is_kept() {
     // With the lease, and where two have come to work at once.
     for at_once in [false, true] {
-        let (world, upstream) =
+        let (app, upstream) =
             watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
-        let now = world.clock.now();
+        let now = app.clock.now();
         let (old, new) = (now - 5 * HOUR, now - 2 * HOUR);
         {
             let mut upstream = upstream.lock().unwrap();
@@ -490,16 +490,16 @@ async fn a_range_that_is_added_while_another_is_worked_on_is_kept() {
                 upstream.lists.pop_back();
             }
         }
-        world.pending(new, Some(now - HOUR));
-        let operator = world.another(&[("WEBHOOK_URL", URL)]);
+        app.pending(new, Some(now - HOUR));
+        let operator = app.another(&[("WEBHOOK_URL", URL)]);
         let asked = async {
             sleep(Duration::from_secs(10)).await;
             if at_once {
-                world.aws.state().parameters.remove(LEASE).unwrap();
+                app.aws.state().parameters.remove(LEASE).unwrap();
             }
             operator.backfill(old, now - 4 * HOUR).await
         };
-        let (scheduled, asked) = join!(world.invoke(json!({"task": "reconcile"})), asked);
+        let (scheduled, asked) = join!(app.invoke(json!({"task": "reconcile"})), asked);
         scheduled.unwrap();
         if at_once {
             let told = asked.unwrap_err().to_string();
@@ -508,17 +508,17 @@ async fn a_range_that_is_added_while_another_is_worked_on_is_kept() {
         } else {
             assert_eq!(asked.unwrap()["done"], false, "the schedule is at work, and finds it");
         }
-        assert_eq!(world.queued().into_iter().collect::<BTreeSet<_>>(), ids(0..40));
-        assert_eq!(world.work(), json!({}));
-        assert_eq!(world.parameter(LEASE), Value::Null);
+        assert_eq!(app.queued().into_iter().collect::<BTreeSet<_>>(), ids(0..40));
+        assert_eq!(app.work(), json!({}));
+        assert_eq!(app.parameter(LEASE), Value::Null);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_gap_that_is_noted_while_exports_are_read_is_kept() {
     for list in [None, Some(List::Unavailable)] {
-        let (world, upstream) = watched(Upstream { pings: true, ..Upstream::default() });
-        let now = world.clock.now();
+        let (app, upstream) = watched(Upstream { pings: true, ..Upstream::default() });
+        let now = app.clock.now();
         let mut given_up = webhook(false);
         given_up["disabledAtDueToRetryLimit"] = (now - HOUR).to_string().into();
         {
@@ -536,16 +536,16 @@ async fn a_gap_that_is_noted_while_exports_are_read_is_kept() {
                 })
                 .collect();
         }
-        let operator = world.another(&[("WEBHOOK_URL", URL)]);
+        let operator = app.another(&[("WEBHOOK_URL", URL)]);
         let watch = async {
             sleep(Duration::from_secs(40)).await;
             // The answer of the exports is 503 at once; the gap is there all the same.
-            let _ = world.invoke(json!({"task": "reconcile"})).await;
+            let _ = app.invoke(json!({"task": "reconcile"})).await;
         };
         let (imported, ()) = join!(operator.import(now - 60 * HOUR, now), watch);
         assert_eq!(imported.unwrap()["done"], true);
-        world.schedule(7).await;
-        let queued: BTreeSet<_> = world
+        app.schedule(7).await;
+        let queued: BTreeSet<_> = app
             .aws
             .state()
             .messages
@@ -554,17 +554,17 @@ async fn a_gap_that_is_noted_while_exports_are_read_is_kept() {
             .map(|id| id.to_string())
             .collect();
         assert_eq!(queued, ids(0..40), "all of the gap");
-        let conversations = world.conversations();
+        let conversations = app.conversations();
         assert!((0..3).all(|n| conversations.contains(&format!("x-{n}"))));
-        assert_eq!((world.work(), world.parameter(IMPORT)), (json!({}), json!({})));
+        assert_eq!((app.work(), app.parameter(IMPORT)), (json!({}), json!({})));
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_second_import_does_not_drop_the_first() {
-    let (world, upstream) =
+    let (app, upstream) =
         watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
-    let now = world.clock.now();
+    let now = app.clock.now();
     let day = 24 * HOUR;
     upstream.lock().unwrap().jobs = [5, 3]
         .map(|age| {
@@ -573,23 +573,23 @@ async fn a_second_import_does_not_drop_the_first() {
             (job(&format!("j-{age}"), from, from + day), Duration::ZERO, lines)
         })
         .into();
-    world.aws.state().sqs_fault = Some(THROTTLED);
+    app.aws.state().sqs_fault = Some(THROTTLED);
     for from in [5, 3] {
         let from = now - from * day;
-        let told = world.import(from, from + day).await.unwrap_err().to_string();
+        let told = app.import(from, from + day).await.unwrap_err().to_string();
         assert!(told.starts_with("the range is noted"), "{told}");
     }
-    world.aws.state().sqs_fault = None;
-    world.schedule(1).await;
-    assert_eq!(world.conversations(), ["c-3", "c-5"].map(String::from).into());
-    assert_eq!(world.parameter(IMPORT), json!({}));
+    app.aws.state().sqs_fault = None;
+    app.schedule(1).await;
+    assert_eq!(app.conversations(), ["c-3", "c-5"].map(String::from).into());
+    assert_eq!(app.parameter(IMPORT), json!({}));
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_import_of_fourteen_days_of_hourly_exports_fits_into_its_parameter() {
-    let (world, upstream) =
+    let (app, upstream) =
         watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
-    let now = world.clock.now();
+    let now = app.clock.now();
     upstream.lock().unwrap().jobs = (0..336)
         .map(|n| {
             let from = now - (336 - n) * HOUR;
@@ -597,31 +597,31 @@ async fn an_import_of_fourteen_days_of_hourly_exports_fits_into_its_parameter() 
             (job(&format!("j-{n}"), from, from + HOUR), Duration::from_secs(2), lines)
         })
         .collect();
-    let done = world.import(now - 20 * 24 * HOUR, now).await.unwrap();
+    let done = app.import(now - 20 * 24 * HOUR, now).await.unwrap();
     assert_eq!((&done["cut"], &done["done"]), (&json!(true), &json!(false)));
     assert!(done["queued"].as_u64().unwrap() > 100, "{done}");
-    world.schedule(20).await;
-    assert_eq!(world.parameter(IMPORT), json!({}));
-    assert_eq!(world.conversations().len(), 336);
-    let read = world.times("/files/").len();
+    app.schedule(20).await;
+    assert_eq!(app.parameter(IMPORT), json!({}));
+    assert_eq!(app.conversations().len(), 336);
+    let read = app.times("/files/").len();
     assert!((336..336 + 20).contains(&read), "{read} files were read");
-    assert!(world.times("/export/jobs?").len() < 25, "the jobs are listed once an invocation");
+    assert!(app.times("/export/jobs?").len() < 25, "the jobs are listed once an invocation");
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_export_job_longer_than_an_invocation_goes_on_from_where_it_ended() {
     for parts in [true, false] {
-        let (world, upstream) =
+        let (app, upstream) =
             watched(Upstream { webhooks: json!([webhook(true)]), parts, ..Upstream::default() });
-        let now = world.clock.now();
+        let now = app.clock.now();
         let from = now - 30 * HOUR;
         let lines = |count| (0..count).map(|n| item(&format!("c-{n}"), from + HOUR)).collect();
         let slow = Duration::from_secs(10);
         upstream.lock().unwrap().jobs =
             vec![(job("j-1", from, from + 24 * HOUR), slow, lines(100))];
         for expected in 1.. {
-            let done = world.import(from, now).await.unwrap();
-            assert_eq!(world.parameter(LEASE), Value::Null);
+            let done = app.import(from, now).await.unwrap();
+            assert_eq!(app.parameter(LEASE), Value::Null);
             if done["done"] == true {
                 break;
             }
@@ -632,8 +632,8 @@ async fn an_export_job_longer_than_an_invocation_goes_on_from_where_it_ended() {
                 upstream.lock().unwrap().jobs[0].1 = Duration::ZERO;
             }
         }
-        assert_eq!(world.conversations().len(), 100);
-        assert_eq!(world.aws.state().messages.len(), 100, "no line is read twice");
+        assert_eq!(app.conversations().len(), 100);
+        assert_eq!(app.aws.state().messages.len(), 100, "no line is read twice");
     }
 }
 
@@ -645,20 +645,20 @@ async fn a_line_that_takes_too_long_costs_neither_the_deadline_nor_what_came_bef
     let parts = events[..2].iter().map(|(_, line)| (Duration::ZERO, format!("{line}\n")));
     let trickle = events[2].1.chars().map(|c| (Duration::from_secs(20), c.to_string()));
     let stream = Stream { parts: parts.chain(trickle).collect(), ..Stream::default() };
-    let world = World::new(move |path| match path {
+    let app = TestApp::new(move |path| match path {
         path if path.starts_with("api/v1/events?") => Reply::Stream(stream.clone()),
         path => working(path),
     });
-    let done = world.backfill(from, now - HOUR).await.unwrap();
+    let done = app.backfill(from, now - HOUR).await.unwrap();
     assert_eq!((&done["queued"], &done["done"]), (&json!(2), &json!(false)));
-    assert_eq!(world.work()["ranges"][0]["from"], events[1].0.to_string());
+    assert_eq!(app.work()["ranges"][0]["from"], events[1].0.to_string());
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_export_job_that_is_gone_costs_only_itself() {
-    let (world, upstream) =
+    let (app, upstream) =
         watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
-    let now = world.clock.now();
+    let now = app.clock.now();
     let day = 24 * HOUR;
     {
         let mut upstream = upstream.lock().unwrap();
@@ -675,7 +675,7 @@ async fn an_export_job_that_is_gone_costs_only_itself() {
     }
     let log = Log::default();
     let gate = log.listen(Level::ERROR);
-    let done = world.import(now - 5 * day, now).await.unwrap();
+    let done = app.import(now - 5 * day, now).await.unwrap();
     drop(gate);
     assert_eq!(
         (&done["queued"], &done["missingJobs"], &done["done"]),
@@ -686,53 +686,53 @@ async fn an_export_job_that_is_gone_costs_only_itself() {
 
     // An import that fails is none of a backfill's business.
     upstream.lock().unwrap().jobs[2].0["id"] = json!("j-unknown");
-    world.aws.put(IMPORT, "not a document");
-    let done = world.backfill(now - 2 * HOUR, now - HOUR / 2).await.unwrap();
+    app.aws.put(IMPORT, "not a document");
+    let done = app.backfill(now - 2 * HOUR, now - HOUR / 2).await.unwrap();
     assert_eq!((&done["queued"], &done["done"]), (&json!(3), &json!(true)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_list_that_breaks_off_goes_on_from_where_it_broke() {
-    let (world, upstream) =
+    let (app, upstream) =
         watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
-    let begins = world.clock.now() - 10 * HOUR;
+    let begins = app.clock.now() - 10 * HOUR;
     {
         let mut upstream = upstream.lock().unwrap();
         upstream.events = series(0..3_000, begins);
         upstream.lists = (0..100).map(|_| List::Cut(1_000)).collect();
     }
-    world.pending(begins, Some(begins + 9 * HOUR));
-    world.schedule(6).await;
-    assert_eq!(world.work(), json!({}));
-    assert_eq!(world.queued().into_iter().collect::<BTreeSet<_>>(), ids(0..3_000));
-    assert!(world.queued().len() < 3_010, "{}", world.queued().len());
+    app.pending(begins, Some(begins + 9 * HOUR));
+    app.schedule(6).await;
+    assert_eq!(app.work(), json!({}));
+    assert_eq!(app.queued().into_iter().collect::<BTreeSet<_>>(), ids(0..3_000));
+    assert!(app.queued().len() < 3_010, "{}", app.queued().len());
 }
 
 #[tokio::test(start_paused = true)]
 async fn while_the_webhook_stays_off_each_watch_goes_on_from_the_mark() {
-    let (world, upstream) = watched(Upstream::default());
-    let now = world.clock.now();
+    let (app, upstream) = watched(Upstream::default());
+    let now = app.clock.now();
     let mut given_up = webhook(false);
     given_up["disabledAtDueToRetryLimit"] = now.to_string().into();
     upstream.lock().unwrap().webhooks = json!([given_up]);
     upstream.lock().unwrap().events = series(0..100, now - HOUR);
-    world.schedule(60).await;
-    assert_eq!(world.queued().into_iter().collect::<BTreeSet<_>>(), ids(0..100));
-    assert_eq!(world.queued().len(), 100, "each once");
-    assert!(world.times("webhooks/w-1").len() >= 10, "and each watch tries to switch it on");
+    app.schedule(60).await;
+    assert_eq!(app.queued().into_iter().collect::<BTreeSet<_>>(), ids(0..100));
+    assert_eq!(app.queued().len(), 100, "each once");
+    assert!(app.times("webhooks/w-1").len() >= 10, "and each watch tries to switch it on");
     // Another environment's watch knows the gap too.
-    let another = world.another(&[("WEBHOOK_URL", URL)]);
+    let another = app.another(&[("WEBHOOK_URL", URL)]);
     another.schedule(6).await;
-    assert_eq!(world.queued().len(), 100);
+    assert_eq!(app.queued().len(), 100);
     upstream.lock().unwrap().pings = true;
     another.schedule(7).await;
-    assert_eq!(world.work(), json!({}));
+    assert_eq!(app.work(), json!({}));
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_import_begins_where_gladly_lets_it() {
     let asked = Arc::new(Mutex::new(None));
-    let world = World::new({
+    let app = TestApp::new({
         let asked = Arc::clone(&asked);
         move |path| match path.strip_prefix("api/v1/export/jobs?status=COMPLETED&startAt=") {
             Some(since) => {
@@ -744,23 +744,23 @@ async fn an_import_begins_where_gladly_lets_it() {
             None => working(path),
         }
     });
-    let now = world.clock.now();
+    let now = app.clock.now();
     let oldest = now - 14 * 24 * HOUR;
     for (from, cut) in [(oldest - 100 * HOUR, true), (oldest, true), (oldest + 2 * HOUR, false)] {
-        let done = world.import(from, now).await.unwrap();
+        let done = app.import(from, now).await.unwrap();
         let since = asked.lock().unwrap().unwrap();
         assert!(since >= oldest + SignedDuration::from_secs(30), "Gladly refuses {since}");
         assert_eq!(done["cut"] == true, cut, "{done}");
     }
-    let told = world.import(oldest - HOUR, oldest).await.unwrap_err().to_string();
+    let told = app.import(oldest - HOUR, oldest).await.unwrap_err().to_string();
     assert!(told.contains("within the last 14 days"), "{told}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_line_needs_nothing_but_its_conversation_and_what_cannot_be_used_is_counted() {
-    let (world, upstream) =
+    let (app, upstream) =
         watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
-    let now = world.clock.now();
+    let now = app.clock.now();
     let from = now - 30 * HOUR;
     let at = from + HOUR;
     let long_fraction = format!("{}.1234567891Z", at.strftime("%Y-%m-%dT%H:%M:%S"));
@@ -782,7 +782,7 @@ async fn a_line_needs_nothing_but_its_conversation_and_what_cannot_be_used_is_co
     upstream.lock().unwrap().jobs = vec![(job("j-1", from, now - HOUR), Duration::ZERO, lines)];
     let log = Log::default();
     let gate = log.listen(Level::WARN);
-    let done = world.import(from, now).await.unwrap();
+    let done = app.import(from, now).await.unwrap();
     drop(gate);
     assert_eq!((&done["queued"], &done["invalidLines"]), (&json!(6), &json!(4)), "{done}");
     let text = log.text();
@@ -790,9 +790,9 @@ async fn a_line_needs_nothing_but_its_conversation_and_what_cannot_be_used_is_co
         text.contains("ignored lines that cannot be used") && text.contains(r#""count":4"#),
         "{text}"
     );
-    assert_eq!(world.conversations(), (0..6).map(|n| format!("c-{n}")).collect());
+    assert_eq!(app.conversations(), (0..6).map(|n| format!("c-{n}")).collect());
     let events: Vec<Value> = {
-        let messages = &world.aws.state().messages;
+        let messages = &app.aws.state().messages;
         messages.iter().map(|m| serde_json::from_str(&m.body).unwrap()).collect()
     };
     let of = |n: usize| {
@@ -808,7 +808,7 @@ async fn a_line_needs_nothing_but_its_conversation_and_what_cannot_be_used_is_co
     let fraction = format!("{}.123456789Z", at.strftime("%Y-%m-%dT%H:%M:%S"));
     assert_eq!(of(2)["timestamp"], fraction);
 
-    world.aws.state().messages.clear();
+    app.aws.state().messages.clear();
     let at = now - HOUR;
     upstream.lock().unwrap().events = vec![
         (at, format!("\u{feff}{}", event(0, at).1)),
@@ -817,27 +817,27 @@ async fn a_line_needs_nothing_but_its_conversation_and_what_cannot_be_used_is_co
         (at, json!({"type": "CONTACT/STARTED", "content": {}}).to_string()),
         event(1, at),
     ];
-    let done = world.backfill(now - 2 * HOUR, now - HOUR / 2).await.unwrap();
+    let done = app.backfill(now - 2 * HOUR, now - HOUR / 2).await.unwrap();
     assert_eq!((&done["queued"], &done["invalidLines"]), (&json!(2), &json!(2)), "{done}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn events_that_gladly_no_longer_lists_are_an_error_and_the_rest_is_queued() {
-    let (world, upstream) =
+    let (app, upstream) =
         watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
-    let now = world.clock.now();
+    let now = app.clock.now();
     upstream.lock().unwrap().events = series(0..3, now - 2 * HOUR);
     let log = Log::default();
     let gate = log.listen(Level::ERROR);
-    world.pending(now - 40 * HOUR, Some(now - 30 * HOUR));
-    world.schedule(1).await;
-    assert_eq!(world.work(), json!({}), "nothing of it can be had");
-    world.pending(now - 30 * HOUR, Some(now - HOUR));
-    world.schedule(1).await;
+    app.pending(now - 40 * HOUR, Some(now - 30 * HOUR));
+    app.schedule(1).await;
+    assert_eq!(app.work(), json!({}), "nothing of it can be had");
+    app.pending(now - 30 * HOUR, Some(now - HOUR));
+    app.schedule(1).await;
     drop(gate);
     let lost = "events are outside Gladly's 24 h window and are lost";
     assert_eq!(log.text().matches(lost).count(), 2, "{}", log.text());
     assert!(log.text().contains(r#""before":""#));
-    assert_eq!(world.queued().into_iter().collect::<BTreeSet<_>>(), ids(0..3));
-    assert_eq!(world.work(), json!({}));
+    assert_eq!(app.queued().into_iter().collect::<BTreeSet<_>>(), ids(0..3));
+    assert_eq!(app.work(), json!({}));
 }

@@ -6,7 +6,7 @@ use local::aws::{Fault, THROTTLED};
 use serde_json::Value;
 use tokio::time::advance;
 
-use crate::{NEXT_KEY, World};
+use crate::{NEXT_KEY, TestApp};
 
 const KEY: &str = "s3cret-key-that-no-log-may-ever-show";
 const TEXT: &str = "my card is 4111 1111";
@@ -87,33 +87,33 @@ async fn every_path() {
     ];
     let large = personal.replace(TEXT, &TEXT.repeat(60_000)).into_bytes();
     for sqs_fault in &faults[..3] {
-        let world = World::with_keys(KEY);
-        world.aws.state().sqs_fault = *sqs_fault;
-        quietly(&world, KEY, &large).await;
+        let app = TestApp::with_keys(KEY);
+        app.aws.state().sqs_fault = *sqs_fault;
+        quietly(&app, KEY, &large).await;
     }
     let short = "s3cret-but-short";
     for ssm_fault in faults {
         for keys in [KEY, short] {
-            let world = World::with_keys(keys);
-            world.aws.state().ssm_fault = ssm_fault;
-            world.ingest.warm_up().await;
-            quietly(&world, keys, &bodies[0]).await;
+            let app = TestApp::with_keys(keys);
+            app.aws.state().ssm_fault = ssm_fault;
+            app.ingest.warm_up().await;
+            quietly(&app, keys, &bodies[0]).await;
         }
-        let world = World::with_keys(&format!("{short}\n{KEY}\n{NEXT_KEY}\n{NEXT_KEY}"));
-        world.ingest.warm_up().await;
-        world.aws.state().ssm_fault = ssm_fault;
+        let app = TestApp::with_keys(&format!("{short}\n{KEY}\n{NEXT_KEY}\n{NEXT_KEY}"));
+        app.ingest.warm_up().await;
+        app.aws.state().ssm_fault = ssm_fault;
         for sqs_fault in faults {
-            world.aws.state().sqs_fault = sqs_fault;
+            app.aws.state().sqs_fault = sqs_fault;
             advance(Duration::from_mins(2)).await;
             for body in &bodies {
-                quietly(&world, KEY, body).await;
+                quietly(&app, KEY, body).await;
             }
-            quietly(&world, &format!("{KEY} "), &bodies[0]).await;
+            quietly(&app, &format!("{KEY} "), &bodies[0]).await;
         }
     }
 }
 
-async fn quietly(world: &World, key: &str, body: &[u8]) {
-    let (_, answer) = world.post(key, body).await;
+async fn quietly(app: &TestApp, key: &str, body: &[u8]) {
+    let (_, answer) = app.post(key, body).await;
     assert!(SECRETS.iter().all(|secret| !answer.contains(secret)));
 }
