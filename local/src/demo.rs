@@ -8,11 +8,13 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    destination::Destination,
     emulator::EmulatorError,
-    gladly::{EVENT_TYPES, Gladly},
     local_stack::LocalStack,
     stack::{Answer, Artifacts, EmulatedAws, Function, Queue, Stack, StackError},
+};
+use testing::{
+    destination::Destination,
+    gladly::{EVENT_TYPES, Gladly},
 };
 
 /// How long anything may take that the demo waits for.

@@ -10,11 +10,12 @@ use std::{
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
+use testing::root;
 
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::Value;
 
-use crate::proxy::Proxy;
+use testing::proxy::Proxy;
 
 /// How long the emulator may take to start; it needs less than two seconds on a quiet machine.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -281,12 +282,6 @@ fn spawn(
         // Its functions are in the group too, and end with it.
         .process_group(0)
         .spawn()
-}
-
-/// The folder of the workspace.
-pub(crate) fn root() -> PathBuf {
-    let crate_folder = Path::new(env!("CARGO_MANIFEST_DIR"));
-    crate_folder.parent().unwrap_or(crate_folder).to_owned()
 }
 
 fn free_port() -> io::Result<u16> {

@@ -2,10 +2,10 @@
 
 use std::io;
 
-use crate::{
+use crate::stack::Settings;
+use testing::{
     destination::{self, Destination},
     gladly::{self, Gladly},
-    stack::Settings,
 };
 
 /// What a stack stands between.

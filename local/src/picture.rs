@@ -12,7 +12,7 @@ use svg::{
     node::element::{Circle, Group, Line, Polygon, Polyline, Rectangle, Text},
 };
 
-use crate::alarm;
+use testing::alarm;
 
 /// How often the controller is called in the run, and the period of a point; on AWS it is a minute.
 pub(crate) const STEP: SignedDuration = SignedDuration::from_secs(5);

@@ -15,13 +15,16 @@ use serde_json::{Value, json};
 use tokio::{select, time::sleep};
 
 use crate::{
-    alarm::{self, Alarm},
-    emulator::{EmulatorError, root},
-    fault::Fault,
-    gladly::{EVENT_TYPES, Gladly},
+    emulator::EmulatorError,
     local_stack::LocalStack,
     picture::{self, STEP},
     stack::{Artifacts, EmulatedAws, Function, Queue, Stack, StackError},
+};
+use testing::root;
+use testing::{
+    alarm::{self, Alarm},
+    fault::Fault,
+    gladly::{EVENT_TYPES, Gladly},
     template,
 };
 

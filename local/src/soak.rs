@@ -36,13 +36,15 @@ use self::{
 };
 pub use self::{ledger::Ledger, plan::Plan, process::Memory};
 use crate::{
-    destination::{self, Destination},
     emulator::EmulatorError,
+    stack::{Artifacts, EmulatedAws, Function, Queue, Settings, Stack, StackError},
+};
+use testing::{
+    destination::{self, Destination},
     fault::Fault,
     gladly::{self, EVENT_TYPES, Gladly},
     proxy::Proxy,
     server::{Traffic, lock},
-    stack::{Artifacts, EmulatedAws, Function, Queue, Settings, Stack, StackError},
 };
 
 /// The deployed stack.

@@ -29,10 +29,9 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
 
-use crate::{
-    emulator::{Emulator, EmulatorError, root, texts},
-    proxy::Proxy,
-};
+use crate::emulator::{Emulator, EmulatorError, texts};
+use testing::proxy::Proxy;
+use testing::root;
 
 /// How long a stack may take; it needs about a second.
 const PATIENCE: Duration = Duration::from_mins(1);

@@ -15,10 +15,10 @@ use serde::{Deserialize, Serialize};
 use tokio::{net::TcpListener, sync::mpsc};
 
 use crate::{
-    emulator::root,
     local_stack::LocalStack,
     stack::{Artifacts, EmulatedAws, StackError},
 };
+use testing::root;
 
 /// The stack's name.
 const STACK: &str = "gladly-relay";

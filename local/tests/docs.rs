@@ -8,8 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use local::role::Role;
 use regex::Regex;
+use testing::role::Role;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")

@@ -8,12 +8,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use local::{
+use local::stack::{Artifacts, EmulatedAws, Function, Settings, Stack};
+use serde_json::{Value, json};
+use testing::{
     fault::Fault,
     gladly::{self, EVENT_TYPES, Gladly},
-    stack::{Artifacts, EmulatedAws, Function, Settings, Stack},
 };
-use serde_json::{Value, json};
 use tokio::{process::Command, sync::OnceCell};
 
 /// Comes before the AWS CLI. It writes down what everybody could see in a list of processes, a call a file, gives the

@@ -12,13 +12,13 @@ use std::{
 use axum::{Router, http::HeaderMap, routing::post};
 use flate2::{Compression, write::GzEncoder};
 use jiff::{SignedDuration, Timestamp};
-use local::{
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use serde_json::{Value, json};
+use testing::{
     destination::{self, Destination},
     fault::Fault,
     gladly::{EVENT_TYPES, Gladly, Options},
 };
-use reqwest::{Client, RequestBuilder, Response, StatusCode};
-use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 const SOON: Duration = Duration::from_secs(10);

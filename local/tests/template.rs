@@ -4,9 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use local::{role::Role, template::read as template};
 use regex::Regex;
 use serde_json::{Value, json};
+use testing::{role::Role, template::read as template};
 
 #[test]
 fn a_failed_record_is_never_deleted_and_a_deploy_never_switches_the_mapping() {

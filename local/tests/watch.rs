@@ -6,13 +6,13 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use jiff::{SignedDuration, Timestamp};
-use local::{
-    alarm::{Run, line},
-    template::read as template,
-};
 use regex::Regex;
 use serde_json::{Value, json};
 use shared::Metric;
+use testing::{
+    alarm::{Run, line},
+    template::read as template,
+};
 
 /// What AWS sends by itself, and is looked at here.
 const OF_AWS: [(&str, &str); 9] = [

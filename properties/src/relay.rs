@@ -6,9 +6,9 @@ use aws_smithy_runtime_api::client::http::SharedHttpConnector;
 use extractor_fn::{Config, Extractor, Http, Invocation};
 use jiff::{SignedDuration, Timestamp};
 use lambda_runtime::{Context, LambdaEvent};
-use local::aws::{Aws, QUEUE_ARNS, QUEUES};
 use serde_json::{Value, json};
 use shared::{Clock, Env};
+use testing::aws::{Aws, QUEUE_ARNS, QUEUES};
 use tokio::{
     runtime::{Builder, Runtime},
     time::{Duration, Instant},

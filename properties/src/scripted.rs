@@ -14,8 +14,8 @@ use aws_smithy_runtime_api::client::{
 };
 use aws_smithy_types::body::SdkBody;
 use flate2::read::GzDecoder;
-use local::destination::violations;
 use serde_json::Value;
+use testing::destination::violations;
 
 use crate::{redaction::CANARY, script::Section};
 

@@ -4,9 +4,9 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use ingest_fn::{Call, Config, Ingest};
 use jiff::Timestamp;
 use lambda_runtime::{Context, LambdaEvent};
-use local::aws::{Aws, Message, QUEUES, Sqs};
 use serde_json::{Value, json};
 use shared::{Clock, QueueMessage};
+use testing::aws::{Aws, Message, QUEUES, Sqs};
 use tokio::runtime::Runtime;
 
 use crate::{

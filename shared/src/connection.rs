@@ -122,7 +122,7 @@ mod tests {
     };
     use futures::poll;
     use http_body_util::BodyExt as _;
-    use local::{
+    use testing::{
         destination::{Destination, Options},
         fault::Fault,
         tls::Tls,

@@ -337,8 +337,8 @@ impl Serialize for Line<'_> {
 
 #[cfg(test)]
 mod tests {
-    use local::golden::Golden;
     use serde_json::{Value, json};
+    use testing::golden::Golden;
 
     use super::*;
     use crate::{invocation_span, subscriber};

@@ -339,7 +339,7 @@ mod tests {
         atomic::{AtomicI64, Ordering},
     };
 
-    use local::aws::{Aws, Fault, THROTTLED};
+    use testing::aws::{Aws, Fault, THROTTLED};
 
     use super::*;
 

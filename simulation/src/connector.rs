@@ -12,7 +12,7 @@ use aws_smithy_runtime_api::client::{
     result::ConnectorError,
 };
 use jiff::{SignedDuration, Timestamp};
-use local::aws::{Fault, Service, THROTTLED};
+use testing::aws::{Fault, Service, THROTTLED};
 use tokio::{sync::Notify, time::sleep};
 
 use crate::{

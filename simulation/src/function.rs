@@ -12,9 +12,9 @@ use aws_smithy_runtime_api::client::http::SharedHttpConnector;
 use extractor_fn::{Config, Extractor, Http, Invocation};
 use jiff::Timestamp;
 use lambda_runtime::{Context, LambdaEvent};
-use local::aws::QUEUES;
 use serde_json::Value;
 use shared::Env;
+use testing::aws::QUEUES;
 use tokio::{
     select,
     time::{sleep, timeout},
@@ -164,7 +164,7 @@ pub(crate) fn settings(rate: &str, watched: bool) -> Config {
         Some(match name {
             "EVENTS_QUEUE_URL" => format!("{QUEUES}events"),
             "QUARANTINE_QUEUE_URL" => format!("{QUEUES}quarantine"),
-            "EVENTS_QUEUE_ARN" => format!("{}events", local::aws::QUEUE_ARNS),
+            "EVENTS_QUEUE_ARN" => format!("{}events", testing::aws::QUEUE_ARNS),
             "AWS_LAMBDA_FUNCTION_NAME" => "extractor".into(),
             "PAUSE_PARAMETER" => PAUSE.into(),
             "GLADLY_HOST" => "acme.gladly.com".into(),

@@ -1,7 +1,7 @@
 //! The whole hold in one process on a virtual clock, from a seed.
 //!
 //! A seed is a world: the real extractor in as many environments as Lambda would run, between a
-//! model of the account (`local::aws`), of Gladly and of the destination, for hours or days of
+//! model of the account (`testing::aws`), of Gladly and of the destination, for hours or days of
 //! virtual time. Everything random comes from the seed, so a failure can be had again. A world
 //! ends when all its troubles are over and the backlog has drained; then every accepted event has
 //! to be accounted for. The other promises (`checker`) are checked at every call.

@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
-use local::aws::{QUEUE_ARNS, Received};
 use serde_json::{Map, Value, json};
+use testing::aws::{QUEUE_ARNS, Received};
 use tokio::time::{sleep, timeout};
 
 use crate::{

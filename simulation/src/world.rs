@@ -8,8 +8,8 @@ use std::{
 
 use fastrand::Rng;
 use jiff::{SignedDuration, Timestamp};
-use local::aws::{Aws, Disorder};
 use shared::Clock;
+use testing::aws::{Aws, Disorder};
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{

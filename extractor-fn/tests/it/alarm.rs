@@ -7,12 +7,12 @@ use std::sync::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use local::{
+use serde_json::json;
+use shared::{Origin, QueueMessage};
+use testing::{
     alarm::{Run, mark, tell},
     aws::{Fault, THROTTLED},
 };
-use serde_json::json;
-use shared::{Origin, QueueMessage};
 use tokio::time::{Duration, sleep};
 
 use crate::{

@@ -12,12 +12,12 @@ use std::{
 use extractor_fn::InvocationError;
 use futures::join;
 use jiff::{SignedDuration, Timestamp};
-use local::{
+use serde_json::{Value, json};
+use shared::QueueMessage;
+use testing::{
     aws::{Fault, THROTTLED, Unproven},
     gladly::EVENT_TYPES,
 };
-use serde_json::{Value, json};
-use shared::QueueMessage;
 use tokio::time::{Duration, Instant, sleep};
 use tracing::Level;
 

@@ -6,11 +6,11 @@ use aws_lambda_events::sqs::{SqsBatchResponse, SqsMessage};
 use extractor_fn::{Invocation, InvocationError};
 use jiff::{SignedDuration, Timestamp};
 use lambda_runtime::{Context, LambdaEvent};
-use local::{
+use serde_json::{Value, json};
+use testing::{
     aws::{Fault as AwsFault, THROTTLED, Unproven},
     fault::Fault,
 };
-use serde_json::{Value, json};
 
 use tokio::time::sleep;
 

@@ -9,9 +9,9 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use local::aws::{Aws, THROTTLED};
 use serde_json::{Value, json};
 use shared::{Origin, QueueMessage};
+use testing::aws::{Aws, THROTTLED};
 use tokio::time::{Duration, sleep};
 
 use crate::{

@@ -4,8 +4,8 @@ use aws_lambda_events::sqs::SqsBatchResponse;
 use extractor_fn::{Invocation, InvocationError, Response};
 use jiff::SignedDuration;
 use lambda_runtime::{Context, LambdaEvent};
-use local::aws::{Fault, THROTTLED};
 use serde_json::{Value, json};
+use testing::aws::{Fault, THROTTLED};
 use tokio::time::{Duration, Instant, sleep};
 
 use crate::deadlines::{LEFT, Reply, TestApp, working};

@@ -22,9 +22,9 @@ use futures::{channel::mpsc, stream};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use jiff::{SignedDuration, Timestamp};
-use local::aws::{Aws, Fault};
 use serde_json::{Value, json};
 use shared::Clock;
+use testing::aws::{Aws, Fault};
 use tokio::time::{Duration, Instant, sleep};
 
 use crate::{FIRST_WAIT, Record, Settled, account, config, record, settle};

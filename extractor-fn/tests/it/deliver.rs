@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use axum::http::StatusCode;
 use futures::future::join_all;
 use jiff::SignedDuration;
-use local::{destination::Delivery, fault::Fault};
 use serde_json::{Value, json};
+use testing::{destination::Delivery, fault::Fault};
 
 use crate::{DESTINATION_TOKEN, FIRST_WAIT, TestApp, record};
 
@@ -199,7 +199,7 @@ async fn a_destination_that_refuses_everything_is_itself_at_fault() {
 #[tokio::test]
 async fn a_destination_that_is_not_ready_or_not_willing_gets_everything_again() {
     let elsewhere =
-        local::destination::Destination::start(local::destination::Options::default()).unwrap();
+        testing::destination::Destination::start(testing::destination::Options::default()).unwrap();
     let cases = [
         ("500", Fault::status(500), FIRST_WAIT),
         ("503 with a wish", Fault::status(503).header("retry-after", "90"), 90..=90),

@@ -2,8 +2,8 @@
 
 use futures::future::join_all;
 use jiff::{SignedDuration, Timestamp};
-use local::{fault::Fault, gladly::EVENT_TYPES};
 use serde_json::{Value, json};
+use testing::{fault::Fault, gladly::EVENT_TYPES};
 
 use crate::{FIRST_WAIT, TestApp, record};
 
@@ -256,7 +256,7 @@ async fn calls_and_voicemails_have_their_transcript_or_their_summary() {
 
 #[tokio::test]
 async fn a_fault_of_gladly_costs_the_conversation_and_no_other() {
-    let elsewhere = local::gladly::Gladly::start(local::gladly::Options::default()).unwrap();
+    let elsewhere = testing::gladly::Gladly::start(testing::gladly::Options::default()).unwrap();
     let away = format!("{}/api/v1/conversations/c-1", elsewhere.url());
     let faults = [
         ("broken JSON", Fault::garbled()),

@@ -29,14 +29,14 @@ use std::{borrow::Borrow, collections::BTreeMap, sync::Arc, time::Duration};
 use aws_lambda_events::sqs::SqsMessage;
 use extractor_fn::{Config, Extractor, Http};
 use jiff::{SignedDuration, Timestamp};
-use local::{
+use serde_json::{Value, json};
+use shared::{Clock, Env, Origin, QueueMessage, https_connector_trusting};
+use testing::{
     aws::{Aws, Message, QUEUES},
     destination::{self, Destination},
     gladly::{self, Gladly},
     tls::Tls,
 };
-use serde_json::{Value, json};
-use shared::{Clock, Env, Origin, QueueMessage, https_connector_trusting};
 
 const GLADLY_TOKEN: &str = "gladly-token";
 const DESTINATION_TOKEN: &str = "destination-token";

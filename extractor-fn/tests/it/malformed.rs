@@ -1,8 +1,8 @@
 //! What once broke a promise: found by the fuzz targets, and kept for them in `fuzz/findings`.
 
 use jiff::SignedDuration;
-use local::destination::violations;
 use serde_json::{Value, json};
+use testing::destination::violations;
 use tokio::time::Duration;
 
 use crate::{

@@ -1,7 +1,7 @@
 //! The pause.
 
 use jiff::{SignedDuration, Timestamp};
-use local::aws::{Fault, THROTTLED};
+use testing::aws::{Fault, THROTTLED};
 
 use crate::{TestApp, record};
 

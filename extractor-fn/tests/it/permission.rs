@@ -2,8 +2,8 @@
 //! is refused what it does not allow.
 
 use jiff::SignedDuration;
-use local::role::Role;
 use serde_json::json;
+use testing::role::Role;
 use tokio::time::{Duration, sleep};
 
 use crate::{

@@ -1,7 +1,7 @@
 //! The way out of quarantine.
 
-use local::aws::{Fault, Unproven};
 use serde_json::{Value, json};
+use testing::aws::{Fault, Unproven};
 
 use crate::deadlines::{TestApp, working};
 
@@ -122,7 +122,7 @@ async fn an_event_that_was_not_taken_stays_in_quarantine() {
     app.aws.state().sqs_faults = [Fault::Hang; 1].into_iter().collect();
     // The first receive hangs and is tried again; then the send fails for good.
     app.task("quarantine").await;
-    app.aws.state().sqs_fault = Some(local::aws::THROTTLED);
+    app.aws.state().sqs_fault = Some(testing::aws::THROTTLED);
     app.invoke(json!({"task": "redrive"})).await.unwrap_err();
     app.aws.state().sqs_fault = None;
     assert_eq!((app.bodies("events").len(), app.bodies("quarantine").len()), (0, 1));

@@ -6,8 +6,8 @@ use std::{
 };
 
 use futures::future::join_all;
-use local::{aws::Fault as AwsFault, fault::Fault};
 use serde_json::{Value, json};
+use testing::{aws::Fault as AwsFault, fault::Fault};
 use tracing::{Level, subscriber::DefaultGuard};
 use tracing_subscriber::{filter::Targets, fmt::MakeWriter, layer::SubscriberExt as _};
 

@@ -3,8 +3,8 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use jiff::{SignedDuration, Timestamp};
-use local::aws::{Fault, THROTTLED, Unproven};
 use serde_json::{Value, json};
+use testing::aws::{Fault, THROTTLED, Unproven};
 use tokio::time::{Duration, sleep};
 
 use crate::{

@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use local::tls::Tls;
+use testing::tls::Tls;
 
 use crate::{TestApp, record};
 
-fn protocols(traffic: &local::server::Traffic) -> Vec<String> {
+fn protocols(traffic: &testing::server::Traffic) -> Vec<String> {
     traffic.calls("").into_iter().map(|call| call.protocol).collect()
 }
 

@@ -2,8 +2,8 @@
 //! only. The documents stand in `shared/tests/golden`.
 
 use jiff::{SignedDuration, Timestamp};
-use local::{aws::THROTTLED, destination::violations, golden::Golden};
 use serde_json::{Value, json};
+use testing::{aws::THROTTLED, destination::violations, golden::Golden};
 
 use crate::{
     deadlines::{LEFT, Reply, TestApp, working},

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use ingest_fn::Config;
-use local::{
+use testing::{
     alarm::{Run, mark, tell},
     aws::THROTTLED,
 };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use local::aws::{Fault, THROTTLED, Unproven};
+use testing::aws::{Fault, THROTTLED, Unproven};
 use tokio::time::Instant;
 
 use crate::{EVENT, KEY, Outcome, TestApp, answer};

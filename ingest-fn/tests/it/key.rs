@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use local::aws::{Fault, THROTTLED};
 use serde_json::{Value, json};
+use testing::aws::{Fault, THROTTLED};
 use tokio::time::advance;
 
 use crate::{EVENT, KEY, KEYS, NEXT_KEY, TestApp, answer, payload};

@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, Mutex};
 
-use local::aws::THROTTLED;
 use serde_json::Value;
 use shared::subscriber;
+use testing::aws::THROTTLED;
 use tracing::{level_filters::LevelFilter, subscriber::set_default};
 
 use crate::{EVENT, KEY, KEYS, REQUEST_ID, TestApp};

@@ -17,9 +17,9 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use ingest_fn::{Config, Ingest, Outcome};
 use jiff::{SignedDuration, Timestamp};
 use lambda_http::{Context, LambdaEvent, Request};
-use local::aws::{Aws, Message, QUEUES};
 use serde_json::{Value, json};
 use shared::{Clock, Metric, Metrics};
+use testing::aws::{Aws, Message, QUEUES};
 use tokio::time::Instant;
 
 /// The keys' parameter.

@@ -1,7 +1,7 @@
 //! The role: what it allows is called, and nothing else is. Every other test runs under it too, and
 //! is refused what it does not allow.
 
-use local::role::Role;
+use testing::role::Role;
 
 use crate::{EVENT, KEY, TestApp};
 

@@ -2,8 +2,8 @@
 
 use std::{env, process::Command, time::Duration};
 
-use local::aws::{Fault, THROTTLED};
 use serde_json::Value;
+use testing::aws::{Fault, THROTTLED};
 use tokio::time::advance;
 
 use crate::{NEXT_KEY, TestApp};

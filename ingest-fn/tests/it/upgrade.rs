@@ -1,6 +1,6 @@
 //! What ingest-fn writes changes on purpose only, and keys of every version open.
 
-use local::golden::Golden;
+use testing::golden::Golden;
 
 use crate::{KEY, NEXT_KEY, TestApp};
 

@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 
 use super::process::Memory;
-use crate::gladly::Attempt;
+use testing::gladly::Attempt;
 
 /// Nothing leaves later than this after a pause.
 const GRACE: Duration = Duration::from_secs(15);

@@ -17,7 +17,9 @@ use super::{
     STACK, Soak, SoakError,
     plan::{Act, By},
 };
-use crate::{emulator::root, fault::Fault, server::lock, stack::Function};
+use crate::stack::Function;
+use testing::root;
+use testing::{fault::Fault, server::lock};
 
 /// How long an outage of SQS lasts.
 const OUTAGE: Duration = Duration::from_secs(12);

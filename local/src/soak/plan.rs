@@ -5,7 +5,8 @@ use std::time::Duration;
 use fastrand::Rng;
 use serde_json::json;
 
-use crate::{fault::Fault, stack::Function};
+use crate::stack::Function;
+use testing::fault::Fault;
 
 /// A run: the same seed has the same plan, whatever the machine makes of it.
 #[derive(Debug, Clone)]

@@ -1,11 +1,9 @@
 //! What arrives at the door, and what it is answered: design section 3, row by row.
 
-use local::{
-    gladly::EVENT_TYPES,
-    stack::{Function, Queue},
-};
+use local::stack::{Function, Queue};
 use reqwest::{Client, StatusCode};
 use serde_json::json;
+use testing::gladly::EVENT_TYPES;
 
 use crate::{TestApp, answer, assert_is_a_time, eventually, json_lines};
 

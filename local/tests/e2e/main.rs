@@ -19,13 +19,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use local::{
-    destination::{self, Destination},
-    gladly::{self, Gladly},
-    stack::{Artifacts, EmulatedAws, Function, Message, Peeked, Queue, Settings, Stack},
-};
+use local::stack::{Artifacts, EmulatedAws, Function, Message, Peeked, Queue, Settings, Stack};
 use regex::Regex;
 use serde_json::{Value, json};
+use testing::{
+    destination::{self, Destination},
+    gladly::{self, Gladly},
+};
 use tokio::sync::OnceCell;
 
 /// The longest that anything here may take; a back-off is 36 s, and other tests need the processors too.

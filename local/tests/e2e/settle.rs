@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use local::{
-    fault::Fault,
-    stack::{Function, Peeked, Queue},
-};
+use local::stack::{Function, Peeked, Queue};
 use serde_json::json;
+use testing::fault::Fault;
 
 use crate::{SAID, TestApp, batches};
 

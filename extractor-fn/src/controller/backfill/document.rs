@@ -196,8 +196,8 @@ fn read_before(entry: &ParameterHistory) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
-    use local::aws::{Aws, Fault};
     use shared::ssm_client;
+    use testing::aws::{Aws, Fault};
 
     use super::*;
 

@@ -142,8 +142,8 @@ mod tests {
         atomic::{AtomicI64, Ordering},
     };
 
-    use local::aws::{Aws, Fault};
     use shared::ssm_client;
+    use testing::aws::{Aws, Fault};
 
     use super::*;
 

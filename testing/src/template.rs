@@ -11,7 +11,7 @@ use std::fs;
 use saphyr::{LoadableYamlNode, Scalar, Yaml};
 use serde_json::{Map, Value, json};
 
-use crate::emulator::root;
+use crate::root;
 
 /// The template, its tags in the long form: `!Ref x` as `{"Ref": "x"}`, `!Sub x` as `{"Fn::Sub": "x"}`.
 #[must_use]

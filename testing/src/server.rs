@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// A lock whose holder may have panicked: a test that fails must not take its neighbours' servers down.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

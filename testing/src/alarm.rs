@@ -124,7 +124,7 @@ impl Alarm {
 
 /// What lines in the embedded metric format hold of a metric: namespace and name, then the names and values of its
 /// dimensions, which are all that it has.
-pub(crate) fn values(
+pub fn values(
     lines: &[Value],
     (namespace, metric): (&str, &str),
     dimensions: &[&str],
@@ -158,7 +158,7 @@ pub(crate) fn values(
 
 /// What CloudWatch makes of the values of a period.
 #[expect(clippy::cast_precision_loss, reason = "counts")]
-pub(crate) fn statistic(name: &str, mut values: Vec<f64>) -> f64 {
+pub fn statistic(name: &str, mut values: Vec<f64>) -> f64 {
     match name {
         "Sum" => values.iter().sum(),
         "SampleCount" => values.len() as f64,

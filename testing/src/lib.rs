@@ -1,0 +1,23 @@
+//! What the tests and the demo stand on: an in-process AWS that judges every call by the template's
+//! roles, a Gladly simulator, a destination that checks every delivery against the schema, and faults.
+
+use std::path::{Path, PathBuf};
+
+pub mod alarm;
+pub mod aws;
+pub mod destination;
+pub mod fault;
+pub mod gladly;
+pub mod golden;
+pub mod proxy;
+pub mod role;
+pub mod server;
+pub mod template;
+pub mod tls;
+
+/// The folder of the workspace.
+#[must_use]
+pub fn root() -> PathBuf {
+    let crate_folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    crate_folder.parent().unwrap_or(crate_folder).to_owned()
+}
