@@ -37,7 +37,7 @@ pub struct Config {
     /// The header that carries the token.
     pub destination_token_header: TokenHeader,
     /// What a delivery holds, and how it travels.
-    pub shape: DeliveryOptions,
+    pub delivery: DeliveryOptions,
     /// Renew held events before the queue lets them expire.
     pub renew_held_events: bool,
     /// The URL of the webhook at Gladly that is watched, if one is.
@@ -86,7 +86,7 @@ impl Config {
             destination: env.required("DESTINATION_URL")?,
             destination_token_parameter: env.parameter_name("DESTINATION_TOKEN_PARAMETER")?,
             destination_token_header: env.optional("DESTINATION_TOKEN_HEADER")?.unwrap_or_default(),
-            shape: DeliveryOptions {
+            delivery: DeliveryOptions {
                 gzip: env.switch("DESTINATION_GZIP", false)?,
                 contact: env.switch("FORWARD_CUSTOMER_CONTACT", true)?,
                 notes: env.switch("FORWARD_NOTES", true)?,
@@ -426,7 +426,7 @@ mod tests {
             Config::read(&Env::new(&lookup))
         };
         let config = with("GLADLY_EMAIL", "relay@example.com").unwrap();
-        assert_eq!(config.shape, DeliveryOptions { gzip: false, contact: true, notes: true });
+        assert_eq!(config.delivery, DeliveryOptions { gzip: false, contact: true, notes: true });
         assert_eq!(config.gladly_rate.interval(), Duration::from_micros(257_500));
 
         for (name, value, expected) in [

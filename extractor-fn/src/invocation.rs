@@ -2,7 +2,6 @@
 
 use std::{
     fmt::{self, Debug, Display, Formatter},
-    sync::Arc,
     time::Duration,
 };
 
@@ -16,33 +15,93 @@ use tokio::time::Instant;
 use tracing::{Instrument as _, info};
 
 use crate::{
-    Extractor,
-    controller::webhook_monitor::Watching,
-    controller::{ControlError, Occasion, RESERVE},
-    pipeline::event::{MissingMessageId, sqs_message},
+    client::message::{MissingMessageId, sqs_message},
+    controller::{Occasion, error::ControllerError, schedule::RESERVE, webhook_monitor::Watching},
+    extractor::Extractor,
 };
 
-/// An invocation's payload, told apart by the fields that it has.
+/// What Lambda invokes the function with.
 #[derive(Debug)]
-pub struct Invocation(Fields);
-
-#[derive(Debug, Default, Deserialize)]
-struct Fields {
+pub enum Invocation {
     /// An SQS batch.
-    #[serde(rename = "Records", default, deserialize_with = "records")]
+    Batch(Vec<SqsMessage>),
+    /// EventBridge says that a parameter has changed.
+    ParameterChange,
+    /// A task of the controller's, from EventBridge Scheduler or by hand.
+    Task {
+        /// Which one.
+        task: Task,
+        /// Whether the response is a screen for people instead of a document.
+        as_text: bool,
+    },
+    /// None of these.
+    Unknown,
+}
+
+/// A task of the controller's.
+#[derive(Debug, Clone, Copy)]
+pub enum Task {
+    /// Brings everything in line, every minute.
+    Reconcile,
+    /// Checks the webhook at Gladly now.
+    Watch,
+    /// Reports how things are.
+    Status,
+    /// Lists the quarantine.
+    Quarantine,
+    /// Sends quarantined events back into the events queue.
+    Redrive {
+        /// At most so many.
+        max: Option<u64>,
+    },
+    /// Queues what Gladly lists of a range.
+    Backfill(TimeRange),
+    /// Queues the conversations of Gladly's exports of a range.
+    Import(TimeRange),
+}
+
+/// The range of a backfill or an import.
+#[derive(Debug, Clone, Copy)]
+pub struct TimeRange {
+    from: Option<Timestamp>,
+    /// Now, if absent.
+    to: Option<Timestamp>,
+}
+
+/// The payload as it is written.
+#[derive(Default, Deserialize)]
+struct Payload {
+    #[serde(default, rename = "Records", deserialize_with = "records")]
     records: Option<Vec<SqsMessage>>,
-    /// A task, from EventBridge Scheduler or by hand.
     task: Option<String>,
-    /// How many events a redrive is to send back.
     max: Option<u64>,
-    /// What a backfill or an import is to cover.
     from: Option<Timestamp>,
     to: Option<Timestamp>,
-    /// `text`: the answer is a screen for people.
     #[serde(rename = "as")]
     form: Option<String>,
-    /// An EventBridge event.
     source: Option<String>,
+}
+
+impl From<Payload> for Invocation {
+    fn from(payload: Payload) -> Self {
+        let Payload { records, task, max, from, to, form, source } = payload;
+        if let Some(records) = records {
+            return Self::Batch(records);
+        }
+        let range = TimeRange { from, to };
+        let task = match (task.as_deref(), source.as_deref()) {
+            (Some("reconcile"), _) => Task::Reconcile,
+            (Some("watch"), _) => Task::Watch,
+            (Some("status"), _) => Task::Status,
+            (Some("quarantine"), _) => Task::Quarantine,
+            (Some("redrive"), _) => Task::Redrive { max },
+            (Some("backfill"), _) => Task::Backfill(range),
+            (Some("import"), _) => Task::Import(range),
+            (None, Some("aws.ssm")) => return Self::ParameterChange,
+            _ => return Self::Unknown,
+        };
+        Self::Task { task, as_text: form.as_deref() == Some("text") }
+    }
 }
 
 /// Reads each record alone.
@@ -56,7 +115,7 @@ fn records<'de, D: Deserializer<'de>>(
 impl<'de> Deserialize<'de> for Invocation {
     /// Never fails: the runtime's own error would show the payload's texts, in the log too.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Self(Fields::deserialize(deserializer).unwrap_or_default()))
+        Ok(Payload::deserialize(deserializer).unwrap_or_default().into())
     }
 }
 
@@ -67,14 +126,14 @@ pub enum InvocationError {
     #[error(transparent)]
     MissingMessageId(#[from] MissingMessageId),
     /// A backfill of nothing.
-    #[error(r#"from is missing: it should be a time such as "2026-01-02T03:04:05Z", as to may be"#)]
+    #[error(r#"from is missing: expected a time such as "2026-01-02T03:04:05Z""#)]
     NoRange,
     /// The controller could not do what it was asked for.
     #[error("{0}")]
     Failed(String),
     /// None of ours.
     #[error(
-        r#"unknown invocation: it should be an SQS batch, a parameter change event of aws.ssm, or {{"task":"…"}}"#
+        r#"unknown invocation: expected an SQS batch, a parameter change event of aws.ssm, or {{"task":"…"}}"#
     )]
     Unknown,
 }
@@ -89,17 +148,17 @@ impl Debug for InvocationError {
 impl From<InvocationError> for Diagnostic {
     fn from(err: InvocationError) -> Self {
         let error_type = match err {
-            InvocationError::MissingMessageId(_) => "NamelessRecord",
+            InvocationError::MissingMessageId(_) => "MissingMessageId",
             InvocationError::NoRange => "NoRange",
-            InvocationError::Failed(_) => "ControlError",
+            InvocationError::Failed(_) => "ControllerError",
             InvocationError::Unknown => "UnknownInvocation",
         };
         Self { error_type: error_type.into(), error_message: err.to_string() }
     }
 }
 
-impl From<ControlError> for InvocationError {
-    fn from(err: ControlError) -> Self {
+impl From<ControllerError> for InvocationError {
+    fn from(err: ControllerError) -> Self {
         Self::Failed(error_chain(&err))
     }
 }
@@ -117,15 +176,27 @@ pub enum Response {
 }
 
 impl Response {
-    fn new(
-        answer: &(impl Serialize + Display),
-        form: Option<&str>,
-    ) -> Result<Self, InvocationError> {
-        match form {
-            Some("text") => Ok(Self::Screen(answer.to_string())),
-            _ => serde_json::to_value(answer)
-                .map(Self::Document)
-                .map_err(|err| InvocationError::Failed(err.to_string())),
+    fn new(answer: &(impl Serialize + Display), as_text: bool) -> Result<Self, InvocationError> {
+        if as_text {
+            return Ok(Self::Screen(answer.to_string()));
+        }
+        serde_json::to_value(answer)
+            .map(Self::Document)
+            .map_err(|err| InvocationError::Failed(err.to_string()))
+    }
+}
+
+impl Task {
+    /// Its name, as in the payload.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Reconcile => "reconcile",
+            Self::Watch => "watch",
+            Self::Status => "status",
+            Self::Quarantine => "quarantine",
+            Self::Redrive { .. } => "redrive",
+            Self::Backfill(_) => "backfill",
+            Self::Import(_) => "import",
         }
     }
 }
@@ -133,68 +204,80 @@ impl Response {
 impl Extractor {
     /// Lambda's entry point.
     pub async fn handle(
-        self: &Arc<Self>,
+        &self,
         event: LambdaEvent<Invocation>,
     ) -> Result<Response, InvocationError> {
         let span = invocation_span(&event.context.request_id);
+        let now = u64::try_from(self.clock.now().as_millisecond()).unwrap_or_default();
+        let left = Duration::from_millis(event.context.deadline.saturating_sub(now));
         // Boxed: the futures below are many deep.
-        Box::pin(self.answer(event)).instrument(span).await
+        Box::pin(self.respond(event.payload, left)).instrument(span).await
     }
 
-    async fn answer(
-        self: &Arc<Self>,
-        event: LambdaEvent<Invocation>,
+    async fn respond(
+        &self,
+        invocation: Invocation,
+        left: Duration,
     ) -> Result<Response, InvocationError> {
         let began = Instant::now();
-        let now = u64::try_from(self.now().as_millisecond()).unwrap_or_default();
-        let left = Duration::from_millis(event.context.deadline.saturating_sub(now));
-        let mut fields = event.payload.0;
-        if let Some(messages) = fields.records.take() {
-            return Ok(Response::Batch(self.batch(messages, left).await?));
-        }
-        let changed = || (fields.source.as_deref()? == "aws.ssm").then_some("change");
-        let task = fields.task.as_deref().or_else(changed).unwrap_or_default();
-        let answer = self.task(task, &fields, left).await?;
+        let (name, response) = match invocation {
+            Invocation::Batch(messages) => {
+                return Ok(Response::Batch(self.pipeline.batch(messages, left).await?));
+            }
+            Invocation::ParameterChange => {
+                let status = self.controller.reconcile(Occasion::Change, left).await?;
+                ("change", Response::new(&status, false)?)
+            }
+            Invocation::Task { task, as_text } => {
+                (task.name(), self.task(task, as_text, left).await?)
+            }
+            Invocation::Unknown => return Err(InvocationError::Unknown),
+        };
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        info!(task, duration_ms, "task done");
-        Ok(answer)
+        info!(task = name, duration_ms, "task done");
+        Ok(response)
     }
 
     async fn task(
         &self,
-        task: &str,
-        fields: &Fields,
+        task: Task,
+        as_text: bool,
         left: Duration,
     ) -> Result<Response, InvocationError> {
-        let form = fields.form.as_deref();
+        let controller = &self.controller;
         let work = left.saturating_sub(RESERVE);
+        let range = |TimeRange { from, to }: TimeRange| {
+            from.map(|from| (from, to.unwrap_or_else(|| self.clock.now())))
+        };
         match task {
-            "change" => Response::new(&self.reconcile(Occasion::Change, left).await?, form),
-            "reconcile" => Response::new(&self.reconcile(Occasion::Schedule, left).await?, form),
-            "watch" => {
-                let end = Instant::now() + work;
-                self.watch(Watching::Now, end).await?;
-                Response::new(&self.status().await?, form)
+            Task::Reconcile => {
+                Response::new(&controller.reconcile(Occasion::Schedule, left).await?, as_text)
             }
-            "status" => {
-                self.refresh_health(work).await;
-                let reasons = self.list_quarantine(left).await?.reasons();
-                Response::new(&self.status().await?.with_reasons(reasons), form)
+            Task::Watch => {
+                if let Some(monitor) = &controller.webhook_monitor {
+                    monitor.watch(Watching::Now).await?;
+                }
+                Response::new(&controller.status().await?, as_text)
             }
-            "quarantine" => Response::new(&self.list_quarantine(left).await?, form),
-            "redrive" => Response::new(&self.redrive(fields.max, left).await?, form),
-            "backfill" | "import" => {
-                let (Some(from), to) = (fields.from, fields.to.unwrap_or_else(|| self.now()))
-                else {
-                    return Err(InvocationError::NoRange);
-                };
-                let done = match task {
-                    "backfill" => self.backfill(from, to, work).await?,
-                    _ => self.import(from, to, work).await?,
-                };
-                Response::new(&done, form)
+            Task::Status => {
+                if let Some(monitor) = &controller.webhook_monitor {
+                    monitor.refresh_health().await;
+                }
+                let reasons = controller.quarantine.list(left).await?.reasons();
+                Response::new(&controller.status().await?.with_reasons(reasons), as_text)
             }
-            _ => Err(InvocationError::Unknown),
+            Task::Quarantine => Response::new(&controller.quarantine.list(left).await?, as_text),
+            Task::Redrive { max } => {
+                Response::new(&controller.quarantine.redrive(max, left).await?, as_text)
+            }
+            Task::Backfill(asked) => {
+                let (from, to) = range(asked).ok_or(InvocationError::NoRange)?;
+                Response::new(&controller.backfill.backfill(from, to, work).await?, as_text)
+            }
+            Task::Import(asked) => {
+                let (from, to) = range(asked).ok_or(InvocationError::NoRange)?;
+                Response::new(&controller.backfill.import(from, to, work).await?, as_text)
+            }
         }
     }
 }

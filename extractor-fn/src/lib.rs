@@ -1,24 +1,24 @@
 //! extractor-fn: fetches what each queued event is about from Gladly and forwards it.
 //!
-//! A batch goes through `record` (read), `fetch` (ask Gladly), `delivery` and `destination`
-//! (forward) to `settle`; `batch` drives it, and `context` says whether it may go on. The `controller`
-//! looks after the pause (`mapping`, `breaker`, `renewal`) and Gladly's side (`webhook_monitor`, `backfill` with
-//! its `ranges`, `document` and `lease`), and what it tells is a `status`.
+//! An invocation (`invocation`) is a batch, which the `pipeline` turns into deliveries, or a task of
+//! the `controller`, which keeps the pause, the breaker, held events and Gladly's webhook in order.
+//! Both stand on the clients (`client`), and those on the `gate`, which says whether extraction may
+//! go on. `extractor` builds them all.
 
 mod client;
 mod config;
 mod controller;
+mod extractor;
 mod gate;
 mod invocation;
 mod pipeline;
 mod unicode;
 
 pub use crate::{
-    client::http::Http,
+    client::{http::Http, message::MissingMessageId},
     config::{Config, DeliveryOptions, DestinationUrl, GladlyHost, Rate, TokenHeader},
-    invocation::{Invocation, InvocationError, Response},
-    pipeline::Extractor,
-    pipeline::event::MissingMessageId,
+    extractor::Extractor,
+    invocation::{Invocation, InvocationError, Response, Task, TimeRange},
 };
 
 /// What Gladly and the destination see as our name.

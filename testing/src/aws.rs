@@ -225,6 +225,12 @@ impl Aws {
         self.put(name, text);
     }
 
+    /// What time it is.
+    #[must_use]
+    pub fn timestamp(&self) -> Timestamp {
+        (self.0.now)()
+    }
+
     /// From now on, calls are those of this role of the template: IAM refuses what it does not allow.
     pub fn assume(&self, role: &str) {
         self.state().role = Some(Arc::new(Role::named(role)));

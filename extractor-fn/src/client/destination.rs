@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::{
     client::http::{Http, HttpError, Response, Retry, Wanted, is_transient},
     config::{DestinationUrl, TokenHeader},
-    pipeline::context::{BatchContext, Interrupted},
+    gate::{Interrupted, Permission},
 };
 
 /// The most one delivery may take, tries included.
@@ -65,13 +65,15 @@ impl Destination {
         if self.gzip { "gzip" } else { "identity" }
     }
 
-    /// Sends a delivery, the same bytes in every try, within the time there is and only while
-    /// extraction may run.
+    /// Sends a delivery, the same bytes in every try, by the deadline and only while extraction may
+    /// run. Reports every request that failed.
     pub(crate) async fn deliver(
         &self,
         id: &str,
         json: Vec<u8>,
-        context: &BatchContext,
+        deadline: Instant,
+        permission: &impl Permission,
+        on_failure: impl Fn(FailureStatus),
     ) -> DeliveryResult {
         let mut token = match self.token.value().await {
             Ok(token) => token,
@@ -79,17 +81,17 @@ impl Destination {
             Err(err) => return DeliveryResult::Inconclusive(error_chain(&err)),
         };
         let body = Bytes::from(if self.gzip { compress(&json) } else { json });
-        let left = context.times.deliver.saturating_duration_since(Instant::now());
+        let left = deadline.saturating_duration_since(Instant::now());
         let mut retry = Retry::new(OPERATION_TIMEOUT.min(left));
         loop {
-            if let Err(interrupted) = context.check().await {
+            if let Err(interrupted) = permission.check().await {
                 return DeliveryResult::Interrupted(interrupted);
             }
             let request = self.request(id, &token, &body);
             // A status is all there is to know: what an answer's text says may be anything.
             let answer = retry.send(&self.http, request, Wanted::Head).await;
             if let Some(status) = failure(&answer) {
-                context.delivery_failed(status);
+                on_failure(status);
             }
             let result = match answer {
                 Ok(answer) => match answer.status {

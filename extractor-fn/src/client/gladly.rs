@@ -17,8 +17,7 @@ use crate::{
     client::json::{self, Fields},
     client::rate_limiter::RateLimiter,
     config::GladlyHost,
-    gate::breaker::Upstream,
-    pipeline::context::{BatchContext, Interrupted},
+    gate::{Interrupted, Permission, breaker::Upstream},
     unicode::replace_lone_surrogates,
 };
 
@@ -214,9 +213,9 @@ impl Gladly {
     pub(crate) async fn conversation(
         &self,
         id: &Id,
-        context: &BatchContext,
+        permission: &impl Permission,
     ) -> Result<Option<String>, GladlyError> {
-        let answer = self.get(&format!("/conversations/{id}"), context).await?;
+        let answer = self.get(&format!("/conversations/{id}"), permission).await?;
         found(answer).map(|found| found.map(text))
     }
 
@@ -224,9 +223,9 @@ impl Gladly {
     pub(crate) async fn items(
         &self,
         id: &Id,
-        context: &BatchContext,
+        permission: &impl Permission,
     ) -> Result<Option<Items>, GladlyError> {
-        let answer = self.get(&format!("/conversations/{id}/items"), context).await?;
+        let answer = self.get(&format!("/conversations/{id}/items"), permission).await?;
         Ok(found(answer)?.map(|answer| {
             // The header's value is not documented: being there says that there are more.
             let limited = answer.header("gladly-limited-data");
@@ -239,9 +238,9 @@ impl Gladly {
     pub(crate) async fn item(
         &self,
         id: &Id,
-        context: &BatchContext,
+        permission: &impl Permission,
     ) -> Result<Option<String>, GladlyError> {
-        self.optional(&format!("/conversation-items/{id}"), context).await
+        self.optional(&format!("/conversation-items/{id}"), permission).await
     }
 
     /// One internal note.
@@ -249,27 +248,27 @@ impl Gladly {
         &self,
         conversation: &Id,
         id: &Id,
-        context: &BatchContext,
+        permission: &impl Permission,
     ) -> Result<Option<String>, GladlyError> {
-        self.optional(&format!("/conversations/{conversation}/notes/{id}"), context).await
+        self.optional(&format!("/conversations/{conversation}/notes/{id}"), permission).await
     }
 
     /// What was said in a call or a voicemail, if there is a transcript yet.
     pub(crate) async fn transcript(
         &self,
         item: &Id,
-        context: &BatchContext,
+        permission: &impl Permission,
     ) -> Result<Option<String>, GladlyError> {
-        self.optional(&format!("/conversation-items/{item}/voice-transcript"), context).await
+        self.optional(&format!("/conversation-items/{item}/voice-transcript"), permission).await
     }
 
     /// A customer's profile.
     pub(crate) async fn customer(
         &self,
         id: &Id,
-        context: &BatchContext,
+        permission: &impl Permission,
     ) -> Result<Profile, GladlyError> {
-        let answer = self.get(&format!("/customer-profiles/{id}"), context).await?;
+        let answer = self.get(&format!("/customer-profiles/{id}"), permission).await?;
         match answer.status {
             200 => Ok(Profile::Found(text(answer))),
             // A move to nowhere leaves no customer to ask for.
@@ -280,8 +279,8 @@ impl Gladly {
     }
 
     /// Asks for what every API user may see, to find out whether Gladly answers and knows us.
-    pub(crate) async fn probe(&self, context: &BatchContext) -> Result<(), GladlyError> {
-        match self.call("GET", "/organization", None, Wanted::Head, context).await?.status {
+    pub(crate) async fn probe(&self, permission: &impl Permission) -> Result<(), GladlyError> {
+        match self.call("GET", "/organization", None, Wanted::Head, permission).await?.status {
             200 => Ok(()),
             other => Err(GladlyError::Odd(other)),
         }
@@ -290,9 +289,9 @@ impl Gladly {
     /// The organisation's webhooks, as Gladly lists them.
     pub(crate) async fn webhooks(
         &self,
-        context: &BatchContext,
+        permission: &impl Permission,
     ) -> Result<Vec<Webhook>, GladlyError> {
-        let answer = self.get("/webhooks", context).await?;
+        let answer = self.get("/webhooks", permission).await?;
         match answer.status {
             200 => list(&text(answer), Webhook::read)
                 .ok_or(GladlyError::Unreadable("a list of webhooks")),
@@ -305,11 +304,11 @@ impl Gladly {
     pub(crate) async fn enable(
         &self,
         webhook: &Id,
-        context: &BatchContext,
+        permission: &impl Permission,
     ) -> Result<(), GladlyError> {
         let path = format!("/webhooks/{webhook}");
         let enabled = serde_json::json!({"enabled": true});
-        let answer = self.call("PATCH", &path, Some(&enabled), Wanted::Head, context).await?;
+        let answer = self.call("PATCH", &path, Some(&enabled), Wanted::Head, permission).await?;
         match answer.status {
             200..=299 => Ok(()),
             other => Err(GladlyError::Odd(other)),
@@ -320,10 +319,11 @@ impl Gladly {
     pub(crate) async fn exports(
         &self,
         since: Timestamp,
-        context: &BatchContext,
+        permission: &impl Permission,
     ) -> Result<Vec<Export>, GladlyError> {
-        let answer =
-            self.get(&format!("/export/jobs?status=COMPLETED&startAt={since:.0}"), context).await?;
+        let answer = self
+            .get(&format!("/export/jobs?status=COMPLETED&startAt={since:.0}"), permission)
+            .await?;
         match answer.status {
             200 => {
                 let jobs = list(&text(answer), Export::read);
@@ -340,11 +340,15 @@ impl Gladly {
         &self,
         from: Timestamp,
         to: Timestamp,
-        context: &BatchContext,
+        permission: &impl Permission,
     ) -> Result<Lines, GladlyError> {
         let range = format!("startAt={from:.3}&endAt={to:.3}");
-        self.lines(&format!("/events?{range}&entities=CONVERSATION&entities=CONTACT"), 0, context)
-            .await
+        self.lines(
+            &format!("/events?{range}&entities=CONVERSATION&entities=CONTACT"),
+            0,
+            permission,
+        )
+        .await
     }
 
     /// The conversations' items of an export, a line an item, from this byte of the file on.
@@ -352,9 +356,9 @@ impl Gladly {
         &self,
         job: &Id,
         offset: u64,
-        context: &BatchContext,
+        permission: &impl Permission,
     ) -> Result<Lines, GladlyError> {
-        self.lines(&format!("/export/jobs/{job}/files/{EXPORTED_ITEMS}"), offset, context).await
+        self.lines(&format!("/export/jobs/{job}/files/{EXPORTED_ITEMS}"), offset, permission).await
     }
 
     /// An answer that may be too long for memory, from this byte of it on. The caller knows how far
@@ -363,10 +367,10 @@ impl Gladly {
         &self,
         path: &str,
         from: u64,
-        context: &BatchContext,
+        permission: &impl Permission,
     ) -> Result<Lines, GladlyError> {
         let token = self.token.value().await?;
-        context.check().await?;
+        permission.check().await?;
         self.rate_limiter.turn(OPERATION_TIMEOUT).await.map_err(GladlyError::RateLimited)?;
         self.calls.fetch_add(1, Ordering::Relaxed);
         let request = self.request("GET", path, None, &token);
@@ -389,9 +393,9 @@ impl Gladly {
     pub(crate) async fn list(
         &self,
         kind: &'static str,
-        context: &BatchContext,
+        permission: &impl Permission,
     ) -> Result<String, GladlyError> {
-        let answer = self.get(&format!("/{kind}"), context).await?;
+        let answer = self.get(&format!("/{kind}"), permission).await?;
         match answer.status {
             200 => Ok(text(answer)),
             other => Err(GladlyError::Odd(other)),
@@ -401,9 +405,9 @@ impl Gladly {
     async fn optional(
         &self,
         path: &str,
-        context: &BatchContext,
+        permission: &impl Permission,
     ) -> Result<Option<String>, GladlyError> {
-        let answer = self.get(path, context).await?;
+        let answer = self.get(path, permission).await?;
         match answer.status {
             200 => Ok(Some(text(answer))),
             400 | 404 => Ok(None),
@@ -413,8 +417,8 @@ impl Gladly {
 
     /// One call: tried again while its failure is one that passes, at our pace, and only while
     /// extraction may run.
-    async fn get(&self, path: &str, context: &BatchContext) -> Result<Response, GladlyError> {
-        self.call("GET", path, None, Wanted::Body(ANSWER_LIMIT), context).await
+    async fn get(&self, path: &str, permission: &impl Permission) -> Result<Response, GladlyError> {
+        self.call("GET", path, None, Wanted::Body(ANSWER_LIMIT), permission).await
     }
 
     async fn call(
@@ -423,15 +427,15 @@ impl Gladly {
         path: &str,
         body: Option<&Value>,
         wanted: Wanted,
-        context: &BatchContext,
+        permission: &impl Permission,
     ) -> Result<Response, GladlyError> {
         let mut retry = Retry::new(OPERATION_TIMEOUT);
         let mut token = self.token.value().await?;
         loop {
-            context.check().await?;
+            permission.check().await?;
             self.rate_limiter.turn(OPERATION_TIMEOUT).await.map_err(GladlyError::RateLimited)?;
             // Asked again: the wait for our turn may have been long.
-            context.check().await?;
+            permission.check().await?;
             self.calls.fetch_add(1, Ordering::Relaxed);
             let request = self.request(method, path, body, &token);
             let err = match Box::pin(retry.send(&self.http, request, wanted)).await {
@@ -452,7 +456,7 @@ impl Gladly {
                             GladlyError::NotReady { status, retry_after }
                         }
                         _ => {
-                            context.answered(Upstream::Gladly);
+                            permission.answered(Upstream::Gladly);
                             return Ok(answer);
                         }
                     }

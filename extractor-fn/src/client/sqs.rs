@@ -1,9 +1,8 @@
 //! The two queues as the extractor uses them.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use aws_config::SdkConfig;
-use aws_lambda_events::sqs::SqsMessageAttribute;
 use aws_sdk_sqs::{
     Client,
     config::{Builder, retry::RetryConfig, timeout::TimeoutConfig},
@@ -12,11 +11,9 @@ use aws_sdk_sqs::{
         get_queue_attributes::GetQueueAttributesError, receive_message::ReceiveMessageError,
         send_message::SendMessageError, send_message_batch::SendMessageBatchError,
     },
-    primitives::Blob,
     types::{
-        ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry, Message,
-        MessageAttributeValue, MessageSystemAttributeName, QueueAttributeName,
-        SendMessageBatchRequestEntry,
+        ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry,
+        MessageSystemAttributeName, QueueAttributeName, SendMessageBatchRequestEntry,
     },
 };
 use jiff::{SignedDuration, Timestamp};
@@ -24,7 +21,7 @@ use shared::{ClockErrors, ProofOfSending, QuarantineReason, Quarantined, error_c
 use tokio::sync::Mutex;
 use tracing::warn;
 
-use crate::pipeline::event::Record;
+use crate::client::message::Message;
 
 /// SQS takes this many entries in one request.
 pub(crate) const ENTRIES: usize = 10;
@@ -38,14 +35,6 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 const RETENTION_TTL: SignedDuration = SignedDuration::from_mins(10);
 /// How long it is not asked again after a failure.
 const FAILURE_TTL: SignedDuration = SignedDuration::from_secs(10);
-
-/// A message to be sent to the events queue.
-#[derive(Debug, Clone)]
-pub(crate) struct Outgoing {
-    pub(crate) body: String,
-    /// Its attribute `type`.
-    pub(crate) event_type: String,
-}
 
 /// One of the queues.
 pub(crate) struct Queue {
@@ -127,7 +116,7 @@ impl Queue {
     /// Puts a record aside for good. It may be deleted once this has returned.
     pub(crate) async fn quarantine(
         &self,
-        record: &Record,
+        record: &Message,
         received_at: Timestamp,
         reason: QuarantineReason,
         detail: &str,
@@ -139,46 +128,34 @@ impl Queue {
             origin: "extractor-fn",
             raw: record.body.as_bytes(),
         };
-        let attributes = [("reason".to_owned(), text_attribute(reason.code())?)];
-        self.send(message.to_json()?, attributes.into(), 0).await
+        self.send(&Message::new(message.to_json()?, "reason", reason.code())?, 0).await
     }
 
-    /// Sends a record anew, as it came, to be handed out after so many seconds or a quarter of an
+    /// Sends a record again, as it came, to be handed out after so many seconds or a quarter of an
     /// hour. The old one may be deleted once this has returned.
-    pub(crate) async fn re_enqueue(&self, record: &Record, seconds: i32) -> Result<(), QueueError> {
-        let attributes = record.attributes.iter();
-        let attributes = attributes.map(|(name, value)| Ok((name.clone(), attribute(value)?)));
-        let attributes = attributes.collect::<Result<_, BuildError>>()?;
-        self.send(record.body.clone(), attributes, seconds.min(LONGEST_DELAY)).await
+    pub(crate) async fn re_enqueue(
+        &self,
+        record: &Message,
+        seconds: i32,
+    ) -> Result<(), QueueError> {
+        self.send(record, seconds.min(LONGEST_DELAY)).await
     }
 
     /// Sends a message. It is durable once this has returned.
-    pub(crate) async fn send(
-        &self,
-        body: String,
-        attributes: HashMap<String, MessageAttributeValue>,
-        delay: i32,
-    ) -> Result<(), QueueError> {
-        let send = self.sqs.send_message().queue_url(&self.url).message_body(body);
-        let send = send.set_message_attributes(Some(attributes)).delay_seconds(delay);
-        send.send().await.map(drop).map_err(|err| QueueError::Send(Box::new(err)))
+    pub(crate) async fn send(&self, message: &Message, delay: i32) -> Result<(), QueueError> {
+        let send = self.sqs.send_message().queue_url(&self.url).message_body(&message.body);
+        let send = send.set_message_attributes(Some(message.attributes.clone()));
+        let sent = send.delay_seconds(delay).send().await;
+        sent.map(drop).map_err(|err| QueueError::Send(Box::new(err)))
     }
 
     /// Sends new messages, at most [`ENTRIES`]. All of them are durable once this has returned.
-    pub(crate) async fn send_new(&self, messages: Vec<Outgoing>) -> Result<(), QueueError> {
-        let messages = messages.into_iter().map(|Outgoing { body, event_type }| {
-            let message = Message::builder().body(body);
-            Ok(message.message_attributes("type", text_attribute(&event_type)?).build())
-        });
-        let messages = messages.collect::<Result<Vec<_>, BuildError>>()?;
-        for some in requests(&messages) {
+    pub(crate) async fn send_new(&self, messages: &[Message]) -> Result<(), QueueError> {
+        for some in requests(messages) {
             let sent = self.send_all(some).await?.len();
             if sent < some.len() {
-                return Err(QueueError::NotTaken(format!(
-                    "{} of {}",
-                    some.len() - sent,
-                    some.len()
-                )));
+                let failed = some.len() - sent;
+                return Err(QueueError::NotTaken(format!("{failed} of {}", some.len())));
             }
         }
         Ok(())
@@ -205,8 +182,8 @@ impl Queue {
         let entries = messages.iter().enumerate().map(|(index, message)| {
             let entry = SendMessageBatchRequestEntry::builder()
                 .id(index.to_string())
-                .message_body(message.body.as_deref().unwrap_or_default())
-                .set_message_attributes(message.message_attributes.clone());
+                .message_body(&message.body)
+                .set_message_attributes(Some(message.attributes.clone()));
             entry.build()
         });
         let entries = entries.collect::<Result<_, _>>()?;
@@ -217,11 +194,10 @@ impl Queue {
             warn!(count = messages.len(), error = failed, "could not send some of the messages");
         }
         let is_sent = |(index, message): &(usize, &Message)| {
-            let body = message.body.as_deref().unwrap_or_default();
             let (id, mut taken) = (index.to_string(), answer.successful.iter());
             taken.any(|taken| {
                 let (named, md5) = (&*taken.message_id, &*taken.md5_of_message_body);
-                taken.id == id && has_stored(body, Some(named), Some(md5))
+                taken.id == id && has_stored(&message.body, Some(named), Some(md5))
             })
         };
         Ok(messages.iter().enumerate().filter(is_sent).map(|(_, message)| message).collect())
@@ -236,7 +212,7 @@ impl Queue {
         let entries = messages.iter().enumerate().filter_map(|(index, message)| {
             let entry = DeleteMessageBatchRequestEntry::builder()
                 .id(index.to_string())
-                .receipt_handle(message.receipt_handle.as_deref().unwrap_or_default());
+                .receipt_handle(&message.receipt);
             entry.build().ok()
         });
         let request = self.sqs.delete_message_batch().queue_url(&self.url);
@@ -258,7 +234,7 @@ impl Queue {
             .message_attribute_names("All")
             .message_system_attribute_names(MessageSystemAttributeName::SentTimestamp);
         let answer = request.send().await.map_err(|err| QueueError::Receive(Box::new(err)))?;
-        Ok(answer.messages.unwrap_or_default())
+        Ok(answer.messages.unwrap_or_default().into_iter().map(Message::from).collect())
     }
 
     /// How full it is, and how long it keeps what it holds.
@@ -312,34 +288,13 @@ impl Queue {
     }
 }
 
-/// When a received message was sent, by SQS's clock.
-pub(crate) fn sent_at(message: &Message) -> Option<Timestamp> {
-    let sent_at = message.attributes.as_ref()?.get(&MessageSystemAttributeName::SentTimestamp)?;
-    Timestamp::from_millisecond(sent_at.parse().ok()?).ok()
-}
-
-/// An attribute that is a text.
-pub(crate) fn text_attribute(text: &str) -> Result<MessageAttributeValue, BuildError> {
-    MessageAttributeValue::builder().data_type("String").string_value(text).build()
-}
-
-/// An attribute as Lambda hands it over, for SQS.
-fn attribute(value: &SqsMessageAttribute) -> Result<MessageAttributeValue, BuildError> {
-    let binary = value.binary_value.as_ref().map(|binary| Blob::new(binary.0.clone()));
-    MessageAttributeValue::builder()
-        .set_data_type(value.data_type.clone())
-        .set_string_value(value.string_value.clone())
-        .set_binary_value(binary)
-        .build()
-}
-
 /// Messages in as many as fit into one request each.
 fn requests(messages: &[Message]) -> impl Iterator<Item = &[Message]> {
     let mut rest = messages;
     std::iter::from_fn(move || {
         let mut bytes = 0;
         let fits = |message: &&Message| {
-            bytes += size(message);
+            bytes += message.size();
             bytes <= REQUEST_LIMIT
         };
         let count = rest.iter().take(ENTRIES).take_while(fits).count().max(1).min(rest.len());
@@ -347,15 +302,6 @@ fn requests(messages: &[Message]) -> impl Iterator<Item = &[Message]> {
         rest = others;
         (!some.is_empty()).then_some(some)
     })
-}
-
-fn size(message: &Message) -> usize {
-    let attributes = message.message_attributes.iter().flatten().map(|(name, value)| {
-        let text = value.string_value.as_ref().map_or(0, String::len);
-        let binary = value.binary_value.as_ref().map_or(0, |binary| binary.as_ref().len());
-        name.len() + value.data_type.len() + text + binary
-    });
-    message.body.as_ref().map_or(0, String::len) + attributes.sum::<usize>()
 }
 
 /// The codes of what failed in a batch, if anything did.
@@ -370,7 +316,7 @@ mod tests {
 
     #[test]
     fn a_request_holds_ten_messages_or_a_megabyte() {
-        let message = |bytes: usize| Message::builder().body("a".repeat(bytes)).build();
+        let message = |bytes| Message { body: "a".repeat(bytes), ..Message::default() };
         for (sizes, expected) in [
             (vec![], vec![]),
             (vec![1; 25], vec![10, 10, 5]),

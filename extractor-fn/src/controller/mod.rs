@@ -2,66 +2,51 @@
 //! breaker try again, has held messages renewed, and tells how things are.
 
 pub(crate) mod backfill;
+pub(crate) mod error;
 pub(crate) mod quarantine;
 pub(crate) mod renewal;
+pub(crate) mod schedule;
 pub(crate) mod status;
+pub(crate) mod text;
 pub(crate) mod webhook_monitor;
 
 use std::{sync::Arc, time::Duration};
 
-use jiff::SignedDuration;
-use shared::{Metric, Metrics, ParameterError, error_chain};
+use jiff::{SignedDuration, Timestamp};
+use shared::{Clock, Metric, Metrics, error_chain};
 use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
 
 use crate::{
-    Extractor,
-    client::event_source_mapping::MappingError,
-    client::gladly::GladlyError,
-    client::sqs::QueueError,
-    controller::backfill::document::StoreError,
-    controller::renewal::Kind,
-    controller::status::{Facts, Status},
-    controller::webhook_monitor::{Watching, WebhookMonitor},
-    gate::breaker::{NONE_FOUND, OpenState, State, Upstream},
-    pipeline::context::BatchContext,
+    client::{
+        Clients, destination::Destination, event_source_mapping::Mapping, gladly::Gladly,
+        sqs::Queue, throughput::ThroughputEstimate,
+    },
+    controller::{
+        backfill::{Backfill, BackfillStore, Source},
+        error::ControllerError,
+        quarantine::Quarantine,
+        renewal::{Kind, RenewalStore},
+        schedule::RESERVE,
+        status::{Facts, Status},
+        webhook_monitor::{Watching, WebhookMonitor},
+    },
+    gate::{
+        ControllerPermission, Gate,
+        breaker::{NONE_FOUND, OpenState, State, Upstream},
+    },
 };
 
 /// How long a change of the mapping is waited for; the next invocation goes on from there.
-const PATIENCE: Duration = Duration::from_secs(40);
+const MAPPING_TRANSITION_TIMEOUT: Duration = Duration::from_secs(40);
 /// How often the mapping is looked at meanwhile.
-const LOOK: Duration = Duration::from_secs(1);
+const MAPPING_POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// How long one invocation renews.
-const RENEWAL: Duration = Duration::from_secs(45);
+const RENEWAL_TIME: Duration = Duration::from_secs(45);
 /// What a backfill gets at least, however long the renewal took.
-const LEAST: Duration = Duration::from_secs(5);
+const MIN_BACKFILL_TIME: Duration = Duration::from_secs(5);
 /// How long whoever writes the pause parameter by hand has to mend it.
-const GRACE: SignedDuration = SignedDuration::from_mins(1);
-/// What every invocation keeps for its end.
-pub(crate) const RESERVE: Duration = Duration::from_secs(20);
-
-/// Why the controller could not do its work.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ControlError {
-    #[error(transparent)]
-    Parameter(#[from] ParameterError),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    Mapping(#[from] MappingError),
-    #[error(transparent)]
-    Queue(#[from] QueueError),
-    #[error(transparent)]
-    Gladly(#[from] GladlyError),
-    #[error(
-        "the pause parameter says neither running nor paused, and counts as paused until it does"
-    )]
-    Invalid,
-    #[error("the range is noted, and goes on by itself once it can; now it cannot")]
-    Noted(#[source] Box<ControlError>),
-    #[error("from must be a time before to, and within {0}")]
-    NoRange(&'static str),
-}
+const INVALID_PAUSE_GRACE: SignedDuration = SignedDuration::from_mins(1);
 
 /// What an invocation of the controller is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,7 +57,70 @@ pub(crate) enum Occasion {
     Schedule,
 }
 
-impl Extractor {
+/// Keeps what AWS and Gladly do in line with what the parameters say.
+pub(crate) struct Controller {
+    gate: Arc<Gate>,
+    gladly: Arc<Gladly>,
+    destination: Arc<Destination>,
+    events: Arc<Queue>,
+    quarantined: Arc<Queue>,
+    mapping: Mapping,
+    renewals: RenewalStore,
+    pub(crate) backfill: Backfill,
+    pub(crate) quarantine: Quarantine,
+    /// Absent where nobody watches.
+    pub(crate) webhook_monitor: Option<WebhookMonitor>,
+    /// Whether events are sent again before the queue lets them expire.
+    renews: bool,
+    throughput: Arc<ThroughputEstimate>,
+    clock: Clock,
+}
+
+impl Controller {
+    /// A controller that watches the webhook with this URL, if there is one.
+    pub(crate) fn new(
+        clients: Clients,
+        mapping: Mapping,
+        renewals: RenewalStore,
+        backfills: BackfillStore,
+        webhook: Option<String>,
+        renews: bool,
+    ) -> Self {
+        let Clients { gate, gladly, destination, events, quarantine, throughput, clock } = clients;
+        let backfills = Arc::new(backfills);
+        let monitor = |url| {
+            WebhookMonitor::new(url, Arc::clone(&gladly), Arc::clone(&backfills), clock.clone())
+        };
+        Self {
+            webhook_monitor: webhook.map(monitor),
+            backfill: Backfill::new(
+                backfills,
+                Arc::clone(&gladly),
+                Arc::clone(&events),
+                clock.clone(),
+            ),
+            quarantine: Quarantine::new(
+                Arc::clone(&quarantine),
+                Arc::clone(&events),
+                clock.clone(),
+            ),
+            gate,
+            gladly,
+            destination,
+            events,
+            quarantined: quarantine,
+            mapping,
+            renewals,
+            renews,
+            throughput,
+            clock,
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
     /// Sets right what is not as it should be. Safe to run twice at once: everything is decided by
     /// what is found, and looked at again once it is done.
     ///
@@ -81,20 +129,22 @@ impl Extractor {
         &self,
         occasion: Occasion,
         time_left: Duration,
-    ) -> Result<Status, ControlError> {
+    ) -> Result<Status, ControllerError> {
         let end = Instant::now() + time_left.saturating_sub(RESERVE);
         let mut failures = Vec::new();
-        let mut check = |result: Result<(), ControlError>| failures.extend(result.err());
+        let mut check = |result: Result<(), ControllerError>| failures.extend(result.err());
 
-        check(self.probe_breaker(end).await);
-        check(self.sync_mapping(end.min(Instant::now() + PATIENCE)).await);
+        check(self.probe_breaker().await);
+        check(self.sync_mapping(end.min(Instant::now() + MAPPING_TRANSITION_TIMEOUT)).await);
         let (mut renewed, mut enabled) = (0, None);
         if occasion == Occasion::Schedule {
-            let until = end.min(Instant::now() + RENEWAL);
-            let watched = self.watch(Watching::Sometimes, end).await;
-            check(watched.map(|health| enabled = health.map(|health| health.is_right())));
+            let until = end.min(Instant::now() + RENEWAL_TIME);
+            if let Some(monitor) = &self.webhook_monitor {
+                let watched = monitor.watch(Watching::Sometimes).await;
+                check(watched.map(|health| enabled = health.map(|health| health.is_right())));
+            }
             for (kind, queue) in
-                [(Kind::Events, &self.events), (Kind::Quarantine, &self.quarantine)]
+                [(Kind::Events, &self.events), (Kind::Quarantine, &self.quarantined)]
             {
                 check(
                     async {
@@ -113,10 +163,11 @@ impl Extractor {
                     .await,
                 );
             }
-            for kind in [backfill::Kind::Events, backfill::Kind::Exports] {
-                if self.backfill.is_due(kind, self.now()) {
-                    let left = until.saturating_duration_since(Instant::now()).max(LEAST);
-                    check(self.resume_backfill(kind, left).await);
+            for source in [Source::Events, Source::Exports] {
+                if self.backfill.is_due(source) {
+                    let left =
+                        until.saturating_duration_since(Instant::now()).max(MIN_BACKFILL_TIME);
+                    check(self.backfill.resume(source, left).await);
                 }
             }
         }
@@ -124,27 +175,16 @@ impl Extractor {
         let mut metrics = Metrics::default();
         metrics.add(Metric::Renewed, renewed);
         if let Ok(status) = &status {
-            let names = [
-                Metric::Paused,
-                Metric::BreakerOpen,
-                Metric::Backlog,
-                Metric::OldestEventAgeSeconds,
-                Metric::ExpiresInSeconds,
-                Metric::DrainSeconds,
-            ];
-            names
-                .into_iter()
-                .zip(status.figures())
-                .for_each(|(name, value)| metrics.record(name, value));
+            status.record(&mut metrics);
         }
         if let Some(enabled) = enabled {
             metrics.record(Metric::WebhookEnabled, enabled.into());
         }
         metrics.emit(self.now());
         // Everything is done as in a pause; the failure is what raises an alarm.
-        let invalid = |status: &Status| status.has_been_invalid_for(GRACE);
+        let invalid = |status: &Status| status.has_been_invalid_for(INVALID_PAUSE_GRACE);
         if occasion == Occasion::Schedule && status.as_ref().is_ok_and(invalid) {
-            failures.push(ControlError::Invalid);
+            failures.push(ControllerError::InvalidPause);
         }
         match (failures.into_iter().next(), status) {
             (None, status) => status,
@@ -153,12 +193,12 @@ impl Extractor {
     }
 
     /// How things are. Changes nothing.
-    pub(crate) async fn status(&self) -> Result<Status, ControlError> {
+    pub(crate) async fn status(&self) -> Result<Status, ControllerError> {
         let (switch, switched_at) = self.gate.switch.fetch().await?;
         let breaker = self.gate.breaker.fetch().await?;
         let mapping = self.mapping.find().await?;
         let events = self.events.depth().await?;
-        let quarantine = self.quarantine.depth().await?;
+        let quarantine = self.quarantined.depth().await?;
         let now = self.now();
         Ok(Status::new(Facts {
             switch: switch.as_ref().clone(),
@@ -179,7 +219,7 @@ impl Extractor {
 
     /// Brings the mapping in line with the parameters. Both are read again after every change, so
     /// that whoever decided on something older corrects it.
-    async fn sync_mapping(&self, until: Instant) -> Result<(), ControlError> {
+    async fn sync_mapping(&self, until: Instant) -> Result<(), ControllerError> {
         loop {
             let (switch, _) = self.gate.switch.fetch().await?;
             let holder = switch.held(self.now());
@@ -191,45 +231,43 @@ impl Extractor {
                 Some(_) => {
                     if let Some(holder) = &holder {
                         let reason = tracing::field::display(holder);
-                        warn!(reason, "switching the mapping off");
+                        warn!(reason, "disabling the event source mapping");
                     } else {
-                        info!("switching the mapping on");
+                        info!("enabling the event source mapping");
                     }
                     self.mapping.switch(&found, wanted).await?;
                 }
                 // On its way: waited for, never fought.
                 None => {}
             }
-            if Instant::now() + LOOK >= until {
-                info!(mapping.state = found.state, "the mapping is still changing");
+            if Instant::now() + MAPPING_POLL_INTERVAL >= until {
+                info!(mapping.state = found.state, "the event source mapping is still changing");
                 return Ok(());
             }
-            sleep(LOOK).await;
+            sleep(MAPPING_POLL_INTERVAL).await;
         }
     }
 
     /// Lets an open breaker try again when it is time, or when the secret it may have failed for
     /// was replaced since.
-    async fn probe_breaker(&self, end: Instant) -> Result<(), ControlError> {
+    async fn probe_breaker(&self) -> Result<(), ControllerError> {
         let breaker = &self.gate.breaker;
         match &*breaker.fetch().await? {
             State::Closed { .. } | State::HalfOpen(_) => {}
             // Closed is safe: a fault that still stands opens it at its first call.
             State::Invalid => {
-                error!("the breaker parameter is not as the relay writes it: closing the breaker");
+                error!("breaker parameter is malformed; resetting to closed");
                 breaker.close(None).await;
             }
             State::Open(open_state) if !self.is_due(open_state).await => {}
             State::Open(open_state) => match open_state.cause {
                 Upstream::Destination => breaker.half_open(open_state).await,
                 Upstream::Gladly => {
-                    let left = end.saturating_duration_since(Instant::now());
-                    let context = BatchContext::unguarded(Arc::clone(&self.gate), left);
-                    match self.fetcher.gladly().probe(&context).await {
+                    match self.gladly.probe(&ControllerPermission).await {
                         // That it knows us does not show that it has what we ask it for.
                         Ok(()) => breaker.half_open(open_state).await,
                         Err(err) if err.is_inconclusive() => {
-                            warn!(error = error_chain(&err), "could not try Gladly again");
+                            warn!(error = error_chain(&err), "could not probe Gladly");
                         }
                         // Nor that it has it, if it cannot be asked just now.
                         Err(err) if open_state.reason == NONE_FOUND && err.is_transient() => {
@@ -245,7 +283,7 @@ impl Extractor {
 
     async fn is_due(&self, open_state: &OpenState) -> bool {
         let written_at = match open_state.cause {
-            Upstream::Gladly => self.fetcher.gladly().token_written_at().await,
+            Upstream::Gladly => self.gladly.token_written_at().await,
             Upstream::Destination => self.destination.token_written_at().await,
         };
         let replaced = written_at.ok().flatten().is_some_and(|at| at > open_state.opened_at());

@@ -3,27 +3,28 @@
 use std::{
     collections::BTreeMap,
     fmt::{self, Display},
+    sync::Arc,
     time::Duration,
 };
 
-use aws_sdk_sqs::types::Message;
 use jiff::Timestamp;
 use serde::Serialize;
-use shared::{InvalidEvent, Origin, PutAside, QuarantineReason, QueueMessage, WebhookEvent};
+use shared::{Clock, InvalidEvent, Origin, PutAside, QuarantineReason, QueueMessage, WebhookEvent};
 use tokio::time::Instant;
 
 use crate::{
-    Extractor,
-    client::sqs::{ENTRIES, Queue, QueueError, sent_at, text_attribute},
-    controller::ControlError,
-    controller::status::events,
+    client::{
+        message::Message,
+        sqs::{ENTRIES, Queue, QueueError},
+    },
+    controller::{error::ControllerError, text::events},
     unicode::replace_lone_surrogates,
 };
 
 /// How long a message is hidden while it is looked at; at the end it is given back at once.
-const HIDE: Duration = Duration::from_mins(5);
+const SCAN_VISIBILITY_TIMEOUT: Duration = Duration::from_mins(5);
 /// The longest look: nothing comes back before it ends.
-const LOOK: Duration = Duration::from_mins(4);
+const MAX_SCAN_TIME: Duration = Duration::from_mins(4);
 /// The quarantine has been seen once so many receives in a row found nothing.
 const EMPTY: u32 = 3;
 /// Messages that a list shows.
@@ -69,29 +70,31 @@ pub(crate) struct Redriven {
     more: bool,
 }
 
-/// A message on its way back.
-struct Revived {
-    body: String,
-    event_type: String,
+/// The quarantine queue, and the way back from it.
+pub(crate) struct Quarantine {
+    queue: Arc<Queue>,
+    events: Arc<Queue>,
+    clock: Clock,
 }
 
-impl Extractor {
+impl Quarantine {
+    pub(crate) fn new(queue: Arc<Queue>, events: Arc<Queue>, clock: Clock) -> Self {
+        Self { queue, events, clock }
+    }
+
     /// Lists what lies in quarantine, at most [`LISTED`] messages of it.
-    pub(crate) async fn list_quarantine(
-        &self,
-        time_left: Duration,
-    ) -> Result<Contents, ControlError> {
-        let total = self.quarantine.depth().await?.total;
-        let mut look = QuarantineScan::new(&self.quarantine, time_left);
+    pub(crate) async fn list(&self, time_left: Duration) -> Result<Contents, ControllerError> {
+        let total = self.queue.depth().await?.total;
+        let mut scan = QuarantineScan::new(&self.queue, time_left);
         let mut messages = Vec::new();
         while messages.len() < LISTED {
-            let Some(seen) = look.next().await? else { break };
+            let Some(seen) = scan.next().await? else { break };
             messages.extend(seen.iter().map(Entry::read));
             for message in &seen {
-                look.keep(message);
+                scan.keep(message);
             }
         }
-        look.end().await;
+        scan.end().await;
         messages.sort_by_key(|entry| entry.received_at);
         Ok(Contents { total: total.max(messages.len() as u64), messages })
     }
@@ -103,41 +106,40 @@ impl Extractor {
         &self,
         max: Option<u64>,
         time_left: Duration,
-    ) -> Result<Redriven, ControlError> {
-        let mut look = QuarantineScan::new(&self.quarantine, time_left);
-        let redriven = self.send_back(&mut look, max.unwrap_or(u64::MAX)).await;
-        look.end().await;
+    ) -> Result<Redriven, ControllerError> {
+        let mut scan = QuarantineScan::new(&self.queue, time_left);
+        let redriven = self.send_back(&mut scan, max.unwrap_or(u64::MAX)).await;
+        scan.end().await;
         redriven
     }
 
     async fn send_back(
         &self,
-        look: &mut QuarantineScan<'_>,
+        scan: &mut QuarantineScan<'_>,
         max: u64,
-    ) -> Result<Redriven, ControlError> {
-        let began = self.now();
+    ) -> Result<Redriven, ControllerError> {
+        let began = self.clock.now();
         let mut done = Redriven { sent: 0, stayed: 0, more: false };
-        while let Some(seen) = look.next().await? {
+        while let Some(seen) = scan.next().await? {
             for message in seen {
-                let is_new = sent_at(&message).is_some_and(|sent| sent > began);
-                let revived = to_queue_message(&message);
-                done.more |= !is_new && revived.is_some() && done.sent >= max;
-                done.stayed += u64::from(!is_new && revived.is_none());
-                match revived {
-                    Some(Revived { body, event_type }) if !is_new && done.sent < max => {
-                        let event_type = text_attribute(&event_type).map_err(QueueError::from)?;
-                        self.events.send(body, [("type".to_owned(), event_type)].into(), 0).await?;
-                        self.quarantine.delete(&[&message]).await;
+                let is_new = message.sent_at.is_some_and(|sent| sent > began);
+                let event = to_queue_message(&message);
+                done.more |= !is_new && event.is_some() && done.sent >= max;
+                done.stayed += u64::from(!is_new && event.is_none());
+                match event {
+                    Some(event) if !is_new && done.sent < max => {
+                        self.events.send(&event, 0).await?;
+                        self.queue.delete(&[&message]).await;
                         done.sent += 1;
                     }
-                    _ => look.keep(&message),
+                    _ => scan.keep(&message),
                 }
             }
             if done.more {
                 break;
             }
         }
-        done.more |= look.is_cut_short;
+        done.more |= scan.is_cut_short;
         Ok(done)
     }
 }
@@ -156,13 +158,13 @@ struct QuarantineScan<'a> {
 
 impl<'a> QuarantineScan<'a> {
     fn new(queue: &'a Queue, time_left: Duration) -> Self {
-        let until = Instant::now() + time_left.saturating_sub(RESERVE).min(LOOK);
+        let until = Instant::now() + time_left.saturating_sub(RESERVE).min(MAX_SCAN_TIME);
         Self { queue, until, empty: 0, kept: Vec::new(), kept_bytes: 0, is_cut_short: false }
     }
 
     /// Remembers that a message stays.
     fn keep(&mut self, message: &Message) {
-        let receipt = message.receipt_handle.clone().unwrap_or_default();
+        let receipt = message.receipt.clone();
         self.kept_bytes += size_of::<String>() + receipt.len();
         self.kept.push(receipt);
     }
@@ -174,7 +176,7 @@ impl<'a> QuarantineScan<'a> {
                 self.is_cut_short = true;
                 return Ok(None);
             }
-            let seen = self.queue.receive(HIDE).await?;
+            let seen = self.queue.receive(SCAN_VISIBILITY_TIMEOUT).await?;
             if !seen.is_empty() {
                 self.empty = 0;
                 return Ok(Some(seen));
@@ -194,8 +196,8 @@ impl<'a> QuarantineScan<'a> {
 }
 
 /// The events queue's message for a quarantined one, if it can be one now.
-fn to_queue_message(message: &Message) -> Option<Revived> {
-    let body = message.body.as_deref()?;
+fn to_queue_message(message: &Message) -> Option<Message> {
+    let body = &*message.body;
     let body = match PutAside::read(body) {
         // SQS moved it here by itself, as it was.
         None => body.to_owned(),
@@ -204,7 +206,7 @@ fn to_queue_message(message: &Message) -> Option<Revived> {
         Some(aside) => sendable(aside.raw()?)?,
     };
     let (event_type, _) = type_and_conversation(&body).ok()?;
-    Some(Revived { body, event_type })
+    Message::new(body, "type", &event_type).ok()
 }
 
 /// A queue message as SQS takes it. What the relay has written is so already.
@@ -229,13 +231,13 @@ fn type_and_conversation(body: &str) -> Result<(String, String), InvalidEvent> {
 
 impl Entry {
     fn read(message: &Message) -> Self {
-        let body = message.body.as_deref().unwrap_or_default();
+        let body = &*message.body;
         let Some(aside) = PutAside::read(body) else {
             let received_at = QueueMessage::read(body).map(|message| message.received_at());
             let (event_type, conversation_id) = type_and_conversation(body).ok().unzip();
             return Self {
                 reason: QuarantineReason::Exhausted.code().into(),
-                received_at: received_at.ok().or(sent_at(message)).unwrap_or_default(),
+                received_at: received_at.ok().or(message.sent_at).unwrap_or_default(),
                 origin: "sqs".into(),
                 detail: "received too often: moved by SQS itself".into(),
                 event_type,
@@ -313,19 +315,21 @@ mod tests {
     async fn what_stays_is_kept_as_receipts_and_those_are_bounded() {
         let aws = SdkConfig::builder().behavior_version(BehaviorVersion::latest()).build();
         let queue = Queue::new(sqs_client(&aws), "https://sqs.example/1/quarantine".into());
-        let mut look = QuarantineScan::new(&queue, Duration::from_mins(5));
-        let message =
-            Message::builder().body("x".repeat(1 << 20)).receipt_handle("r".repeat(1 << 10));
-        let message = message.build();
+        let mut scan = QuarantineScan::new(&queue, Duration::from_mins(5));
+        let message = Message {
+            body: "x".repeat(1 << 20),
+            receipt: "r".repeat(1 << 10),
+            ..Message::default()
+        };
         for _ in 0..1_000 {
-            look.keep(&message);
+            scan.keep(&message);
         }
-        let bytes: usize = look.kept.iter().map(String::capacity).sum();
-        assert!(bytes <= look.kept_bytes && look.kept_bytes < 2 << 20, "{bytes}");
-        while look.kept_bytes < KEPT_BYTES {
-            look.keep(&message);
+        let bytes: usize = scan.kept.iter().map(String::capacity).sum();
+        assert!(bytes <= scan.kept_bytes && scan.kept_bytes < 2 << 20, "{bytes}");
+        while scan.kept_bytes < KEPT_BYTES {
+            scan.keep(&message);
         }
-        assert!(look.next().await.unwrap().is_none(), "SQS is not asked for more");
-        assert!(look.is_cut_short);
+        assert!(scan.next().await.unwrap().is_none(), "SQS is not asked for more");
+        assert!(scan.is_cut_short);
     }
 }

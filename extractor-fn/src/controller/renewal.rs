@@ -29,7 +29,10 @@ use shared::{Clock, Parameter, ParameterError, error_chain};
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
-use crate::client::sqs::{Depth, Queue, sent_at};
+use crate::client::{
+    message::Message,
+    sqs::{Depth, Queue},
+};
 
 /// How long a pass hides what it receives: time enough to copy it, and to see other messages first;
 /// of a short retention an eighth.
@@ -253,7 +256,7 @@ async fn sweep(queue: &Queue, pass: &mut Pass, hide: Duration, until: Instant) -
             }
         };
         // One whose age is not told is taken for old.
-        let is_old = |message: &_| sent_at(message).is_none_or(|sent| sent < pass.begun_at);
+        let is_old = |message: &Message| message.sent_at.is_none_or(|sent| sent < pass.begun_at);
         let received = messages.len();
         let old: Vec<_> = messages.into_iter().filter(is_old).collect();
         let renewed = if old.is_empty() { 0 } else { queue.renew(&old).await };

@@ -3,62 +3,20 @@
 use std::{
     collections::BTreeMap,
     fmt::{self, Display},
-    sync::atomic::{AtomicU64, Ordering},
 };
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
+use shared::{Metric, Metrics};
 
 use crate::{
-    config::Rate,
-    controller::webhook_monitor::Health,
+    controller::{
+        text::{events, minute, span},
+        webhook_monitor::Health,
+    },
     gate::breaker::{OpenState, State as Breaker},
     gate::pause::{Pause, Switch},
 };
-
-/// Environments that extract at once: the template's `MaximumConcurrency`.
-const ENVIRONMENTS: f64 = 2.0;
-/// Calls to Gladly an event is taken to cost until enough of them were counted.
-const CALLS: f64 = 2.0;
-const ENOUGH: u64 = 100;
-
-/// How fast a backlog drains, by what events have cost so far.
-pub(crate) struct ThroughputEstimate {
-    rate: Rate,
-    calls: AtomicU64,
-    events: AtomicU64,
-}
-
-impl ThroughputEstimate {
-    pub(crate) fn new(rate: Rate) -> Self {
-        Self { rate, calls: AtomicU64::new(0), events: AtomicU64::new(0) }
-    }
-
-    /// A batch took so many calls to forward so many events.
-    pub(crate) fn note(&self, calls: u64, events: u64) {
-        self.calls.fetch_add(calls, Ordering::Relaxed);
-        self.events.fetch_add(events, Ordering::Relaxed);
-    }
-
-    /// Calls a second, of all environments.
-    fn per_second(&self) -> f64 {
-        self.rate.per_second() * ENVIRONMENTS
-    }
-
-    /// Seconds that forwarding so many events takes.
-    #[expect(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "an estimate"
-    )]
-    pub(crate) fn drain(&self, events: u64) -> u64 {
-        let (calls, counted) =
-            (self.calls.load(Ordering::Relaxed), self.events.load(Ordering::Relaxed));
-        let calls = if counted < ENOUGH { CALLS } else { calls as f64 / counted as f64 };
-        (events as f64 * calls / self.per_second()).ceil() as u64
-    }
-}
 
 /// The `status` document.
 #[derive(Debug, Serialize)]
@@ -190,15 +148,15 @@ impl Status {
         self.invalid_for.is_some_and(|span| span >= least)
     }
 
-    pub(crate) fn figures(&self) -> [u64; 6] {
-        [
-            (self.state == Extraction::Paused).into(),
-            matches!(self.breaker, Some(Breaker::Open(_))).into(),
-            self.backlog,
-            self.oldest_event_age_seconds,
-            self.expires_in_seconds,
-            self.drain_seconds,
-        ]
+    /// Records what the document says as metrics.
+    pub(crate) fn record(&self, metrics: &mut Metrics) {
+        let is_open = matches!(self.breaker, Some(Breaker::Open(_)));
+        metrics.record(Metric::Paused, (self.state == Extraction::Paused).into());
+        metrics.record(Metric::BreakerOpen, is_open.into());
+        metrics.record(Metric::Backlog, self.backlog);
+        metrics.record(Metric::OldestEventAgeSeconds, self.oldest_event_age_seconds);
+        metrics.record(Metric::ExpiresInSeconds, self.expires_in_seconds);
+        metrics.record(Metric::DrainSeconds, self.drain_seconds);
     }
 }
 
@@ -276,24 +234,4 @@ impl Display for Status {
             }
         })
     }
-}
-
-/// A time to the minute.
-fn minute(at: Timestamp) -> String {
-    at.strftime("%Y-%m-%d %H:%M UTC").to_string()
-}
-
-/// How long something takes, in its two largest units.
-fn span(seconds: u64) -> String {
-    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{seconds} s"),
-        (0, 0, _) => format!("{minutes} min"),
-        (0, _, _) => format!("{hours} h {minutes} min"),
-        _ => format!("{days} d {hours} h"),
-    }
-}
-
-pub(crate) fn events(count: u64) -> String {
-    if count == 1 { "1 event".into() } else { format!("{count} events") }
 }

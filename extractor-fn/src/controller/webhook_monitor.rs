@@ -8,16 +8,19 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
-use shared::error_chain;
-use tokio::time::{Duration, Instant};
+use shared::{Clock, error_chain};
 use tracing::{error, info, warn};
 
 use crate::{
-    Extractor, client::gladly::Webhook, controller::ControlError, pipeline::context::BatchContext,
+    client::gladly::{Gladly, Webhook},
+    controller::{
+        backfill::BackfillStore,
+        error::ControllerError,
+        schedule::{GLADLY_INTERVAL, is_due},
+    },
+    gate::ControllerPermission,
 };
 
-/// How often Gladly is asked by the schedule.
-const INTERVAL: SignedDuration = SignedDuration::from_secs(290);
 /// Gladly tried for an hour before it gave up, or for an hour and a half, and its clock is not ours.
 const BEFORE: SignedDuration = SignedDuration::from_hours(2);
 /// A webhook that was switched on may take a moment to be sent to.
@@ -36,15 +39,12 @@ const EVENTS: [&str; 9] = [
     "CONTACT/MESSAGE_SENT",
 ];
 
-/// Whether the schedule may ask Gladly again for what it last asked for at this time.
-pub(crate) fn is_due(asked: Option<Timestamp>, now: Timestamp) -> bool {
-    let ago = asked.map(|at| now.duration_since(at));
-    ago.is_none_or(|ago| ago.is_negative() || ago >= INTERVAL)
-}
-
 /// Looks after the webhook with our URL.
 pub(crate) struct WebhookMonitor {
     url: String,
+    gladly: Arc<Gladly>,
+    backfills: Arc<BackfillStore>,
+    clock: Clock,
     /// When Gladly was asked, and what it last said.
     known: Mutex<Option<(Timestamp, Option<Health>)>>,
 }
@@ -76,8 +76,13 @@ pub(crate) enum Watching {
 }
 
 impl WebhookMonitor {
-    pub(crate) fn new(url: String) -> Self {
-        Self { url, known: Mutex::default() }
+    pub(crate) fn new(
+        url: String,
+        gladly: Arc<Gladly>,
+        backfills: Arc<BackfillStore>,
+        clock: Clock,
+    ) -> Self {
+        Self { url, gladly, backfills, clock, known: Mutex::default() }
     }
 
     /// What this environment knows.
@@ -104,7 +109,8 @@ impl WebhookMonitor {
 
     /// Remembers how the webhook is, without having mended anything: the next watch is due.
     fn note(&self, webhooks: &[Webhook], now: Timestamp) {
-        *self.locked() = Some((now - INTERVAL, Some(Self::health(self.ours(webhooks), now))));
+        *self.locked() =
+            Some((now - GLADLY_INTERVAL, Some(Self::health(self.ours(webhooks), now))));
     }
 
     fn health(webhook: Option<&Webhook>, now: Timestamp) -> Health {
@@ -151,83 +157,74 @@ impl fmt::Display for Health {
     }
 }
 
-impl Extractor {
-    /// Asks how the webhook is, and mends it where Gladly gave it up. `None` where nobody watches, or
-    /// where it is not time.
+impl WebhookMonitor {
+    /// Checks the webhook, and re-enables it where Gladly disabled it. `None` where it is not time.
     pub(crate) async fn watch(
         &self,
         watching: Watching,
-        end: Instant,
-    ) -> Result<Option<Health>, ControlError> {
-        let Some(webhook_monitor) = &self.webhook_monitor else { return Ok(None) };
-        if watching == Watching::Sometimes && !webhook_monitor.is_due(self.now()) {
+    ) -> Result<Option<Health>, ControllerError> {
+        if watching == Watching::Sometimes && !self.is_due(self.clock.now()) {
             return Ok(None);
         }
         // Also where it fails: a Gladly that does not answer is not asked more often.
-        webhook_monitor.asked(self.now());
-        let left = end.saturating_duration_since(Instant::now());
-        let context = BatchContext::unguarded(Arc::clone(&self.gate), left);
-        let webhooks = self.fetcher.gladly().webhooks(&context).await?;
-        let ours = webhook_monitor.ours(&webhooks);
-        let mut health = WebhookMonitor::health(ours, self.now());
+        self.asked(self.clock.now());
+        let webhooks = self.gladly.webhooks(&ControllerPermission).await?;
+        let ours = self.ours(&webhooks);
+        let mut health = Self::health(ours, self.clock.now());
         match ours {
-            None => error!("Gladly has no webhook with this relay's URL: no event can come"),
-            Some(webhook) => self.re_enable(webhook, &mut health, &context).await?,
+            None => error!("Gladly has no webhook with this relay's URL; no event can arrive"),
+            Some(webhook) => self.re_enable(webhook, &mut health).await?,
         }
         if !health.missing_events.is_empty() {
             let missing = health.missing_events.join(",");
-            error!(webhook.missing_events = missing, "Gladly's webhook lacks subscriptions");
+            error!(webhook.missing_events = missing, "the webhook lacks subscriptions");
         }
-        *webhook_monitor.locked() = Some((self.now(), Some(health.clone())));
+        *self.locked() = Some((self.clock.now(), Some(health.clone())));
         Ok(Some(health))
     }
 
     /// Asks how the webhook is where this environment does not know. Changes nothing.
-    pub(crate) async fn refresh_health(&self, time_left: Duration) {
-        let Some(webhook_monitor) =
-            self.webhook_monitor.as_ref().filter(|dog| dog.is_due(self.now()))
-        else {
+    pub(crate) async fn refresh_health(&self) {
+        if !self.is_due(self.clock.now()) {
             return;
-        };
-        let context = BatchContext::unguarded(Arc::clone(&self.gate), time_left);
-        match self.fetcher.gladly().webhooks(&context).await {
-            Ok(webhooks) => webhook_monitor.note(&webhooks, self.now()),
-            Err(err) => warn!(error = error_chain(&err), "could not ask Gladly about its webhook"),
+        }
+        match self.gladly.webhooks(&ControllerPermission).await {
+            Ok(webhooks) => self.note(&webhooks, self.clock.now()),
+            Err(err) => warn!(error = error_chain(&err), "could not check the webhook at Gladly"),
         }
     }
 
-    /// Switches a webhook that Gladly gave up on again. The gap is written down before, so that it is
+    /// Re-enables a webhook that Gladly disabled. The gap is recorded before, so that it is
     /// filled whatever happens in between.
     async fn re_enable(
         &self,
         webhook: &Webhook,
         health: &mut Health,
-        context: &BatchContext,
-    ) -> Result<(), ControlError> {
+    ) -> Result<(), ControllerError> {
         match webhook.disabled_at_due_to_retry_limit.filter(|_| !webhook.enabled) {
             None if webhook.enabled => {}
             // Somebody's decision.
-            None => error!("Gladly's webhook was switched off by hand: no event can come"),
+            None => error!("the webhook was disabled by hand at Gladly; no event can arrive"),
             Some(given_up) => {
                 let begins = given_up.saturating_sub(BEFORE).unwrap_or(given_up);
-                self.backfill.events().update(|ranges| ranges.open(begins)).await?;
+                self.backfills.events().update(|ranges| ranges.open(begins)).await?;
                 error!(webhook.disabled_at = %given_up, "Gladly disabled the webhook; re-enabling it");
-                match self.fetcher.gladly().enable(&webhook.id, context).await {
+                match self.gladly.enable(&webhook.id, &ControllerPermission).await {
                     Ok(()) => {
-                        info!("Gladly's webhook is on again");
+                        info!("re-enabled the webhook");
                         health.enabled = true;
                     }
                     // Gladly asks our endpoint first; the next watch tries again.
                     Err(err) => {
-                        error!(error = error_chain(&err), "Gladly did not switch its webhook on");
+                        error!(error = error_chain(&err), "could not re-enable the webhook");
                         return Ok(());
                     }
                 }
             }
         }
         if health.enabled {
-            let ends = self.now() + AFTER;
-            self.backfill.events().update(|ranges| ranges.close(ends)).await?;
+            let ends = self.clock.now() + AFTER;
+            self.backfills.events().update(|ranges| ranges.close(ends)).await?;
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use shared::{Clock, Id, Parameter, ParameterError, error_chain};
 use tracing::{error, info};
 
-use crate::{gate::pause::PauseReason, pipeline::context::Fault};
+use crate::gate::pause::PauseReason;
 
 /// How long the breaker stays open at first; each re-opening doubles it …
 const FIRST_WAIT: u32 = 60;
@@ -67,6 +67,15 @@ impl Display for Upstream {
             Self::Destination => "the destination",
         })
     }
+}
+
+/// What opens the circuit breaker.
+#[derive(Debug, Clone)]
+pub(crate) struct FatalError {
+    pub(crate) upstream: Upstream,
+    pub(crate) reason: String,
+    /// It counts only while the breaker is half-open.
+    pub(crate) in_trial: bool,
 }
 
 /// What the breaker parameter says.
@@ -332,7 +341,7 @@ impl Breaker {
     }
 
     /// Whether it is this side that is tried.
-    pub(crate) fn retry(&self, upstream: Upstream) -> bool {
+    pub(crate) fn is_on_trial(&self, upstream: Upstream) -> bool {
         self.trial().is_some_and(|open_state| open_state.cause == upstream)
     }
 
@@ -382,7 +391,7 @@ impl Breaker {
         upstream: Upstream,
         conversations: impl IntoIterator<Item = &'a Id>,
     ) -> bool {
-        self.retry(upstream)
+        self.is_on_trial(upstream)
             || self.record(upstream).failure_window.failed(conversations, self.clock.now())
     }
 
@@ -415,22 +424,22 @@ impl Breaker {
     }
 
     /// Holds extraction. An open breaker stays as it is, whoever opened it.
-    pub(crate) async fn open(&self, fault: &Fault) {
-        let (now, reason) = (self.now(), fault.reason.clone());
+    pub(crate) async fn open(&self, error: &FatalError) {
+        let (now, reason) = (self.now(), error.reason.clone());
         let open_state = match self.fetch().await.as_deref() {
             Ok(State::Open(_)) => return,
-            Ok(State::HalfOpen(open_state)) if open_state.cause == fault.upstream => {
+            Ok(State::HalfOpen(open_state)) if open_state.cause == error.upstream => {
                 open_state.extend(reason, now)
             }
             // The trial is over: another environment has seen it succeed.
-            Ok(_) | Err(_) if fault.in_trial => return,
+            Ok(_) | Err(_) if error.in_trial => return,
             Ok(State::Closed { closed_at: Some(at), wait_seconds })
                 if now.duration_since(*at) < RELAPSE =>
             {
-                OpenState::first(fault.upstream, reason, now, *wait_seconds)
+                OpenState::first(error.upstream, reason, now, *wait_seconds)
             }
             // Unreadable is no reason to go on: it is written all the same.
-            Ok(_) | Err(_) => OpenState::first(fault.upstream, reason, now, None),
+            Ok(_) | Err(_) => OpenState::first(error.upstream, reason, now, None),
         };
         self.write(State::Open(open_state)).await;
     }

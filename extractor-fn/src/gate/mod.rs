@@ -2,3 +2,112 @@
 
 pub(crate) mod breaker;
 pub(crate) mod pause;
+
+use jiff::{SignedDuration, Timestamp};
+use shared::{Clock, Parameter, ParameterError, error_chain};
+use tokio::join;
+
+use crate::gate::{
+    breaker::{Breaker, FatalError, State, Upstream},
+    pause::{PauseReason, Switch},
+};
+
+/// How old the states of the pause and of the breaker may be.
+pub(crate) const PAUSE_TTL: SignedDuration = SignedDuration::from_secs(10);
+/// For so long an event has to have failed by itself, and a fault to have lasted, before an event
+/// is quarantined for it.
+pub(crate) const DAY: SignedDuration = SignedDuration::from_hours(24);
+
+/// Why work stops before its end. What is unfinished returns to the queue.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum Interrupted {
+    /// Extraction is held.
+    #[error(transparent)]
+    Held(PauseReason),
+    /// An upstream failed in a way that everything else would meet too.
+    #[error("stopped: {}", .0.reason)]
+    Fatal(FatalError),
+}
+
+/// Permission to call an upstream, asked for before every call.
+pub(crate) trait Permission: Sync {
+    /// Whether the call may be made now.
+    fn check(&self) -> impl Future<Output = Result<(), Interrupted>> + Send;
+
+    /// An upstream answered, so it is up.
+    fn answered(&self, upstream: Upstream);
+}
+
+/// The controller's permission: it calls Gladly while extraction is held, to find out whether it
+/// still has to be, and its calls say nothing about extraction.
+pub(crate) struct ControllerPermission;
+
+impl Permission for ControllerPermission {
+    async fn check(&self) -> Result<(), Interrupted> {
+        Ok(())
+    }
+
+    fn answered(&self, _: Upstream) {}
+}
+
+/// Lets work through while neither the operator nor the breaker holds it.
+pub(crate) struct Gate {
+    pub(crate) switch: Parameter<Switch>,
+    pub(crate) breaker: Breaker,
+    clock: Clock,
+}
+
+impl Gate {
+    pub(crate) fn new(switch: Parameter<Switch>, breaker: Breaker, clock: Clock) -> Self {
+        Self { switch, breaker, clock }
+    }
+
+    pub(crate) async fn check(&self) -> Result<(), PauseReason> {
+        let (switch, breaker) = join!(self.switch.value(), self.breaker.value());
+        let unreadable = |err: ParameterError| PauseReason::Unreadable(error_chain(&err));
+        let holder = switch.map_err(unreadable)?.held(self.clock.now());
+        holder.or(breaker.map_err(unreadable)?.held()).map_or(Ok(()), Err)
+    }
+
+    /// The last time at which the operator or the breaker may have held extraction, as far as this
+    /// environment knows. Whatever wrote a state may have ended a hold by it.
+    pub(crate) async fn last_hold(&self) -> Option<Timestamp> {
+        let (switch, changed_at) = join!(self.switch.last(), self.breaker.changed_at());
+        let (switch, switched_at) = switch.unzip();
+        let until = match switch.as_deref() {
+            Some(Switch::Paused(pause)) => pause.until,
+            _ => None,
+        };
+        [until, switched_at.flatten(), changed_at].into_iter().flatten().max()
+    }
+
+    /// Whether neither the operator nor the breaker, open or half-open, has held extraction within
+    /// this time. Unknown is no.
+    pub(crate) async fn was_free_for(&self, span: SignedDuration) -> bool {
+        let (switch, breaker) = join!(self.switch.fetch(), self.breaker.fetch());
+        let (Ok((switch, Some(switched_at))), Ok(breaker)) = (switch, breaker) else {
+            return false;
+        };
+        let closed_at = match &*breaker {
+            State::Closed { closed_at: Some(closed_at), .. } => *closed_at,
+            // Closed by hand. From now on there is a time that it was closed by at the latest.
+            State::Closed { closed_at: None, wait_seconds } => {
+                self.breaker.close(*wait_seconds).await;
+                return false;
+            }
+            State::Open(_) | State::HalfOpen(_) | State::Invalid => return false,
+        };
+        let until = match &*switch {
+            Switch::Paused(pause) => pause.until,
+            Switch::Running | Switch::Invalid => None,
+        };
+        let now = self.now();
+        let is_past = |at: Timestamp| now.duration_since(at) >= span;
+        switch.held(now).is_none()
+            && [Some(switched_at), until, Some(closed_at)].into_iter().flatten().all(is_past)
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+}

@@ -1,21 +1,10 @@
-//! The operator's switch, asked before anything is fetched or forwarded.
+//! The pause parameter, which is the operator's alone, and why extraction may be held.
 
 use std::{convert::Infallible, str::FromStr};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
-use shared::{Clock, Parameter, ParameterError, error_chain};
-use tokio::join;
-
-use crate::gate::breaker::{Breaker, State};
-
-/// How old the switch's state may be.
-pub(crate) const PAUSE_TTL: SignedDuration = SignedDuration::from_secs(10);
-/// For so long an event has to have failed by itself, and a fault to have lasted, before anything
-/// is given up for it.
-pub(crate) const DAY: SignedDuration = SignedDuration::from_hours(24);
-
 /// What the pause parameter says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Switch {
@@ -93,68 +82,6 @@ pub(crate) enum PauseReason {
     Breaker(String),
     #[error("the pause or the breaker parameter was never readable: {0}")]
     Unreadable(String),
-}
-
-/// Lets work through while neither the operator nor the breaker holds it.
-pub(crate) struct Gate {
-    pub(crate) switch: Parameter<Switch>,
-    pub(crate) breaker: Breaker,
-    clock: Clock,
-}
-
-impl Gate {
-    pub(crate) fn new(switch: Parameter<Switch>, breaker: Breaker, clock: Clock) -> Self {
-        Self { switch, breaker, clock }
-    }
-
-    pub(crate) async fn check(&self) -> Result<(), PauseReason> {
-        let (switch, breaker) = join!(self.switch.value(), self.breaker.value());
-        let unreadable = |err: ParameterError| PauseReason::Unreadable(error_chain(&err));
-        let holder = switch.map_err(unreadable)?.held(self.clock.now());
-        holder.or(breaker.map_err(unreadable)?.held()).map_or(Ok(()), Err)
-    }
-
-    /// The last time at which the operator or the breaker may have held extraction, as far as this
-    /// environment knows. Whatever wrote a state may have ended a hold by it.
-    pub(crate) async fn last_hold(&self) -> Option<Timestamp> {
-        let (switch, changed_at) = join!(self.switch.last(), self.breaker.changed_at());
-        let (switch, switched_at) = switch.unzip();
-        let until = match switch.as_deref() {
-            Some(Switch::Paused(pause)) => pause.until,
-            _ => None,
-        };
-        [until, switched_at.flatten(), changed_at].into_iter().flatten().max()
-    }
-
-    /// Whether neither the operator nor the breaker, open or half-open, has held extraction within
-    /// this time. Unknown is no.
-    pub(crate) async fn was_free_for(&self, span: SignedDuration) -> bool {
-        let (switch, breaker) = join!(self.switch.fetch(), self.breaker.fetch());
-        let (Ok((switch, Some(switched_at))), Ok(breaker)) = (switch, breaker) else {
-            return false;
-        };
-        let closed_at = match &*breaker {
-            State::Closed { closed_at: Some(closed_at), .. } => *closed_at,
-            // Closed by hand. From now on there is a time that it was closed by at the latest.
-            State::Closed { closed_at: None, wait_seconds } => {
-                self.breaker.close(*wait_seconds).await;
-                return false;
-            }
-            State::Open(_) | State::HalfOpen(_) | State::Invalid => return false,
-        };
-        let until = match &*switch {
-            Switch::Paused(pause) => pause.until,
-            Switch::Running | Switch::Invalid => None,
-        };
-        let now = self.now();
-        let is_past = |at: Timestamp| now.duration_since(at) >= span;
-        switch.held(now).is_none()
-            && [Some(switched_at), until, Some(closed_at)].into_iter().flatten().all(is_past)
-    }
-
-    pub(crate) fn now(&self) -> Timestamp {
-        self.clock.now()
-    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! One batch's leave to go on, asked for before every call and every delivery.
+//! What the conversations of one batch share: whether it may go on, how the upstreams do, and metrics.
 
 use std::{
     collections::HashMap,
@@ -10,40 +10,21 @@ use std::{
 };
 
 use shared::{FailureStatus, Id, Metric, Metrics};
-use tokio::time::{Duration, Instant};
+use tokio::time::Duration;
 
 use crate::{
-    gate::breaker::{DENIALS, NONE_FOUND, State, Upstream},
-    gate::pause::{DAY, Gate, PauseReason},
+    gate::{
+        DAY, Gate, Interrupted, Permission,
+        breaker::{DENIALS, FatalError, NONE_FOUND, State, Upstream},
+    },
+    pipeline::deadlines::Deadlines,
 };
 
-/// Why a batch stops before its end. What is unfinished is given back.
-#[derive(Debug, Clone, thiserror::Error)]
-pub(crate) enum Interrupted {
-    /// Extraction is paused.
-    #[error(transparent)]
-    PauseReason(PauseReason),
-    /// One side failed in a way that everything else would meet too.
-    #[error("gave up: {}", .0.reason)]
-    Fault(Fault),
-}
-
-/// What opens the circuit breaker.
-#[derive(Debug, Clone)]
-pub(crate) struct Fault {
-    pub(crate) upstream: Upstream,
-    pub(crate) reason: String,
-    /// It counts only while the breaker is half-open.
-    pub(crate) in_trial: bool,
-}
-
-/// A batch being worked on, or another task that asks Gladly.
+/// A batch being worked on.
 pub(crate) struct BatchContext {
     gate: Arc<Gate>,
-    /// Asks neither the switch nor the breaker: it is the controller, which looks after both.
-    unguarded: bool,
-    /// Of each side, the first one.
-    faults: [OnceLock<Fault>; 2],
+    /// The first one of each upstream.
+    errors: [OnceLock<FatalError>; 2],
     /// Whether each side served a conversation, and how many it denied.
     served: [AtomicBool; 2],
     denied: [AtomicUsize; 2],
@@ -53,7 +34,22 @@ pub(crate) struct BatchContext {
     /// environment last saw it fail there, or when this began.
     failures: Mutex<HashMap<Id, (Upstream, u64)>>,
     metrics: Mutex<Metrics>,
-    pub(crate) times: Deadlines,
+    pub(crate) deadlines: Deadlines,
+}
+
+impl Permission for BatchContext {
+    /// Asks the pause and the breaker, whose states are at most 10 s old, and whether the batch has
+    /// met a fatal error.
+    async fn check(&self) -> Result<(), Interrupted> {
+        if let Some(error) = self.fatal_error() {
+            return Err(Interrupted::Fatal(error.clone()));
+        }
+        self.gate.check().await.map_err(Interrupted::Held)
+    }
+
+    fn answered(&self, upstream: Upstream) {
+        self.gate.breaker.answered(upstream);
+    }
 }
 
 impl BatchContext {
@@ -61,63 +57,38 @@ impl BatchContext {
         Self {
             successes: Upstream::BOTH.map(|upstream| gate.breaker.successes(upstream)),
             gate,
-            unguarded: false,
-            faults: Default::default(),
+            errors: Default::default(),
             served: Default::default(),
             denied: Default::default(),
             failures: Mutex::default(),
             metrics: Mutex::default(),
-            times: Deadlines::new(time_left),
+            deadlines: Deadlines::new(time_left),
         }
     }
 
-    /// A run of the controller's, which has to ask Gladly while nothing else may.
-    pub(crate) fn unguarded(gate: Arc<Gate>, time_left: Duration) -> Self {
-        Self { unguarded: true, ..Self::new(gate, time_left) }
-    }
-
-    /// Asks the switch and the breaker, which are at most 10 s old, and whether the batch has given
-    /// up.
-    pub(crate) async fn check(&self) -> Result<(), Interrupted> {
-        if let Some(fault) = self.fault() {
-            return Err(Interrupted::Fault(fault.clone()));
-        }
-        if self.unguarded {
-            return Ok(());
-        }
-        self.gate.check().await.map_err(Interrupted::PauseReason)
-    }
-
-    /// Gives the batch up.
+    /// Stops the batch: everything else would fail the same way.
     pub(crate) fn fail(&self, upstream: Upstream, reason: String) {
-        self.give_up(Fault { upstream, reason, in_trial: false });
+        self.stop(FatalError { upstream, reason, in_trial: false });
     }
 
-    fn give_up(&self, fault: Fault) {
-        // The first fault is the one to tell of.
-        let _ = self.faults[fault.upstream as usize].set(fault);
+    fn stop(&self, error: FatalError) {
+        // The first error is the cause.
+        let _ = self.errors[error.upstream as usize].set(error);
     }
 
-    /// Why the batch was given up, for each side.
-    pub(crate) fn faults(&self) -> impl Iterator<Item = &Fault> {
-        self.faults.iter().filter_map(OnceLock::get)
+    /// Why the batch was stopped, for each upstream.
+    pub(crate) fn fatal_errors(&self) -> impl Iterator<Item = &FatalError> {
+        self.errors.iter().filter_map(OnceLock::get)
     }
 
-    /// Why the batch was given up.
-    pub(crate) fn fault(&self) -> Option<&Fault> {
-        self.faults().next()
+    /// Why the batch was stopped.
+    pub(crate) fn fatal_error(&self) -> Option<&FatalError> {
+        self.fatal_errors().next()
     }
 
-    /// Why the batch was given up, if it was for this side.
-    pub(crate) fn fault_of(&self, upstream: Upstream) -> Option<&Fault> {
-        self.faults[upstream as usize].get()
-    }
-
-    /// A side gave an answer.
-    pub(crate) fn answered(&self, upstream: Upstream) {
-        if !self.unguarded {
-            self.gate.breaker.answered(upstream);
-        }
+    /// Why the batch was stopped, if it was for this upstream.
+    pub(crate) fn fatal_error_of(&self, upstream: Upstream) -> Option<&FatalError> {
+        self.errors[upstream as usize].get()
     }
 
     /// A side served a conversation: Gladly has one, or the destination took one.
@@ -144,9 +115,9 @@ impl BatchContext {
         why: &str,
     ) {
         conversations.clone().for_each(|conversation| self.failed_alone(upstream, conversation));
-        let in_trial = self.gate.breaker.retry(upstream);
+        let in_trial = self.gate.breaker.is_on_trial(upstream);
         if self.gate.breaker.failed(upstream, conversations) {
-            self.give_up(Fault {
+            self.stop(FatalError {
                 upstream,
                 reason: format!("{upstream} does not work: {why}"),
                 in_trial,
@@ -209,7 +180,11 @@ impl BatchContext {
             Err(_) => true,
         };
         if doubtful {
-            self.give_up(Fault { upstream, reason: upstream.denial().to_owned(), in_trial: true });
+            self.stop(FatalError {
+                upstream,
+                reason: upstream.denial().to_owned(),
+                in_trial: true,
+            });
         }
     }
 
@@ -228,34 +203,5 @@ impl BatchContext {
     /// What there is to report, once.
     pub(crate) fn metrics(&self) -> Metrics {
         mem::take(&mut *self.metrics.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-/// The end of each step, so that nothing is started that cannot finish before Lambda ends the
-/// invocation.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Deadlines {
-    /// No conversation is begun after this.
-    pub(crate) begin: Instant,
-    /// What is not fetched by then is given back.
-    pub(crate) fetch: Instant,
-    /// No delivery is begun after this.
-    pub(crate) forward: Instant,
-    /// Deliveries end by then.
-    pub(crate) deliver: Instant,
-    /// Records are settled by then.
-    pub(crate) settle: Instant,
-}
-
-impl Deadlines {
-    /// Each step's share is bounded, so a long invocation spends its time on fetching.
-    fn new(left: Duration) -> Self {
-        let share = |most: u64, part: u32| Duration::from_secs(most).min(left / part);
-        let settle = Instant::now() + left - share(1, 20);
-        let deliver = settle - share(9, 8);
-        let forward = deliver - share(2, 20);
-        let fetch = deliver - share(30, 4);
-        let begin = fetch - share(15, 8);
-        Self { begin, fetch, forward, deliver, settle }
     }
 }

@@ -1,6 +1,6 @@
 //! Deliveries: what goes into one, how they are packed, and their JSON.
 
-use std::{collections::VecDeque, fmt::Write as _, sync::Arc};
+use std::{collections::VecDeque, fmt::Write as _};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -11,9 +11,9 @@ use shared::{Id, Origin, serialize_rfc3339_millis};
 use crate::{pipeline::event::Event, pipeline::fetch::Snapshot};
 
 /// Most conversations in a delivery.
-const CONVERSATIONS: usize = 100;
+const MAX_CONVERSATIONS: usize = 100;
 /// Most bytes of a delivery, before compression. A larger conversation travels alone, whole.
-const BYTES: usize = 1_000_000;
+const MAX_BYTES: usize = 1_000_000;
 /// What surrounds the events and conversations takes less than this.
 const ENVELOPE_BYTES: usize = 512;
 const SCHEMA: &str = "gladly-relay/delivery/1";
@@ -39,9 +39,7 @@ pub(crate) enum Coverage {
 /// The events of one conversation, and its snapshot if one was fetched: they travel together.
 pub(crate) struct ConversationUpdate {
     pub(crate) conversation: Id,
-    pub(crate) events: Arc<[Event]>,
-    /// Which of the events are in it; the others were given back.
-    pub(crate) sent: Vec<usize>,
+    pub(crate) events: Vec<Event>,
     pub(crate) coverage: Coverage,
     pub(crate) snapshot: Option<Snapshot>,
     bytes: usize,
@@ -50,13 +48,12 @@ pub(crate) struct ConversationUpdate {
 impl ConversationUpdate {
     pub(crate) fn new(
         conversation: Id,
-        events: Arc<[Event]>,
-        sent: Vec<usize>,
+        events: Vec<Event>,
         coverage: Coverage,
         snapshot: Option<Snapshot>,
     ) -> Self {
-        let mut update = Self { conversation, events, sent, coverage, snapshot, bytes: 0 };
-        let events = update.events().map(|event| {
+        let mut update = Self { conversation, events, coverage, snapshot, bytes: 0 };
+        let events = update.events.iter().map(|event| {
             let event = serde_json::to_vec(&Forwarded::new(event, coverage, event.received_at));
             event.map_or(0, |json| json.len()) + HELD_DIGITS
         });
@@ -64,13 +61,9 @@ impl ConversationUpdate {
             + update.snapshot.as_ref().map_or(0, |snapshot| snapshot.json.get().len() + 1);
         update
     }
-
-    pub(crate) fn events(&self) -> impl Iterator<Item = &Event> {
-        self.sent.iter().filter_map(|index| self.events.get(*index))
-    }
 }
 
-/// Packs parcels into deliveries.
+/// Batches updates into deliveries.
 #[derive(Default)]
 pub(crate) struct Batcher {
     open: Vec<ConversationUpdate>,
@@ -86,14 +79,16 @@ impl Extend<ConversationUpdate> for Batcher {
 
 impl Batcher {
     fn push(&mut self, update: ConversationUpdate) {
-        if self.open.len() == CONVERSATIONS || self.bytes + update.bytes > BYTES - ENVELOPE_BYTES {
+        if self.open.len() == MAX_CONVERSATIONS
+            || self.bytes + update.bytes > MAX_BYTES - ENVELOPE_BYTES
+        {
             self.close();
         }
         self.bytes += update.bytes;
         self.open.push(update);
     }
 
-    /// No more parcels will come for a while.
+    /// No more updates will come for a while.
     pub(crate) fn close(&mut self) {
         if !self.open.is_empty() {
             self.full.push_back(std::mem::take(&mut self.open));
@@ -182,7 +177,7 @@ pub(crate) fn write(
     sent_at: Timestamp,
 ) -> serde_json::Result<(String, Vec<u8>)> {
     let events = updates.iter().flat_map(|update| {
-        update.events().map(|event| Forwarded::new(event, update.coverage, sent_at))
+        update.events.iter().map(|event| Forwarded::new(event, update.coverage, sent_at))
     });
     let snapshots = updates.iter().filter_map(|update| Some(&*update.snapshot.as_ref()?.json));
     let delivery = Delivery {

@@ -1,99 +1,25 @@
-//! A record of the batch, read alone: what is wrong with one never touches another.
+//! An event, read from its message alone: what is wrong with one never touches another.
 
-use std::{borrow::Cow, collections::HashMap};
-
-use aws_lambda_events::sqs::{SqsMessage, SqsMessageAttribute};
 use jiff::Timestamp;
 use serde_json::value::RawValue;
 use shared::{Id, InvalidEvent, Origin, QueueMessage};
 
 use crate::{
-    client::json::{Fields, participant, text},
+    client::{
+        json::{Fields, participant},
+        message::Message,
+    },
     unicode::replace_lone_surrogates,
 };
 
-/// A message of the events queue.
-#[derive(Debug)]
-pub(crate) struct Record {
-    pub(crate) message_id: String,
-    pub(crate) receipt: String,
-    pub(crate) body: String,
-    /// How often SQS has handed it out, this time included.
-    pub(crate) receives: u32,
-    pub(crate) sent_at: Option<Timestamp>,
-    pub(crate) first_received_at: Option<Timestamp>,
-    pub(crate) attributes: HashMap<String, SqsMessageAttribute>,
-}
-
-/// The batch cannot be settled record by record, so SQS keeps all of it.
-#[derive(Debug, thiserror::Error)]
-#[error("a record has no message id, so it cannot be reported alone")]
-pub struct MissingMessageId;
-
-/// A record of a batch as Lambda hands it over, as far as it can be read: what is malformed about
-/// it costs neither its other fields nor its neighbours.
-pub(crate) fn sqs_message(json: &str) -> SqsMessage {
-    let fields = Fields::read(json).unwrap_or_default();
-    let owned = |name| fields.text(name).map(Cow::into_owned);
-    let mut message = SqsMessage::default();
-    message.message_id = owned("messageId");
-    message.receipt_handle = owned("receiptHandle");
-    message.body = fields.get("body").map(|raw| {
-        // A body that is not a text stands in quarantine as it came.
-        serde_json::from_str(raw.get()).unwrap_or_else(|_| raw.get().to_owned())
-    });
-    let attributes = Fields::of(fields.get("attributes"));
-    let attributes = attributes.iter().map(|(name, raw)| {
-        let value = text(raw).unwrap_or_else(|| raw.get().into());
-        (name.to_owned(), value.into_owned())
-    });
-    message.attributes = attributes.collect();
-    let attributes = Fields::of(fields.get("messageAttributes"));
-    let attributes = attributes.iter().filter_map(|(name, raw)| {
-        let fields = Fields::of(Some(raw));
-        let mut attribute = SqsMessageAttribute::default();
-        // SQS takes none without a type and a value.
-        attribute.data_type = Some(fields.text("dataType")?.into_owned());
-        attribute.string_value = fields.text("stringValue").map(Cow::into_owned);
-        let binary = fields.get("binaryValue");
-        attribute.binary_value = binary.and_then(|raw| serde_json::from_str(raw.get()).ok());
-        let has_value = attribute.string_value.is_some() || attribute.binary_value.is_some();
-        has_value.then(|| (name.to_owned(), attribute))
-    });
-    message.message_attributes = attributes.collect();
-    message
-}
-
-impl TryFrom<SqsMessage> for Record {
-    type Error = MissingMessageId;
-
-    fn try_from(message: SqsMessage) -> Result<Self, MissingMessageId> {
-        let attributes = message.attributes;
-        Ok(Self {
-            message_id: message.message_id.filter(|id| !id.is_empty()).ok_or(MissingMessageId)?,
-            receipt: message.receipt_handle.unwrap_or_default(),
-            body: message.body.unwrap_or_default(),
-            receives: number(&attributes, "ApproximateReceiveCount").unwrap_or(1),
-            sent_at: instant(&attributes, "SentTimestamp"),
-            first_received_at: instant(&attributes, "ApproximateFirstReceiveTimestamp"),
-            attributes: message.message_attributes,
-        })
-    }
-}
-
-fn number<T: std::str::FromStr>(attributes: &HashMap<String, String>, name: &str) -> Option<T> {
-    attributes.get(name)?.parse().ok()
-}
-
-fn instant(attributes: &HashMap<String, String>, name: &str) -> Option<Timestamp> {
-    Timestamp::from_millisecond(number(attributes, name)?).ok()
-}
+/// Where an event's record is in its batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RecordIndex(pub(crate) usize);
 
 /// An event to extract.
 #[derive(Debug)]
 pub(crate) struct Event {
-    /// Where its record stands in the batch.
-    pub(crate) record: usize,
+    pub(crate) record: RecordIndex,
     /// How often SQS has handed it out, this time included.
     pub(crate) receives: u32,
     pub(crate) id: Id,
@@ -127,7 +53,7 @@ impl ItemRef {
 
 impl Event {
     /// Reads the record that stands at `index` in the batch.
-    pub(crate) fn read(index: usize, record: &Record) -> Result<Self, InvalidEvent> {
+    pub(crate) fn read(index: RecordIndex, record: &Message) -> Result<Self, InvalidEvent> {
         let body = replace_lone_surrogates(record.body.clone());
         let message = QueueMessage::read(&body)?;
         let event = message.event()?;

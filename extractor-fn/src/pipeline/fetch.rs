@@ -47,8 +47,8 @@ const LAST_TRY: u32 = 5;
 
 /// Fetches conversations, and keeps what many of them share.
 pub(crate) struct Fetcher {
-    gladly: Gladly,
-    shape: DeliveryOptions,
+    gladly: Arc<Gladly>,
+    options: DeliveryOptions,
     clock: Clock,
     agents: NameList,
     topics: NameList,
@@ -100,10 +100,10 @@ pub(crate) struct Snapshot {
 }
 
 impl Fetcher {
-    pub(crate) fn new(gladly: Gladly, shape: DeliveryOptions, clock: Clock) -> Self {
+    pub(crate) fn new(gladly: Arc<Gladly>, options: DeliveryOptions, clock: Clock) -> Self {
         Self {
             gladly,
-            shape,
+            options,
             parts: Parts::new(clock.clone()),
             clock,
             agents: NameList::new("agents"),
@@ -206,8 +206,8 @@ impl Fetcher {
             agents: &agents,
             topics: &topics,
             inboxes: &inboxes,
-            contact: self.shape.contact,
-            notes: self.shape.notes,
+            contact: self.options.contact,
+            notes: self.options.notes,
         });
         Ok(Fetched::Snapshot(Snapshot {
             fetched_at,
@@ -229,7 +229,7 @@ impl Fetcher {
         let ask = async {
             match &item {
                 ItemRef::Message(id) => self.gladly.item(id, context).await,
-                ItemRef::Note(id) if self.shape.notes => {
+                ItemRef::Note(id) if self.options.notes => {
                     self.gladly.note(conversation, id, context).await
                 }
                 ItemRef::Note(_) => Ok(None),
@@ -252,7 +252,7 @@ impl Fetcher {
         let mut transcripts = stream::iter(items)
             .map(async |id| {
                 let is_over = bytes.load(Ordering::Relaxed) >= TRANSCRIPTS_BYTES
-                    || is_last_try && Instant::now() >= context.times.begin;
+                    || is_last_try && Instant::now() >= context.deadlines.begin;
                 let text = match self.parts.get(conversation, Part::Transcript, &id) {
                     None if is_over => None,
                     None => {
@@ -353,7 +353,7 @@ impl Fetcher {
     ) -> Result<CustomerLookup, GladlyError> {
         Ok(match self.gladly.customer(customer, context).await? {
             Profile::Found(profile) => {
-                let read = Customer::read(&profile, customer, self.shape.contact);
+                let read = Customer::read(&profile, customer, self.options.contact);
                 let json = read.and_then(|customer| to_raw_value(&customer).ok());
                 CustomerLookup::Customer(json.ok_or(GladlyError::Unreadable("a customer"))?.into())
             }

@@ -1,13 +1,14 @@
 //! A batch from its records to its settlement.
 
-pub(crate) mod cache;
-pub(crate) mod context;
-pub(crate) mod coverage;
-pub(crate) mod delivery;
-pub(crate) mod event;
-pub(crate) mod fetch;
-pub(crate) mod settle;
-pub(crate) mod snapshot;
+mod cache;
+mod context;
+mod coverage;
+mod deadlines;
+mod delivery;
+mod event;
+mod fetch;
+mod settle;
+mod snapshot;
 
 use std::{
     cmp::Reverse,
@@ -16,10 +17,9 @@ use std::{
     sync::Arc,
 };
 
-use aws_config::SdkConfig;
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsMessage};
 use jiff::Timestamp;
-use shared::{Clock, Id, Metric, Parameter, error_chain, ssm_client};
+use shared::{Clock, Id, Metric, error_chain};
 use tokio::{
     select,
     task::JoinSet,
@@ -28,24 +28,24 @@ use tokio::{
 use tracing::{Instrument as _, error, info, warn};
 
 use crate::{
-    Config, Http,
-    client::destination::{DeliveryResult, Destination},
-    client::event_source_mapping::Mapping,
-    client::gladly::{Gladly, GladlyError},
-    client::rate_limiter::RateLimiter,
-    client::sqs::{Queue, sqs_client},
-    controller::backfill::BackfillStore,
-    controller::renewal::RenewalStore,
-    controller::status::ThroughputEstimate,
-    controller::webhook_monitor::WebhookMonitor,
-    gate::breaker::{Breaker, Upstream},
-    gate::pause::{Gate, PAUSE_TTL},
-    pipeline::context::{BatchContext, Interrupted},
-    pipeline::coverage::Coverage,
-    pipeline::delivery::{Batcher, ConversationUpdate},
-    pipeline::event::{Event, ItemRef, MissingMessageId, Record},
-    pipeline::fetch::{Fetched, Fetcher},
-    pipeline::settle::Outcome,
+    client::{
+        Clients,
+        destination::{DeliveryResult, Destination},
+        gladly::GladlyError,
+        message::{Message, MissingMessageId},
+        sqs::Queue,
+        throughput::ThroughputEstimate,
+    },
+    config::DeliveryOptions,
+    gate::{Gate, Interrupted, Permission as _, breaker::Upstream},
+    pipeline::{
+        context::BatchContext,
+        coverage::Coverage,
+        delivery::{Batcher, ConversationUpdate},
+        event::{Event, ItemRef, RecordIndex},
+        fetch::{Fetched, Fetcher},
+        settle::Outcome,
+    },
 };
 
 /// Conversations fetched at once: enough to fill our share of the quota while each call takes up
@@ -57,101 +57,63 @@ const DELIVERIES: usize = 2;
 const WAITING: usize = 2;
 /// Ids of one kind that a delivery's line names.
 const LISTED: usize = 100;
-/// How old the tokens may be.
-const TOKEN_TTL: jiff::SignedDuration = jiff::SignedDuration::from_mins(1);
 
-/// The function: what it reaches, and what it remembers from batch to batch.
-pub struct Extractor {
-    pub(crate) gate: Arc<Gate>,
-    pub(crate) fetcher: Fetcher,
-    pub(crate) destination: Destination,
+/// Turns batches into deliveries, and remembers from batch to batch what saves calls.
+pub(crate) struct Pipeline {
+    gate: Arc<Gate>,
+    fetcher: Fetcher,
+    destination: Arc<Destination>,
     coverage: Coverage,
-    pub(crate) events: Queue,
-    pub(crate) quarantine: Queue,
-    pub(crate) mapping: Mapping,
-    pub(crate) renewals: RenewalStore,
-    pub(crate) backfill: BackfillStore,
-    pub(crate) webhook_monitor: Option<WebhookMonitor>,
-    /// Whether events are sent anew before the queue lets them expire.
-    pub(crate) renews: bool,
-    pub(crate) throughput: ThroughputEstimate,
-    pub(crate) clock: Clock,
+    events: Arc<Queue>,
+    quarantine: Arc<Queue>,
+    /// Whether events are sent again before the queue lets them expire.
+    renews: bool,
+    throughput: Arc<ThroughputEstimate>,
+    clock: Clock,
 }
 
 /// The events of one conversation, in one batch.
 struct Group {
     conversation: Id,
-    events: Arc<[Event]>,
+    events: Vec<Event>,
 }
 
 /// A group that has been looked into.
 struct Prepared {
     update: Option<ConversationUpdate>,
-    returned: Vec<(usize, Outcome)>,
+    returned: Vec<(RecordIndex, Outcome)>,
     /// Gladly has no such conversation, which may be Gladly's own fault.
     is_missing: bool,
 }
 
-impl Extractor {
-    /// An extractor that reaches AWS as `aws` says, and everything else through `http`.
-    #[must_use]
-    pub fn new(aws: &SdkConfig, config: Config, http: Http, clock: Clock) -> Self {
-        let ssm = ssm_client(aws);
-        let secret = |name| Parameter::new(ssm.clone(), name, TOKEN_TTL, clock.clone());
-        let name = config.pause_parameter;
-        let breaker = format!("{name}-breaker");
-        let breaker = Parameter::new(ssm.clone(), breaker, PAUSE_TTL, clock.clone());
-        let renewals = RenewalStore::new(ssm.clone(), format!("{name}-renewal"), clock.clone());
-        let backfill = BackfillStore::new(&ssm, &name, clock.clone());
-        let switch = Parameter::new(ssm.clone(), name, PAUSE_TTL, clock.clone());
-        let gate = Gate::new(switch, Breaker::new(breaker, clock.clone()), clock.clone());
-        let sqs = sqs_client(aws);
-        let gladly = Gladly::new(
-            http.clone(),
-            config.gladly,
-            config.gladly_email,
-            secret(config.gladly_token_parameter),
-            RateLimiter::new(config.gladly_rate),
-            clock.clone(),
-        );
-        let destination = Destination::new(
-            http,
-            config.destination,
-            config.destination_token_header,
-            secret(config.destination_token_parameter),
-            config.shape.gzip,
-            clock.clone(),
-        );
+impl Pipeline {
+    pub(crate) fn new(clients: &Clients, options: DeliveryOptions, renews: bool) -> Self {
         Self {
-            gate: Arc::new(gate),
-            fetcher: Fetcher::new(gladly, config.shape, clock.clone()),
-            destination,
+            gate: Arc::clone(&clients.gate),
+            fetcher: Fetcher::new(Arc::clone(&clients.gladly), options, clients.clock.clone()),
+            destination: Arc::clone(&clients.destination),
             coverage: Coverage::new(),
-            events: Queue::new(sqs.clone(), config.events_queue_url),
-            quarantine: Queue::new(sqs, config.quarantine_queue_url),
-            mapping: Mapping::new(aws, config.function, config.events_queue_arn),
-            renewals,
-            backfill,
-            webhook_monitor: config.watched_webhook.map(WebhookMonitor::new),
-            renews: config.renew_held_events,
-            throughput: ThroughputEstimate::new(config.gladly_rate),
-            clock,
+            events: Arc::clone(&clients.events),
+            quarantine: Arc::clone(&clients.quarantine),
+            renews,
+            throughput: Arc::clone(&clients.throughput),
+            clock: clients.clock.clone(),
         }
     }
 
-    pub(crate) fn now(&self) -> Timestamp {
+    fn now(&self) -> Timestamp {
         self.clock.now()
     }
 
     /// Extracts a batch within the time left. What is named in the response stays in the queue.
-    pub async fn batch(
+    pub(crate) async fn batch(
         self: &Arc<Self>,
         messages: Vec<SqsMessage>,
         time_left: Duration,
     ) -> Result<SqsBatchResponse, MissingMessageId> {
         let began = Instant::now();
         let context = Arc::new(BatchContext::new(Arc::clone(&self.gate), time_left));
-        let records = messages.into_iter().map(Record::try_from).collect::<Result<Vec<_>, _>>()?;
+        let records = messages.into_iter().map(Message::try_from).collect::<Result<Vec<_>, _>>()?;
         // Until something better is known of a record, such as after a panic, it has failed.
         let mut outcomes = vec![Outcome::Failed(None); records.len()];
 
@@ -160,17 +122,17 @@ impl Extractor {
                 self.extract(&records, &context, &mut outcomes).await;
                 self.note_late(&records, &outcomes, &context).await;
                 context.judge(Upstream::Destination).await;
-                for fault in context.faults() {
-                    let open = self.gate.breaker.open(fault);
-                    if timeout_at(context.times.settle, open).await.is_err() {
-                        error!(reason = fault.reason, "timed out opening the circuit breaker");
+                for error in context.fatal_errors() {
+                    let open = self.gate.breaker.open(error);
+                    if timeout_at(context.deadlines.settle, open).await.is_err() {
+                        error!(reason = error.reason, "timed out opening the circuit breaker");
                     }
                 }
             }
             Err(interrupted) => {
                 let reason = tracing::field::display(&interrupted);
-                warn!(count = records.len(), reason, "holding records");
-                outcomes.fill(Outcome::PauseReason);
+                info!(count = records.len(), reason, "returned records to the queue");
+                outcomes.fill(Outcome::Held);
             }
         }
         let response = self.settle(&records, outcomes, &context).await;
@@ -195,11 +157,11 @@ impl Extractor {
     }
 
     /// Groups a batch's events by conversation, in the order they came.
-    fn groups(records: &[Record], outcomes: &mut [Outcome]) -> VecDeque<Group> {
+    fn groups(records: &[Message], outcomes: &mut [Outcome]) -> VecDeque<Group> {
         let mut order = Vec::new();
         let mut groups = HashMap::<Id, Vec<Event>>::new();
         for (index, record) in records.iter().enumerate() {
-            match Event::read(index, record) {
+            match Event::read(RecordIndex(index), record) {
                 Ok(event) => {
                     let events = groups.entry(event.conversation.clone()).or_default();
                     if events.is_empty() {
@@ -211,7 +173,7 @@ impl Extractor {
             }
         }
         let group = |conversation: Id| {
-            let events = groups.remove(&conversation).unwrap_or_default().into();
+            let events = groups.remove(&conversation).unwrap_or_default();
             Group { conversation, events }
         };
         order.into_iter().map(group).collect()
@@ -219,7 +181,7 @@ impl Extractor {
 
     async fn extract(
         self: &Arc<Self>,
-        records: &[Record],
+        records: &[Message],
         context: &Arc<BatchContext>,
         outcomes: &mut [Outcome],
     ) {
@@ -236,17 +198,22 @@ impl Extractor {
         let mut batcher = Batcher::default();
         let mut fetches = JoinSet::new();
         let mut fetching = HashMap::new();
-        let mut deliveries = JoinSet::<Vec<(usize, Outcome)>>::new();
+        let mut deliveries = JoinSet::<Vec<(RecordIndex, Outcome)>>::new();
         loop {
-            let begins = Instant::now() < context.times.begin;
-            while begins && fetches.len() < FETCHES && batcher.waiting() < WAITING {
+            let begins = |fetching: usize| {
+                // What is begun is to be finished: unfinished, its calls were wasted and it backs off.
+                let now = Instant::now();
+                let ends = now + self.throughput.fetch_time(fetching + 1);
+                now < context.deadlines.begin && (fetching == 0 || ends < context.deadlines.fetch)
+            };
+            while begins(fetches.len()) && fetches.len() < FETCHES && batcher.waiting() < WAITING {
                 let Some(group) = waiting.pop_front() else { break };
                 let conversation = group.conversation.clone();
                 let task = Arc::clone(self).prepare(group, Arc::clone(context)).in_current_span();
                 let task = fetches.spawn(task);
                 fetching.insert(task.id(), conversation);
             }
-            if fetches.is_empty() && (waiting.is_empty() || !begins) {
+            if fetches.is_empty() && (waiting.is_empty() || !begins(0)) {
                 batcher.extend(Self::judged(mem::take(&mut missing), context, outcomes).await);
                 batcher.close();
             }
@@ -266,22 +233,22 @@ impl Extractor {
                     // Begun and not finished is a failure, as it was noted beforehand.
                     Err(err) if err.is_cancelled() => {
                         let gladly = fetching.get(&err.id()).map(tracing::field::display);
-                        warn!(gladly.conversation_id = gladly, "could not fetch a conversation in time");
+                        warn!(gladly.conversation_id = gladly, "timed out fetching a conversation; its records return to the queue");
                     }
                     Err(err) => {
                         if let Some(conversation) = fetching.get(&err.id()) {
                             context.failed_alone(Upstream::Gladly, conversation);
                         }
-                        error!("a conversation made the extractor panic: its events are given back");
+                        error!("panicked while fetching a conversation; its records return to the queue");
                     }
                 },
                 Some(sent) = deliveries.join_next() => {
                     if sent.is_err() {
-                        error!("a delivery made the extractor panic: its events are given back");
+                        error!("panicked while delivering; the records return to the queue");
                     }
                     note(outcomes, sent.into_iter().flatten());
                 }
-                () = sleep_until(context.times.fetch), if !fetches.is_empty() => fetches.abort_all(),
+                () = sleep_until(context.deadlines.fetch), if !fetches.is_empty() => fetches.abort_all(),
                 else => break,
             }
         }
@@ -300,15 +267,15 @@ impl Extractor {
             return missing;
         }
         context.judge(Upstream::Gladly).await;
-        if context.fault_of(Upstream::Gladly).is_none() {
+        if context.fatal_error_of(Upstream::Gladly).is_none() {
             return missing;
         }
-        let events = missing.iter().flat_map(ConversationUpdate::events);
+        let events = missing.iter().flat_map(|update| &update.events);
         note(outcomes, events.map(|event| (event.record, Outcome::Missing)));
         Vec::new()
     }
 
-    /// Makes a parcel of a group, with a fetch unless all of it is covered already.
+    /// Makes an update of a group, with a fetch unless all of it is covered already.
     async fn prepare(self: Arc<Self>, group: Group, context: Arc<BatchContext>) -> Prepared {
         let Group { conversation, events } = group;
         let covered = |event: &Event| {
@@ -316,14 +283,8 @@ impl Extractor {
             self.coverage.covers(&conversation, event.recorded_at(), item)
         };
         if events.iter().all(covered) {
-            let all = (0..events.len()).collect();
-            let update = ConversationUpdate::new(
-                conversation,
-                events,
-                all,
-                delivery::Coverage::Covered,
-                None,
-            );
+            let coverage = delivery::Coverage::Covered;
+            let update = ConversationUpdate::new(conversation, events, coverage, None);
             return Prepared { update: Some(update), returned: Vec::new(), is_missing: false };
         }
         let fetched = self.fetcher.fetch(&conversation, &events, &context).await;
@@ -348,26 +309,23 @@ impl Extractor {
                     event.item.as_ref().is_some_and(|item| snapshot.missing.contains(item.id()))
                 })
         };
-        let (late, sent): (Vec<_>, Vec<_>) =
-            (0..events.len()).partition(|index| lags(&events[*index]));
-        let returned =
-            late.into_iter().map(|index| (events[index].record, Outcome::NotYetVisible)).collect();
-        let is_missing = doubtful && !sent.is_empty();
+        let (late, events): (Vec<_>, Vec<_>) = events.into_iter().partition(lags);
+        let returned = late.iter().map(|event| (event.record, Outcome::NotYetVisible)).collect();
+        let is_missing = doubtful && !events.is_empty();
         if is_missing {
             context.denied(Upstream::Gladly, &conversation);
         }
-        let update = (!sent.is_empty()).then(|| {
-            ConversationUpdate::new(conversation, Arc::clone(&events), sent, coverage, snapshot)
-        });
+        let update = (!events.is_empty())
+            .then(|| ConversationUpdate::new(conversation, events, coverage, snapshot));
         Prepared { update, returned, is_missing }
     }
 
-    /// Delivers parcels together. Refused, they are halved until the guilty one stands alone.
+    /// Delivers updates together. Refused, they are halved until the guilty one stands alone.
     async fn deliver(
         self: Arc<Self>,
         updates: Vec<ConversationUpdate>,
         context: Arc<BatchContext>,
-    ) -> Vec<(usize, Outcome)> {
+    ) -> Vec<(RecordIndex, Outcome)> {
         let mut outcomes = Vec::new();
         let mut pending = vec![updates];
         while let Some(mut updates) = pending.pop() {
@@ -383,7 +341,7 @@ impl Extractor {
                 context.denied(Upstream::Destination, &update.conversation);
             }
             let records =
-                updates.iter().flat_map(ConversationUpdate::events).map(|event| event.record);
+                updates.iter().flat_map(|update| &update.events).map(|event| event.record);
             outcomes.extend(records.map(|record| (record, outcome.clone())));
         }
         outcomes
@@ -391,7 +349,7 @@ impl Extractor {
 
     async fn attempt(&self, updates: &[ConversationUpdate], context: &BatchContext) -> Outcome {
         let began = Instant::now();
-        if began > context.times.forward {
+        if began > context.deadlines.forward {
             return Outcome::Failed(None);
         }
         let organization = self.fetcher.gladly().organization();
@@ -399,7 +357,10 @@ impl Extractor {
         let Ok((id, json)) = delivery::write(updates, organization, encoding, self.now()) else {
             return Outcome::Failed(None);
         };
-        match self.destination.deliver(&id, json, context).await {
+        let on_failure = |status| context.delivery_failed(status);
+        let deliver =
+            self.destination.deliver(&id, json, context.deadlines.deliver, context, on_failure);
+        match deliver.await {
             DeliveryResult::Accepted => {
                 let last_hold = self.gate.last_hold().await;
                 self.accepted(&id, updates, context, began.elapsed(), last_hold);
@@ -411,13 +372,21 @@ impl Extractor {
             DeliveryResult::Refused(status) => Outcome::Refused(status),
             DeliveryResult::Interrupted(interrupted) => interrupted.into(),
             DeliveryResult::NotReady { why, retry_after } => {
-                warn!(delivery.id = id, reason = why, "gave a delivery back");
+                warn!(
+                    delivery.id = id,
+                    error = why,
+                    "could not deliver; the records return to the queue"
+                );
                 let conversations = updates.iter().map(|update| &update.conversation);
                 context.failed(Upstream::Destination, conversations, &why);
                 Outcome::Failed(retry_after)
             }
             DeliveryResult::Inconclusive(why) => {
-                warn!(delivery.id = id, error = why, "could not send a delivery");
+                warn!(
+                    delivery.id = id,
+                    error = why,
+                    "could not send a delivery; the records return to the queue"
+                );
                 Outcome::Failed(None)
             }
             DeliveryResult::Fault(why) => {
@@ -429,11 +398,11 @@ impl Extractor {
 
     /// Notes how late what could not be delivered is by now: what fails again and again would show
     /// nowhere until it is delivered at last.
-    async fn note_late(&self, records: &[Record], outcomes: &[Outcome], context: &BatchContext) {
+    async fn note_late(&self, records: &[Message], outcomes: &[Outcome], context: &BatchContext) {
         let (last_hold, now) = (self.gate.last_hold().await, self.now());
         let undelivered = records.iter().zip(outcomes).enumerate().filter_map(|(index, it)| {
             let (record, Outcome::Failed(_) | Outcome::DeadlineExceeded) = it else { return None };
-            Event::read(index, record).ok()?.lateness(last_hold, now)
+            Event::read(RecordIndex(index), record).ok()?.lateness(last_hold, now)
         });
         if let Some(latest) = undelivered.max() {
             context.record(Metric::EventAgeMs, latest);
@@ -451,7 +420,7 @@ impl Extractor {
     ) {
         let now = self.now();
         for update in updates {
-            let events = update.sent.len() as u64;
+            let events = update.events.len() as u64;
             context.count(Metric::Forwarded, events);
             match update.coverage {
                 delivery::Coverage::Included => {}
@@ -468,7 +437,7 @@ impl Extractor {
                 }
             }
         }
-        let events = || updates.iter().flat_map(ConversationUpdate::events);
+        let events = || updates.iter().flat_map(|update| &update.events);
         if let Some(latest) = events().filter_map(|event| event.lateness(last_hold, now)).max() {
             context.record(Metric::EventAgeMs, latest);
         }
@@ -491,16 +460,16 @@ fn listed<'a>(ids: impl Iterator<Item = &'a Id>) -> String {
     ids.take(LISTED).map(Id::as_str).collect::<Vec<_>>().join(",")
 }
 
-fn note(outcomes: &mut [Outcome], ended: impl IntoIterator<Item = (usize, Outcome)>) {
+fn note(outcomes: &mut [Outcome], ended: impl IntoIterator<Item = (RecordIndex, Outcome)>) {
     for (record, outcome) in ended {
-        outcomes[record] = outcome;
+        outcomes[record.0] = outcome;
     }
 }
 
 impl From<Interrupted> for Outcome {
     fn from(interrupted: Interrupted) -> Self {
         match interrupted {
-            Interrupted::PauseReason(_) | Interrupted::Fault(_) => Self::PauseReason,
+            Interrupted::Held(_) | Interrupted::Fatal(_) => Self::Held,
         }
     }
 }
@@ -510,7 +479,11 @@ fn failure(conversation: &Id, err: &GladlyError, context: &BatchContext) -> Outc
         return interrupted.clone().into();
     }
     let gladly = tracing::field::display(conversation);
-    warn!(gladly.conversation_id = gladly, error = error_chain(err), "gave a conversation back");
+    warn!(
+        gladly.conversation_id = gladly,
+        error = error_chain(err),
+        "could not fetch a conversation; its records return to the queue"
+    );
     if let GladlyError::RateLimited(wait) = err {
         return Outcome::RateLimited(*wait);
     }

@@ -10,12 +10,16 @@ use tokio::time::timeout_at;
 use tracing::{error, warn};
 
 use crate::{
-    Extractor,
-    client::sqs::ENTRIES,
-    gate::breaker::{NONE_FOUND, OpenState, Upstream},
-    gate::pause::DAY,
-    pipeline::context::BatchContext,
-    pipeline::event::{Event, Record},
+    client::{message::Message, sqs::ENTRIES},
+    gate::{
+        DAY,
+        breaker::{NONE_FOUND, OpenState, Upstream},
+    },
+    pipeline::{
+        Pipeline,
+        context::BatchContext,
+        event::{Event, RecordIndex},
+    },
 };
 
 /// Requests to SQS at once.
@@ -25,13 +29,13 @@ const FIRST_WAIT: u32 = 30;
 /// The longest wait.
 const LONGEST_WAIT: u32 = 3_600;
 /// How long Gladly may take to show what it sent an event about.
-const LAG: i32 = 30;
+const READ_LAG_SECONDS: i32 = 30;
 /// A record is given up once it was received more often than this, and first a day ago.
-const RECEIVES: u32 = 20;
+const MIN_RECEIVES: u32 = 20;
 /// What is given back with less than this many sixteenths of the retention left at its next turn is
 /// sent anew. A renewal that begins while it is hidden misses it, and the next one begins a quarter
 /// of the retention later; the rest is for what delays that one.
-const LATE: i32 = 5;
+const RE_ENQUEUE_SIXTEENTHS: i32 = 5;
 
 /// How a record ended.
 #[derive(Debug, Clone)]
@@ -45,7 +49,7 @@ pub(crate) enum Outcome {
     /// Not an event.
     InvalidEvent(InvalidEvent),
     /// Extraction is paused.
-    PauseReason,
+    Held,
     /// Not begun when time ran out.
     DeadlineExceeded,
     /// Gladly may show more in a moment.
@@ -87,14 +91,14 @@ impl Grounds {
 /// What SQS is to do with a record.
 enum Settlement {
     Delete,
-    Return(i32),
+    Return { visibility_timeout: i32 },
     Quarantine(QuarantineReason, String),
 }
 
 impl Outcome {
     fn settlement(
         self,
-        record: &Record,
+        record: &Message,
         context: &BatchContext,
         grounds: &Grounds,
         now: Timestamp,
@@ -104,7 +108,8 @@ impl Outcome {
             Self::Delivered => Settlement::Delete,
             Self::InvalidEvent(why) => Settlement::Quarantine(why.reason(), why.to_string()),
             Self::Refused(status)
-                if context.fault_of(Upstream::Destination).is_none() || grounds.ends_refused() =>
+                if context.fatal_error_of(Upstream::Destination).is_none()
+                    || grounds.ends_refused() =>
             {
                 Settlement::Quarantine(
                     QuarantineReason::Rejected,
@@ -114,33 +119,37 @@ impl Outcome {
             Self::Missing if grounds.ends_missing() && is_a_day_old(record, now) => {
                 exhausted("Gladly has answered 404 to every conversation for a day".into())
             }
-            Self::DeadlineExceeded => Settlement::Return(0),
-            Self::NotYetVisible => Settlement::Return(LAG),
-            Self::RateLimited(wait) => Settlement::Return(whole_seconds(wait).max(1)),
-            Self::PauseReason | Self::Refused(_) | Self::Missing => {
-                Settlement::Return(back_off(record.receives, None))
+            Self::DeadlineExceeded => Settlement::Return { visibility_timeout: 0 },
+            Self::NotYetVisible => Settlement::Return { visibility_timeout: READ_LAG_SECONDS },
+            Self::RateLimited(wait) => {
+                Settlement::Return { visibility_timeout: whole_seconds(wait).max(1) }
+            }
+            Self::Held | Self::Refused(_) | Self::Missing => {
+                Settlement::Return { visibility_timeout: back_off(record.receives, None) }
             }
             Self::Failed(_)
                 if grounds.free && is_tired(record, now) && failed_by_itself(record, context) =>
             {
                 exhausted(format!("failed for more than a day, received {} times", record.receives))
             }
-            Self::Failed(retry_after) => Settlement::Return(back_off(record.receives, retry_after)),
+            Self::Failed(retry_after) => {
+                Settlement::Return { visibility_timeout: back_off(record.receives, retry_after) }
+            }
         }
     }
 }
 
-fn is_a_day_old(record: &Record, now: Timestamp) -> bool {
+fn is_a_day_old(record: &Message, now: Timestamp) -> bool {
     record.first_received_at.is_some_and(|first| now.duration_since(first) > DAY)
 }
 
-fn is_tired(record: &Record, now: Timestamp) -> bool {
-    record.receives > RECEIVES && is_a_day_old(record, now)
+fn is_tired(record: &Message, now: Timestamp) -> bool {
+    record.receives > MIN_RECEIVES && is_a_day_old(record, now)
 }
 
 /// Whether another conversation got past where this record's failed.
-fn failed_by_itself(record: &Record, context: &BatchContext) -> bool {
-    Event::read(0, record)
+fn failed_by_itself(record: &Message, context: &BatchContext) -> bool {
+    Event::read(RecordIndex(0), record)
         .is_ok_and(|event| context.failed_where_another_succeeded(&event.conversation))
 }
 
@@ -163,22 +172,22 @@ fn whole_seconds(wait: Duration) -> i32 {
     seconds
 }
 
-impl Extractor {
+impl Pipeline {
     /// Tells SQS how each record ended. What cannot be told by the deadline stays in the queue.
     pub(crate) async fn settle(
         &self,
-        records: &[Record],
+        records: &[Message],
         outcomes: Vec<Outcome>,
         context: &BatchContext,
     ) -> SqsBatchResponse {
         let now = self.now();
         let grounds =
-            timeout_at(context.times.settle, self.grounds(records, &outcomes, context, now));
+            timeout_at(context.deadlines.settle, self.grounds(records, &outcomes, context, now));
         let grounds = grounds.await.unwrap_or_default();
         let settled = records.iter().zip(outcomes).map(async |(record, outcome)| {
             let kept = match outcome.settlement(record, context, &grounds, now) {
                 Settlement::Delete => None,
-                Settlement::Return(seconds) => Some((record, seconds)),
+                Settlement::Return { visibility_timeout } => Some((record, visibility_timeout)),
                 Settlement::Quarantine(reason, detail) => {
                     self.quarantine(record, reason, &detail, now, context).await
                 }
@@ -194,28 +203,28 @@ impl Extractor {
             kept.iter().map(|(record, seconds)| (&*record.receipt, *seconds)).collect();
         let told = stream::iter(receipts.chunks(ENTRIES))
             .for_each_concurrent(AT_ONCE, |receipts| self.events.return_to_queue(receipts));
-        if timeout_at(context.times.settle, told).await.is_err() {
-            warn!(count = kept.len(), "no time to set the visibility of all records given back");
+        if timeout_at(context.deadlines.settle, told).await.is_err() {
+            warn!(count = kept.len(), "timed out setting the visibility of returned records");
         }
         let mut response = SqsBatchResponse::default();
-        response.set_failures(kept.into_iter().map(|(record, _)| record.message_id.clone()));
+        response.set_failures(kept.into_iter().map(|(record, _)| record.id.clone()));
         response
     }
 
     /// Looks for what decides about these records, and for nothing that decides about none.
     async fn grounds(
         &self,
-        records: &[Record],
+        records: &[Message],
         outcomes: &[Outcome],
         context: &BatchContext,
         now: Timestamp,
     ) -> Grounds {
         // What fails for everybody is no event's fault.
-        let tired = context.fault().is_none()
+        let tired = context.fatal_error().is_none()
             && records.iter().zip(outcomes).any(|(record, outcome)| {
                 matches!(outcome, Outcome::Failed(_)) && is_tired(record, now)
             });
-        let refused = context.fault_of(Upstream::Destination).is_some()
+        let refused = context.fatal_error_of(Upstream::Destination).is_some()
             && outcomes.iter().all(|outcome| matches!(outcome, Outcome::Refused(_)));
         let missing = outcomes.iter().any(|outcome| matches!(outcome, Outcome::Missing));
         let mut grounds = Grounds::default();
@@ -242,7 +251,7 @@ impl Extractor {
     /// Whether that was done: then it is the old one that is to be deleted.
     async fn renewed(
         &self,
-        record: &Record,
+        record: &Message,
         seconds: i32,
         now: Timestamp,
         context: &BatchContext,
@@ -256,23 +265,30 @@ impl Extractor {
             };
             let next_turn = now + SignedDuration::from_secs(seconds.into());
             let expires = sent_at.saturating_add(retention).unwrap_or(sent_at);
-            if expires.duration_since(next_turn) >= retention / 16 * LATE {
+            if expires.duration_since(next_turn) >= retention / 16 * RE_ENQUEUE_SIXTEENTHS {
                 return Ok(false);
             }
             self.events.re_enqueue(record, seconds).await.map(|()| true)
         };
-        let id = &record.message_id;
-        match timeout_at(context.times.settle, re_enqueue).await {
+        let id = &record.id;
+        match timeout_at(context.deadlines.settle, re_enqueue).await {
             Ok(Ok(renewed)) => {
                 context.count(Metric::Renewed, renewed.into());
                 renewed
             }
             Ok(Err(err)) => {
-                warn!(sqs.message_id = id, error = error_chain(&err), "could not renew an event");
+                warn!(
+                    sqs.message_id = id,
+                    error = error_chain(&err),
+                    "could not re-enqueue an event; returned to the queue"
+                );
                 false
             }
             Err(_) => {
-                warn!(sqs.message_id = id, "no time to renew an event");
+                warn!(
+                    sqs.message_id = id,
+                    "timed out re-enqueueing an event; returned to the queue"
+                );
                 false
             }
         }
@@ -281,19 +297,19 @@ impl Extractor {
     /// Quarantines a record, or gives it back if that fails.
     async fn quarantine<'a>(
         &self,
-        record: &'a Record,
+        record: &'a Message,
         reason: QuarantineReason,
         detail: &str,
         now: Timestamp,
         context: &BatchContext,
-    ) -> Option<(&'a Record, i32)> {
+    ) -> Option<(&'a Message, i32)> {
         let received_at = QueueMessage::read(&record.body).map(|message| message.received_at());
         let received_at = received_at.ok().or(record.sent_at).unwrap_or(now);
         let send = self.quarantine.quarantine(record, received_at, reason, detail);
-        let (id, code) = (&record.message_id, reason.code());
-        match timeout_at(context.times.settle, send).await {
+        let (id, code) = (&record.id, reason.code());
+        match timeout_at(context.deadlines.settle, send).await {
             Ok(Ok(())) => {
-                error!(sqs.message_id = id, reason = code, detail, "put an event into quarantine");
+                error!(sqs.message_id = id, reason = code, detail, "quarantined an event");
                 context.count(Metric::Quarantined, 1);
                 return None;
             }
@@ -302,10 +318,14 @@ impl Extractor {
                     sqs.message_id = id,
                     reason = code,
                     error = error_chain(&err),
-                    "no quarantine"
+                    "could not quarantine an event; returned to the queue"
                 );
             }
-            Err(_) => error!(sqs.message_id = id, reason = code, "no time for quarantine"),
+            Err(_) => error!(
+                sqs.message_id = id,
+                reason = code,
+                "timed out quarantining an event; returned to the queue"
+            ),
         }
         Some((record, back_off(record.receives, None)))
     }

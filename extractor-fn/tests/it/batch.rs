@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aws_lambda_events::sqs::{SqsBatchResponse, SqsMessage};
+use aws_lambda_events::sqs::SqsBatchResponse;
 use extractor_fn::{Invocation, InvocationError};
 use jiff::{SignedDuration, Timestamp};
 use lambda_runtime::{Context, LambdaEvent};
@@ -15,9 +15,9 @@ use testing::{
 use tokio::time::sleep;
 
 use crate::{
-    FIRST_WAIT, TestApp,
+    FIRST_WAIT, MINUTES, TestApp,
     deadlines::{self, records, working},
-    raw_record, record,
+    hand_over, raw_record, record,
 };
 
 #[test]
@@ -39,8 +39,8 @@ async fn a_record_that_cannot_be_named_keeps_the_whole_batch() {
     for id in [json!(null), json!("")] {
         let mut message = nameless.clone();
         message["messageId"] = id;
-        let message: SqsMessage = serde_json::from_value(message).unwrap();
-        assert!(app.extractor.batch(vec![message], Duration::from_mins(1)).await.is_err());
+        let answer = hand_over(&app.extractor, &app.aws, vec![message], MINUTES).await;
+        assert!(matches!(answer, Err(InvocationError::MissingMessageId(_))));
     }
     app.batch(&[]).await.is_done();
 }

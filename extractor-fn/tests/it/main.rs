@@ -26,9 +26,9 @@ mod upgrade;
 
 use std::{borrow::Borrow, collections::BTreeMap, sync::Arc, time::Duration};
 
-use aws_lambda_events::sqs::SqsMessage;
-use extractor_fn::{Config, Extractor, Http};
+use extractor_fn::{Config, Extractor, Http, InvocationError, Response};
 use jiff::{SignedDuration, Timestamp};
+use lambda_runtime::{Context, LambdaEvent};
 use serde_json::{Value, json};
 use shared::{Clock, Env, Origin, QueueMessage, https_connector_trusting};
 use testing::{
@@ -216,6 +216,20 @@ fn raw_record(index: usize, body: &str) -> Record {
     }
 }
 
+/// Invokes the function with records, as Lambda does.
+async fn hand_over(
+    extractor: &Arc<Extractor>,
+    aws: &Aws,
+    records: Vec<Value>,
+    left: Duration,
+) -> Result<Response, InvocationError> {
+    let payload = serde_json::from_value(json!({"Records": records})).unwrap();
+    let mut context = Context::default();
+    let deadline = aws.timestamp() + SignedDuration::try_from(left).unwrap();
+    context.deadline = deadline.as_millisecond().try_into().unwrap();
+    extractor.handle(LambdaEvent::new(payload, context)).await
+}
+
 async fn settle(
     extractor: &Arc<Extractor>,
     aws: &Aws,
@@ -224,7 +238,7 @@ async fn settle(
 ) -> Settled {
     aws.state().visibility.clear();
     let messages = records.iter().map(|record| {
-        let message = json!({
+        json!({
             "messageId": record.id,
             "receiptHandle": format!("receipt of {}", record.id),
             "body": record.body,
@@ -235,11 +249,10 @@ async fn settle(
             },
             "messageAttributes": {"type": {"stringValue": "A", "dataType": "String", "stringListValues": [], "binaryListValues": []}},
             "eventSource": "aws:sqs", "eventSourceARN": "arn:aws:sqs:eu-west-1:123456789012:events", "awsRegion": "eu-west-1",
-        });
-        serde_json::from_value::<SqsMessage>(message).unwrap()
+        })
     });
-    let response = extractor.batch(messages.collect(), left).await.unwrap();
     // As Lambda reads it: by these very names.
+    let response = hand_over(extractor, aws, messages.collect(), left).await.unwrap();
     let response = serde_json::to_value(response).unwrap();
     let kept = response["batchItemFailures"].as_array().unwrap();
     let kept = kept.iter().map(|kept| kept["itemIdentifier"].as_str().unwrap().to_owned());

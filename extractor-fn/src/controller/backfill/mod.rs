@@ -2,13 +2,14 @@
 //! queued as if they had come.
 //!
 //! What is still to be done is in two parameters, one for events and one for exports, so that any
-//! invocation goes on where another ended or died ([`crate::document`] says why no range is lost).
+//! invocation goes on where another ended or died ([`document`] says why no range is lost).
 //! A mark is moved on only after everything before it is durable in the queue. Repeats are harmless:
 //! deliveries are upserts, and coverage makes most of them cheap.
 
 pub(crate) mod document;
 pub(crate) mod lease;
 pub(crate) mod ranges;
+mod sender;
 
 use std::{
     borrow::Cow,
@@ -18,25 +19,31 @@ use std::{
 };
 
 use aws_sdk_ssm::Client;
-use futures::{StreamExt as _, stream::FuturesUnordered};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
-use shared::{Clock, Id, Origin, QueueMessage, WebhookEvent, error_chain};
+use shared::{Clock, Id, Origin, QueueMessage, WebhookEvent};
 use tokio::time::{Duration, Instant, timeout_at};
 use tracing::{error, info, warn};
 
 use crate::{
-    Extractor,
-    client::gladly::{EXPORTED_ITEMS, Export, Exported, Gladly, GladlyError},
-    client::sqs::{Outgoing, Queue, QueueError},
-    controller::backfill::document::Document,
-    controller::backfill::lease::Lease,
-    controller::backfill::ranges::{JobMark, Range, Ranges},
-    controller::status::events,
-    controller::webhook_monitor::is_due,
-    controller::{ControlError, RESERVE},
-    pipeline::context::BatchContext,
+    client::{
+        gladly::{EXPORTED_ITEMS, Export, Exported, Gladly, GladlyError},
+        message::Message,
+        sqs::Queue,
+    },
+    controller::{
+        backfill::{
+            document::Document,
+            lease::Lease,
+            ranges::{JobMark, Range, Ranges},
+            sender::Sender,
+        },
+        error::ControllerError,
+        schedule::{RESERVE, is_due},
+        text::events,
+    },
+    gate::ControllerPermission,
     unicode::replace_lone_surrogates,
 };
 
@@ -46,10 +53,6 @@ const KEPT: SignedDuration = SignedDuration::from_mins(24 * 60 - 1);
 const EXPORTS_KEPT: SignedDuration = SignedDuration::from_mins(14 * 24 * 60 - 1);
 /// How far Gladly's list is behind at most, and some time for its clock and ours.
 const BEHIND: SignedDuration = SignedDuration::from_secs(25);
-/// Messages of one request to SQS.
-const BATCH: usize = 10;
-/// Requests to SQS at once.
-const AT_ONCE: usize = 8;
 /// Queued events after which the progress is written down.
 const STEP: u64 = 20_000;
 /// Conversations of an export that are gathered before they are queued.
@@ -57,14 +60,14 @@ const GATHERED: usize = 100_000;
 
 /// What there is to recover, and who is at it.
 pub(crate) struct BackfillStore {
-    events: Source,
-    exports: Source,
+    events: PendingBackfill,
+    exports: PendingBackfill,
     lease: Lease,
 }
 
 /// Where events are recovered from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum Source {
     /// Gladly's list of the last 24 hours.
     Events,
     /// Its exports of the last 14 days.
@@ -72,7 +75,7 @@ pub(crate) enum Kind {
 }
 
 /// What is still to be recovered from one source.
-struct Source {
+struct PendingBackfill {
     document: Document,
     /// When Gladly last kept this environment from going on with it.
     failed_at: Mutex<Option<Timestamp>>,
@@ -81,7 +84,7 @@ struct Source {
 impl BackfillStore {
     /// The store next to the pause parameter of this name.
     pub(crate) fn new(ssm: &Client, pause: &str, clock: Clock) -> Self {
-        let source = |name: &str| Source {
+        let source = |name: &str| PendingBackfill {
             document: Document::new(ssm.clone(), format!("{pause}-{name}")),
             failed_at: Mutex::default(),
         };
@@ -89,23 +92,16 @@ impl BackfillStore {
         Self { events: source("backfill"), exports: source("import"), lease }
     }
 
-    fn source(&self, event_type: Kind) -> &Source {
-        match event_type {
-            Kind::Events => &self.events,
-            Kind::Exports => &self.exports,
+    fn recovery(&self, source: Source) -> &PendingBackfill {
+        match source {
+            Source::Events => &self.events,
+            Source::Exports => &self.exports,
         }
     }
 
     /// Events of Gladly's list that are still to be queued.
     pub(crate) fn events(&self) -> &Document {
         &self.events.document
-    }
-
-    /// Whether the schedule may go on with it: a Gladly that fails is left alone for as long as by
-    /// the watch over its webhook.
-    pub(crate) fn is_due(&self, event_type: Kind, now: Timestamp) -> bool {
-        let failed_at = &self.source(event_type).failed_at;
-        is_due(*failed_at.lock().unwrap_or_else(PoisonError::into_inner), now)
     }
 }
 
@@ -162,7 +158,6 @@ impl fmt::Display for Backfilled {
 struct Recovery<'a> {
     document: &'a Document,
     gladly: &'a Gladly,
-    context: BatchContext,
     clock: &'a Clock,
     sender: Sender<'a>,
     /// Nothing is begun after this, and nothing is waited for.
@@ -181,21 +176,49 @@ struct Recovered {
     missing_jobs: u64,
 }
 
-impl Extractor {
+/// Recovers from Gladly what did not arrive by webhook.
+pub(crate) struct Backfill {
+    store: Arc<BackfillStore>,
+    gladly: Arc<Gladly>,
+    events: Arc<Queue>,
+    clock: Clock,
+}
+
+impl Backfill {
+    pub(crate) fn new(
+        store: Arc<BackfillStore>,
+        gladly: Arc<Gladly>,
+        events: Arc<Queue>,
+        clock: Clock,
+    ) -> Self {
+        Self { store, gladly, events, clock }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Whether the schedule may continue: a Gladly that fails is left alone for as long as by the
+    /// webhook monitor.
+    pub(crate) fn is_due(&self, source: Source) -> bool {
+        let failed_at = &self.store.recovery(source).failed_at;
+        is_due(*failed_at.lock().unwrap_or_else(PoisonError::into_inner), self.now())
+    }
+
     /// Queues the events of a range, as far as time allows.
     pub(crate) async fn backfill(
         &self,
         from: Timestamp,
         to: Timestamp,
         time_left: Duration,
-    ) -> Result<Backfilled, ControlError> {
+    ) -> Result<Backfilled, ControllerError> {
         let now = self.now();
         let (to, oldest) = (to.min(now), now - KEPT);
         let begins = from.max(oldest).min(to);
         if from >= to || to <= oldest {
-            return Err(ControlError::NoRange("the last 24 hours"));
+            return Err(ControllerError::NoRange("the last 24 hours"));
         }
-        self.begin(Kind::Events, begins, to, begins, begins > from, time_left).await
+        self.begin(Source::Events, begins, to, begins, begins > from, time_left).await
     }
 
     /// Queues an event for each conversation of Gladly's exports of a range, as far as time allows.
@@ -204,41 +227,40 @@ impl Extractor {
         from: Timestamp,
         to: Timestamp,
         time_left: Duration,
-    ) -> Result<Backfilled, ControlError> {
+    ) -> Result<Backfilled, ControllerError> {
         let until = Instant::now() + time_left;
         let now = self.now();
         let (to, oldest) = (to.min(now), now - EXPORTS_KEPT);
         let begins = from.max(oldest).min(to);
         if from >= to || to <= oldest {
-            return Err(ControlError::NoRange("the last 14 days"));
+            return Err(ControllerError::NoRange("the last 14 days"));
         }
-        let context = BatchContext::unguarded(Arc::clone(&self.gate), time_left);
-        let jobs = self.fetcher.gladly().exports(begins, &context).await?;
+        let jobs = self.gladly.exports(begins, &ControllerPermission).await?;
         let first = jobs.iter().map(|job| job.parameters.start_at).min();
         if !jobs.iter().any(|job| is_wanted(job, begins, to)) {
-            return Err(ControlError::NoRange("what Gladly has exported in the last 14 days"));
+            return Err(ControllerError::NoRange("what Gladly has exported in the last 14 days"));
         }
         let exported = first.map_or(begins, |first| first.max(begins));
         let time_left = until.saturating_duration_since(Instant::now());
-        self.begin(Kind::Exports, begins, to, exported, exported > from, time_left).await
+        self.begin(Source::Exports, begins, to, exported, exported > from, time_left).await
     }
 
     /// Writes a range down and begins with it; it stays written down if this fails.
     async fn begin(
         &self,
-        event_type: Kind,
+        source: Source,
         begins: Timestamp,
         to: Timestamp,
         from: Timestamp,
         cut: bool,
         time_left: Duration,
-    ) -> Result<Backfilled, ControlError> {
+    ) -> Result<Backfilled, ControllerError> {
         let began = self.now();
-        let document = &self.backfill.source(event_type).document;
+        let document = &self.store.recovery(source).document;
         document.update(|ranges| ranges.add(begins, Some(to))).await?;
-        let recovered = self.recover(event_type, time_left).await;
+        let recovered = self.recover(source, time_left).await;
         let Recovered { queued, invalid_lines, missing_jobs } =
-            recovered.map_err(|err| ControlError::Noted(Box::new(err)))?;
+            recovered.map_err(|err| ControllerError::Noted(Box::new(err)))?;
         let left = document.read().await?;
         let settling = left.within(begins, to).all(|left| left.from >= began - BEHIND);
         let done = left.within(begins, to).next().is_none();
@@ -246,33 +268,32 @@ impl Extractor {
     }
 
     /// Goes on with what there is to recover, as far as time allows.
-    pub(crate) async fn resume_backfill(
+    pub(crate) async fn resume(
         &self,
-        event_type: Kind,
+        source: Source,
         time_left: Duration,
-    ) -> Result<(), ControlError> {
-        self.recover(event_type, time_left).await.map(drop)
+    ) -> Result<(), ControllerError> {
+        self.recover(source, time_left).await.map(drop)
     }
 
     /// Recovers what is written down, unless another invocation is at it, which then finds that too.
     async fn recover(
         &self,
-        event_type: Kind,
+        source: Source,
         time_left: Duration,
-    ) -> Result<Recovered, ControlError> {
+    ) -> Result<Recovered, ControllerError> {
         let until = Instant::now() + time_left;
-        let source = self.backfill.source(event_type);
-        if source.document.read().await?.is_empty() {
+        let pending = self.store.recovery(source);
+        if pending.document.read().await?.is_empty() {
             return Ok(Recovered::default());
         }
-        let Some(held) = self.backfill.lease.acquire(time_left + RESERVE).await? else {
-            info!(source = ?event_type, "another invocation is recovering events");
+        let Some(held) = self.store.lease.acquire(time_left + RESERVE).await? else {
+            info!(source = ?source, "another invocation is recovering events");
             return Ok(Recovered::default());
         };
         let mut recovery = Recovery {
-            document: &source.document,
-            gladly: self.fetcher.gladly(),
-            context: BatchContext::unguarded(Arc::clone(&self.gate), time_left),
+            document: &pending.document,
+            gladly: &self.gladly,
             clock: &self.clock,
             sender: Sender::new(&self.events),
             until,
@@ -280,21 +301,21 @@ impl Extractor {
             invalid_lines: 0,
             missing_jobs: 0,
         };
-        let ended = match event_type {
-            Kind::Events => recovery.events().await,
-            Kind::Exports => recovery.exports().await,
+        let ended = match source {
+            Source::Events => recovery.events().await,
+            Source::Exports => recovery.exports().await,
         };
-        self.backfill.lease.release(held).await;
+        self.store.lease.release(held).await;
         let Recovery { moved, invalid_lines, missing_jobs, sender, .. } = recovery;
         let count = sender.queued;
         if count > 0 {
-            info!(source = ?event_type, count, "backfill queued events");
+            info!(source = ?source, count, "backfill queued events");
         }
         if invalid_lines > 0 {
-            warn!(source = ?event_type, count = invalid_lines, "ignored lines that cannot be used");
+            warn!(source = ?source, count = invalid_lines, "ignored lines that cannot be used");
         }
-        let failed = matches!(ended, Err(ControlError::Gladly(_))) && !moved;
-        *source.failed_at.lock().unwrap_or_else(PoisonError::into_inner) =
+        let failed = matches!(ended, Err(ControllerError::Gladly(_))) && !moved;
+        *pending.failed_at.lock().unwrap_or_else(PoisonError::into_inner) =
             failed.then(|| self.now());
         ended.map(|()| Recovered { queued: count, invalid_lines, missing_jobs })
     }
@@ -327,7 +348,7 @@ impl Recovery<'_> {
         began: &Range,
         from: Timestamp,
         job: Option<JobMark>,
-    ) -> Result<Option<Range>, ControlError> {
+    ) -> Result<Option<Range>, ControllerError> {
         let change = |ranges: &mut Ranges| ranges.advance(began, from, job.clone());
         let left = self.document.update(change).await?;
         self.moved |= left.is_some();
@@ -335,7 +356,7 @@ impl Recovery<'_> {
     }
 
     /// Queues what Gladly lists, oldest first.
-    async fn events(&mut self) -> Result<(), ControlError> {
+    async fn events(&mut self) -> Result<(), ControllerError> {
         // What happened just now may not be listed yet.
         let settled = self.clock.now() - BEHIND;
         while !self.is_over() {
@@ -369,8 +390,10 @@ impl Recovery<'_> {
         mut range: Range,
         begins: Timestamp,
         end: Timestamp,
-    ) -> Result<(), ControlError> {
-        let Some(lines) = self.in_time(self.gladly.events(begins, end, &self.context)).await else {
+    ) -> Result<(), ControllerError> {
+        let Some(lines) =
+            self.in_time(self.gladly.events(begins, end, &ControllerPermission)).await
+        else {
             return Ok(());
         };
         let mut lines = lines?;
@@ -415,7 +438,7 @@ impl Recovery<'_> {
     }
 
     /// Queues the conversations of Gladly's exports, in the order of the exports' ends.
-    async fn exports(&mut self) -> Result<(), ControlError> {
+    async fn exports(&mut self) -> Result<(), ControllerError> {
         while !self.is_over() {
             let oldest = self.clock.now() - EXPORTS_KEPT;
             let Some(range) = self.document.read().await?.iter().next().cloned() else { break };
@@ -427,7 +450,8 @@ impl Recovery<'_> {
                 );
             }
             let since = range.from.max(oldest);
-            let Some(jobs) = self.in_time(self.gladly.exports(since, &self.context)).await else {
+            let Some(jobs) = self.in_time(self.gladly.exports(since, &ControllerPermission)).await
+            else {
                 break;
             };
             let mut jobs = jobs?;
@@ -440,7 +464,7 @@ impl Recovery<'_> {
     }
 
     /// Queues the conversations of a range's export jobs. `false` once time is over.
-    async fn jobs(&mut self, mut range: Range, jobs: &[Export]) -> Result<bool, ControlError> {
+    async fn jobs(&mut self, mut range: Range, jobs: &[Export]) -> Result<bool, ControllerError> {
         let end = range.end();
         for (index, job) in jobs.iter().enumerate() {
             if self.is_over() {
@@ -464,11 +488,11 @@ impl Recovery<'_> {
     }
 
     /// Queues the conversations of one export job, from where an earlier invocation ended.
-    async fn export(&mut self, range: &mut Range, job: &Id) -> Result<Read, ControlError> {
+    async fn export(&mut self, range: &mut Range, job: &Id) -> Result<Read, ControllerError> {
         let offset =
             range.job.as_ref().filter(|mark| mark.id == *job).map_or(0, |mark| mark.offset);
         let Some(lines) =
-            self.in_time(self.gladly.exported_items(job, offset, &self.context)).await
+            self.in_time(self.gladly.exported_items(job, offset, &ControllerPermission)).await
         else {
             return Ok(Read::InPart);
         };
@@ -527,7 +551,7 @@ impl Recovery<'_> {
     }
 
     /// Queues an event for each conversation.
-    async fn send(&mut self, seen: &mut BTreeMap<Id, LastActivity>) -> Result<(), ControlError> {
+    async fn send(&mut self, seen: &mut BTreeMap<Id, LastActivity>) -> Result<(), ControllerError> {
         for (conversation, LastActivity { customer, at }) in std::mem::take(seen) {
             let mut event = json!({
                 "type": "RELAY/IMPORTED", "content": {"conversationId": conversation},
@@ -599,7 +623,7 @@ fn trimmed(line: &str) -> &str {
 /// What a line of Gladly's list is to the queue.
 enum Line {
     /// A queue message, and when the event was recorded.
-    Event(Outgoing, Option<Timestamp>),
+    Event(Message, Option<Timestamp>),
     /// Nothing that ingest-fn would queue either.
     Ignored,
     /// Not an event.
@@ -622,64 +646,11 @@ impl Line {
                     return Self::Invalid;
                 };
                 let event_type = QueueMessage::type_attribute(&event.event_type);
-                Self::Event(Outgoing { body, event_type }, recorded)
+                let message = Message::new(body, "type", &event_type);
+                message.map_or(Self::Invalid, |message| Self::Event(message, recorded))
             }
             Ok(_) => Self::Ignored,
             Err(_) => Self::Invalid,
         }
-    }
-}
-
-/// Sends events in batches, some at once. What was added is durable once it is flushed.
-struct Sender<'a> {
-    queue: &'a Queue,
-    batch: Vec<Outgoing>,
-    sending: FuturesUnordered<Sending<'a>>,
-    queued: u64,
-}
-
-type Sending<'a> = std::pin::Pin<Box<dyn Future<Output = Result<u64, QueueError>> + Send + 'a>>;
-
-impl<'a> Sender<'a> {
-    fn new(queue: &'a Queue) -> Self {
-        Self { queue, batch: Vec::new(), sending: FuturesUnordered::new(), queued: 0 }
-    }
-
-    async fn add(&mut self, message: Outgoing) -> Result<(), QueueError> {
-        self.batch.push(message);
-        if self.batch.len() >= BATCH {
-            self.send().await?;
-        }
-        Ok(())
-    }
-
-    async fn send(&mut self) -> Result<(), QueueError> {
-        while self.sending.len() >= AT_ONCE {
-            self.sent().await?;
-        }
-        let (queue, batch) = (self.queue, std::mem::take(&mut self.batch));
-        self.sending.push(Box::pin(async move {
-            let count = batch.len() as u64;
-            queue.send_new(batch).await.map(|()| count)
-        }));
-        Ok(())
-    }
-
-    async fn sent(&mut self) -> Result<(), QueueError> {
-        if let Some(sent) = self.sending.next().await {
-            self.queued +=
-                sent.inspect_err(|err| warn!(error = error_chain(err), "could not queue"))?;
-        }
-        Ok(())
-    }
-
-    async fn flush(&mut self) -> Result<(), QueueError> {
-        if !self.batch.is_empty() {
-            self.send().await?;
-        }
-        while !self.sending.is_empty() {
-            self.sent().await?;
-        }
-        Ok(())
     }
 }

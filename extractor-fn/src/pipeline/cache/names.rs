@@ -13,8 +13,8 @@ use tracing::warn;
 use crate::{
     client::gladly::{Gladly, GladlyError},
     client::json::Fields,
+    gate::{Interrupted, Permission},
     pipeline::cache::bounded::hash,
-    pipeline::context::{BatchContext, Interrupted},
 };
 
 /// How long a list is used.
@@ -102,7 +102,7 @@ impl NameList {
         ids: &[Cow<'_, str>],
         gladly: &Gladly,
         clock: &Clock,
-        context: &BatchContext,
+        permission: &impl Permission,
     ) -> Result<Arc<Names>, Interrupted> {
         if ids.is_empty() {
             return Ok(Arc::default());
@@ -111,7 +111,7 @@ impl NameList {
         let mut kept = self.kept.lock().await;
         let now = clock.now();
         if kept.is_due(ids, wanted_at, now) {
-            let list = gladly.list(self.kind, context).await;
+            let list = gladly.list(self.kind, permission).await;
             let names = list.and_then(|list| {
                 Names::read(&list).ok_or(GladlyError::Unreadable("a list of names"))
             });

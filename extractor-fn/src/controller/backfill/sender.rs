@@ -1,0 +1,69 @@
+//! Sends recovered events to the queue, several requests at once.
+
+use futures::{StreamExt as _, stream::FuturesUnordered};
+use shared::error_chain;
+use tracing::warn;
+
+use crate::client::{
+    message::Message,
+    sqs::{Queue, QueueError},
+};
+
+/// Messages of one request to SQS.
+const BATCH: usize = 10;
+/// Requests to SQS at once.
+const AT_ONCE: usize = 8;
+/// Sends events in batches, some at once. What was added is durable once it is flushed.
+pub(super) struct Sender<'a> {
+    queue: &'a Queue,
+    batch: Vec<Message>,
+    sending: FuturesUnordered<Sending<'a>>,
+    /// Events that are durable.
+    pub(super) queued: u64,
+}
+
+type Sending<'a> = std::pin::Pin<Box<dyn Future<Output = Result<u64, QueueError>> + Send + 'a>>;
+
+impl<'a> Sender<'a> {
+    pub(super) fn new(queue: &'a Queue) -> Self {
+        Self { queue, batch: Vec::new(), sending: FuturesUnordered::new(), queued: 0 }
+    }
+
+    pub(super) async fn add(&mut self, message: Message) -> Result<(), QueueError> {
+        self.batch.push(message);
+        if self.batch.len() >= BATCH {
+            self.send().await?;
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self) -> Result<(), QueueError> {
+        while self.sending.len() >= AT_ONCE {
+            self.sent().await?;
+        }
+        let (queue, batch) = (self.queue, std::mem::take(&mut self.batch));
+        self.sending.push(Box::pin(async move {
+            let count = batch.len() as u64;
+            queue.send_new(&batch).await.map(|()| count)
+        }));
+        Ok(())
+    }
+
+    async fn sent(&mut self) -> Result<(), QueueError> {
+        if let Some(sent) = self.sending.next().await {
+            self.queued +=
+                sent.inspect_err(|err| warn!(error = error_chain(err), "could not queue"))?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn flush(&mut self) -> Result<(), QueueError> {
+        if !self.batch.is_empty() {
+            self.send().await?;
+        }
+        while !self.sending.is_empty() {
+            self.sent().await?;
+        }
+        Ok(())
+    }
+}

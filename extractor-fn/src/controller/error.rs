@@ -1,0 +1,29 @@
+//! Why the controller could not do its work.
+
+use shared::ParameterError;
+
+use crate::{
+    client::{event_source_mapping::MappingError, gladly::GladlyError, sqs::QueueError},
+    controller::backfill::document::StoreError,
+};
+
+/// Why the controller could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ControllerError {
+    #[error(transparent)]
+    Parameter(#[from] ParameterError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Mapping(#[from] MappingError),
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    #[error(transparent)]
+    Gladly(#[from] GladlyError),
+    #[error("invalid pause parameter: expected \"running\" or \"paused\"; treating as paused")]
+    InvalidPause,
+    #[error("the range is recorded and continues automatically; it could not be read now")]
+    Noted(#[source] Box<ControllerError>),
+    #[error("from must be a time before to, and within {0}")]
+    NoRange(&'static str),
+}

@@ -1,0 +1,79 @@
+//! The composition root: builds the clients, the pipeline and the controller, and decides nothing.
+
+use std::sync::Arc;
+
+use aws_config::SdkConfig;
+use jiff::SignedDuration;
+use shared::{Clock, Parameter, ssm_client};
+
+use crate::{
+    client::{
+        Clients,
+        destination::Destination,
+        event_source_mapping::Mapping,
+        gladly::Gladly,
+        http::Http,
+        rate_limiter::RateLimiter,
+        sqs::{Queue, sqs_client},
+        throughput::ThroughputEstimate,
+    },
+    config::Config,
+    controller::{Controller, backfill::BackfillStore, renewal::RenewalStore},
+    gate::{Gate, PAUSE_TTL, breaker::Breaker},
+    pipeline::Pipeline,
+};
+
+/// How old the tokens may be.
+const TOKEN_TTL: SignedDuration = SignedDuration::from_mins(1);
+
+/// The function.
+pub struct Extractor {
+    pub(crate) pipeline: Arc<Pipeline>,
+    pub(crate) controller: Controller,
+    pub(crate) clock: Clock,
+}
+
+impl Extractor {
+    /// An extractor that reaches AWS as `aws` says, and everything else through `http`.
+    #[must_use]
+    pub fn new(aws: &SdkConfig, config: Config, http: Http, clock: Clock) -> Self {
+        let ssm = ssm_client(aws);
+        let secret = |name| Parameter::new(ssm.clone(), name, TOKEN_TTL, clock.clone());
+        let name = config.pause_parameter;
+        let breaker =
+            Parameter::new(ssm.clone(), format!("{name}-breaker"), PAUSE_TTL, clock.clone());
+        let renewals = RenewalStore::new(ssm.clone(), format!("{name}-renewal"), clock.clone());
+        let backfills = BackfillStore::new(&ssm, &name, clock.clone());
+        let pause = Parameter::new(ssm.clone(), name, PAUSE_TTL, clock.clone());
+        let sqs = sqs_client(aws);
+        let clients = Clients {
+            gate: Arc::new(Gate::new(pause, Breaker::new(breaker, clock.clone()), clock.clone())),
+            gladly: Arc::new(Gladly::new(
+                http.clone(),
+                config.gladly,
+                config.gladly_email,
+                secret(config.gladly_token_parameter),
+                RateLimiter::new(config.gladly_rate),
+                clock.clone(),
+            )),
+            destination: Arc::new(Destination::new(
+                http,
+                config.destination,
+                config.destination_token_header,
+                secret(config.destination_token_parameter),
+                config.delivery.gzip,
+                clock.clone(),
+            )),
+            events: Arc::new(Queue::new(sqs.clone(), config.events_queue_url)),
+            quarantine: Arc::new(Queue::new(sqs, config.quarantine_queue_url)),
+            throughput: Arc::new(ThroughputEstimate::new(config.gladly_rate)),
+            clock: clock.clone(),
+        };
+        let mapping = Mapping::new(aws, config.function, config.events_queue_arn);
+        let renews = config.renew_held_events;
+        let pipeline = Arc::new(Pipeline::new(&clients, config.delivery, renews));
+        let webhook = config.watched_webhook;
+        let controller = Controller::new(clients, mapping, renewals, backfills, webhook, renews);
+        Self { pipeline, controller, clock }
+    }
+}
