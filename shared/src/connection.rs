@@ -149,7 +149,7 @@ mod tests {
 
         fn call(&self) -> HttpConnectorFuture {
             let mut request = HttpRequest::new(SdkBody::empty());
-            request.set_uri(self.server.url()).unwrap();
+            request.set_uri(format!("{}/deliveries", self.server.url())).unwrap();
             self.client.call(request)
         }
 
@@ -171,7 +171,9 @@ mod tests {
             assert!(read(test.answer().await).await);
         }
         assert_eq!(test.tls.connections(), 1);
-        assert!(test.server.traffic().calls("").iter().all(|call| call.protocol == "HTTP/2.0"));
+        let calls = test.server.traffic().calls("");
+        let protocols: Vec<_> = calls.iter().map(|call| &*call.protocol).collect();
+        assert_eq!(protocols, ["HTTP/2.0"; 3]);
     }
 
     #[tokio::test]

@@ -200,7 +200,7 @@ impl World {
             self.note(|| format!("{task} from {from}: {answer:?}"));
             match answer {
                 Ok(_) => break,
-                Err(Failure::Refused(why)) if why.starts_with("the range is noted") => break,
+                Err(Failure::Refused(why)) if why.starts_with("the range is recorded") => break,
                 // There is no export of it yet.
                 Err(Failure::Refused(why)) if why.starts_with("from must be") => {
                     self.state().gap.asked -= 1;

@@ -61,7 +61,7 @@ pub(crate) struct RenewalState {
 
 /// What is known of one queue.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 pub(crate) struct QueueState {
     /// No message in the queue was sent before this.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -315,11 +315,11 @@ mod tests {
 
     #[test]
     fn a_document_that_cannot_be_read_knows_nothing() {
-        let text = r#"{"events":{"floor":"2026-01-02T03:04:05Z","pass":{"begunAt":"2026-01-02T03:04:05Z","renewed":7,"failed":1}},"quarantine":{}}"#;
+        let text = r#"{"events":{"lowWatermark":"2026-01-02T03:04:05Z","pass":{"begunAt":"2026-01-02T03:04:05Z","renewed":7,"failed":1}},"quarantine":{}}"#;
         let state: RenewalState = text.parse().unwrap();
         assert_eq!(state.events.pass.as_ref().unwrap().renewed, 7);
         assert_eq!(serde_json::to_string(&state).unwrap(), text);
-        for text in ["", "{}", "[]", r#"{"events":{"floor":"soon"}}"#] {
+        for text in ["", "{}", "[]", r#"{"events":{"lowWatermark":"soon"}}"#] {
             assert_eq!(text.parse(), Ok(RenewalState::default()), "{text}");
         }
     }

@@ -131,7 +131,7 @@ impl Pipeline {
             }
             Err(interrupted) => {
                 let reason = tracing::field::display(&interrupted);
-                info!(count = records.len(), reason, "returned records to the queue");
+                warn!(count = records.len(), reason, "returned records to the queue");
                 outcomes.fill(Outcome::Held);
             }
         }

@@ -373,7 +373,7 @@ async fn a_range_is_cut_to_what_gladly_has_and_goes_on_after_a_fault() {
 
     app.aws.state().sqs_fault = Some(THROTTLED);
     let told = app.invoke(range.clone()).await.unwrap_err().to_string();
-    assert!(told.starts_with("the range is noted, and goes on by itself once it can"), "{told}");
+    assert!(told.starts_with("the range is recorded and continues automatically"), "{told}");
     assert!(told.contains("could not send to SQS"), "{told}");
     app.aws.state().sqs_fault = None;
     app.task("reconcile").await;
@@ -503,7 +503,7 @@ async fn a_range_that_is_added_while_another_is_worked_on_is_kept() {
         scheduled.unwrap();
         if at_once {
             let told = asked.unwrap_err().to_string();
-            assert!(told.starts_with("the range is noted"), "{told}");
+            assert!(told.starts_with("the range is recorded"), "{told}");
             operator.schedule(7).await;
         } else {
             assert_eq!(asked.unwrap()["done"], false, "the schedule is at work, and finds it");
@@ -577,7 +577,7 @@ async fn a_second_import_does_not_drop_the_first() {
     for from in [5, 3] {
         let from = now - from * day;
         let told = app.import(from, from + day).await.unwrap_err().to_string();
-        assert!(told.starts_with("the range is noted"), "{told}");
+        assert!(told.starts_with("the range is recorded"), "{told}");
     }
     app.aws.state().sqs_fault = None;
     app.schedule(1).await;

@@ -78,7 +78,7 @@ async fn every_line_of_a_batch_names_its_invocation_also_those_of_spawned_tasks(
 
     lines.all_name_the_invocation();
     // A task of its own each.
-    assert_eq!(lines.one("gave a conversation back")["gladly.conversation_id"], "c-1");
+    assert_eq!(lines.one("could not fetch a conversation; its records return to the queue")["gladly.conversation_id"], "c-1");
     let delivered = lines.one("delivered");
     assert_eq!(delivered["level"], "INFO");
     let sent: Value = serde_json::from_str(&app.sent("deliveries")[0]).unwrap();
@@ -91,14 +91,14 @@ async fn every_line_of_a_batch_names_its_invocation_also_those_of_spawned_tasks(
         (&delivered["delivery.events"], &delivered["delivery.conversations"]),
         (&json!(3), &json!(3))
     );
-    let quarantined = lines.one("put an event into quarantine");
+    let quarantined = lines.one("quarantined an event");
     assert_eq!(
         (&quarantined["level"], &quarantined["reason"]),
         (&json!("ERROR"), &json!("unreadable"))
     );
     assert_eq!(quarantined["sqs.message_id"], "m-5");
     let done = lines.one("batch done");
-    assert_eq!((&done["batch.records"], &done["batch.given_back"]), (&json!(6), &json!(2)));
+    assert_eq!((&done["batch.records"], &done["batch.returned"]), (&json!(6), &json!(2)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -134,7 +134,7 @@ async fn a_task_and_a_pause_are_a_line_each_that_names_its_invocation() {
     app.aws.put("/relay/pause", "paused");
     tokio::time::sleep(std::time::Duration::from_secs(11)).await;
     app.invoke(batch(records(2).into_iter().map(|record| record.body))).await.unwrap();
-    let holding = lines.one("holding records");
+    let holding = lines.one("returned records to the queue");
     assert_eq!((&holding["level"], &holding["count"]), (&json!("WARN"), &json!(2)));
     assert!(holding["reason"].is_string(), "{holding}");
     lines.all_name_the_invocation();

@@ -197,12 +197,12 @@ async fn a_renewal_of_every_version_goes_on() {
         let status = app.task("status").await;
         let floor: Timestamp = "2025-12-31T00:00:00Z".parse().unwrap();
         let age = app.clock.now().duration_since(floor).as_secs();
-        assert_eq!(status["oldestEventAgeSeconds"], age, "{}: its floor", golden.version);
+        assert_eq!(status["oldestEventAgeSeconds"], age, "{}: its low watermark", golden.version);
         app.task("reconcile").await;
         let ledger = app.written("renewal").pop().unwrap();
         let ledger: Value = serde_json::from_str(&ledger).unwrap();
         let floor = written() - SignedDuration::from_hours(24);
-        assert_eq!(ledger["events"], json!({"floor": floor.to_string()}), "its pass has ended");
+        assert_eq!(ledger["events"], json!({"lowWatermark": floor.to_string()}), "its pass has ended");
         assert_eq!(app.aws.state().messages[0].body, "held", "and renewed what there was");
     }
 }
@@ -320,7 +320,7 @@ async fn what_the_controller_goes_on_with_is_written_as_before() {
     app.aws.state().queue("events", created);
     let sent = written() - SignedDuration::from_hours(50);
     app.aws.state().send("events", "held", Vec::new(), 0, sent);
-    let known = r#"{"events":{"floor":"2025-12-31T00:00:00Z"},"quarantine":{}}"#;
+    let known = r#"{"events":{"lowWatermark":"2025-12-31T00:00:00Z"},"quarantine":{}}"#;
     app.aws.put(&format!("{PAUSE}-renewal"), known);
     // The mapping was enabled, and switching it off takes its time.
     app.aws.state().mapping.enabled = false;

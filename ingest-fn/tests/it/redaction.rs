@@ -18,7 +18,7 @@ const SECRETS: [&str; 6] = [KEY, "s3cret", NEXT_KEY, "card", MAIL, "mary"];
 #[test]
 fn no_key_text_or_person_reaches_a_log_line_a_metric_or_an_answer() {
     let run = Command::new(env::current_exe().unwrap())
-        .args(["--exact", "leak::every_path", "--ignored", "--nocapture"])
+        .args(["--exact", "redaction::every_path", "--ignored", "--nocapture"])
         .envs([("AWS_LAMBDA_LOG_LEVEL", "TRACE"), ("AWS_LAMBDA_FUNCTION_NAME", "ingest")])
         .output()
         .unwrap();

@@ -163,7 +163,7 @@ impl TestApp {
         .await;
         eventually("the batches have ended", async || {
             let batches = batches(&self.stack.logs(Function::Extractor).await.unwrap());
-            let given_back = batches.iter().filter_map(|batch| batch["batch.given_back"].as_u64());
+            let given_back = batches.iter().filter_map(|batch| batch["batch.returned"].as_u64());
             given_back.sum::<u64>() >= messages as u64
         })
         .await;

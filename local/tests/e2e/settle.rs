@@ -148,7 +148,7 @@ async fn what_does_not_fit_into_an_invocation_goes_back_at_once() {
     app.arrived(&ids).await;
     app.settled().await;
     let summaries = batches(&app.stack.logs(Function::Extractor).await.unwrap());
-    assert!(summaries[0]["batch.given_back"].as_u64() > Some(0), "{summaries:?}");
+    assert!(summaries[0]["batch.returned"].as_u64() > Some(0), "{summaries:?}");
     // A back-off would have taken 24 s at least.
     let calls = app.destination.traffic().calls("");
     let took = calls[calls.len() - 1].at - calls[0].at;
