@@ -12,7 +12,6 @@ mod extractor;
 mod gate;
 mod invocation;
 mod pipeline;
-mod unicode;
 
 pub use crate::{
     client::{http::Http, message::MissingMessageId},

@@ -4,21 +4,19 @@ use std::{convert::Infallible, time::Duration};
 
 use aws_config::SdkConfig;
 use lambda_http::{
-    Body, LambdaEvent, Request, Response,
+    Body, LambdaEvent,
     http::{HeaderValue, StatusCode, header::CONTENT_TYPE},
 };
-use shared::{
-    Clock, Event, Metric, Metrics, Parameter, WebhookEvent, error_chain, invocation_span,
-    ssm_client,
-};
+use shared::{Clock, Metric, Metrics, Parameter, error_chain, invocation_span, ssm_client};
 use tokio::time::timeout;
 use tracing::{Instrument as _, error};
 
 use crate::{
-    ActiveKeys, Answer, Call, Config, Rejection, Webhook,
-    api_keys::{self, KEYS_TTL},
-    http_api,
+    api_keys::{self, ActiveKeys, KEYS_TTL},
+    config::Config,
+    http_api::{self, Request, Response},
     queue::{EnqueueError, WebhookQueue},
+    webhook::{Action, Rejection, Webhook},
 };
 
 /// How long a request may take. The function's timeout is 14 s, and a killed one answers nothing.
@@ -41,7 +39,7 @@ pub enum Outcome {
     Unavailable,
 }
 
-impl From<Outcome> for Response<Body> {
+impl From<Outcome> for lambda_http::Response<Body> {
     fn from(outcome: Outcome) -> Self {
         let (status, body) = match outcome {
             Outcome::Queued => (StatusCode::OK, r#"{"status":"queued"}"#),
@@ -86,16 +84,16 @@ impl Ingest {
     }
 
     /// Lambda's entry point. Infallible: every outcome is an answer.
-    pub async fn call(&self, event: LambdaEvent<Call>) -> Result<Answer, Infallible> {
+    pub async fn handle(&self, event: LambdaEvent<Request>) -> Result<Response, Infallible> {
         let span = invocation_span(&event.context.request_id);
         let mut metrics = Metrics::default();
         let outcome = self.receive(event.payload.0, &mut metrics).instrument(span.clone()).await;
         span.in_scope(|| metrics.emit(self.clock.now()));
-        Ok(http_api::answer(outcome.into()))
+        Ok(http_api::to_response(outcome.into()))
     }
 
     /// Authenticates a request and makes it durable, or says in time that it is not.
-    pub async fn receive(&self, request: Request, metrics: &mut Metrics) -> Outcome {
+    pub async fn receive(&self, request: lambda_http::Request, metrics: &mut Metrics) -> Outcome {
         let Ok(outcome) = timeout(REQUEST_LIMIT, self.store(request, metrics)).await else {
             error!("timed out storing a webhook");
             metrics.add(Metric::Unavailable, 1);
@@ -104,7 +102,7 @@ impl Ingest {
         outcome
     }
 
-    async fn store(&self, request: Request, metrics: &mut Metrics) -> Outcome {
+    async fn store(&self, request: lambda_http::Request, metrics: &mut Metrics) -> Outcome {
         let received_at = self.clock.now();
         let webhook = match Webhook::authenticate(request, &self.keys).await {
             Ok(webhook) => webhook,
@@ -120,39 +118,34 @@ impl Ingest {
         };
         metrics.key_slot(webhook.slot());
 
-        let stored = match webhook.read() {
-            Ok((WebhookEvent::Ping, _)) => return Outcome::Pong,
-            Ok((WebhookEvent::Event(Event { conversation: None, .. }), _)) => {
+        match webhook.action(received_at) {
+            Ok(Action::Pong) => Outcome::Pong,
+            Ok(Action::Ignore) => {
                 metrics.add(Metric::Ignored, 1);
-                return Outcome::Ignored;
+                Outcome::Ignored
             }
-            Ok((WebhookEvent::Event(event), text)) => {
-                self.queue.enqueue(&webhook, text, &event.event_type, received_at).await
-            }
-            Err(invalid) => Err(invalid.into()),
-        };
-        let (stored, invalid) = match stored {
-            Err(EnqueueError::InvalidEvent(why)) => {
-                (self.queue.quarantine(&webhook, &why, received_at).await, Some(why))
-            }
-            stored => (stored, None),
-        };
-        match (stored, invalid) {
-            (Ok(()), None) => {
-                metrics.add(Metric::Queued, 1);
-                Outcome::Queued
-            }
-            (Ok(()), Some(why)) => {
-                let (reason, detail) = (why.reason().code(), tracing::field::display(&why));
-                error!(reason, detail, "put a webhook into quarantine");
-                metrics.add(Metric::Quarantined, 1);
-                Outcome::Quarantined
-            }
-            (Err(err), _) => {
-                error!(error = error_chain(&err), "could not make a webhook durable");
-                metrics.add(Metric::Unavailable, 1);
-                Outcome::Unavailable
-            }
+            Ok(Action::Enqueue(event)) => match self.queue.enqueue(&webhook, event).await {
+                Ok(()) => {
+                    metrics.add(Metric::Queued, 1);
+                    Outcome::Queued
+                }
+                Err(err) => not_stored(&err, metrics),
+            },
+            Err(why) => match self.queue.quarantine(&webhook, &why, received_at).await {
+                Ok(()) => {
+                    let (reason, detail) = (why.reason().code(), tracing::field::display(&why));
+                    error!(reason, detail, "quarantined a webhook");
+                    metrics.add(Metric::Quarantined, 1);
+                    Outcome::Quarantined
+                }
+                Err(err) => not_stored(&err, metrics),
+            },
         }
     }
+}
+
+fn not_stored(err: &EnqueueError, metrics: &mut Metrics) -> Outcome {
+    error!(error = error_chain(err), "could not store a webhook");
+    metrics.add(Metric::Unavailable, 1);
+    Outcome::Unavailable
 }

@@ -9,18 +9,18 @@ use std::collections::HashMap;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use lambda_http::{
-    Body, Request, Response,
+    Body,
     aws_lambda_events::apigw::ApiGatewayV2httpResponse,
     http::{HeaderMap, HeaderName, HeaderValue},
 };
 use serde::{Deserialize, Deserializer};
 
 /// What goes back to the HTTP API.
-pub type Answer = ApiGatewayV2httpResponse;
+pub type Response = ApiGatewayV2httpResponse;
 
-/// A call of the HTTP API. The path, the query and the method stay behind: they decide nothing.
+/// A request of the HTTP API. The path, the query and the method stay behind: they decide nothing.
 #[derive(Debug)]
-pub struct Call(pub(crate) Request);
+pub struct Request(pub(crate) lambda_http::Request);
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -33,7 +33,7 @@ struct Payload {
     is_base64_encoded: Option<bool>,
 }
 
-impl<'de> Deserialize<'de> for Call {
+impl<'de> Deserialize<'de> for Request {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let payload = Payload::deserialize(deserializer)?;
         let text = payload.body.unwrap_or_default();
@@ -44,7 +44,7 @@ impl<'de> Deserialize<'de> for Call {
             }
             _ => Body::Text(text),
         };
-        let mut request = Request::new(body);
+        let mut request = lambda_http::Request::new(body);
         *request.headers_mut() = headers(payload.headers.unwrap_or_default());
         Ok(Self(request))
     }
@@ -63,9 +63,9 @@ fn headers(given: HashMap<String, Option<String>>) -> HeaderMap {
 }
 
 /// The response as the HTTP API takes it.
-pub(crate) fn answer(response: Response<Body>) -> Answer {
+pub(crate) fn to_response(response: lambda_http::Response<Body>) -> Response {
     let (head, body) = response.into_parts();
-    let mut answer = Answer::default();
+    let mut answer = Response::default();
     answer.status_code = head.status.as_u16().into();
     answer.headers = head.headers;
     answer.body = Some(body);
@@ -78,8 +78,8 @@ mod tests {
 
     use super::*;
 
-    fn request(payload: Value) -> Request {
-        serde_json::from_value::<Call>(payload).unwrap().0
+    fn request(payload: Value) -> lambda_http::Request {
+        serde_json::from_value::<Request>(payload).unwrap().0
     }
 
     #[test]

@@ -11,6 +11,6 @@ pub use crate::{
     api_keys::ActiveKeys,
     config::Config,
     handler::{Ingest, Outcome},
-    http_api::{Answer, Call},
+    http_api::{Request, Response},
     webhook::{Rejection, Webhook},
 };

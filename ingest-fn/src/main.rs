@@ -1,6 +1,6 @@
 //! Wiring only: every decision is in the library.
 
-use ingest_fn::{Call, Config, Ingest};
+use ingest_fn::{Config, Ingest, Request};
 use lambda_http::{Error, LambdaEvent, lambda_runtime, service_fn};
 use shared::{Clock, https_connector, init_log, sdk_config};
 use tracing::error;
@@ -14,5 +14,5 @@ async fn main() -> Result<(), Error> {
     let ingest = Ingest::new(&aws, config, Clock::system());
     ingest.warm_up().await;
 
-    lambda_runtime::run(service_fn(|event: LambdaEvent<Call>| ingest.call(event))).await
+    lambda_runtime::run(service_fn(|event: LambdaEvent<Request>| ingest.handle(event))).await
 }

@@ -15,9 +15,12 @@ use aws_sdk_sqs::{
     types::MessageAttributeValue,
 };
 use jiff::Timestamp;
-use shared::{ClockErrors, InvalidEvent, Origin, ProofOfSending, Quarantined, QueueMessage};
+use shared::{ClockErrors, InvalidEvent, ProofOfSending, QuarantinedMessage};
 
-use crate::{Config, Webhook};
+use crate::{
+    config::Config,
+    webhook::{QueuedEvent, Webhook},
+};
 
 /// Gladly waits 15 s in all, for the keys and the cold start too.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,9 +39,6 @@ pub(crate) struct WebhookQueue {
 /// Why a webhook is not durable.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EnqueueError {
-    /// It will never fit or never be an event: put it into quarantine.
-    #[error("not an event that the queue can hold")]
-    InvalidEvent(#[from] InvalidEvent),
     /// It could not be written down.
     #[error("could not write the message")]
     Encode(#[from] serde_json::Error),
@@ -76,30 +76,22 @@ impl WebhookQueue {
     pub(crate) async fn enqueue(
         &self,
         _authenticated: &Webhook,
-        event: &str,
-        event_type: &str,
-        received_at: Timestamp,
+        event: QueuedEvent,
     ) -> Result<(), EnqueueError> {
-        let body = QueueMessage::wrap(event, received_at, Origin::Webhook)?.to_json()?;
-        self.send(&self.events_url, body, "type", QueueMessage::type_attribute(event_type)).await
+        self.send(&self.events_url, event.body, "type", event.type_attribute).await
     }
 
-    /// Puts a webhook aside that is no event.
+    /// Makes what is no event durable, for a person to look at.
     pub(crate) async fn quarantine(
         &self,
         webhook: &Webhook,
         why: &InvalidEvent,
         received_at: Timestamp,
     ) -> Result<(), EnqueueError> {
-        let message = Quarantined {
-            received_at,
-            reason: why.reason(),
-            detail: &why.to_string(),
-            origin: "ingest-fn",
-            raw: webhook.bytes(),
-        };
-        let body = message.to_json()?;
-        self.send(&self.quarantine_url, body, "reason", why.reason().code().into()).await
+        let (reason, detail) = (why.reason(), why.to_string());
+        let raw = webhook.bytes();
+        let message = QuarantinedMessage::new(received_at, reason, &detail, "ingest-fn", raw)?;
+        self.send(&self.quarantine_url, message.to_json()?, "reason", reason.code().into()).await
     }
 
     async fn send(

@@ -3,11 +3,12 @@
 use std::io::Read;
 
 use flate2::bufread::MultiGzDecoder;
+use jiff::Timestamp;
 use lambda_http::{
     Body, Request,
     http::{HeaderMap, header::CONTENT_ENCODING},
 };
-use shared::{InvalidEvent, Parameter, ParameterError, WebhookEvent};
+use shared::{Event, InvalidEvent, Origin, Parameter, ParameterError, QueueMessage, WebhookEvent};
 
 use crate::api_keys::{self, ActiveKeys};
 
@@ -73,14 +74,37 @@ impl Webhook {
         &self.body
     }
 
-    /// What Gladly says in it.
-    pub fn read(&self) -> Result<(WebhookEvent<'_>, &str), InvalidEvent> {
+    /// What to do with it.
+    pub(crate) fn action(&self, received_at: Timestamp) -> Result<Action, InvalidEvent> {
         if let Some(why) = &self.undecoded {
             return Err(why.clone());
         }
         let text = str::from_utf8(&self.body).map_err(|_| InvalidEvent::NotUtf8)?;
-        Ok((WebhookEvent::read(text)?, text))
+        Ok(match WebhookEvent::read(text)? {
+            WebhookEvent::Ping => Action::Pong,
+            WebhookEvent::Event(Event { conversation: None, .. }) => Action::Ignore,
+            WebhookEvent::Event(event) => Action::Enqueue(QueuedEvent {
+                body: QueueMessage::wrap(text, received_at, Origin::Webhook)?.to_json()?,
+                type_attribute: QueueMessage::type_attribute(&event.event_type),
+            }),
+        })
     }
+}
+
+/// What to do with a webhook that can be read.
+pub(crate) enum Action {
+    /// Gladly asks whether the relay is there.
+    Pong,
+    /// It is about no conversation.
+    Ignore,
+    /// It is to be extracted.
+    Enqueue(QueuedEvent),
+}
+
+/// An event as the queue takes it.
+pub(crate) struct QueuedEvent {
+    pub(crate) body: String,
+    pub(crate) type_attribute: String,
 }
 
 /// The body without its `content-encoding`, or `None` if it has none. One `gzip` is undone, whether

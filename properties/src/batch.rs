@@ -51,7 +51,7 @@ pub fn batch(input: &[u8]) {
                 aside += 1;
                 is_sendable(&message.body);
                 let raw = bodies.iter().find(|(_, body)| {
-                    shared::PutAside::read(&message.body)
+                    shared::QuarantinedMessage::read(&message.body)
                         .is_some_and(|aside| aside.raw().is_some_and(|raw| raw == *body))
                 });
                 let (_, raw) = raw.unwrap_or_else(|| panic!("nobody sent {}", message.body));

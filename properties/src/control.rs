@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use jiff::SignedDuration;
 use serde_json::Value;
-use shared::{PutAside, QueueMessage};
+use shared::{QuarantinedMessage, QueueMessage};
 
 use crate::{
     message::{is_attribute, is_sendable},
@@ -111,7 +111,7 @@ fn is_event_or_copy(relay: &Relay, sections: &[Section<'_>]) {
         is_sendable(&message.body);
         message.attributes.iter().for_each(|(_, value)| is_attribute(value));
         if message.queue == "quarantine" {
-            assert!(PutAside::read(&message.body).is_some(), "{}", message.body);
+            assert!(QuarantinedMessage::read(&message.body).is_some(), "{}", message.body);
             continue;
         }
         let read = QueueMessage::read(&message.body).and_then(|message| message.event());

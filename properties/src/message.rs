@@ -2,8 +2,8 @@
 
 use jiff::Timestamp;
 use shared::{
-    Event, Id, MESSAGE_LIMIT, Origin, PutAside, QuarantineReason, Quarantined, QueueMessage,
-    Secret, WebhookEvent,
+    Event, Id, MESSAGE_LIMIT, Origin, QuarantineReason, QuarantinedMessage, QueueMessage, Secret,
+    WebhookEvent,
 };
 
 use crate::redaction::is_detail;
@@ -14,7 +14,7 @@ pub fn message(input: &[u8]) {
     let Ok(text) = str::from_utf8(input) else { return };
     event(text);
     queue_message(text);
-    put_aside(text);
+    quarantined_by_anybody(text);
     let is_id = (1..=64).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
     assert_eq!(text.parse::<Id>().is_ok(), is_id);
@@ -113,21 +113,17 @@ fn queue_message(text: &str) {
 }
 
 fn quarantine(raw: &[u8]) {
-    let body = Quarantined {
-        received_at: Timestamp::UNIX_EPOCH,
-        reason: QuarantineReason::Unreadable,
-        detail: "no type",
-        origin: "ingest-fn",
-        raw,
-    };
-    let body = body.to_json().unwrap_or_else(|err| panic!("{err}"));
+    let (at, reason) = (Timestamp::UNIX_EPOCH, QuarantineReason::Unreadable);
+    let message = QuarantinedMessage::new(at, reason, "no type", "ingest-fn", raw);
+    let body = message.and_then(|message| message.to_json()).unwrap_or_else(|err| panic!("{err}"));
     is_sendable(&body);
     holds(&body, raw);
 }
 
 /// A message in quarantine gives back these bytes, or their beginning if it says that it is cut.
-pub(crate) fn holds(body: &str, raw: &[u8]) -> PutAside {
-    let aside = PutAside::read(body).unwrap_or_else(|| panic!("not a quarantine message: {body}"));
+pub(crate) fn holds(body: &str, raw: &[u8]) -> QuarantinedMessage<'static> {
+    let aside = QuarantinedMessage::read(body)
+        .unwrap_or_else(|| panic!("not a quarantine message: {body}"));
     let kept = aside.bytes().unwrap_or_else(|| panic!("raw cannot be recovered: {body}"));
     if aside.truncated {
         assert!(raw.starts_with(&kept) && kept.len() < raw.len(), "cut at its end");
@@ -139,8 +135,8 @@ pub(crate) fn holds(body: &str, raw: &[u8]) -> PutAside {
     aside
 }
 
-fn put_aside(text: &str) {
-    if let Some(aside) = PutAside::read(text) {
+fn quarantined_by_anybody(text: &str) {
+    if let Some(aside) = QuarantinedMessage::read(text) {
         let (bytes, text) = (aside.bytes(), aside.raw());
         assert_eq!(
             text.map(String::into_bytes),

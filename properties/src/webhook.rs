@@ -1,7 +1,7 @@
 //! A webhook, from Lambda's payload to what SQS and Gladly get.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use ingest_fn::{Call, Config, Ingest};
+use ingest_fn::{Config, Ingest, Request};
 use jiff::Timestamp;
 use lambda_runtime::{Context, LambdaEvent};
 use serde_json::{Value, json};
@@ -114,7 +114,7 @@ fn any_payload(payload: &[u8]) {
 
 /// What comes of a payload, unless Lambda itself could not read it.
 fn call(payload: &[u8]) -> Option<Stored> {
-    let call: Call = serde_json::from_slice(payload).ok()?;
+    let call: Request = serde_json::from_slice(payload).ok()?;
     Some(RECEIVER.with(|receiver| receiver.call(call)))
 }
 
@@ -130,8 +130,8 @@ impl Receiver {
         Self { runtime: runtime(), ingest: Ingest::new(&aws.config(), config, clock), aws }
     }
 
-    fn call(&self, call: Call) -> Stored {
-        let call = self.ingest.call(LambdaEvent::new(call, Context::default()));
+    fn call(&self, call: Request) -> Stored {
+        let call = self.ingest.handle(LambdaEvent::new(call, Context::default()));
         let answer = assert_log_redacted(|| self.runtime.block_on(call));
         let answer = answer.map(|answer| serde_json::to_value(answer).unwrap_or_default());
         let answer = answer.unwrap_or_default();

@@ -130,7 +130,7 @@ mod tests {
     use tokio::time::{Duration, timeout};
 
     use super::*;
-    use crate::aws::https_connector_trusting;
+    use crate::sdk::https_connector_trusting;
 
     /// A server that speaks HTTP/2 over TLS, and a client that trusts it.
     struct TestServer {

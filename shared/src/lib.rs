@@ -2,33 +2,35 @@
 //! parameters read from SSM, how AWS is reached and when SQS has a message, metrics, log lines, and
 //! how an error is written down.
 
-mod ascii;
-mod aws;
 mod clock;
 mod connection;
 mod env;
 mod error;
 mod event;
+mod json;
 mod log;
 mod message;
 mod metrics;
 mod parameter;
+mod quarantine;
+mod sdk;
+mod secret;
 mod setting;
 mod sqs;
 
 pub use crate::{
-    aws::{ClockErrors, https_connector, https_connector_trusting, sdk_config},
     clock::Clock,
     env::{ConfigError, Env},
     error::error_chain,
     event::{Event, Id, InvalidEvent, InvalidId, WebhookEvent, exceeds_max_depth, without_bom},
+    json::replace_lone_surrogates,
     log::{init_log, invocation_span, subscriber},
-    message::{
-        MESSAGE_LIMIT, Origin, PutAside, QuarantineReason, Quarantined, QueueMessage,
-        serialize_rfc3339_millis,
-    },
+    message::{MESSAGE_LIMIT, Origin, QueueMessage, serialize_rfc3339_millis},
     metrics::{FailureStatus, Metric, Metrics},
-    parameter::{Parameter, ParameterError, Secret, ssm_client},
+    parameter::{Parameter, ParameterError, ssm_client},
+    quarantine::{QuarantineReason, QuarantinedMessage},
+    sdk::{ClockErrors, https_connector, https_connector_trusting, sdk_config},
+    secret::Secret,
     setting::{HttpUrl, is_dns_name},
     sqs::{ProofOfSending, has_stored},
 };

@@ -1,13 +1,13 @@
 //! The two queues' messages.
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
-    InvalidEvent, WebhookEvent, ascii,
+    InvalidEvent, WebhookEvent,
     event::{Event, without_bom},
+    json,
 };
 
 /// The most a message's body may have, in bytes. SQS takes 1 MiB, attributes included
@@ -66,7 +66,7 @@ impl<'a> QueueMessage<'a> {
         if self.event.get().len() > MESSAGE_LIMIT {
             return Err(InvalidEvent::TooLarge(self.event.get().len()));
         }
-        let json = ascii::to_string(self).map_err(|_| InvalidEvent::NotAMessage)?;
+        let json = json::to_string(self).map_err(|_| InvalidEvent::NotAMessage)?;
         if json.len() > MESSAGE_LIMIT {
             return Err(InvalidEvent::TooLarge(json.len()));
         }
@@ -122,153 +122,6 @@ impl<'a> QueueMessage<'a> {
     }
 }
 
-/// Why a message stands in quarantine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum QuarantineReason {
-    /// Not an event: not UTF-8, not JSON, or not of an event's form.
-    Unreadable,
-    /// No `type`.
-    NoType,
-    /// An id that could not go into a URL.
-    InvalidId,
-    /// Too large for the queue; stored cut.
-    TooLarge,
-    /// The destination will not have its conversation.
-    Rejected,
-    /// It failed too often for too long.
-    Exhausted,
-}
-
-impl QuarantineReason {
-    /// The code, as in the message and its attribute.
-    #[must_use]
-    pub fn code(self) -> &'static str {
-        match self {
-            Self::Unreadable => "unreadable",
-            Self::NoType => "no-type",
-            Self::InvalidId => "invalid-id",
-            Self::TooLarge => "too-large",
-            Self::Rejected => "rejected",
-            Self::Exhausted => "exhausted",
-        }
-    }
-}
-
-/// What is put aside for a person to look at.
-#[derive(Debug)]
-pub struct Quarantined<'a> {
-    /// When the relay received it.
-    pub received_at: Timestamp,
-    /// Why.
-    pub reason: QuarantineReason,
-    /// Why, in words that hold nothing of the content.
-    pub detail: &'a str,
-    /// The function that put it aside.
-    pub origin: &'static str,
-    /// The bytes: the webhook's body from ingest-fn, the queue message's body from extractor-fn.
-    pub raw: &'a [u8],
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct QuarantineMessage<'a> {
-    v: u32,
-    #[serde(serialize_with = "serialize_rfc3339_millis")]
-    received_at: Timestamp,
-    reason: QuarantineReason,
-    detail: &'a str,
-    origin: &'a str,
-    raw: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    encoding: Option<&'a str>,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    truncated: bool,
-}
-
-impl Quarantined<'_> {
-    /// The message's body: ASCII JSON of at most [`MESSAGE_LIMIT`] bytes, `raw` cut to fit.
-    pub fn to_json(&self) -> serde_json::Result<String> {
-        let mut message = QuarantineMessage {
-            v: 1,
-            received_at: self.received_at,
-            reason: self.reason,
-            detail: self.detail,
-            origin: self.origin,
-            raw: "",
-            encoding: None,
-            truncated: true,
-        };
-        if let Ok(text) = str::from_utf8(self.raw) {
-            let room = MESSAGE_LIMIT.saturating_sub(ascii::to_string(&message)?.len());
-            message.raw = fitting(text, room);
-            message.truncated = message.raw.len() < text.len();
-            ascii::to_string(&message)
-        } else {
-            message.encoding = Some("base64");
-            let room = MESSAGE_LIMIT.saturating_sub(ascii::to_string(&message)?.len());
-            let kept = &self.raw[..self.raw.len().min(room / 4 * 3)];
-            message.truncated = kept.len() < self.raw.len();
-            let encoded = BASE64_STANDARD.encode(kept);
-            message.raw = &encoded;
-            ascii::to_string(&message)
-        }
-    }
-}
-
-/// A quarantine message, read again.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct PutAside {
-    /// When the relay received it.
-    pub received_at: Timestamp,
-    /// Why it was put aside.
-    pub reason: QuarantineReason,
-    /// The same in words.
-    pub detail: String,
-    /// The function that put it aside.
-    pub origin: String,
-    /// Part of the original is missing.
-    #[serde(default)]
-    pub truncated: bool,
-    raw: String,
-    encoding: Option<String>,
-}
-
-impl PutAside {
-    /// Reads a message's body. `None` if it is without our envelope: SQS moved it.
-    #[must_use]
-    pub fn read(body: &str) -> Option<Self> {
-        body.trim_start().starts_with('{').then(|| serde_json::from_str(body).ok()).flatten()
-    }
-
-    /// The original, if it is a text.
-    #[must_use]
-    pub fn raw(&self) -> Option<String> {
-        String::from_utf8(self.bytes()?).ok()
-    }
-
-    /// The original, as far as it was kept. `None` if somebody else wrote the message and it is not
-    /// encoded as it says.
-    #[must_use]
-    pub fn bytes(&self) -> Option<Vec<u8>> {
-        match self.encoding.as_deref() {
-            None => Some(self.raw.clone().into_bytes()),
-            Some(_) => BASE64_STANDARD.decode(&self.raw).ok(),
-        }
-    }
-}
-
-/// The longest beginning of `text` that takes at most `room` bytes once escaped.
-fn fitting(text: &str, room: usize) -> &str {
-    let mut used = 0;
-    let end = text.char_indices().find(|(_, character)| {
-        used += ascii::escaped_len(*character);
-        used > room
-    });
-    end.map_or(text, |(end, _)| &text[..end])
-}
-
 /// Writes a time as the relay's messages have it: RFC 3339, in milliseconds, `Z`.
 pub fn serialize_rfc3339_millis<S: serde::Serializer>(
     at: &Timestamp,
@@ -279,10 +132,8 @@ pub fn serialize_rfc3339_millis<S: serde::Serializer>(
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-    use serde_json::{Value, json};
-
     use super::*;
+    use crate::QuarantineReason;
 
     fn at(text: &str) -> Timestamp {
         text.parse().unwrap()
@@ -347,78 +198,5 @@ mod tests {
         assert_eq!(QueueMessage::type_attribute("\u{0}é\n"), "???");
         assert_eq!(QueueMessage::type_attribute(""), "?");
         assert_eq!(QueueMessage::type_attribute(&"x".repeat(900)).len(), 128);
-    }
-
-    fn quarantined(raw: &[u8]) -> Value {
-        let message = Quarantined {
-            received_at: at("2026-01-02T03:04:05Z"),
-            reason: QuarantineReason::NoType,
-            detail: "no type",
-            origin: "ingest-fn",
-            raw,
-        };
-        let json = message.to_json().unwrap();
-        assert!(json.len() <= MESSAGE_LIMIT, "{} bytes", json.len());
-        assert!(json.bytes().all(|byte| (0x20..0x80).contains(&byte)));
-        serde_json::from_str(&json).unwrap()
-    }
-
-    #[test]
-    fn a_quarantine_message_is_as_the_contract_has_it() {
-        assert_eq!(
-            quarantined(b"{\"a\":\"\xc3\xa9\"}"),
-            json!({"v": 1, "receivedAt": "2026-01-02T03:04:05.000Z", "reason": "no-type", "detail": "no type",
-                   "origin": "ingest-fn", "raw": "{\"a\":\"é\"}"})
-        );
-        assert_eq!(
-            quarantined(b"\xff\x00"),
-            json!({"v": 1, "receivedAt": "2026-01-02T03:04:05.000Z", "reason": "no-type", "detail": "no type",
-                   "origin": "ingest-fn", "raw": "/wA=", "encoding": "base64"})
-        );
-    }
-
-    #[test]
-    fn the_codes_are_the_contracts() {
-        for reason in [
-            QuarantineReason::Unreadable,
-            QuarantineReason::NoType,
-            QuarantineReason::InvalidId,
-            QuarantineReason::TooLarge,
-            QuarantineReason::Rejected,
-            QuarantineReason::Exhausted,
-        ] {
-            assert_eq!(serde_json::to_value(reason).unwrap(), reason.code());
-        }
-    }
-
-    #[test]
-    fn what_does_not_fit_is_cut_between_characters_and_says_so() {
-        for raw in ["\u{1f600}".repeat(300_000), "\"".repeat(2_000_000), "a".repeat(3_000_000)] {
-            let message = quarantined(raw.as_bytes());
-            assert_eq!(message["truncated"], true);
-            let kept = message["raw"].as_str().unwrap();
-            assert!(raw.starts_with(kept) && kept.len() > 80_000);
-        }
-        let binary = vec![0xff; 2_000_000];
-        let message = quarantined(&binary);
-        assert_eq!(message["truncated"], true);
-        let kept = BASE64_STANDARD.decode(message["raw"].as_str().unwrap()).unwrap();
-        assert!(binary.starts_with(&kept) && kept.len() > 700_000);
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_come_back_from_quarantine(raw in any::<Vec<u8>>()) {
-            let message = quarantined(&raw);
-            let read = PutAside::read(&message.to_string()).unwrap();
-            prop_assert_eq!(read.raw().map(String::into_bytes), str::from_utf8(&raw).ok().map(Into::into));
-            let kept = message["raw"].as_str().unwrap();
-            let back = if message.get("encoding").is_some() {
-                BASE64_STANDARD.decode(kept).unwrap()
-            } else {
-                kept.as_bytes().to_vec()
-            };
-            prop_assert_eq!(back, raw);
-        }
     }
 }

@@ -1,11 +1,6 @@
 //! A parameter of SSM's Parameter Store, kept for a while, served stale while SSM is down.
 
-use std::{
-    fmt::{self, Display},
-    str::FromStr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt::Display, str::FromStr, sync::Arc, time::Duration};
 
 use aws_sdk_ssm::{
     Client,
@@ -149,7 +144,7 @@ impl<T: FromStr<Err: Display>> Parameter<T> {
 
     /// The same parameter, which may be missing: then its value is this.
     #[must_use]
-    pub fn or(self, default: T) -> Self {
+    pub fn with_default(self, default: T) -> Self {
         Self { default: Some(Arc::new(default)), ..self }
     }
 
@@ -303,35 +298,6 @@ fn within(then: Timestamp, now: Timestamp, age: SignedDuration) -> bool {
     !ago.is_negative() && ago < age
 }
 
-/// A text that never shows itself.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// The text itself, to be sent and nothing else.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(…)")
-    }
-}
-
-impl FromStr for Secret {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let text = text.trim();
-        let sendable =
-            !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
-        sendable.then(|| Self(text.to_owned())).ok_or("it should be one line of printable ASCII")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::{
@@ -342,6 +308,7 @@ mod tests {
     use testing::aws::{Aws, Fault, THROTTLED};
 
     use super::*;
+    use crate::Secret;
 
     #[tokio::test]
     async fn a_value_is_kept_then_read_again_then_served_stale() {
@@ -459,11 +426,5 @@ mod tests {
             let err = parameter.value().await.unwrap_err();
             assert_eq!(err.is_lasting(), lasts, "{fault:?}: {}", error_chain(&err));
         }
-    }
-
-    #[test]
-    fn a_secret_does_not_show_itself() {
-        let secret: Secret = " t0ken\n".parse().unwrap();
-        assert_eq!((secret.expose(), format!("{secret:?}").as_str()), ("t0ken", "Secret(…)"));
     }
 }

@@ -124,6 +124,7 @@ impl Alarm {
 
 /// What lines in the embedded metric format hold of a metric: namespace and name, then the names and values of its
 /// dimensions, which are all that it has.
+#[must_use]
 pub fn values(
     lines: &[Value],
     (namespace, metric): (&str, &str),
@@ -158,6 +159,7 @@ pub fn values(
 
 /// What CloudWatch makes of the values of a period.
 #[expect(clippy::cast_precision_loss, reason = "counts")]
+#[must_use]
 pub fn statistic(name: &str, mut values: Vec<f64>) -> f64 {
     match name {
         "Sum" => values.iter().sum(),

@@ -10,7 +10,7 @@ use aws_smithy_types::body::SdkBody;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
-use shared::{Clock, Id, Parameter, ParameterError, Secret, error_chain};
+use shared::{Clock, Id, Parameter, ParameterError, Secret, error_chain, replace_lone_surrogates};
 
 use crate::{
     client::http::{Http, HttpError, Lines, Response, Retry, Wanted, is_transient},
@@ -18,7 +18,6 @@ use crate::{
     client::rate_limiter::RateLimiter,
     config::GladlyHost,
     gate::{Interrupted, Permission, breaker::Upstream},
-    unicode::replace_lone_surrogates,
 };
 
 /// The most one call may take, tries included.

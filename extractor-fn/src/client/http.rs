@@ -47,12 +47,12 @@ pub(crate) enum Wanted {
 pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) body: Vec<u8>,
-    response: HttpResponse,
+    head: HttpResponse,
 }
 
 impl Response {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.response.headers().get(name)
+        self.head.headers().get(name)
     }
 
     /// How long the server asks us to wait, in seconds or until a date; an hour at most.
@@ -145,7 +145,7 @@ impl Http {
                 Vec::new()
             }
         };
-        Ok(Response { status, body, response })
+        Ok(Response { status, body, head: response })
     }
 }
 

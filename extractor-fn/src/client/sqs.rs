@@ -17,7 +17,9 @@ use aws_sdk_sqs::{
     },
 };
 use jiff::{SignedDuration, Timestamp};
-use shared::{ClockErrors, ProofOfSending, QuarantineReason, Quarantined, error_chain, has_stored};
+use shared::{
+    ClockErrors, ProofOfSending, QuarantineReason, QuarantinedMessage, error_chain, has_stored,
+};
 use tokio::sync::Mutex;
 use tracing::warn;
 
@@ -121,13 +123,8 @@ impl Queue {
         reason: QuarantineReason,
         detail: &str,
     ) -> Result<(), QueueError> {
-        let message = Quarantined {
-            received_at,
-            reason,
-            detail,
-            origin: "extractor-fn",
-            raw: record.body.as_bytes(),
-        };
+        let raw = record.body.as_bytes();
+        let message = QuarantinedMessage::new(received_at, reason, detail, "extractor-fn", raw)?;
         self.send(&Message::new(message.to_json()?, "reason", reason.code())?, 0).await
     }
 
@@ -143,10 +140,10 @@ impl Queue {
 
     /// Sends a message. It is durable once this has returned.
     pub(crate) async fn send(&self, message: &Message, delay: i32) -> Result<(), QueueError> {
-        let send = self.sqs.send_message().queue_url(&self.url).message_body(&message.body);
-        let send = send.set_message_attributes(Some(message.attributes.clone()));
-        let sent = send.delay_seconds(delay).send().await;
-        sent.map(drop).map_err(|err| QueueError::Send(Box::new(err)))
+        let request = self.sqs.send_message().queue_url(&self.url).message_body(&message.body);
+        let request = request.set_message_attributes(Some(message.attributes.clone()));
+        let answer = request.delay_seconds(delay).send().await;
+        answer.map(drop).map_err(|err| QueueError::Send(Box::new(err)))
     }
 
     /// Sends new messages, at most [`ENTRIES`]. All of them are durable once this has returned.

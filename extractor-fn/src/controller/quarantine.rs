@@ -9,7 +9,10 @@ use std::{
 
 use jiff::Timestamp;
 use serde::Serialize;
-use shared::{Clock, InvalidEvent, Origin, PutAside, QuarantineReason, QueueMessage, WebhookEvent};
+use shared::{
+    Clock, InvalidEvent, Origin, QuarantineReason, QuarantinedMessage, QueueMessage, WebhookEvent,
+    replace_lone_surrogates,
+};
 use tokio::time::Instant;
 
 use crate::{
@@ -18,7 +21,6 @@ use crate::{
         sqs::{ENTRIES, Queue, QueueError},
     },
     controller::{error::ControllerError, text::events},
-    unicode::replace_lone_surrogates,
 };
 
 /// How long a message is hidden while it is looked at; at the end it is given back at once.
@@ -198,7 +200,7 @@ impl<'a> QuarantineScan<'a> {
 /// The events queue's message for a quarantined one, if it can be one now.
 fn to_queue_message(message: &Message) -> Option<Message> {
     let body = &*message.body;
-    let body = match PutAside::read(body) {
+    let body = match QuarantinedMessage::read(body) {
         // SQS moved it here by itself, as it was.
         None => body.to_owned(),
         Some(aside) if aside.truncated => return None,
@@ -215,7 +217,7 @@ fn sendable(body: String) -> Option<String> {
 }
 
 /// A webhook that ingest-fn put aside, as it queues one that it does not.
-fn wrapped(aside: &PutAside) -> Option<String> {
+fn wrapped(aside: &QuarantinedMessage) -> Option<String> {
     let raw = aside.raw()?;
     WebhookEvent::read(&raw).ok()?;
     QueueMessage::wrap(&raw, aside.received_at, Origin::Webhook).ok()?.to_json().ok()
@@ -232,7 +234,7 @@ fn type_and_conversation(body: &str) -> Result<(String, String), InvalidEvent> {
 impl Entry {
     fn read(message: &Message) -> Self {
         let body = &*message.body;
-        let Some(aside) = PutAside::read(body) else {
+        let Some(aside) = QuarantinedMessage::read(body) else {
             let received_at = QueueMessage::read(body).map(|message| message.received_at());
             let (event_type, conversation_id) = type_and_conversation(body).ok().unzip();
             return Self {

@@ -157,7 +157,7 @@ impl QueueState {
 impl RenewalStore {
     pub(crate) fn new(ssm: Client, name: String, clock: Clock) -> Self {
         let parameter = Parameter::new(ssm, name, SignedDuration::ZERO, clock);
-        Self { parameter: parameter.or(RenewalState::default()), empty: Mutex::default() }
+        Self { parameter: parameter.with_default(RenewalState::default()), empty: Mutex::default() }
     }
 
     /// The floor of a queue, with what this environment saw besides.

@@ -275,7 +275,7 @@ impl Successes {
 impl Breaker {
     pub(crate) fn new(parameter: Parameter<State>, clock: Clock) -> Self {
         Self {
-            parameter: parameter.or(State::ABSENT),
+            parameter: parameter.with_default(State::ABSENT),
             clock,
             last: Mutex::new(State::ABSENT),
             sides: Default::default(),

@@ -2,14 +2,11 @@
 
 use jiff::Timestamp;
 use serde_json::value::RawValue;
-use shared::{Id, InvalidEvent, Origin, QueueMessage};
+use shared::{Id, InvalidEvent, Origin, QueueMessage, replace_lone_surrogates};
 
-use crate::{
-    client::{
-        json::{Fields, participant},
-        message::Message,
-    },
-    unicode::replace_lone_surrogates,
+use crate::client::{
+    json::{Fields, participant},
+    message::Message,
 };
 
 /// Where an event's record is in its batch.
@@ -18,6 +15,7 @@ pub(crate) struct RecordIndex(pub(crate) usize);
 
 /// An event to extract.
 #[derive(Debug)]
+#[expect(clippy::struct_field_names, reason = "type is a keyword")]
 pub(crate) struct Event {
     pub(crate) record: RecordIndex,
     /// How often SQS has handed it out, this time included.

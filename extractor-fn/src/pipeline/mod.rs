@@ -33,7 +33,6 @@ use crate::{
         destination::{DeliveryResult, Destination},
         gladly::GladlyError,
         message::{Message, MissingMessageId},
-        sqs::Queue,
         throughput::ThroughputEstimate,
     },
     config::DeliveryOptions,
@@ -44,7 +43,7 @@ use crate::{
         delivery::{Batcher, ConversationUpdate},
         event::{Event, ItemRef, RecordIndex},
         fetch::{Fetched, Fetcher},
-        settle::Outcome,
+        settle::{Outcome, Settler},
     },
 };
 
@@ -64,10 +63,7 @@ pub(crate) struct Pipeline {
     fetcher: Fetcher,
     destination: Arc<Destination>,
     coverage: Coverage,
-    events: Arc<Queue>,
-    quarantine: Arc<Queue>,
-    /// Whether events are sent again before the queue lets them expire.
-    renews: bool,
+    settler: Settler,
     throughput: Arc<ThroughputEstimate>,
     clock: Clock,
 }
@@ -93,9 +89,7 @@ impl Pipeline {
             fetcher: Fetcher::new(Arc::clone(&clients.gladly), options, clients.clock.clone()),
             destination: Arc::clone(&clients.destination),
             coverage: Coverage::new(),
-            events: Arc::clone(&clients.events),
-            quarantine: Arc::clone(&clients.quarantine),
-            renews,
+            settler: Settler::new(clients, renews),
             throughput: Arc::clone(&clients.throughput),
             clock: clients.clock.clone(),
         }
@@ -135,7 +129,7 @@ impl Pipeline {
                 outcomes.fill(Outcome::Held);
             }
         }
-        let response = self.settle(&records, outcomes, &context).await;
+        let response = self.settler.settle(&records, outcomes, &context).await;
 
         let (calls, throttled) = self.fetcher.gladly().take_counts();
         context.count(Metric::GladlyCalls, calls);

@@ -1,22 +1,25 @@
 //! How each record ends, and what SQS is told of it. Visibility is changed here only.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use aws_lambda_events::sqs::SqsBatchResponse;
 use futures::{StreamExt as _, stream};
 use jiff::{SignedDuration, Timestamp};
-use shared::{InvalidEvent, Metric, QuarantineReason, QueueMessage, error_chain};
+use shared::{Clock, InvalidEvent, Metric, QuarantineReason, QueueMessage, error_chain};
 use tokio::time::timeout_at;
 use tracing::{error, warn};
 
 use crate::{
-    client::{message::Message, sqs::ENTRIES},
+    client::{
+        Clients,
+        message::Message,
+        sqs::{ENTRIES, Queue},
+    },
     gate::{
-        DAY,
+        DAY, Gate,
         breaker::{NONE_FOUND, OpenState, Upstream},
     },
     pipeline::{
-        Pipeline,
         context::BatchContext,
         event::{Event, RecordIndex},
     },
@@ -172,7 +175,27 @@ fn whole_seconds(wait: Duration) -> i32 {
     seconds
 }
 
-impl Pipeline {
+/// Settles the records of batches.
+pub(crate) struct Settler {
+    gate: Arc<Gate>,
+    events: Arc<Queue>,
+    quarantine: Arc<Queue>,
+    /// Whether events are sent again before the queue lets them expire.
+    renews: bool,
+    clock: Clock,
+}
+
+impl Settler {
+    pub(crate) fn new(clients: &Clients, renews: bool) -> Self {
+        Self {
+            gate: Arc::clone(&clients.gate),
+            events: Arc::clone(&clients.events),
+            quarantine: Arc::clone(&clients.quarantine),
+            renews,
+            clock: clients.clock.clone(),
+        }
+    }
+
     /// Tells SQS how each record ended. What cannot be told by the deadline stays in the queue.
     pub(crate) async fn settle(
         &self,
@@ -180,7 +203,7 @@ impl Pipeline {
         outcomes: Vec<Outcome>,
         context: &BatchContext,
     ) -> SqsBatchResponse {
-        let now = self.now();
+        let now = self.clock.now();
         let grounds =
             timeout_at(context.deadlines.settle, self.grounds(records, &outcomes, context, now));
         let grounds = grounds.await.unwrap_or_default();

@@ -78,7 +78,10 @@ async fn every_line_of_a_batch_names_its_invocation_also_those_of_spawned_tasks(
 
     lines.all_name_the_invocation();
     // A task of its own each.
-    assert_eq!(lines.one("could not fetch a conversation; its records return to the queue")["gladly.conversation_id"], "c-1");
+    assert_eq!(
+        lines.one("could not fetch a conversation; its records return to the queue")["gladly.conversation_id"],
+        "c-1"
+    );
     let delivered = lines.one("delivered");
     assert_eq!(delivered["level"], "INFO");
     let sent: Value = serde_json::from_str(&app.sent("deliveries")[0]).unwrap();

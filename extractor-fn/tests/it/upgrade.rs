@@ -202,7 +202,11 @@ async fn a_renewal_of_every_version_goes_on() {
         let ledger = app.written("renewal").pop().unwrap();
         let ledger: Value = serde_json::from_str(&ledger).unwrap();
         let floor = written() - SignedDuration::from_hours(24);
-        assert_eq!(ledger["events"], json!({"lowWatermark": floor.to_string()}), "its pass has ended");
+        assert_eq!(
+            ledger["events"],
+            json!({"lowWatermark": floor.to_string()}),
+            "its pass has ended"
+        );
         assert_eq!(app.aws.state().messages[0].body, "held", "and renewed what there was");
     }
 }

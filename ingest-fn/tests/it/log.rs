@@ -37,14 +37,14 @@ async fn a_failure_is_one_error_line_that_names_its_invocation_and_a_healthy_eve
     assert_eq!(take(), Vec::<Value>::new());
 
     app.post(KEY, b"hello").await;
-    let line = named("put a webhook into quarantine");
+    let line = named("quarantined a webhook");
     assert_eq!(line["reason"], "unreadable");
     assert_eq!(line["detail"], "not JSON: error in line 1, column 1");
 
     app.aws.state().sqs_fault = Some(THROTTLED);
     for body in [EVENT, "hello"] {
         app.post(KEY, body.as_bytes()).await;
-        let line = named("could not make a webhook durable");
+        let line = named("could not store a webhook");
         assert!(line["error"].as_str().unwrap().contains("ThrottlingException"), "{line}");
     }
 

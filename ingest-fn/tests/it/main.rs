@@ -67,7 +67,7 @@ impl TestApp {
         let call = serde_json::from_str(&payload.to_string()).unwrap();
         let mut context = Context::default();
         context.request_id = REQUEST_ID.into();
-        let answer = self.ingest.call(LambdaEvent::new(call, context)).await;
+        let answer = self.ingest.handle(LambdaEvent::new(call, context)).await;
         let answer = serde_json::to_value(answer.unwrap()).unwrap();
         assert_eq!(answer["headers"], json!({"content-type": "application/json"}));
         assert_eq!(answer["isBase64Encoded"], false);

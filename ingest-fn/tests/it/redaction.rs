@@ -43,8 +43,8 @@ fn no_key_text_or_person_reaches_a_log_line_a_metric_or_an_answer() {
         "no webhook keys yet",
         "could not check a webhook's key",
         "keeping the last good value",
-        "put a webhook into quarantine",
-        "could not make a webhook durable",
+        "quarantined a webhook",
+        "could not store a webhook",
     ] {
         assert!(logged(text), "{text}");
     }

@@ -22,7 +22,7 @@ use aws_sdk_ssm::Client;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
-use shared::{Clock, Id, Origin, QueueMessage, WebhookEvent};
+use shared::{Clock, Id, Origin, QueueMessage, WebhookEvent, replace_lone_surrogates};
 use tokio::time::{Duration, Instant, timeout_at};
 use tracing::{error, info, warn};
 
@@ -44,7 +44,6 @@ use crate::{
         text::events,
     },
     gate::ControllerPermission,
-    unicode::replace_lone_surrogates,
 };
 
 /// How long Gladly lists an event (<https://developer.gladly.com/rest/>), less the time of asking.
