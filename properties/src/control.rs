@@ -6,11 +6,12 @@ use std::collections::BTreeSet;
 use jiff::SignedDuration;
 use serde_json::Value;
 use shared::{PutAside, QueueMessage};
+use testing::settings::PAUSE_PARAMETER;
 
 use crate::{
     message::{is_attribute, is_sendable},
     redaction::{assert_log_redacted, assert_redacted},
-    relay::{EPOCH, PAUSE, Relay, in_no_time},
+    relay::{EPOCH, Relay, in_no_time},
     script::Section,
 };
 
@@ -32,7 +33,7 @@ pub fn control(input: &[u8]) {
                 state.queue("events", now).len() + state.queue("quarantine", now).len()
             };
             let before = count(&relay);
-            let said = |relay: &Relay| relay.aws.state().parameters.get(PAUSE).cloned();
+            let said = |relay: &Relay| relay.aws.state().parameters.get(PAUSE_PARAMETER).cloned();
             let pause = said(&relay);
             let mut payloads: Vec<_> = sections
                 .iter()
@@ -74,9 +75,9 @@ fn prepare(relay: &Relay, sections: &[Section<'_>]) {
         let age = section.rest.parse().unwrap_or(0_i64).clamp(0, OLDEST);
         let sent = EPOCH - SignedDuration::from_secs(age);
         match section.name {
-            "pause" => relay.aws.put(PAUSE, &text),
+            "pause" => relay.aws.put(PAUSE_PARAMETER, &text),
             name @ ("breaker" | "renewal" | "backfill") => {
-                relay.aws.put(&format!("{PAUSE}-{name}"), &text);
+                relay.aws.put(&format!("{PAUSE_PARAMETER}-{name}"), &text);
             }
             // SQS holds none such.
             "queued" | "put-aside" if !text.chars().all(is_taken) || text.is_empty() => {}
@@ -123,7 +124,7 @@ fn is_event_or_copy(relay: &Relay, sections: &[Section<'_>]) {
 /// What the system wrote into its parameters is JSON, and nothing that anybody said.
 fn documents(relay: &Relay) {
     for write in &relay.aws.state().writes {
-        assert_ne!(write.name, PAUSE, "the operator's alone");
+        assert_ne!(write.name, PAUSE_PARAMETER, "the operator's alone");
         let read = serde_json::from_str::<Value>(&write.text);
         assert!(read.is_ok_and(|document| document.is_object()), "{}", write.text);
     }

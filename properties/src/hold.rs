@@ -1,10 +1,11 @@
 //! The pause and breaker parameters, as the guard in the extractor reads them.
 
 use serde_json::Value;
+use testing::settings::PAUSE_PARAMETER;
 
 use crate::{
     redaction::{CANARY, assert_log_redacted},
-    relay::{EPOCH, PAUSE, Relay, in_no_time, record},
+    relay::{EPOCH, Relay, in_no_time, record},
     script::{Section, text},
 };
 
@@ -18,9 +19,9 @@ pub fn hold(input: &[u8]) {
     let goes = assert_log_redacted(|| {
         in_no_time(async {
             let relay = Relay::new(&sections);
-            relay.aws.put(PAUSE, &pause);
+            relay.aws.put(PAUSE_PARAMETER, &pause);
             if let Some(breaker) = &breaker {
-                relay.aws.put(&format!("{PAUSE}-breaker"), breaker);
+                relay.aws.put(&format!("{PAUSE_PARAMETER}-breaker"), breaker);
             }
             let body = format!(
                 r#"{{"v":1,"receivedAt":"{EPOCH}","event":{{"type":"A","note":"{CANARY}","content":{{"conversationId":"c-1"}}}}}}"#

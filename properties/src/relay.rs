@@ -2,13 +2,18 @@
 
 use std::sync::Arc;
 
-use aws_smithy_runtime_api::client::http::SharedHttpConnector;
 use extractor_fn::{Config, Extractor, Http, Invocation};
 use jiff::{SignedDuration, Timestamp};
 use lambda_runtime::{Context, LambdaEvent};
 use serde_json::{Value, json};
 use shared::{Clock, Env};
-use testing::aws::{Aws, QUEUE_ARNS, QUEUES};
+use testing::{
+    aws::Aws,
+    record::SqsRecord,
+    settings::{
+        DESTINATION_TOKEN_PARAMETER, ExtractorSettings, GLADLY_TOKEN_PARAMETER, PAUSE_PARAMETER,
+    },
+};
 use tokio::{
     runtime::{Builder, Runtime},
     time::{Duration, Instant},
@@ -16,13 +21,11 @@ use tokio::{
 
 use crate::{
     script::Section,
-    scripted::{Allowed, DESTINATION, GLADLY, Scripted},
+    scripted::{Allowed, Scripted},
 };
 
-/// When every world begins.
+/// When every run begins.
 pub(crate) const EPOCH: Timestamp = Timestamp::constant(1_767_225_600, 0);
-/// The operator's parameter.
-pub(crate) const PAUSE: &str = "/relay/pause";
 /// The URL of the webhook that is watched.
 pub(crate) const WEBHOOK: &str = "https://relay.example.com/webhooks/gladly";
 
@@ -37,7 +40,7 @@ pub(crate) struct Relay {
     began: Instant,
 }
 
-/// What an invocation came to: its answer, or the words of its failure.
+/// The outcome of an invocation: its response, or the text of its error.
 pub(crate) type Answered = Result<Value, String>;
 
 /// Runs something in a time of its own, in which no wait takes any.
@@ -51,7 +54,7 @@ pub(crate) fn runtime() -> Runtime {
     runtime.enable_time().start_paused(true).build().expect("a runtime")
 }
 
-/// The time of a world that began then.
+/// The time in a run that began then.
 pub(crate) fn now(began: Instant) -> Timestamp {
     EPOCH + SignedDuration::try_from(began.elapsed()).unwrap_or_default()
 }
@@ -65,11 +68,11 @@ impl Relay {
             Allowed { contact: !settings.has("no-contact"), notes: !settings.has("no-notes") };
         let began = Instant::now();
         let aws = Aws::new(move || now(began));
-        aws.put(PAUSE, "running");
-        aws.put("/relay/gladly-token", "gladly-token");
-        aws.put("/relay/destination-token", "destination-token");
+        aws.put(PAUSE_PARAMETER, "running");
+        aws.put(GLADLY_TOKEN_PARAMETER, "gladly-token");
+        aws.put(DESTINATION_TOKEN_PARAMETER, "destination-token");
         let scripted = Scripted::new(sections, allowed);
-        let http = Http::over(SharedHttpConnector::new(scripted.clone()));
+        let http = Http::over(scripted.connector().shared());
         let clock = Clock::new(move || now(began));
         let extractor = Extractor::new(&aws.config(), config(settings, allowed), http, clock);
         Self { aws, scripted, extractor: Arc::new(extractor), began }
@@ -107,47 +110,26 @@ impl Relay {
     }
 }
 
-/// A message as Lambda hands it over.
+/// A message as Lambda hands it over, with any text for SQS's own attributes.
 pub(crate) fn record(number: usize, body: &str, receives: &str, sent: &str, first: &str) -> Value {
-    json!({
-        "messageId": format!("m-{number}"),
-        "receiptHandle": format!("receipt of m-{number}"),
-        "body": body,
-        "attributes": {
-            "ApproximateReceiveCount": receives,
-            "SentTimestamp": sent,
-            "ApproximateFirstReceiveTimestamp": first,
-        },
-        "messageAttributes": {
-            "type": {"stringValue": "A", "dataType": "String", "stringListValues": [], "binaryListValues": []},
-        },
-        "eventSource": "aws:sqs", "awsRegion": "eu-west-1",
-        "eventSourceARN": format!("{QUEUE_ARNS}events"),
-    })
+    let record = SqsRecord::new(&format!("m-{number}"), body, EPOCH).attribute("type", "A");
+    let mut record = record.to_json();
+    record["attributes"] = json!({
+        "ApproximateReceiveCount": receives,
+        "SentTimestamp": sent,
+        "ApproximateFirstReceiveTimestamp": first,
+    });
+    record
 }
 
 #[expect(clippy::expect_used, reason = "these settings are right")]
 fn config(settings: Section<'_>, allowed: Allowed) -> Config {
-    let lookup = |name: &str| {
-        Some(match name {
-            "EVENTS_QUEUE_URL" => format!("{QUEUES}events"),
-            "QUARANTINE_QUEUE_URL" => format!("{QUEUES}quarantine"),
-            "EVENTS_QUEUE_ARN" => format!("{QUEUE_ARNS}events"),
-            "AWS_LAMBDA_FUNCTION_NAME" => "extractor".into(),
-            "PAUSE_PARAMETER" => PAUSE.into(),
-            "GLADLY_HOST" => GLADLY.into(),
-            "GLADLY_EMAIL" => "relay@example.org".into(),
-            "GLADLY_TOKEN_PARAMETER" => "/relay/gladly-token".into(),
-            "GLADLY_REQUESTS_PER_SECOND" => "100".into(),
-            "DESTINATION_URL" => DESTINATION.into(),
-            "DESTINATION_TOKEN_PARAMETER" => "/relay/destination-token".into(),
-            "DESTINATION_GZIP" => settings.has("gzip").to_string(),
-            "FORWARD_CUSTOMER_CONTACT" => allowed.contact.to_string(),
-            "FORWARD_NOTES" => allowed.notes.to_string(),
-            "RENEW_HELD_EVENTS" => (!settings.has("no-renewal")).to_string(),
-            "WEBHOOK_URL" => WEBHOOK.into(),
-            _ => return None,
-        })
-    };
-    Config::read(&Env::new(&lookup)).expect("settings that can be read")
+    let settings = ExtractorSettings::default()
+        .with("GLADLY_REQUESTS_PER_SECOND", "100")
+        .with("DESTINATION_GZIP", settings.has("gzip").to_string())
+        .with("FORWARD_CUSTOMER_CONTACT", allowed.contact.to_string())
+        .with("FORWARD_NOTES", allowed.notes.to_string())
+        .with("RENEW_HELD_EVENTS", (!settings.has("no-renewal")).to_string())
+        .with("WEBHOOK_URL", WEBHOOK);
+    Config::read(&Env::new(&|name: &str| settings.get(name))).expect("settings that can be read")
 }

@@ -124,6 +124,7 @@ impl Alarm {
 
 /// What lines in the embedded metric format hold of a metric: namespace and name, then the names and values of its
 /// dimensions, which are all that it has.
+#[must_use]
 pub fn values(
     lines: &[Value],
     (namespace, metric): (&str, &str),
