@@ -30,7 +30,7 @@ pub(crate) const EPOCH: Timestamp = Timestamp::constant(1_767_225_600, 0);
 pub(crate) const WEBHOOK: &str = "https://relay.example.com/webhooks/gladly";
 
 /// What the function has for an invocation.
-const LEFT: Duration = Duration::from_mins(5);
+const TIME_LEFT: Duration = Duration::from_mins(5);
 
 /// The function and its surroundings.
 pub(crate) struct Relay {
@@ -41,9 +41,9 @@ pub(crate) struct Relay {
 }
 
 /// The outcome of an invocation: its response, or the text of its error.
-pub(crate) type Answered = Result<Value, String>;
+pub(crate) type Outcome = Result<Value, String>;
 
-/// Runs something in a time of its own, in which no wait takes any.
+/// Runs something on a paused clock, on which no wait takes any time.
 pub(crate) fn in_no_time<T>(run: impl Future<Output = T>) -> T {
     runtime().block_on(run)
 }
@@ -79,14 +79,14 @@ impl Relay {
     }
 
     /// Invokes the function with these bytes, as Lambda does.
-    pub(crate) async fn invoke(&self, payload: &[u8]) -> Answered {
+    pub(crate) async fn invoke(&self, payload: &[u8]) -> Outcome {
         let payload: Invocation = serde_json::from_slice(payload).map_err(|err| err.to_string())?;
         let deadline = now(self.began).as_millisecond().unsigned_abs();
         let mut context = Context::default();
-        context.deadline = deadline + u64::try_from(LEFT.as_millis()).unwrap_or_default();
+        context.deadline = deadline + u64::try_from(TIME_LEFT.as_millis()).unwrap_or_default();
         let began = Instant::now();
         let answered = self.extractor.handle(LambdaEvent::new(payload, context)).await;
-        assert!(began.elapsed() <= LEFT, "done by the deadline: {:?}", began.elapsed());
+        assert!(began.elapsed() <= TIME_LEFT, "done by the deadline: {:?}", began.elapsed());
         let answer = answered.map_err(|err| format!("{err:?}"))?;
         serde_json::to_value(answer).map_err(|err| err.to_string())
     }
@@ -98,10 +98,10 @@ impl Relay {
         let answer = answer.unwrap_or_else(|err| panic!("the batch failed: {err}"));
         let fields = answer.as_object().map(serde_json::Map::len);
         let kept = answer["batchItemFailures"].as_array().filter(|_| fields == Some(1));
-        let kept = kept.unwrap_or_else(|| panic!("not an answer of Lambda's: {answer}"));
+        let kept = kept.unwrap_or_else(|| panic!("not a batch response: {answer}"));
         let name = |kept: &Value| kept["itemIdentifier"].as_str().map(str::to_owned);
         kept.iter()
-            .map(|kept| name(kept).unwrap_or_else(|| panic!("not an answer of Lambda's: {answer}")))
+            .map(|kept| name(kept).unwrap_or_else(|| panic!("not a batch response: {answer}")))
             .collect()
     }
 

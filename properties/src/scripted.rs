@@ -28,7 +28,7 @@ pub(crate) struct Allowed {
     pub(crate) notes: bool,
 }
 
-/// Both of them.
+/// Gladly and the destination.
 #[derive(Clone)]
 pub(crate) struct Scripted(Arc<Mutex<State>>);
 
@@ -138,7 +138,7 @@ impl State {
         .map_err(|err| vec![format!("cannot be unpacked: {err}")])?;
         let delivery: Value = match serde_json::from_slice(&json) {
             Ok(delivery) => delivery,
-            // JSON has no largest number; whoever reads these has their own.
+            // JSON has no largest number; readers of these have their own.
             Err(err) if err.to_string().starts_with("number out of range") => {
                 let text = String::from_utf8_lossy(&json);
                 return Ok(text.matches(r#","snapshot":"#).count());
