@@ -58,7 +58,12 @@ fn assert_names_tests(document: &str, least: usize) {
     for found in modules.captures_iter(&text) {
         let file = ["src", "tests", "tests/it", "tests/e2e"].iter().flat_map(|folder| {
             ["ingest-fn", "extractor-fn", "shared", "local", "properties"]
-                .map(|package| root().join(package).join(folder).join(format!("{}.rs", &found[1])))
+                .map(|package| root().join(package).join(folder))
+                .into_iter()
+                .flat_map(|folder| {
+                    [".rs", "/mod.rs", "/main.rs"]
+                        .map(|end| folder.join(format!("{}{end}", &found[1])))
+                })
         });
         assert!(file.into_iter().any(|file| file.exists()), "no module {}", &found[1]);
     }
