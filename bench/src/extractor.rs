@@ -22,20 +22,20 @@ use crate::{
 };
 
 const DELAY: Duration = Duration::from_millis(20);
-/// Conversations that extractor-fn fetches at once (`FETCHES` in its batch.rs).
-const AT_ONCE: u64 = 8;
+/// Conversations that extractor-fn fetches at once (`FETCHES` in its pipeline).
+const CONCURRENT_FETCHES: u64 = 8;
 /// Most records that the event source mapping puts into a batch.
 const BATCH: u64 = 500;
 const PAUSE: &str = "/bench/pause";
 const TOKENS: [&str; 2] = ["/bench/gladly-token", "/bench/destination-token"];
 
-/// One running environment and its world.
+/// One running environment and everything that it reaches.
 struct BenchStack {
     host: Host,
     process: Process,
     gladly: String,
     counts: Arc<Counts>,
-    /// The next conversation that nobody has heard of.
+    /// The next conversation, of which no batch had an event yet.
     next: u64,
 }
 
@@ -107,7 +107,7 @@ impl BenchStack {
             let answer = self.invoke(&event)?;
             walls.push(began.elapsed().as_secs_f64() * 1e3);
             if answer != json!({"batchItemFailures": []}) {
-                return Err(format!("something was given back: {answer}").into());
+                return Err(format!("some records were returned: {answer}").into());
             }
         }
         let delivered = self.counts.events.load(Ordering::Relaxed) - delivered;
@@ -125,8 +125,8 @@ impl BenchStack {
 
 /// Whether extractor-fn forwards every event of a batch when it is started by this command.
 pub(crate) fn check(program: PathBuf, args: Vec<String>) -> Result<(), Box<dyn Error>> {
-    let mut world = BenchStack::start_by(program, args, Nature::default())?;
-    world.batches(1, 10, 3).map(drop)
+    let mut stack = BenchStack::start_by(program, args, Nature::default())?;
+    stack.batches(1, 10, 3).map(drop)
 }
 
 /// A batch as Lambda hands it over.
@@ -182,7 +182,7 @@ fn calls_alone(gladly: &str, conversations: u64) -> Result<f64, Box<dyn Error>> 
     };
     let began = Instant::now();
     thread::scope(|scope| {
-        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
+        let workers: Vec<_> = (0..CONCURRENT_FETCHES).map(|_| scope.spawn(work)).collect();
         workers.into_iter().try_for_each(|worker| {
             worker.join().map_err(|_| "a client panicked".to_owned()).and_then(|done| done)
         })
@@ -192,13 +192,13 @@ fn calls_alone(gladly: &str, conversations: u64) -> Result<f64, Box<dyn Error>> 
 
 /// A batch of 500 events on 100 conversations, beside the time that its calls alone take.
 pub(crate) fn batch_of_500(binaries: &Path, rounds: u64) -> Result<(Cost, f64), Box<dyn Error>> {
-    let mut world = BenchStack::start(binaries, Nature { delay: DELAY, ..Nature::default() })?;
-    world.batches(1, BATCH, 100)?;
+    let mut stack = BenchStack::start(binaries, Nature { delay: DELAY, ..Nature::default() })?;
+    stack.batches(1, BATCH, 100)?;
     let (mut costs, mut alone) = (Vec::new(), Vec::new());
     for round in 0..rounds {
         eprint!("\rextractor, batch of 500, round {} of {rounds}  ", round + 1);
-        costs.push(world.batches(1, BATCH, 100)?);
-        alone.push(calls_alone(&world.gladly, 100)?);
+        costs.push(stack.batches(1, BATCH, 100)?);
+        alone.push(calls_alone(&stack.gladly, 100)?);
     }
     eprintln!();
     let of = |figure: fn(&Cost) -> f64| costs.iter().map(figure).collect::<Vec<_>>();
@@ -207,7 +207,7 @@ pub(crate) fn batch_of_500(binaries: &Path, rounds: u64) -> Result<(Cost, f64), 
         // Counted in hundredths of a second, so the mean tells more than the median.
         cpu_ms: cpu.iter().sum::<f64>() / cpu.len() as f64,
         wall_ms: median(&of(|cost| cost.wall_ms)),
-        memory_mib: world.process.memory(),
+        memory_mib: stack.process.memory(),
     };
     Ok((cost, median(&alone)))
 }
@@ -215,9 +215,9 @@ pub(crate) fn batch_of_500(binaries: &Path, rounds: u64) -> Result<(Cost, f64), 
 /// A snapshot of a conversation with so many items: the cost of one event's batch.
 pub(crate) fn snapshot(binaries: &Path, items: usize, count: u64) -> Result<Cost, Box<dyn Error>> {
     eprintln!("extractor, conversations of {items} items");
-    let mut world = BenchStack::start(binaries, Nature { items, ..Nature::default() })?;
-    world.batches(5, 1, 1)?;
-    world.batches(count, 1, 1)
+    let mut stack = BenchStack::start(binaries, Nature { items, ..Nature::default() })?;
+    stack.batches(5, 1, 1)?;
+    stack.batches(count, 1, 1)
 }
 
 /// Batches of 500 events on so many conversations.
@@ -227,18 +227,18 @@ pub(crate) fn spread(
     count: u64,
 ) -> Result<Cost, Box<dyn Error>> {
     eprintln!("extractor, batches on {conversations} conversations");
-    let mut world = BenchStack::start(binaries, Nature::default())?;
-    world.batches(1, BATCH, 100)?;
-    world.batches(count, BATCH, conversations)
+    let mut stack = BenchStack::start(binaries, Nature::default())?;
+    stack.batches(1, BATCH, 100)?;
+    stack.batches(count, BATCH, conversations)
 }
 
 /// Memory after each of two backlogs in one environment, of which the second is ten times the first.
 pub(crate) fn backlog(binaries: &Path, batches: u64) -> Result<(Cost, Cost), Box<dyn Error>> {
     eprintln!("extractor, a backlog of {} batches", 10 * batches);
     let nature = Nature { conversations_a_customer: 10, ..Nature::default() };
-    let mut world = BenchStack::start(binaries, nature)?;
-    let first = world.batches(batches, BATCH, 100)?;
-    Ok((first, world.batches(9 * batches, BATCH, 100)?))
+    let mut stack = BenchStack::start(binaries, nature)?;
+    let first = stack.batches(batches, BATCH, 100)?;
+    Ok((first, stack.batches(9 * batches, BATCH, 100)?))
 }
 
 /// What a backfill came to.
@@ -252,7 +252,7 @@ pub(crate) struct Backfill {
 /// A backfill of so many events, from the task to its end.
 pub(crate) fn backfill(binaries: &Path, events: u64) -> Result<Backfill, Box<dyn Error>> {
     eprintln!("extractor, a backfill of {events} events");
-    let world = BenchStack::start(binaries, Nature { events, ..Nature::default() })?;
+    let stack = BenchStack::start(binaries, Nature { events, ..Nature::default() })?;
     let now = jiff::Timestamp::now();
     let (from, to) =
         (now - jiff::SignedDuration::from_mins(1_430), now - jiff::SignedDuration::from_mins(1));
@@ -260,9 +260,9 @@ pub(crate) fn backfill(binaries: &Path, events: u64) -> Result<Backfill, Box<dyn
     let mut task = json!({"task": "backfill", "from": from, "to": to});
     let mut invocations = 0;
     loop {
-        let answer = world.invoke(&task)?;
+        let answer = stack.invoke(&task)?;
         invocations += 1;
-        let left = world.host.parameter(&format!("{PAUSE}-backfill")).unwrap_or_default();
+        let left = stack.host.parameter(&format!("{PAUSE}-backfill")).unwrap_or_default();
         if left == "{}" {
             break;
         }
@@ -274,9 +274,9 @@ pub(crate) fn backfill(binaries: &Path, events: u64) -> Result<Backfill, Box<dyn
         task = json!({"task": "backfill", "from": left["ranges"][0]["from"], "to": to});
     }
     let seconds = began.elapsed().as_secs_f64();
-    if world.host.batched() < events {
-        return Err(format!("{} events were queued of {events}", world.host.batched()).into());
+    if stack.host.batched() < events {
+        return Err(format!("{} events were queued of {events}", stack.host.batched()).into());
     }
-    let cpu_us = world.process.cpu().as_secs_f64() * 1e6 / events as f64;
-    Ok(Backfill { seconds, invocations, cpu_us, memory_mib: world.process.memory() })
+    let cpu_us = stack.process.cpu().as_secs_f64() * 1e6 / events as f64;
+    Ok(Backfill { seconds, invocations, cpu_us, memory_mib: stack.process.memory() })
 }

@@ -1,4 +1,4 @@
-//! The world around one function: Lambda's Runtime API, and SSM and SQS as far as the functions need
+//! What is around one function: Lambda's Runtime API, and SSM and SQS as far as the functions need
 //! them. Every request is checked, so that nobody is fast by doing less.
 
 use std::{

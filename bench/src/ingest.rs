@@ -19,7 +19,7 @@ use crate::{
 /// Requests before the counted ones, in which a runtime may still be compiling.
 const WARM_UP: u32 = 500;
 /// How long a function may take over its first answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 const KEY: &str = "bench-key-0123456789-0123456789-0123456789";
 const KEYS_PARAMETER: &str = "/bench/webhook-keys";
 
@@ -120,7 +120,7 @@ fn live(
         format!("{}: {err}; it said:{}", function.name, process.said()).into()
     };
 
-    let outcome = host.outcome(PATIENCE).map_err(failed)?;
+    let outcome = host.outcome(RESPONSE_TIMEOUT).map_err(failed)?;
     let cold = outcome.at - began;
     queued(&outcome).map_err(failed)?;
     if host.reads() == 0 {
@@ -140,7 +140,7 @@ fn live(
             cpu = process.cpu();
         }
         host.give(&event(number));
-        host.outcome(PATIENCE).and_then(|outcome| queued(&outcome)).map_err(failed)?;
+        host.outcome(RESPONSE_TIMEOUT).and_then(|outcome| queued(&outcome)).map_err(failed)?;
     }
     let cpu = process.cpu().saturating_sub(cpu);
     samples.cpu_us.push(cpu.as_secs_f64() * 1e6 / f64::from(requests));
@@ -180,7 +180,7 @@ fn keeps_the_contract(host: &Host) -> Result<(), Box<dyn Error>> {
     ];
     for (event, status, word, queue) in cases {
         host.give(&event);
-        told(&host.outcome(PATIENCE)?, status, word, queue)?;
+        told(&host.outcome(RESPONSE_TIMEOUT)?, status, word, queue)?;
     }
     Ok(())
 }

@@ -18,9 +18,9 @@ use testing::{
 };
 
 /// How long anything may take that the demo waits for.
-const PATIENCE: Duration = Duration::from_secs(90);
+const STEP_TIMEOUT: Duration = Duration::from_secs(90);
 /// The batching window of the event source mapping, and a second.
-const GATHER: Duration = Duration::from_secs(6);
+const BATCHING_WINDOW: Duration = Duration::from_secs(6);
 /// Of an hour, in which Gladly tries a webhook five times, seven seconds.
 const TIME_SCALE: f64 = 0.002;
 /// Webhooks sent at once: each takes a process of its own on the emulated AWS.
@@ -198,7 +198,11 @@ impl Demo<'_> {
             .map(|(kind, conversation)| (*kind, conversation))
             .collect();
         let sent = self.send(&events).await?;
-        progress("events gather for 5 s, as AWS lets them (the emulator does not)", GATHER).await;
+        progress(
+            "events gather for 5 s, as AWS lets them (the emulator does not)",
+            BATCHING_WINDOW,
+        )
+        .await;
         let (before, began) = (self.gladly.traffic().count("/api/v1/**"), Instant::now());
         self.stack.enable_mapping(true).await?;
         self.arrived(&sent).await?;
@@ -222,9 +226,9 @@ impl Demo<'_> {
         heading("An operator pauses, as \"make pause REASON=…\" does");
         let began = Instant::now();
         self.stack.set_pause(r#"{"state":"paused","by":"demo","reason":"to show it"}"#).await?;
-        let screen = self.controller("reconcile").await?;
+        let text = self.controller("reconcile").await?;
         let flip = began.elapsed();
-        screen.lines().for_each(|line| say(&format!("  {line}")));
+        text.lines().for_each(|line| say(&format!("  {line}")));
         check(self.stack.mapping_state().await? == "Disabled", "the mapping is off")?;
         let conversations = self.conversations(5);
         let events: Vec<_> = (0..HELD_EVENTS)
@@ -252,17 +256,17 @@ impl Demo<'_> {
         )?;
 
         heading("What \"make status\" shows");
-        let screen = self.controller("status").await?;
-        screen.lines().for_each(|line| say(&format!("  {line}")));
-        check(screen.contains(&format!("Backlog     {HELD_EVENTS} events")), "it tells the truth")?;
+        let text = self.controller("status").await?;
+        text.lines().for_each(|line| say(&format!("  {line}")));
+        check(text.contains(&format!("Backlog     {HELD_EVENTS} events")), "it tells the truth")?;
 
         heading("The operator resumes, as \"make resume\" does");
         let began = Instant::now();
         self.stack.set_pause("running").await?;
-        let screen = self.controller("reconcile").await?;
-        say(&format!("  {}", screen.lines().last().unwrap_or_default()));
+        let text = self.controller("reconcile").await?;
+        say(&format!("  {}", text.lines().last().unwrap_or_default()));
         let any = |destination: &Destination| sent.iter().any(|id| destination.times(id) > 0);
-        if !self.destination.wait_for(any, PATIENCE).await {
+        if !self.destination.wait_for(any, STEP_TIMEOUT).await {
             return Err(missed("an event is forwarded"));
         }
         let first = began.elapsed();
@@ -288,7 +292,7 @@ impl Demo<'_> {
             "  five events fail; Gladly tries each five times within an hour (here 7 s), then gives up for good",
         );
         let given_up = |gladly: &Gladly| gladly.webhooks()[0]["enabled"] == false;
-        if !self.gladly.wait_for(given_up, PATIENCE).await {
+        if !self.gladly.wait_for(given_up, STEP_TIMEOUT).await {
             return Err(self::missed("Gladly gives the webhook up"));
         }
         let began = Instant::now();
@@ -297,8 +301,8 @@ impl Demo<'_> {
 
         heading("ingest-fn is back: the controller notices, and heals");
         self.stack.reserve_concurrency(Function::Ingest, 10).await?;
-        let screen = self.controller("watch").await?;
-        let webhook = screen.lines().find(|line| line.starts_with("Webhook"));
+        let text = self.controller("watch").await?;
+        let webhook = text.lines().find(|line| line.starts_with("Webhook"));
         say(&format!("  {}", webhook.unwrap_or_default()));
         check(self.gladly.webhooks()[0]["enabled"] == true, "the webhook is enabled again")?;
         say(
@@ -315,7 +319,7 @@ impl Demo<'_> {
         Ok(())
     }
 
-    /// Has the controller do a task, and returns its screen.
+    /// Has the controller do a task, and returns its answer as text.
     async fn controller(&self, task: &str) -> Result<String, DemoError> {
         let task = json!({"task": task, "as": "text"});
         let answer = self.stack.invoke(Function::Extractor, &task).await?;
@@ -396,7 +400,7 @@ impl Demo<'_> {
                 let answered = attempts.iter().filter(|attempt| attempt.status == Some(200));
                 answered.count() == self.sent.len() + sent.len()
             };
-            if !self.gladly.wait_for(answered, PATIENCE).await {
+            if !self.gladly.wait_for(answered, STEP_TIMEOUT).await {
                 return Err(missed("every webhook is answered 200"));
             }
         }
@@ -411,7 +415,7 @@ impl Demo<'_> {
             count("forwarded", arrived, events.len());
             arrived == events.len()
         };
-        if self.destination.wait_for(all, PATIENCE).await {
+        if self.destination.wait_for(all, STEP_TIMEOUT).await {
             Ok(())
         } else {
             Err(missed("every event is forwarded"))
@@ -459,7 +463,7 @@ fn say(line: &str) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 
-/// A counter in place, where there is a screen to show it on.
+/// A counter in place, where there is a text to show it on.
 fn count(what: &str, done: usize, all: usize) {
     if io::stderr().is_terminal() {
         let end = if done == all { "\r\x1b[K" } else { "" };

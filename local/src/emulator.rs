@@ -18,7 +18,7 @@ use serde_json::Value;
 use testing::proxy::Proxy;
 
 /// How long the emulator may take to start; it needs less than two seconds on a quiet machine.
-const PATIENCE: Duration = Duration::from_mins(1);
+const STARTUP_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Runs MiniStack until standard input ends, which it does when we are gone, however that came about: a test that
 /// aborts cannot leave an emulator and its functions behind.
@@ -74,7 +74,7 @@ impl Emulator {
     async fn wait_until_ready(&mut self) -> Result<(), EmulatorError> {
         let ready = format!("{}/_ministack/ready", self.endpoint());
         let started = Instant::now();
-        while started.elapsed() < PATIENCE {
+        while started.elapsed() < STARTUP_TIMEOUT {
             if matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {
                 break;
             }

@@ -9,8 +9,8 @@ use std::{
 };
 
 use local::{
+    dashboard,
     demo::{self, Tour},
-    screen,
     soak::{self, Plan},
     up::{self, Running},
 };
@@ -23,7 +23,7 @@ async fn main() -> ExitCode {
             let full = env::args().nth(2).is_some_and(|tour| tour == "full");
             demo::demo(if full { Tour::Full } else { Tour::Short }).await.map_err(Into::into)
         }
-        "dashboard" => screen::screen().await.map_err(Into::into),
+        "dashboard" => dashboard::draw().await.map_err(Into::into),
         "soak" => endure().await,
         "up" => start().await,
         "down" => stop().await,

@@ -15,9 +15,9 @@ use svg::{
 use testing::alarm;
 
 /// How often the controller is called in the run, and the period of a point; on AWS it is a minute.
-pub(crate) const STEP: SignedDuration = SignedDuration::from_secs(5);
+pub(crate) const SAMPLE_INTERVAL: SignedDuration = SignedDuration::from_secs(5);
 /// Steps without a value after which a line is interrupted.
-const GAP_STEPS: i64 = 4;
+const GAP_SAMPLE_INTERVALS: i64 = 4;
 
 // Pixels: a column and a row of the dashboard's grid, the space around a widget, and a line of small text.
 const COLUMN: f64 = 65.0;
@@ -86,7 +86,7 @@ impl Run {
              where CloudWatch shows hours in steps of a minute. (none): no data.",
             Offset::UTC.to_datetime(began).date(),
             clock(span.length),
-            STEP.as_secs(),
+            SAMPLE_INTERVAL.as_secs(),
         );
         picture.add(text(MARGIN, height + 15.0, 10, FAINT, &note))
     }
@@ -239,7 +239,7 @@ impl Series {
         let options = array(metric).last().unwrap_or(&Value::Null);
         let statistic = string(&options["stat"]);
         let is_counted = statistic == "Sum";
-        let step = |since: SignedDuration| since.as_secs() / STEP.as_secs();
+        let step = |since: SignedDuration| since.as_secs() / SAMPLE_INTERVAL.as_secs();
         let mut steps: BTreeMap<i64, Vec<f64>> = BTreeMap::new();
         if let [namespace, name, dimensions @ ..] = &texts[..] {
             for (at, value) in alarm::values(lines, (namespace, name), dimensions) {
@@ -265,13 +265,16 @@ impl Series {
 
     /// The points between two gaps.
     fn parts(&self) -> impl Iterator<Item = &[(i64, f64)]> {
-        self.points.chunk_by(|before, after| self.is_counted || after.0 - before.0 <= GAP_STEPS)
+        self.points
+            .chunk_by(|before, after| self.is_counted || after.0 - before.0 <= GAP_SAMPLE_INTERVALS)
     }
 
     fn drawn(&self, plot: &Area, axis: &Axis, span: &Span) -> Group {
         let mut group = Group::new();
         for part in self.parts() {
-            let middle = |step: i64| SignedDuration::from_secs(step * STEP.as_secs()) + STEP / 2;
+            let middle = |step: i64| {
+                SignedDuration::from_secs(step * SAMPLE_INTERVAL.as_secs()) + SAMPLE_INTERVAL / 2
+            };
             let place = |(step, value): &(i64, f64)| {
                 (plot.x_of(middle(*step), span), plot.y_of(*value, axis))
             };
@@ -352,7 +355,7 @@ impl Axis {
         if self.second.is_some() {
             return Group::new();
         }
-        let label = self.label.replace("a minute", &format!("in {} s", STEP.as_secs()));
+        let label = self.label.replace("a minute", &format!("in {} s", SAMPLE_INTERVAL.as_secs()));
         let y = plot.y + plot.height / 2.0;
         let label = text(x, y, 10, FAINT, &label).set("text-anchor", "middle");
         Group::new().add(label.set("transform", format!("rotate(-90 {x} {y})")))

@@ -1,11 +1,11 @@
 //! The real `template.yaml` with the real binaries, deployed onto the emulated AWS, and what one wants of it there.
 //!
 //! ```no_run
-//! # use local::stack::{Artifacts, Cloud, Queue, Settings};
+//! # use local::stack::{Artifacts, EmulatedAws, Queue, Settings};
 //! # async fn example() -> Result<(), local::stack::StackError> {
-//! let cloud = Cloud::start("example", &Artifacts::build().await?).await?;
+//! let aws = EmulatedAws::start("example", &Artifacts::build().await?).await?;
 //! let settings = Settings::new("http://127.0.0.1:4000", "http://127.0.0.1:5000/deliveries");
-//! let stack = cloud.deploy("example", &settings).await?;
+//! let stack = aws.deploy("example", &settings).await?;
 //! let answer = stack.post(&settings.webhook_keys[0], r#"{"type":"PING"}"#).await?;
 //! assert_eq!((answer.status, answer.body.as_str()), (200, r#"{"status":"pong"}"#));
 //! assert_eq!(stack.counts(Queue::Events).await?.total(), 0);
@@ -34,7 +34,7 @@ use testing::proxy::Proxy;
 use testing::root;
 
 /// How long a stack may take; it needs about a second.
-const PATIENCE: Duration = Duration::from_mins(1);
+const STACK_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// How many lines of a log are asked for at once; more than one millisecond ever has.
 const LOG_PAGE: usize = 2_000;
@@ -149,7 +149,7 @@ impl EmulatedAws {
             // Also once it rolls back: what it waits for will not come.
             if !status.ends_with("_IN_PROGRESS")
                 || status.contains("ROLLBACK")
-                || started.elapsed() > PATIENCE
+                || started.elapsed() > STACK_TIMEOUT
             {
                 let events = self.emulator.cloudformation("DescribeStackEvents", stack()).await?;
                 let reasons = texts(&events, "ResourceStatusReason");

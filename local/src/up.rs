@@ -24,7 +24,7 @@ use testing::root;
 const STACK: &str = "gladly-relay";
 
 /// How long the background process may take; it needs about five seconds once everything is built.
-const PATIENCE: Duration = Duration::from_mins(3);
+const STARTUP_TIMEOUT: Duration = Duration::from_mins(3);
 
 /// Where everything is, as the background process left it for whoever asks.
 #[derive(Debug, Serialize, Deserialize)]
@@ -85,7 +85,7 @@ pub async fn up() -> Result<Running, UpError> {
         .spawn()
         .map_err(UpError::Background)?;
     let started = Instant::now();
-    while started.elapsed() < PATIENCE && matches!(child.try_wait(), Ok(None)) {
+    while started.elapsed() < STARTUP_TIMEOUT && matches!(child.try_wait(), Ok(None)) {
         if let Some(running) = read() {
             return Ok(running);
         }

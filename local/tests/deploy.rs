@@ -2,11 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-mod desk;
+mod sandbox;
 
 use std::fs;
 
-use desk::{Ended, Sandbox};
+use sandbox::{Ended, Sandbox};
 
 /// Stands for either. It writes down what it is asked for, and answers from files of the command's name.
 const TOOL: &str = r#"#!/bin/bash
@@ -24,20 +24,20 @@ if [ -e "$ANSWERS/$command" ]; then cat "$ANSWERS/$command"; fi
 impl Sandbox {
     /// With a stack whose change is prepared.
     fn new(name: &str) -> Self {
-        let desk = Self::with(&format!("deploy-{name}"), &["tools/deploy", "tools/aws.bash"]);
+        let sandbox = Self::with(&format!("deploy-{name}"), &["tools/deploy", "tools/aws.bash"]);
         for program in ["bin/aws", "bin/sam"] {
-            desk.program(program, TOOL);
+            sandbox.program(program, TOOL);
         }
         for function in ["ingest-fn", "extractor-fn"] {
-            desk.program(&format!("target/lambda/{function}/bootstrap"), "");
+            sandbox.program(&format!("target/lambda/{function}/bootstrap"), "");
         }
-        desk.answers("describe-stacks", "UPDATE_COMPLETE\n");
-        desk.answers("list-change-sets", "samcli-deploy1\n");
-        desk.answers("describe-stack-resource-EventsQueue", "https://sqs/events\n");
-        desk.answers("describe-stack-resource-PauseParameter", "/acme/pause\n");
-        desk.answers("get-queue-attributes", "345600\t7\t2\t1\n");
-        desk.answers("describe-change-set-parameters", "4\n");
-        desk
+        sandbox.answers("describe-stacks", "UPDATE_COMPLETE\n");
+        sandbox.answers("list-change-sets", "samcli-deploy1\n");
+        sandbox.answers("describe-stack-resource-EventsQueue", "https://sqs/events\n");
+        sandbox.answers("describe-stack-resource-PauseParameter", "/acme/pause\n");
+        sandbox.answers("get-queue-attributes", "345600\t7\t2\t1\n");
+        sandbox.answers("describe-change-set-parameters", "4\n");
+        sandbox
     }
 
     fn deploy(&self, stack: &str) -> Ended {
@@ -63,64 +63,64 @@ impl Sandbox {
 
 #[test]
 fn the_first_time_sam_asks_for_everything() {
-    let desk = Sandbox::new("first");
+    let sandbox = Sandbox::new("first");
     let missing = "An error occurred (ValidationError) when calling the DescribeStacks operation: Stack with id acme does not exist";
-    desk.answers("describe-stacks.error", missing);
-    assert!(desk.deploy("acme").succeeded);
-    assert!(desk.did("sam deploy --guided --stack-name acme"));
+    sandbox.answers("describe-stacks.error", missing);
+    assert!(sandbox.deploy("acme").succeeded);
+    assert!(sandbox.did("sam deploy --guided --stack-name acme"));
 
     // A change that somebody did not confirm has left a stack without anything in it.
-    fs::remove_file(desk.folder.join("answers/describe-stacks.error")).unwrap();
-    desk.answers("describe-stacks", "REVIEW_IN_PROGRESS\n");
-    assert!(desk.deploy("acme").succeeded);
-    assert!(desk.did("sam deploy --guided --stack-name acme"));
+    fs::remove_file(sandbox.folder.join("answers/describe-stacks.error")).unwrap();
+    sandbox.answers("describe-stacks", "REVIEW_IN_PROGRESS\n");
+    assert!(sandbox.deploy("acme").succeeded);
+    assert!(sandbox.did("sam deploy --guided --stack-name acme"));
 }
 
 #[test]
 fn a_change_that_loses_nothing_is_deployed() {
-    let desk = Sandbox::new("harmless");
-    let ended = desk.deploy("acme");
+    let sandbox = Sandbox::new("harmless");
+    let ended = sandbox.deploy("acme");
     assert!(ended.succeeded, "{}", ended.complaint);
     assert!(ended.shown.ends_with("Deploying…\nDeployed.\n"), "{}", ended.shown);
-    assert!(desk.did("execute-change-set --stack-name acme --change-set-name samcli-deploy1"));
-    assert!(!desk.did("delete-change-set"));
+    assert!(sandbox.did("execute-change-set --stack-name acme --change-set-name samcli-deploy1"));
+    assert!(!sandbox.did("delete-change-set"));
 
-    desk.answers("list-change-sets", "None\n");
-    let ended = desk.deploy("acme");
+    sandbox.answers("list-change-sets", "None\n");
+    let ended = sandbox.deploy("acme");
     assert!(ended.succeeded && ended.shown.ends_with("Nothing has changed.\n"));
-    assert!(!desk.did("execute-change-set"));
+    assert!(!sandbox.did("execute-change-set"));
 }
 
 #[test]
 fn a_lower_retention_is_refused_while_anything_is_held() {
-    let desk = Sandbox::new("retention");
-    desk.answers("describe-change-set-parameters", "3\n");
-    desk.refuses(
+    let sandbox = Sandbox::new("retention");
+    sandbox.answers("describe-change-set-parameters", "3\n");
+    sandbox.refuses(
         "a retention of 3 days (now 4) would delete the older ones of the events held, 10",
     );
-    desk.answers("get-queue-attributes", "345600\t0\t0\t0\n");
-    assert!(desk.deploy("acme").succeeded);
-    desk.answers("get-queue-attributes", "86400\t7\t2\t1\n");
-    assert!(desk.deploy("acme").succeeded, "raising it loses nothing");
+    sandbox.answers("get-queue-attributes", "345600\t0\t0\t0\n");
+    assert!(sandbox.deploy("acme").succeeded);
+    sandbox.answers("get-queue-attributes", "86400\t7\t2\t1\n");
+    assert!(sandbox.deploy("acme").succeeded, "raising it loses nothing");
 }
 
 #[test]
 fn a_change_that_would_lift_a_pause_is_refused_during_one() {
-    let desk = Sandbox::new("pause");
-    desk.answers("describe-change-set", "Properties\n");
-    desk.answers("get-parameter", "paused\n");
-    desk.refuses("would write \"running\" over it: resume first");
-    desk.answers("get-parameter", "running\n");
-    assert!(desk.deploy("acme").succeeded);
+    let sandbox = Sandbox::new("pause");
+    sandbox.answers("describe-change-set", "Properties\n");
+    sandbox.answers("get-parameter", "paused\n");
+    sandbox.refuses("would write \"running\" over it: resume first");
+    sandbox.answers("get-parameter", "running\n");
+    assert!(sandbox.deploy("acme").succeeded);
 }
 
 #[test]
 fn whatever_fails_is_one_sentence_and_leaves_no_prepared_change() {
-    let desk = Sandbox::new("failures");
+    let sandbox = Sandbox::new("failures");
     let denied = "An error occurred (AccessDenied) when calling the GetQueueAttributes operation: User: ada is not authorized to perform: sqs:GetQueueAttributes";
-    desk.answers("get-queue-attributes.error", denied);
-    desk.refuses("the events queue could not be looked at: User: ada is not authorized");
-    fs::remove_file(desk.folder.join("answers/get-queue-attributes.error")).unwrap();
+    sandbox.answers("get-queue-attributes.error", denied);
+    sandbox.refuses("the events queue could not be looked at: User: ada is not authorized");
+    fs::remove_file(sandbox.folder.join("answers/get-queue-attributes.error")).unwrap();
 
     for (said, told) in [
         ("Unable to locate credentials. You can configure them.", "AWS does not know you; log in"),
@@ -128,28 +128,28 @@ fn whatever_fails_is_one_sentence_and_leaves_no_prepared_change() {
         ("You must specify a region.", "no region is set"),
         ("Could not connect to the endpoint URL: \"https://x/\"", "is the region right?"),
     ] {
-        desk.answers("describe-stacks.error", said);
-        let ended = desk.deploy("acme");
+        sandbox.answers("describe-stacks.error", said);
+        let ended = sandbox.deploy("acme");
         let expected = "make deploy: the stack could not be looked up: ";
         assert!(ended.complaint.starts_with(expected), "{}", ended.complaint);
         assert!(!ended.succeeded && ended.complaint.contains(told), "{}", ended.complaint);
-        assert!(!desk.did("sam"));
+        assert!(!sandbox.did("sam"));
     }
 
     for name in ["-x", "a b", "../x", "é", "$(touch x)"] {
-        let ended = desk.deploy(name);
+        let ended = sandbox.deploy(name);
         let complaint = "make deploy: STACK must be a stack's name: letters, digits and hyphens.\n";
         assert_eq!(ended.complaint, complaint, "{name}");
-        assert!(!desk.did("aws"));
+        assert!(!sandbox.did("aws"));
     }
     for name in ["aws", "AWS-relay", "ssmRelay", "Ssm-1"] {
-        let ended = desk.deploy(name);
+        let ended = sandbox.deploy(name);
         assert!(!ended.succeeded && ended.complaint.contains("must not begin with aws or ssm"));
         assert_eq!(ended.complaint.lines().count(), 1, "{name}: {}", ended.complaint);
-        assert!(!desk.did("aws"));
+        assert!(!sandbox.did("aws"));
     }
-    fs::remove_file(desk.folder.join("target/lambda/ingest-fn/bootstrap")).unwrap();
-    assert!(desk.deploy("acme").complaint.contains("run \"make package\" first"));
-    fs::remove_file(desk.folder.join("bin/sam")).unwrap();
-    assert!(desk.deploy("acme").complaint.contains("the SAM CLI is missing"));
+    fs::remove_file(sandbox.folder.join("target/lambda/ingest-fn/bootstrap")).unwrap();
+    assert!(sandbox.deploy("acme").complaint.contains("run \"make package\" first"));
+    fs::remove_file(sandbox.folder.join("bin/sam")).unwrap();
+    assert!(sandbox.deploy("acme").complaint.contains("the SAM CLI is missing"));
 }

@@ -2,13 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-mod desk;
+mod sandbox;
 
 use std::{fs, process::Command};
 
 use serde_json::{Value, json};
 
-use desk::{Ended, Sandbox, root};
+use sandbox::{Ended, Sandbox, root};
 
 /// Stands for the AWS CLI. It writes its arguments down, a call a file, and answers from files of the command's name.
 const AWS: &str = r#"#!/bin/bash
@@ -33,15 +33,15 @@ fn hours(hours: i64) -> String {
 impl Sandbox {
     /// With a relay in an account.
     fn new(name: &str) -> Self {
-        let desk = Self::with(&format!("relay-{name}"), &["tools/relay", "tools/aws.bash"]);
-        desk.program("bin/aws", AWS);
-        desk.answers(
+        let sandbox = Self::with(&format!("relay-{name}"), &["tools/relay", "tools/aws.bash"]);
+        sandbox.program("bin/aws", AWS);
+        sandbox.answers(
             "describe-stacks",
             "PauseParameterName\t/acme/pause\nExtractorFunctionName\tx-1\n",
         );
-        desk.answers("invoke", "None\n");
-        desk.answers("answer", r#""State       paused\nExtraction is paused.""#);
-        desk
+        sandbox.answers("invoke", "None\n");
+        sandbox.answers("answer", r#""State       paused\nExtraction is paused.""#);
+        sandbox
     }
 
     fn run(&self, command: &str, environment: &[(&str, &str)]) -> Ended {
@@ -76,16 +76,16 @@ impl Sandbox {
 
 #[test]
 fn a_pause_says_who_and_why_whatever_characters_they_have() {
-    let desk = Sandbox::new("pause");
+    let sandbox = Sandbox::new("pause");
     let reason = r#"it's "quoted" \ $HOME `id` & 50 % – déjà vu 😀 {"state":"running"}"#;
     let until = "2099-02-28T08:00:00.5+01:00";
     let told = [("STACK", "acme"), ("BY", r#"Ada "L""#), ("REASON", reason), ("UNTIL", until)];
-    let ended = desk.run("pause", &told);
+    let ended = sandbox.run("pause", &told);
     assert_eq!(ended.complaint, "");
     assert_eq!(ended.shown, "State       paused\nExtraction is paused.\n");
     assert!(ended.succeeded);
 
-    let [(parameter, value)] = &desk.written()[..] else { panic!("{:?}", desk.calls()) };
+    let [(parameter, value)] = &sandbox.written()[..] else { panic!("{:?}", sandbox.calls()) };
     assert_eq!(parameter, "/acme/pause");
     let mut value: Value = serde_json::from_str(value).unwrap();
     let since = value["since"].take().as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
@@ -94,12 +94,12 @@ fn a_pause_says_who_and_why_whatever_characters_they_have() {
         value,
         json!({"state": "paused", "by": r#"Ada "L""#, "reason": reason, "since": null, "until": until})
     );
-    assert_eq!(desk.task(), json!({"task": "reconcile", "as": "text"}));
+    assert_eq!(sandbox.task(), json!({"task": "reconcile", "as": "text"}));
 }
 
 #[test]
 fn what_makes_no_sense_is_refused_before_anything_is_asked_or_written() {
-    let desk = Sandbox::new("nonsense");
+    let sandbox = Sandbox::new("nonsense");
     let cases = [
         ("pause", "REASON", "two\nlines", "REASON must be one line"),
         ("pause", "REASON", "a bell \u{7}", "REASON must be one line"),
@@ -132,7 +132,7 @@ fn what_makes_no_sense_is_refused_before_anything_is_asked_or_written() {
         ("backfill", "FROM", "2099-12-01T08:00:00Z", "FROM is in the future"),
     ];
     for (command, name, value, complaint) in cases {
-        let ended = desk.run(command, &[("STACK", "acme"), (name, value)]);
+        let ended = sandbox.run(command, &[("STACK", "acme"), (name, value)]);
         assert!(!ended.succeeded, "{name}={value}");
         let expected = format!("make {command}: {complaint}");
         assert!(ended.complaint.starts_with(&expected), "{name}={value}: {}", ended.complaint);
@@ -143,7 +143,7 @@ fn what_makes_no_sense_is_refused_before_anything_is_asked_or_written() {
         ("backfill", hours(-48), hours(-25), "Gladly lists what happened in the last 24 hours"),
         ("import", hours(-500), hours(-400), "Gladly keeps its exports for 14 days"),
     ] {
-        let ended = desk.run(command, &[("STACK", "acme"), ("FROM", &from), ("TO", &to)]);
+        let ended = sandbox.run(command, &[("STACK", "acme"), ("FROM", &from), ("TO", &to)]);
         let expected = format!("make {command}: {complaint}");
         assert!(ended.complaint.starts_with(&expected), "{}", ended.complaint);
     }
@@ -154,60 +154,62 @@ fn what_makes_no_sense_is_refused_before_anything_is_asked_or_written() {
             .strftime("%Y-%m-%dT%H:%M:%S%:z")
             .to_string()
     };
-    assert!(!desk.run("pause", &[("STACK", "acme"), ("UNTIL", &at(-1))]).succeeded);
-    assert_eq!(desk.calls(), Vec::<Vec<String>>::new());
-    assert!(desk.run("pause", &[("STACK", "acme"), ("UNTIL", &at(1))]).succeeded);
+    assert!(!sandbox.run("pause", &[("STACK", "acme"), ("UNTIL", &at(-1))]).succeeded);
+    assert_eq!(sandbox.calls(), Vec::<Vec<String>>::new());
+    assert!(sandbox.run("pause", &[("STACK", "acme"), ("UNTIL", &at(1))]).succeeded);
 }
 
 #[test]
 fn resume_lifts_the_pause_and_closes_the_breaker() {
-    let desk = Sandbox::new("resume");
-    assert!(desk.run("resume", &[("STACK", "acme")]).succeeded);
-    let written = desk.written();
+    let sandbox = Sandbox::new("resume");
+    assert!(sandbox.run("resume", &[("STACK", "acme")]).succeeded);
+    let written = sandbox.written();
     let written: Vec<_> = written.iter().map(|(name, value)| (&**name, &**value)).collect();
     let closed = r#"{"state":"closed"}"#;
     assert_eq!(written, [("/acme/pause", "running"), ("/acme/pause-breaker", closed)]);
-    assert_eq!(desk.task(), json!({"task": "reconcile", "as": "text"}));
+    assert_eq!(sandbox.task(), json!({"task": "reconcile", "as": "text"}));
 }
 
 #[test]
 fn other_commands_ask_and_write_nothing() {
-    let desk = Sandbox::new("ask");
+    let sandbox = Sandbox::new("ask");
     for (command, max, task) in [
         ("status", "", json!({"task": "status", "as": "text"})),
         ("quarantine", "", json!({"task": "quarantine", "as": "text"})),
         ("redrive", "", json!({"task": "redrive", "as": "text"})),
         ("redrive", "25", json!({"task": "redrive", "max": 25, "as": "text"})),
     ] {
-        assert!(desk.run(command, &[("STACK", "acme"), ("MAX", max)]).succeeded);
-        assert_eq!(desk.task(), task);
+        assert!(sandbox.run(command, &[("STACK", "acme"), ("MAX", max)]).succeeded);
+        assert_eq!(sandbox.task(), task);
     }
     let (from, to) = (hours(-3), hours(-1));
     let range = [("STACK", "acme"), ("FROM", &*from), ("TO", &*to)];
-    assert!(desk.run("backfill", &range).succeeded);
-    assert_eq!(desk.task(), json!({"task": "backfill", "from": from, "to": to, "as": "text"}));
-    assert!(desk.run("import", &range[..2]).succeeded);
-    assert_eq!(desk.task(), json!({"task": "import", "from": from, "as": "text"}));
+    assert!(sandbox.run("backfill", &range).succeeded);
+    assert_eq!(sandbox.task(), json!({"task": "backfill", "from": from, "to": to, "as": "text"}));
+    assert!(sandbox.run("import", &range[..2]).succeeded);
+    assert_eq!(sandbox.task(), json!({"task": "import", "from": from, "as": "text"}));
     // What is older than Gladly's list may be where a range begins, and the future where it ends.
     let wide = [("STACK", "acme"), ("FROM", &*hours(-99)), ("TO", &*hours(99))];
-    assert!(desk.run("backfill", &wide).succeeded);
+    assert!(sandbox.run("backfill", &wide).succeeded);
     // Nothing lies between two names of the same moment.
     let same = from.replace('Z', "+00:00");
-    assert!(!desk.run("backfill", &[("STACK", "acme"), ("FROM", &from), ("TO", &same)]).succeeded);
-    assert_eq!(desk.written(), []);
+    assert!(
+        !sandbox.run("backfill", &[("STACK", "acme"), ("FROM", &from), ("TO", &same)]).succeeded
+    );
+    assert_eq!(sandbox.written(), []);
 }
 
 #[test]
 fn the_answer_is_shown_as_it_was_meant() {
-    let desk = Sandbox::new("answer");
+    let sandbox = Sandbox::new("answer");
     let screen = "A \"tab\"\tand \\ and / – 😀 \u{85}é\nlast line \\n";
     // As Lambda gives it, and with everything outside ASCII escaped; neither steers a terminal.
     let plain = format!("{}\u{1b}[2J\u{7f}\"", json!(screen).to_string().trim_end_matches('"'));
     let escaped =
         r#""A \"tab\"\tand \\ and \/ \u2013 \ud83d\ude00 \u0085\u00e9\nlast line \\n\u001b[2J\b""#;
     for answer in [plain.as_str(), escaped] {
-        desk.answers("answer", answer);
-        let ended = desk.run("status", &[("STACK", "acme")]);
+        sandbox.answers("answer", answer);
+        let ended = sandbox.run("status", &[("STACK", "acme")]);
         assert_eq!(ended.complaint, "");
         assert_eq!(ended.shown, format!("{}[2J\n", screen.replace('\u{85}', "")));
     }
@@ -266,20 +268,20 @@ fn every_failure_is_one_sentence() {
             "make status: extractor-fn answered what is no screen; is it an older version?",
         ),
     ] {
-        let desk = Sandbox::new(name);
-        desk.answers(answers.0, answers.1);
-        let ended = desk.run(command, &[("STACK", "acme")]);
+        let sandbox = Sandbox::new(name);
+        sandbox.answers(answers.0, answers.1);
+        let ended = sandbox.run(command, &[("STACK", "acme")]);
         assert!(!ended.succeeded && ended.shown.is_empty(), "{name}");
         assert_eq!(ended.complaint.trim_end(), complaint, "{name}");
     }
 
-    let desk = Sandbox::new("function-error");
-    desk.answers("invoke", "Unhandled\n");
-    desk.answers(
+    let sandbox = Sandbox::new("function-error");
+    sandbox.answers("invoke", "Unhandled\n");
+    sandbox.answers(
         "answer",
         r#"{"errorType":"ControlError","errorMessage":"could not look for the \"mapping\""}"#,
     );
-    let ended = desk.run("resume", &[("STACK", "acme")]);
+    let ended = sandbox.run("resume", &[("STACK", "acme")]);
     let complaint = "make resume: the pause is lifted, and extraction goes on within a minute or two; but \
                      extractor-fn failed: could not look for the \"mapping\"";
     assert_eq!(ended.complaint.trim_end(), complaint);
@@ -288,30 +290,30 @@ fn every_failure_is_one_sentence() {
 
 #[test]
 fn without_a_name_it_is_the_stack_of_make_up_or_none() {
-    let desk = Sandbox::new("up");
-    let ended = desk.run("status", &[]);
+    let sandbox = Sandbox::new("up");
+    let ended = sandbox.run("status", &[]);
     assert!(ended.complaint.starts_with("make status: no relay runs on this machine"));
     assert!(!ended.succeeded);
-    assert_eq!(desk.calls(), Vec::<Vec<String>>::new());
+    assert_eq!(sandbox.calls(), Vec::<Vec<String>>::new());
 
-    fs::create_dir_all(desk.folder.join(".local/up")).unwrap();
+    fs::create_dir_all(sandbox.folder.join(".local/up")).unwrap();
     let state = "endpoint=http://127.0.0.1:4566\nstack=gladly-relay\n";
-    fs::write(desk.folder.join(".local/up/aws.env"), state).unwrap();
-    assert!(desk.run("status", &[("AWS_PROFILE", "production")]).succeeded);
-    for call in desk.calls() {
+    fs::write(sandbox.folder.join(".local/up/aws.env"), state).unwrap();
+    assert!(sandbox.run("status", &[("AWS_PROFILE", "production")]).succeeded);
+    for call in sandbox.calls() {
         assert_eq!(call[..2], ["--endpoint-url", "http://127.0.0.1:4566"]);
     }
-    desk.answers(
+    sandbox.answers(
         "describe-stacks.error",
         "Could not connect to the endpoint URL: \"http://127.0.0.1:4566/\"",
     );
-    let ended = desk.run("status", &[]);
+    let ended = sandbox.run("status", &[]);
     let complaint = "make status: the stack could not be looked up: what \"make up\" started has ended; start it again.";
     assert_eq!(ended.complaint.trim_end(), complaint);
     // One of that name in an account is another.
-    let before = desk.calls().len();
-    assert!(!desk.run("status", &[("STACK", "gladly-relay")]).succeeded);
-    assert_eq!(desk.calls()[before][0], "cloudformation");
+    let before = sandbox.calls().len();
+    assert!(!sandbox.run("status", &[("STACK", "gladly-relay")]).succeeded);
+    assert_eq!(sandbox.calls()[before][0], "cloudformation");
 }
 
 /// Ctrl-C goes to all that run in a terminal: here to the AWS CLI, which ends as the real one does, and to the script.
@@ -333,15 +335,15 @@ fn whoever_stops_it_is_told_what_holds() {
         ("status", "invoke", "stopped."),
         ("redrive", "invoke", "stopped; extractor-fn goes on by itself."),
     ] {
-        let desk = Sandbox::new(&format!("stopped-{command}-{during}"));
+        let sandbox = Sandbox::new(&format!("stopped-{command}-{during}"));
         let signal = format!(
             "#!/bin/bash\ncase \" $* \" in *\" {during} \"*) kill -INT 0; exit 130 ;; esac\n"
         );
         let script = AWS.replacen("#!/bin/bash\n", &signal, 1);
         // The false AWS CLI itself goes on until it has said how it ends.
         let script = script.replacen("#!/bin/bash\n", "#!/bin/bash\ntrap : INT\n", 1);
-        fs::write(desk.folder.join("bin/aws"), script).unwrap();
-        let ended = desk.run(command, &[("STACK", "acme")]);
+        fs::write(sandbox.folder.join("bin/aws"), script).unwrap();
+        let ended = sandbox.run(command, &[("STACK", "acme")]);
         assert!(!ended.succeeded);
         assert_eq!(ended.complaint, format!("\nmake {command}: {told}\n"), "{during}");
     }

@@ -1,4 +1,4 @@
-//! A batch: what SQS hands over, what Gladly and the destination answer.
+//! A batch: what SQS hands over, and the replies of Gladly and the destination.
 
 use std::collections::BTreeSet;
 
@@ -42,27 +42,29 @@ pub fn batch(input: &[u8]) {
                 let wait = state.visibility[&format!("receipt of {id}")];
                 assert!((0..=4_320).contains(&wait), "back after {wait} s");
             }
-            let mut aside = 0;
+            let mut quarantined = 0;
             for message in &state.messages {
                 if message.queue == "events" {
-                    assert!(bodies.iter().any(|(_, body)| *body == message.body), "sent anew");
+                    assert!(bodies.iter().any(|(_, body)| *body == message.body), "re-enqueued");
                     continue;
                 }
-                aside += 1;
+                quarantined += 1;
                 is_sendable(&message.body);
                 let raw = bodies.iter().find(|(_, body)| {
-                    shared::QuarantinedMessage::read(&message.body)
-                        .is_some_and(|aside| aside.raw().is_some_and(|raw| raw == *body))
+                    shared::QuarantinedMessage::read(&message.body).is_some_and(|quarantined| {
+                        quarantined.raw().is_some_and(|raw| raw == *body)
+                    })
                 });
-                let (_, raw) = raw.unwrap_or_else(|| panic!("nobody sent {}", message.body));
+                let (_, raw) =
+                    raw.unwrap_or_else(|| panic!("none of the records: {}", message.body));
                 let read = holds(&message.body, raw.as_bytes());
                 is_detail(&read.detail);
                 assert_redacted("the detail", &read.detail);
                 assert_eq!(read.origin, "extractor-fn");
             }
-            let renewed = state.messages.len() - aside;
+            let renewed = state.messages.len() - quarantined;
             let gone = records.len() - kept.len();
-            assert_eq!(gone, forwarded + aside + renewed, "each ends in exactly one way");
+            assert_eq!(gone, forwarded + quarantined + renewed, "each ends in exactly one way");
         });
     });
 }

@@ -1,21 +1,21 @@
-//! The controller: what stands in its parameters and queues, what Gladly lists, what it is invoked
-//! with.
+//! The controller: its parameters and queues, what Gladly lists, what it is invoked with.
 
 use std::collections::BTreeSet;
 
 use jiff::SignedDuration;
 use serde_json::Value;
 use shared::{QuarantinedMessage, QueueMessage};
+use testing::settings::PAUSE_PARAMETER;
 
 use crate::{
     message::{is_attribute, is_sendable},
     redaction::{assert_log_redacted, assert_redacted},
-    relay::{EPOCH, PAUSE, Relay, in_no_time},
+    relay::{EPOCH, Relay, in_no_time},
     script::Section,
 };
 
 /// Messages do not get older in the queue than this: its retention is 96 hours.
-const OLDEST: i64 = 90 * 3_600;
+const OLDEST_SECONDS: i64 = 90 * 3_600;
 
 /// The sections `pause`, `breaker`, `renewal` and `backfill` are parameters; `queued` and `put-aside`
 /// are messages, as old as so many seconds; each `invoke` is a payload; the others are answers.
@@ -32,8 +32,9 @@ pub fn control(input: &[u8]) {
                 state.queue("events", now).len() + state.queue("quarantine", now).len()
             };
             let before = count(&relay);
-            let said = |relay: &Relay| relay.aws.state().parameters.get(PAUSE).cloned();
-            let pause = said(&relay);
+            let written =
+                |relay: &Relay| relay.aws.state().parameters.get(PAUSE_PARAMETER).cloned();
+            let pause = written(&relay);
             let mut payloads: Vec<_> = sections
                 .iter()
                 .filter(|section| section.name == "invoke")
@@ -45,11 +46,11 @@ pub fn control(input: &[u8]) {
             for payload in payloads.into_iter().take(4) {
                 let answered = relay.invoke(payload).await;
                 match &answered {
-                    Err(told) => {
-                        assert_redacted("the failure", told);
+                    Err(error) => {
+                        assert_redacted("the error", error);
                         assert!(
-                            !told.contains("InvalidMessage"),
-                            "SQS takes what it is sent: {told}"
+                            !error.contains("InvalidMessage"),
+                            "SQS takes what it is sent: {error}"
                         );
                     }
                     Ok(answer) if answer.get("batchItemFailures").is_some() => {}
@@ -57,7 +58,7 @@ pub fn control(input: &[u8]) {
                 }
                 relay.scripted.forwarded();
                 assert!(count(&relay) >= before, "nothing is lost");
-                assert_eq!(said(&relay), pause, "the operator's alone");
+                assert_eq!(written(&relay), pause, "the operator's alone");
             }
             is_event_or_copy(&relay, &sections);
             documents(&relay);
@@ -71,14 +72,14 @@ fn prepare(relay: &Relay, sections: &[Section<'_>]) {
     }
     for section in sections {
         let text = section.text();
-        let age = section.rest.parse().unwrap_or(0_i64).clamp(0, OLDEST);
+        let age = section.rest.parse().unwrap_or(0_i64).clamp(0, OLDEST_SECONDS);
         let sent = EPOCH - SignedDuration::from_secs(age);
         match section.name {
-            "pause" => relay.aws.put(PAUSE, &text),
+            "pause" => relay.aws.put(PAUSE_PARAMETER, &text),
             name @ ("breaker" | "renewal" | "backfill") => {
-                relay.aws.put(&format!("{PAUSE}-{name}"), &text);
+                relay.aws.put(&format!("{PAUSE_PARAMETER}-{name}"), &text);
             }
-            // SQS holds none such.
+            // SQS holds no such message.
             "queued" | "put-aside" if !text.chars().all(is_taken) || text.is_empty() => {}
             "queued" => {
                 relay.aws.state().send("events", &text, Vec::new(), 0, sent);
@@ -97,7 +98,8 @@ fn is_taken(character: char) -> bool {
     matches!(character, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..)
 }
 
-/// What was sent is a copy of what was there, an event that can be extracted, or put aside.
+/// What was sent is a copy of what was there, an event that can be extracted, or a quarantine
+/// message.
 fn is_event_or_copy(relay: &Relay, sections: &[Section<'_>]) {
     let there: BTreeSet<_> = sections
         .iter()
@@ -120,10 +122,10 @@ fn is_event_or_copy(relay: &Relay, sections: &[Section<'_>]) {
     }
 }
 
-/// What the system wrote into its parameters is JSON, and nothing that anybody said.
+/// What the system wrote into its parameters is JSON, and the operator's is left alone.
 fn documents(relay: &Relay) {
     for write in &relay.aws.state().writes {
-        assert_ne!(write.name, PAUSE, "the operator's alone");
+        assert_ne!(write.name, PAUSE_PARAMETER, "the operator's alone");
         let read = serde_json::from_str::<Value>(&write.text);
         assert!(read.is_ok_and(|document| document.is_object()), "{}", write.text);
     }

@@ -1,4 +1,4 @@
-//! What stands in the two queues, read and written.
+//! Messages of the two queues, read and written.
 
 use jiff::Timestamp;
 use shared::{
@@ -14,7 +14,7 @@ pub fn message(input: &[u8]) {
     let Ok(text) = str::from_utf8(input) else { return };
     event(text);
     queue_message(text);
-    quarantined_by_anybody(text);
+    quarantine_message(text);
     let is_id = (1..=64).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
     assert_eq!(text.parse::<Id>().is_ok(), is_id);
@@ -120,7 +120,7 @@ fn quarantine(raw: &[u8]) {
     holds(&body, raw);
 }
 
-/// A message in quarantine gives back these bytes, or their beginning if it says that it is cut.
+/// A message in quarantine holds these bytes, or their beginning if it is marked as truncated.
 pub(crate) fn holds(body: &str, raw: &[u8]) -> QuarantinedMessage<'static> {
     let aside = QuarantinedMessage::read(body)
         .unwrap_or_else(|| panic!("not a quarantine message: {body}"));
@@ -135,9 +135,9 @@ pub(crate) fn holds(body: &str, raw: &[u8]) -> QuarantinedMessage<'static> {
     aside
 }
 
-fn quarantined_by_anybody(text: &str) {
-    if let Some(aside) = QuarantinedMessage::read(text) {
-        let (bytes, text) = (aside.bytes(), aside.raw());
+fn quarantine_message(text: &str) {
+    if let Some(message) = QuarantinedMessage::read(text) {
+        let (bytes, text) = (message.bytes(), message.raw());
         assert_eq!(
             text.map(String::into_bytes),
             bytes.filter(|bytes| str::from_utf8(bytes).is_ok())

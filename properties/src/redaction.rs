@@ -1,12 +1,12 @@
-//! What the functions say: to the log, in the details of what they put aside, to whoever called.
+//! What the functions write into logs, quarantine details, errors and responses.
 
 use std::{cell::RefCell, io, sync::Once};
 
 use tracing::Level;
 use tracing_subscriber::{filter::Targets, fmt::MakeWriter, layer::SubscriberExt as _};
 
-/// Stands in the inputs wherever somebody might have written or said something. It is no id, and
-/// nothing that the relay itself would say.
+/// Stands in the inputs wherever a person might have written something. It is no id, and nothing
+/// that the relay itself would write.
 pub(crate) const CANARY: &str = "sings like a canary";
 
 thread_local! {
@@ -36,8 +36,7 @@ impl<'a> MakeWriter<'a> for Lines {
     }
 }
 
-/// Runs something, and has nothing that it logs give away what was said, or tell of a panic that
-/// was caught.
+/// Runs something, and asserts that its log repeats nothing that a person wrote and names no panic.
 #[expect(clippy::expect_used, reason = "how a property fails")]
 pub(crate) fn assert_log_redacted<T>(run: impl FnOnce() -> T) -> T {
     static LISTENING: Once = Once::new();
@@ -48,7 +47,7 @@ pub(crate) fn assert_log_redacted<T>(run: impl FnOnce() -> T) -> T {
             .with_targets(["shared", "ingest_fn", "extractor_fn"].map(|ours| (ours, Level::DEBUG)));
         let lines = tracing_subscriber::fmt::layer().json().with_writer(Lines);
         let subscriber = tracing_subscriber::registry().with(lines).with(targets);
-        tracing::subscriber::set_global_default(subscriber).expect("nobody else listens");
+        tracing::subscriber::set_global_default(subscriber).expect("the only subscriber");
     });
     LINES.with_borrow_mut(Vec::clear);
     let done = run();
@@ -60,9 +59,9 @@ pub(crate) fn assert_log_redacted<T>(run: impl FnOnce() -> T) -> T {
     done
 }
 
-/// Nothing in this text was said by anybody but the relay.
+/// Nothing in this text was written by a person.
 pub(crate) fn assert_redacted(what: &str, text: &str) {
-    assert!(!text.contains(CANARY), "{what} repeats what was said: {text}");
+    assert!(!text.contains(CANARY), "{what} repeats what a person wrote: {text}");
 }
 
 /// The details that a message in quarantine can have, with a zero for every number.
@@ -83,7 +82,7 @@ const DETAILS: [&str; 14] = [
     "received too often: moved by SQS itself",
 ];
 
-/// A detail holds numbers of ours and nothing of the content.
+/// A detail holds numbers of the relay and nothing of the content.
 pub(crate) fn is_detail(detail: &str) {
     let mut plain = String::new();
     for character in detail.chars() {
@@ -93,5 +92,5 @@ pub(crate) fn is_detail(detail: &str) {
             other => plain.push(other),
         }
     }
-    assert!(DETAILS.contains(&&*plain), "not one of our details: {detail:?}");
+    assert!(DETAILS.contains(&&*plain), "not one of the details: {detail:?}");
 }

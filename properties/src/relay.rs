@@ -2,13 +2,18 @@
 
 use std::sync::Arc;
 
-use aws_smithy_runtime_api::client::http::SharedHttpConnector;
 use extractor_fn::{Config, Extractor, Http, Invocation};
 use jiff::{SignedDuration, Timestamp};
 use lambda_runtime::{Context, LambdaEvent};
 use serde_json::{Value, json};
 use shared::{Clock, Env};
-use testing::aws::{Aws, QUEUE_ARNS, QUEUES};
+use testing::{
+    aws::Aws,
+    record::SqsRecord,
+    settings::{
+        DESTINATION_TOKEN_PARAMETER, ExtractorSettings, GLADLY_TOKEN_PARAMETER, PAUSE_PARAMETER,
+    },
+};
 use tokio::{
     runtime::{Builder, Runtime},
     time::{Duration, Instant},
@@ -16,18 +21,16 @@ use tokio::{
 
 use crate::{
     script::Section,
-    scripted::{Allowed, DESTINATION, GLADLY, Scripted},
+    scripted::{Allowed, Scripted},
 };
 
-/// When every world begins.
+/// When every run begins.
 pub(crate) const EPOCH: Timestamp = Timestamp::constant(1_767_225_600, 0);
-/// The operator's parameter.
-pub(crate) const PAUSE: &str = "/relay/pause";
 /// The URL of the webhook that is watched.
 pub(crate) const WEBHOOK: &str = "https://relay.example.com/webhooks/gladly";
 
 /// What the function has for an invocation.
-const LEFT: Duration = Duration::from_mins(5);
+const TIME_LEFT: Duration = Duration::from_mins(5);
 
 /// The function and its surroundings.
 pub(crate) struct Relay {
@@ -37,10 +40,10 @@ pub(crate) struct Relay {
     began: Instant,
 }
 
-/// What an invocation came to: its answer, or the words of its failure.
-pub(crate) type Answered = Result<Value, String>;
+/// The outcome of an invocation: its response, or the text of its error.
+pub(crate) type Outcome = Result<Value, String>;
 
-/// Runs something in a time of its own, in which no wait takes any.
+/// Runs something on a paused clock, on which no wait takes any time.
 pub(crate) fn in_no_time<T>(run: impl Future<Output = T>) -> T {
     runtime().block_on(run)
 }
@@ -51,7 +54,7 @@ pub(crate) fn runtime() -> Runtime {
     runtime.enable_time().start_paused(true).build().expect("a runtime")
 }
 
-/// The time of a world that began then.
+/// The time in a run that began then.
 pub(crate) fn now(began: Instant) -> Timestamp {
     EPOCH + SignedDuration::try_from(began.elapsed()).unwrap_or_default()
 }
@@ -65,25 +68,25 @@ impl Relay {
             Allowed { contact: !settings.has("no-contact"), notes: !settings.has("no-notes") };
         let began = Instant::now();
         let aws = Aws::new(move || now(began));
-        aws.put(PAUSE, "running");
-        aws.put("/relay/gladly-token", "gladly-token");
-        aws.put("/relay/destination-token", "destination-token");
+        aws.put(PAUSE_PARAMETER, "running");
+        aws.put(GLADLY_TOKEN_PARAMETER, "gladly-token");
+        aws.put(DESTINATION_TOKEN_PARAMETER, "destination-token");
         let scripted = Scripted::new(sections, allowed);
-        let http = Http::over(SharedHttpConnector::new(scripted.clone()));
+        let http = Http::over(scripted.connector().shared());
         let clock = Clock::new(move || now(began));
         let extractor = Extractor::new(&aws.config(), config(settings, allowed), http, clock);
         Self { aws, scripted, extractor: Arc::new(extractor), began }
     }
 
     /// Invokes the function with these bytes, as Lambda does.
-    pub(crate) async fn invoke(&self, payload: &[u8]) -> Answered {
+    pub(crate) async fn invoke(&self, payload: &[u8]) -> Outcome {
         let payload: Invocation = serde_json::from_slice(payload).map_err(|err| err.to_string())?;
         let deadline = now(self.began).as_millisecond().unsigned_abs();
         let mut context = Context::default();
-        context.deadline = deadline + u64::try_from(LEFT.as_millis()).unwrap_or_default();
+        context.deadline = deadline + u64::try_from(TIME_LEFT.as_millis()).unwrap_or_default();
         let began = Instant::now();
         let answered = self.extractor.handle(LambdaEvent::new(payload, context)).await;
-        assert!(began.elapsed() <= LEFT, "done by the deadline: {:?}", began.elapsed());
+        assert!(began.elapsed() <= TIME_LEFT, "done by the deadline: {:?}", began.elapsed());
         let answer = answered.map_err(|err| format!("{err:?}"))?;
         serde_json::to_value(answer).map_err(|err| err.to_string())
     }
@@ -95,10 +98,10 @@ impl Relay {
         let answer = answer.unwrap_or_else(|err| panic!("the batch failed: {err}"));
         let fields = answer.as_object().map(serde_json::Map::len);
         let kept = answer["batchItemFailures"].as_array().filter(|_| fields == Some(1));
-        let kept = kept.unwrap_or_else(|| panic!("not an answer of Lambda's: {answer}"));
+        let kept = kept.unwrap_or_else(|| panic!("not a batch response: {answer}"));
         let name = |kept: &Value| kept["itemIdentifier"].as_str().map(str::to_owned);
         kept.iter()
-            .map(|kept| name(kept).unwrap_or_else(|| panic!("not an answer of Lambda's: {answer}")))
+            .map(|kept| name(kept).unwrap_or_else(|| panic!("not a batch response: {answer}")))
             .collect()
     }
 
@@ -107,47 +110,26 @@ impl Relay {
     }
 }
 
-/// A message as Lambda hands it over.
+/// A message as Lambda hands it over, with any text for SQS's own attributes.
 pub(crate) fn record(number: usize, body: &str, receives: &str, sent: &str, first: &str) -> Value {
-    json!({
-        "messageId": format!("m-{number}"),
-        "receiptHandle": format!("receipt of m-{number}"),
-        "body": body,
-        "attributes": {
-            "ApproximateReceiveCount": receives,
-            "SentTimestamp": sent,
-            "ApproximateFirstReceiveTimestamp": first,
-        },
-        "messageAttributes": {
-            "type": {"stringValue": "A", "dataType": "String", "stringListValues": [], "binaryListValues": []},
-        },
-        "eventSource": "aws:sqs", "awsRegion": "eu-west-1",
-        "eventSourceARN": format!("{QUEUE_ARNS}events"),
-    })
+    let record = SqsRecord::new(&format!("m-{number}"), body, EPOCH).attribute("type", "A");
+    let mut record = record.to_json();
+    record["attributes"] = json!({
+        "ApproximateReceiveCount": receives,
+        "SentTimestamp": sent,
+        "ApproximateFirstReceiveTimestamp": first,
+    });
+    record
 }
 
 #[expect(clippy::expect_used, reason = "these settings are right")]
 fn config(settings: Section<'_>, allowed: Allowed) -> Config {
-    let lookup = |name: &str| {
-        Some(match name {
-            "EVENTS_QUEUE_URL" => format!("{QUEUES}events"),
-            "QUARANTINE_QUEUE_URL" => format!("{QUEUES}quarantine"),
-            "EVENTS_QUEUE_ARN" => format!("{QUEUE_ARNS}events"),
-            "AWS_LAMBDA_FUNCTION_NAME" => "extractor".into(),
-            "PAUSE_PARAMETER" => PAUSE.into(),
-            "GLADLY_HOST" => GLADLY.into(),
-            "GLADLY_EMAIL" => "relay@example.org".into(),
-            "GLADLY_TOKEN_PARAMETER" => "/relay/gladly-token".into(),
-            "GLADLY_REQUESTS_PER_SECOND" => "100".into(),
-            "DESTINATION_URL" => DESTINATION.into(),
-            "DESTINATION_TOKEN_PARAMETER" => "/relay/destination-token".into(),
-            "DESTINATION_GZIP" => settings.has("gzip").to_string(),
-            "FORWARD_CUSTOMER_CONTACT" => allowed.contact.to_string(),
-            "FORWARD_NOTES" => allowed.notes.to_string(),
-            "RENEW_HELD_EVENTS" => (!settings.has("no-renewal")).to_string(),
-            "WEBHOOK_URL" => WEBHOOK.into(),
-            _ => return None,
-        })
-    };
-    Config::read(&Env::new(&lookup)).expect("settings that can be read")
+    let settings = ExtractorSettings::default()
+        .with("GLADLY_REQUESTS_PER_SECOND", "100")
+        .with("DESTINATION_GZIP", settings.has("gzip").to_string())
+        .with("FORWARD_CUSTOMER_CONTACT", allowed.contact.to_string())
+        .with("FORWARD_NOTES", allowed.notes.to_string())
+        .with("RENEW_HELD_EVENTS", (!settings.has("no-renewal")).to_string())
+        .with("WEBHOOK_URL", WEBHOOK);
+    Config::read(&Env::new(&|name: &str| settings.get(name))).expect("settings that can be read")
 }

@@ -1,5 +1,5 @@
-//! An input as people can read it: sections, each with a line that begins with `#` and says what it
-//! is, and a body until the next one.
+//! An input as people can read it: sections, each with a line that begins with `#` and names it, and
+//! a body until the next one.
 //!
 //! ```text
 //! #message 3
@@ -9,8 +9,8 @@
 //! #destination 429|retry-after: 5
 //! ```
 
-/// More of them say nothing new.
-const SECTIONS: usize = 48;
+/// More sections show nothing new.
+const MAX_SECTIONS: usize = 48;
 
 /// A section.
 #[derive(Debug, Clone, Copy, Default)]
@@ -38,14 +38,14 @@ impl<'a> Section<'a> {
             let line = str::from_utf8(line).unwrap_or_default();
             let (name, rest) = line.split_once(' ').unwrap_or((line, ""));
             sections.push(Self { name, rest, body: body.strip_suffix(b"\n").unwrap_or(body) });
-            if sections.len() == SECTIONS {
+            if sections.len() == MAX_SECTIONS {
                 break;
             }
         }
         sections
     }
 
-    /// Its body as a text, as whoever reads bytes as one would.
+    /// Its body as a text.
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(self.body).into_owned()
     }

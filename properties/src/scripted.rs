@@ -1,26 +1,21 @@
-//! Gladly and the destination, who answer as a script says, and what they were asked.
+//! Gladly and the destination, which answer as a script says, and what they were asked.
 
 use std::{
     collections::HashMap,
-    fmt,
     io::Read as _,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use aws_smithy_runtime_api::client::{
-    http::{HttpConnector, HttpConnectorFuture},
-    orchestrator::{HttpRequest, HttpResponse},
-    result::ConnectorError,
-};
-use aws_smithy_types::body::SdkBody;
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use flate2::read::GzDecoder;
 use serde_json::Value;
-use testing::destination::violations;
+use testing::{
+    connector::{Body, FakeConnector, Reply},
+    destination::violations,
+    settings::{DESTINATION_URL, GLADLY_HOST},
+};
 
 use crate::{redaction::CANARY, script::Section};
-
-pub(crate) const GLADLY: &str = "acme.gladly.com";
-pub(crate) const DESTINATION: &str = "https://ingest.example.com/deliveries";
 
 /// What hides the means of contact, as the contract lists it.
 const CONTACT: [&str; 7] =
@@ -33,25 +28,18 @@ pub(crate) struct Allowed {
     pub(crate) notes: bool,
 }
 
-/// Both of them.
+/// Gladly and the destination.
 #[derive(Clone)]
 pub(crate) struct Scripted(Arc<Mutex<State>>);
 
 struct State {
     allowed: Allowed,
-    /// Answers by what is asked for, last one first.
-    answers: HashMap<&'static str, Vec<Response>>,
+    /// Replies by what is asked for, last one first.
+    replies: HashMap<&'static str, Vec<Reply>>,
     calls: usize,
     /// Events of deliveries that were accepted.
     forwarded: usize,
     broken: Vec<String>,
-}
-
-#[derive(Clone)]
-struct Response {
-    status: u16,
-    headers: Vec<(String, String)>,
-    body: Vec<u8>,
 }
 
 /// What Gladly is asked for, by the parts of the path; `{}` is an id.
@@ -73,22 +61,16 @@ const PATHS: [(&str, &[&str]); 15] = [
     ("events", &["events"]),
 ];
 
-impl fmt::Debug for Scripted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Outside")
-    }
-}
-
 impl Scripted {
     pub(crate) fn new(sections: &[Section<'_>], allowed: Allowed) -> Self {
-        let mut answers = HashMap::<_, Vec<_>>::new();
+        let mut replies = HashMap::<_, Vec<_>>::new();
         for section in sections.iter().rev() {
             let kinds = PATHS.iter().map(|(kind, _)| *kind).chain(["destination"]);
             if let Some(kind) = kinds.into_iter().find(|kind| *kind == section.name) {
-                answers.entry(kind).or_default().push(Response::read(section));
+                replies.entry(kind).or_default().push(read(section));
             }
         }
-        let state = State { allowed, answers, calls: 0, forwarded: 0, broken: Vec::new() };
+        let state = State { allowed, replies, calls: 0, forwarded: 0, broken: Vec::new() };
         Self(Arc::new(Mutex::new(state)))
     }
 
@@ -101,7 +83,13 @@ impl Scripted {
         self.state().calls
     }
 
-    /// Events that the destination has accepted. Panics where a promise was broken on the way.
+    /// The connector through which they are asked.
+    pub(crate) fn connector(&self) -> FakeConnector {
+        let scripted = self.clone();
+        FakeConnector::new(move |request| scripted.state().reply(request))
+    }
+
+    /// Events that the destination has accepted. Panics where a property did not hold on the way.
     pub(crate) fn forwarded(&self) -> usize {
         let state = self.state();
         assert!(state.broken.is_empty(), "{:#?}", state.broken);
@@ -109,38 +97,33 @@ impl Scripted {
     }
 }
 
-impl HttpConnector for Scripted {
-    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let answer = self.state().answer(&request);
-        HttpConnectorFuture::ready(answer.response())
-    }
-}
-
 impl State {
-    fn answer(&mut self, request: &HttpRequest) -> Response {
+    fn reply(&mut self, request: &HttpRequest) -> Reply {
         self.calls += 1;
         let uri = request.uri();
-        if uri == DESTINATION {
+        if uri == DESTINATION_URL {
             let delivered = self.delivered(request);
-            let answer = self.next("destination").unwrap_or_else(|| Response::ok(""));
+            let reply = self.next("destination").unwrap_or_else(|| Reply::text(""));
             match delivered {
-                Ok(events) if (200..300).contains(&answer.status) => self.forwarded += events,
+                Ok(events) if reply.code().is_some_and(|code| (200..300).contains(&code)) => {
+                    self.forwarded += events;
+                }
                 Ok(_) => {}
                 Err(broken) => self.broken.extend(broken),
             }
-            return answer;
+            return reply;
         }
         let Some(kind) = asked_for(uri) else {
             self.broken.push(format!("asked for {uri}"));
-            return Response::ok("");
+            return Reply::text("");
         };
-        self.next(kind).unwrap_or_else(|| Response::usual(kind))
+        self.next(kind).unwrap_or_else(|| usual(kind))
     }
 
-    /// The next answer of a kind; the last one stays.
-    fn next(&mut self, kind: &str) -> Option<Response> {
-        let answers = self.answers.get_mut(kind)?;
-        if answers.len() > 1 { answers.pop() } else { answers.last().cloned() }
+    /// The next reply of a kind; the last one stays.
+    fn next(&mut self, kind: &str) -> Option<Reply> {
+        let replies = self.replies.get_mut(kind)?;
+        if replies.len() > 1 { replies.pop() } else { replies.last().cloned() }
     }
 
     /// How many events a delivery has, or what is wrong with it.
@@ -155,7 +138,7 @@ impl State {
         .map_err(|err| vec![format!("cannot be unpacked: {err}")])?;
         let delivery: Value = match serde_json::from_slice(&json) {
             Ok(delivery) => delivery,
-            // JSON has no largest number; whoever reads these has their own.
+            // JSON has no largest number; readers of these have their own.
             Err(err) if err.to_string().starts_with("number out of range") => {
                 let text = String::from_utf8_lossy(&json);
                 return Ok(text.matches(r#","snapshot":"#).count());
@@ -209,7 +192,7 @@ fn names(value: &Value) -> Box<dyn Iterator<Item = &str> + '_> {
 
 /// What a URL asks for, if it is one that the relay may ever use.
 fn asked_for(uri: &str) -> Option<&'static str> {
-    let path = uri.strip_prefix("https://")?.strip_prefix(GLADLY)?.strip_prefix("/api/v1/")?;
+    let path = uri.strip_prefix("https://")?.strip_prefix(GLADLY_HOST)?.strip_prefix("/api/v1/")?;
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
     if !query.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"=&:.-+_".contains(&byte)) {
         return None;
@@ -229,45 +212,28 @@ fn asked_for(uri: &str) -> Option<&'static str> {
     PATHS.iter().find(|(_, shape)| fits(shape)).map(|(kind, _)| *kind)
 }
 
-impl Response {
-    /// `STATUS|name: value|name: value`, and a body. Nobody has an answer without a status.
-    fn read(section: &Section<'_>) -> Self {
-        let mut parts = section.rest.split('|');
-        let status = parts.next().and_then(|status| status.trim().parse().ok()).unwrap_or(200);
-        let header = |part: &str| {
-            let (name, value) = part.split_once(':')?;
-            Some((name.trim().to_ascii_lowercase(), value.trim().to_owned()))
-        };
-        Self { status, headers: parts.filter_map(header).collect(), body: section.body.to_owned() }
-    }
+/// `STATUS|name: value|name: value`, and a body. What has no readable status answers 200.
+fn read(section: &Section<'_>) -> Reply {
+    let mut parts = section.rest.split('|');
+    let status = parts.next().and_then(|status| status.trim().parse().ok()).unwrap_or(200);
+    let header = |part: &str| {
+        let (name, value) = part.split_once(':')?;
+        Some((name.trim().to_ascii_lowercase(), value.trim().to_owned()))
+    };
+    let headers = parts.filter_map(header).collect();
+    Reply::Response { status, headers, body: Body::Whole(section.body.to_owned()) }
+}
 
-    fn ok(body: &str) -> Self {
-        Self { status: 200, headers: Vec::new(), body: body.into() }
-    }
-
-    /// What Gladly answers where the script says nothing.
-    fn usual(kind: &str) -> Self {
-        match kind {
-            "conversation" => Self::ok(r#"{"customerId":"u-1","agentId":"a-1"}"#),
-            "items" => Self::ok(&format!(
-                r#"[{{"id":"i-1","content":{{"type":"SMS","content":"{CANARY}"}}}}]"#
-            )),
-            "customer" => Self::ok(&format!(r#"{{"id":"u-1","name":"{CANARY}"}}"#)),
-            "agents" | "topics" | "inboxes" | "webhooks" | "exports" => Self::ok("[]"),
-            "organization" | "webhook" | "events" | "exported" => Self::ok(""),
-            _ => Self { status: 404, ..Self::ok("") },
-        }
-    }
-
-    fn response(self) -> Result<HttpResponse, ConnectorError> {
-        // A status that HTTP does not have breaks the connection.
-        let status = self.status.try_into();
-        let status = status.map_err(|_| ConnectorError::io("not HTTP".into()))?;
-        let mut response = HttpResponse::new(status, SdkBody::from(self.body));
-        for (name, value) in self.headers {
-            // So does no other client hand over what is no header.
-            let _ = response.headers_mut().try_insert(name, value);
-        }
-        Ok(response)
+/// What Gladly answers where the script has nothing.
+fn usual(kind: &str) -> Reply {
+    match kind {
+        "conversation" => Reply::text(r#"{"customerId":"u-1","agentId":"a-1"}"#),
+        "items" => Reply::text(format!(
+            r#"[{{"id":"i-1","content":{{"type":"SMS","content":"{CANARY}"}}}}]"#
+        )),
+        "customer" => Reply::text(format!(r#"{{"id":"u-1","name":"{CANARY}"}}"#)),
+        "agents" | "topics" | "inboxes" | "webhooks" | "exports" => Reply::text("[]"),
+        "organization" | "webhook" | "events" | "exported" => Reply::text(""),
+        _ => Reply::status(404),
     }
 }

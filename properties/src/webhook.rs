@@ -31,18 +31,18 @@ thread_local! {
     static RECEIVER: Receiver = Receiver::new();
 }
 
-/// What came of a request.
+/// What a request led to.
 struct Stored {
     status: u64,
-    said: String,
+    status_word: String,
     messages: Vec<Message>,
 }
 
 /// The first byte says how the others come: `t` as text, `b` in base64, `B` as what is to be base64
 /// and may not be, `l` as text in which the first `~` is 175,000 characters, `p` as the whole payload.
 ///
-/// With the right key the answer is 2xx and tells what is stored: the event, the same as it came, or
-/// every byte of what is none. Without it nothing is.
+/// With the right key the response is 2xx and names what is stored: the event, the same as it came,
+/// or every byte of what is none. Without it nothing is.
 pub fn webhook(input: &[u8]) {
     let (how, body) = input.split_first().map_or((b't', input), |(how, body)| (*how, body));
     let text = || String::from_utf8_lossy(body).into_owned();
@@ -68,9 +68,11 @@ fn known(body: &str, is_base64: bool, bytes: &[u8]) {
         "body": body, "isBase64Encoded": is_base64,
     });
     let stored = call(payload.to_string().as_bytes());
-    let Some(Stored { status, said, messages }) = stored else { panic!("a payload of AWS's own") };
-    assert_eq!(status, 200, "{said}");
-    match (&*said, &messages[..]) {
+    let Some(Stored { status, status_word, messages }) = stored else {
+        panic!("not a payload of AWS")
+    };
+    assert_eq!(status, 200, "{status_word}");
+    match (&*status_word, &messages[..]) {
         ("pong" | "ignored", []) => {}
         ("queued", [message]) => {
             assert_eq!(message.queue, "events");
@@ -91,19 +93,19 @@ fn known(body: &str, is_base64: bool, bytes: &[u8]) {
             is_detail(&aside.detail);
             assert_eq!(message.attributes, [("reason".into(), aside.reason.code().into())]);
         }
-        _ => panic!("answered {said}, and stored {messages:?}"),
+        _ => panic!("answered {status_word}, and stored {messages:?}"),
     }
 }
 
 /// Any bytes as the payload: without the one right key nothing is stored.
 fn any_payload(payload: &[u8]) {
-    let Some(Stored { status, said, messages }) = call(payload) else { return };
-    // What is not looked at may be no JSON for every reader.
+    let Some(Stored { status, status_word, messages }) = call(payload) else { return };
+    // What the function does not read may be no JSON for every reader.
     let Ok(payload) = serde_json::from_slice::<Value>(payload) else { return };
     let headers = payload["headers"].as_object().into_iter().flatten();
     let mut keys = headers.filter(|(name, _)| name.eq_ignore_ascii_case("x-api-key"));
     let is_right = keys.next().is_some_and(|(_, key)| key == KEY) && keys.next().is_none();
-    match (status, &*said) {
+    match (status, &*status_word) {
         (401, "unauthorized") => assert_eq!(messages, []),
         (200, "pong" | "ignored" | "queued" | "quarantined") => {
             assert!(is_right, "let in: {payload}");
@@ -112,7 +114,7 @@ fn any_payload(payload: &[u8]) {
     }
 }
 
-/// What comes of a payload, unless Lambda itself could not read it.
+/// What a payload leads to, unless Lambda itself could not read it.
 fn call(payload: &[u8]) -> Option<Stored> {
     let call: Request = serde_json::from_slice(payload).ok()?;
     Some(RECEIVER.with(|receiver| receiver.call(call)))
@@ -149,7 +151,7 @@ impl Receiver {
         }
         Stored {
             status: answer["statusCode"].as_u64().unwrap_or_default(),
-            said: body["status"].as_str().unwrap_or_default().to_owned(),
+            status_word: body["status"].as_str().unwrap_or_default().to_owned(),
             messages,
         }
     }

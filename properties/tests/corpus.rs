@@ -1,5 +1,5 @@
-//! Every input that was worth keeping still breaks nothing: what libFuzzer gathered for each target,
-//! and what once broke a promise.
+//! Every property holds for every input that was worth keeping: what libFuzzer gathered for each
+//! target, and what once failed.
 
 #![expect(clippy::unwrap_used, reason = "all of this crate is a test")]
 
@@ -45,7 +45,7 @@ fn gathered(target: &str) -> Vec<(String, Vec<u8>)> {
 }
 
 /// Runs the inputs of a target, of which there are at least `least`: a lost archive runs nothing and
-/// breaks nothing.
+/// fails nothing.
 fn run(target: &str, least: usize) {
     let (_, properties) = TARGETS.iter().find(|(name, _)| *name == target).unwrap();
     let named = ["corpus", "findings"].map(|kind| folder(&format!("{kind}/{target}"))).concat();
@@ -62,18 +62,18 @@ fn run(target: &str, least: usize) {
 }
 
 #[test]
-fn no_batch_breaks_a_promise() {
+fn every_record_of_a_batch_ends_in_exactly_one_way() {
     run("batch", 132);
 }
 
 #[test]
-fn no_parameter_or_list_has_the_controller_break_a_promise() {
+fn no_parameter_or_list_has_the_controller_lose_a_message() {
     run("control", 209);
 }
 
 #[test]
-fn what_does_not_clearly_say_running_holds() {
-    run("hold", 250);
+fn what_is_not_clearly_running_is_paused() {
+    run("pause", 250);
 }
 
 #[test]

@@ -15,14 +15,18 @@ use tokio::{
 };
 
 use crate::{
-    Keep, Tally, Violation, checker::invariant, function::Function, mapping, operator, plan::Plan,
+    function::Function,
+    history::{Keep, Tally},
+    invariant::{self, Violation},
+    mapping, operator,
+    plan::Plan,
     world::World,
 };
 
 /// Requests a second that one environment may make: `GLADLY_REQUESTS_PER_SECOND`.
-const SHARE: f64 = 4.0;
+const REQUESTS_PER_SECOND: f64 = 4.0;
 /// When the backlog is let go: long after its last event.
-const START: Duration = Duration::from_mins(10);
+const DRAIN_START: Duration = Duration::from_mins(10);
 
 /// What a drain came to.
 #[derive(Debug)]
@@ -39,7 +43,7 @@ pub struct Drain {
     pub throttled: u64,
     /// From the first call to the last delivery, on the world's own clock.
     pub lasted: Duration,
-    /// A promise that was broken.
+    /// An invariant that did not hold.
     pub violation: Option<Violation>,
 }
 
@@ -57,11 +61,11 @@ impl Drain {
         self.calls as f64 / self.ideal().max(1) as f64
     }
 
-    /// Calls a second, as a part of our share.
+    /// Calls a second, as a part of the relay's share.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "far less than 2^52 calls")]
     pub fn use_of_share(&self) -> f64 {
-        self.calls as f64 / self.lasted.as_secs_f64() / SHARE
+        self.calls as f64 / self.lasted.as_secs_f64() / REQUESTS_PER_SECOND
     }
 }
 
@@ -77,12 +81,12 @@ impl Display for Drain {
         )?;
         write!(
             f,
-            "{} minutes, {:.1} % of our share of {SHARE} a second",
+            "{} minutes, {:.1} % of the share of {REQUESTS_PER_SECOND} a second",
             lasted.as_secs() / 60,
             100.0 * self.use_of_share()
         )?;
         if let Some(Violation { invariant, how }) = &self.violation {
-            write!(f, "\nA promise is broken: {invariant}.\n  {how}")?;
+            write!(f, "\nAn invariant does not hold: {invariant}.\n  {how}")?;
         }
         Ok(())
     }
@@ -102,7 +106,7 @@ pub fn drain(events: u64, conversations: u64) -> Drain {
         violation: None,
     };
     match Builder::new_current_thread().enable_time().start_paused(true).build() {
-        Ok(runtime) => LocalSet::new().block_on(&runtime, live(&mut drain)),
+        Ok(runtime) => LocalSet::new().block_on(&runtime, simulate(&mut drain)),
         Err(err) => {
             drain.violation =
                 Some(Violation { invariant: invariant::SOUND, how: format!("no runtime: {err}") });
@@ -111,7 +115,7 @@ pub fn drain(events: u64, conversations: u64) -> Drain {
     drain
 }
 
-async fn live(drain: &mut Drain) {
+async fn simulate(drain: &mut Drain) {
     let mut rng = Rng::with_seed(drain.events);
     let plan = Plan::backlog(&mut rng, drain.events, drain.conversations);
     let customers: BTreeSet<_> =
@@ -121,7 +125,7 @@ async fn live(drain: &mut Drain) {
     let function = Arc::new(Function::new(Arc::clone(&world)));
 
     operator::arrive(Arc::clone(&world)).await;
-    sleep(START.saturating_sub(world.elapsed())).await;
+    sleep(DRAIN_START.saturating_sub(world.elapsed())).await;
     let began = world.elapsed();
     let polling = spawn_local(mapping::poll(Arc::clone(&world), function));
     // Ten times as long as it takes.
@@ -133,12 +137,12 @@ async fn live(drain: &mut Drain) {
     if world.is_drained() {
         world.check_end();
     } else {
-        world.check_drained(drain.lasted);
+        world.has_not_drained(drain.lasted);
     }
     polling.abort();
     let mut state = world.state();
-    drain.violation = state.checker.violation.take();
-    let tally: &Tally = &state.tally;
+    drain.violation = state.journal.violation.take();
+    let tally: &Tally = &state.journal.tally;
     drain.calls = tally.of("calls to Gladly");
     drain.throttled = tally.of("429s of Gladly's own");
 }

@@ -1,4 +1,4 @@
-//! EventBridge: the schedule, and parameter changes that are told late, twice or never.
+//! EventBridge: the schedule, and parameter changes whose events come late, twice or never.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 use tokio::{task::spawn_local, time::sleep};
 
 use crate::{
+    constants::GATE_ALONE,
     function::{Failure, Function, seconds},
-    world::{GUARD_ALONE, World},
+    world::World,
 };
 
 /// Invokes the function on schedule, mostly.
@@ -22,7 +23,7 @@ pub(crate) async fn schedule(world: Arc<World>, function: Arc<Function>) {
     }
 }
 
-/// Tells the function of changed parameters.
+/// Invokes the function with changes of parameters.
 pub(crate) async fn changes(world: Arc<World>, function: Arc<Function>) {
     loop {
         sleep(Duration::from_millis(500)).await;
@@ -54,9 +55,9 @@ pub(crate) async fn changes(world: Arc<World>, function: Arc<Function>) {
     }
 }
 
-/// One invocation that nobody waits for and nobody repeats.
+/// One invocation that is neither waited for nor repeated.
 pub(crate) async fn run(world: Arc<World>, function: Arc<Function>, payload: Value) {
-    if GUARD_ALONE {
+    if GATE_ALONE {
         return;
     }
     let what = payload["task"].as_str().unwrap_or("change").to_owned();
@@ -64,7 +65,11 @@ pub(crate) async fn run(world: Arc<World>, function: Arc<Function>, payload: Val
         Ok((began, answer)) => {
             world.note(|| format!("{what}: {answer}"));
             if what == "reconcile" || what == "change" {
-                world.check_aligned(began);
+                let mapping = {
+                    let mapping = &world.aws.state().mapping;
+                    (mapping.enabled, mapping.settles_at)
+                };
+                world.check(|checker, cx| checker.check_aligned(began, mapping, cx));
             }
         }
         Err(Failure::Refused(why)) => {

@@ -14,23 +14,23 @@ use jiff::Timestamp;
 use lambda_runtime::{Context, LambdaEvent};
 use serde_json::Value;
 use shared::Env;
-use testing::aws::QUEUES;
+use testing::settings::ExtractorSettings;
 use tokio::{
     select,
     time::{sleep, timeout},
 };
 
 use crate::{
-    connector::{COLD_START, CrashPoint, Environment, SimConnector},
-    fakes::DESTINATION,
-    gap::WEBHOOK_URL,
-    world::{PAUSE, World},
+    connector::SimConnector,
+    constants::{INVOCATION_TIMEOUT, WEBHOOK_URL},
+    environment::{CrashPlan, CrashPoint, Environment},
+    world::World,
 };
 
-/// `RENEW_HELD_EVENTS`. Without it a long pause loses events: `planted` shows it.
-const RENEWS: bool = true;
-/// The function's own timeout.
-const LIMIT: Duration = Duration::from_mins(5);
+/// Without it a long pause loses events: `mutants` shows it.
+const RENEW_HELD_EVENTS: bool = true;
+/// The time Lambda takes to start an environment.
+const COLD_START: Duration = Duration::from_millis(300);
 
 /// Regions there have been. The SDK keeps count of its tries by region for the whole process, and
 /// an environment begins without any.
@@ -39,14 +39,15 @@ static REGIONS: AtomicU64 = AtomicU64::new(1);
 /// The function.
 pub(crate) struct Function {
     world: Arc<World>,
-    idle: Mutex<Vec<Process>>,
+    idle: Mutex<Vec<Instance>>,
     number: AtomicU64,
     /// Environments older than this are of a version that is gone.
     deployed: AtomicU64,
 }
 
-struct Process {
-    life: Arc<Environment>,
+/// An extractor in its environment.
+struct Instance {
+    environment: Arc<Environment>,
     extractor: Arc<Extractor>,
 }
 
@@ -57,7 +58,7 @@ pub(crate) enum Failure {
     Died,
     /// It took too long.
     TimedOut,
-    /// It says so itself.
+    /// It returned an error.
     Refused(String),
 }
 
@@ -77,19 +78,21 @@ impl Function {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// Invokes it and waits for its answer. Says when it began, too.
+    /// Invokes it and waits for its answer. Returns when it began, too.
     pub(crate) async fn invoke(&self, payload: &Value) -> Result<(Timestamp, Value), Failure> {
         let world = &self.world;
-        let environment = self.environment().await;
-        let (life, began) = (&environment.life, world.now());
-        life.crash_plan().began = began;
-        life.crash_plan().end = world.goes_wrong(world.plan.crashes).then(|| {
+        let instance = self.instance().await;
+        let (environment, began) = (&instance.environment, world.now());
+        environment.state().began = began;
+        environment.state().crash = world.goes_wrong(world.plan.crashes).then(|| {
             let rng = &mut world.state().rng;
             // Most invocations make few calls; some make hundreds.
             let calls = if rng.bool() { rng.u32(1..12) } else { rng.u32(1..200) };
-            (calls, if rng.bool() { CrashPoint::Before } else { CrashPoint::After })
+            let point = if rng.bool() { CrashPoint::Before } else { CrashPoint::After };
+            CrashPlan { calls, point }
         });
-        let deadline = world.now().as_millisecond() + i64::try_from(LIMIT.as_millis()).unwrap_or(0);
+        let deadline = world.now().as_millisecond()
+            + i64::try_from(INVOCATION_TIMEOUT.as_millis()).unwrap_or(0);
         let mut context = Context::default();
         context.deadline = u64::try_from(deadline).unwrap_or_default();
         let text = payload.to_string();
@@ -97,89 +100,78 @@ impl Function {
             Ok(invocation) => invocation,
             Err(err) => return Err(Failure::Refused(err.to_string())),
         };
-        let handled = environment.extractor.handle(LambdaEvent::new(invocation, context));
+        let handled = instance.extractor.handle(LambdaEvent::new(invocation, context));
         let ended = select! {
             biased;
-            () = life.died.notified() => Err(Failure::Died),
-            handled = timeout(LIMIT, handled) => match handled {
+            () = environment.died.notified() => Err(Failure::Died),
+            handled = timeout(INVOCATION_TIMEOUT, handled) => match handled {
                 Ok(Ok(answer)) => serde_json::to_value(answer).map_err(|err| Failure::Refused(err.to_string())),
                 Ok(Err(err)) => Err(Failure::Refused(format!("{err:?}"))),
                 Err(_) => Err(Failure::TimedOut),
             },
         };
-        life.crash_plan().end = None;
+        environment.state().crash = None;
         match &ended {
             Err(Failure::Died) => {
                 world.count("crashes");
-                world.note(|| format!("env {} dies", life.number));
+                world.note(|| format!("env {} dies", environment.number));
             }
             Err(Failure::TimedOut) => {
                 world.count("timeouts");
-                world.note(|| format!("env {} is ended after {LIMIT:?}", life.number));
-                life.end();
+                world.note(|| {
+                    format!("env {} is ended after {INVOCATION_TIMEOUT:?}", environment.number)
+                });
+                environment.end();
             }
-            _ => self.rest(environment),
+            _ => self.rest(instance),
         }
         ended.map(|answer| (began, answer))
     }
 
     /// An environment that idles, or a new one.
-    async fn environment(&self) -> Process {
+    async fn instance(&self) -> Instance {
         let idle = {
             let idle = &mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner);
             let count = idle.len();
             (count > 0).then(|| idle.swap_remove(self.world.state().rng.usize(0..count)))
         };
-        if let Some(environment) = idle {
-            return environment;
+        if let Some(instance) = idle {
+            return instance;
         }
         sleep(COLD_START).await;
         let world = &self.world;
-        let life = Arc::new(Environment::new(self.number.fetch_add(1, Ordering::Relaxed)));
-        world.note(|| format!("env {} starts", life.number));
+        let environment = Arc::new(Environment::new(self.number.fetch_add(1, Ordering::Relaxed)));
+        world.note(|| format!("env {} starts", environment.number));
         world.count("environments");
-        let connector = SimConnector { world: Arc::clone(world), life: Arc::clone(&life) };
+        let connector =
+            SimConnector { world: Arc::clone(world), environment: Arc::clone(&environment) };
         let connector = SharedHttpConnector::new(connector);
         let region = format!("eu-west-{}", REGIONS.fetch_add(1, Ordering::Relaxed));
         let aws = world.aws.config_over(connector.clone(), &region);
-        let config = settings(world.plan.rate, !world.plan.outages.is_empty());
+        let config = config(world.plan.rate, !world.plan.outages.is_empty());
         let extractor = Extractor::new(&aws, config, Http::over(connector), world.clock());
-        Process { life, extractor: Arc::new(extractor) }
+        Instance { environment, extractor: Arc::new(extractor) }
     }
 
     /// Keeps an environment for the next invocation, mostly.
-    fn rest(&self, environment: Process) {
-        let old = environment.life.number < self.deployed.load(Ordering::Relaxed);
+    fn rest(&self, instance: Instance) {
+        let old = instance.environment.number < self.deployed.load(Ordering::Relaxed);
         let recycled = self.world.state().rng.f64() < self.world.plan.recycled;
         if !old && !recycled {
-            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(environment);
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(instance);
         }
     }
 }
 
 /// The function's settings.
 #[expect(clippy::expect_used, reason = "these are its settings, as the template has them")]
-pub(crate) fn settings(rate: &str, watched: bool) -> Config {
-    let lookup = |name: &str| {
-        Some(match name {
-            "EVENTS_QUEUE_URL" => format!("{QUEUES}events"),
-            "QUARANTINE_QUEUE_URL" => format!("{QUEUES}quarantine"),
-            "EVENTS_QUEUE_ARN" => format!("{}events", testing::aws::QUEUE_ARNS),
-            "AWS_LAMBDA_FUNCTION_NAME" => "extractor".into(),
-            "PAUSE_PARAMETER" => PAUSE.into(),
-            "GLADLY_HOST" => "acme.gladly.com".into(),
-            "GLADLY_EMAIL" => "relay@example.org".into(),
-            "GLADLY_TOKEN_PARAMETER" => "/relay/gladly-token".into(),
-            "GLADLY_REQUESTS_PER_SECOND" => rate.into(),
-            "DESTINATION_URL" => DESTINATION.into(),
-            "DESTINATION_TOKEN_PARAMETER" => "/relay/destination-token".into(),
-            "RENEW_HELD_EVENTS" => RENEWS.to_string(),
-            "WATCH_WEBHOOK" => watched.to_string(),
-            "WEBHOOK_URL" => WEBHOOK_URL.into(),
-            _ => return None,
-        })
-    };
-    Config::read(&Env::new(&lookup)).expect("settings that can be read")
+fn config(rate: &str, watched: bool) -> Config {
+    let settings = ExtractorSettings::default()
+        .with("GLADLY_REQUESTS_PER_SECOND", rate)
+        .with("RENEW_HELD_EVENTS", RENEW_HELD_EVENTS.to_string())
+        .with("WATCH_WEBHOOK", watched.to_string())
+        .with("WEBHOOK_URL", WEBHOOK_URL);
+    Config::read(&Env::new(&|name: &str| settings.get(name))).expect("settings that can be read")
 }
 
 /// A time as Lambda writes it.

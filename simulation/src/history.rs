@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use crate::invariant::Violation;
+
 /// What is done with the lines of a history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keep {
@@ -25,7 +27,7 @@ impl History {
         Self { keep, lines: Vec::new() }
     }
 
-    /// Writes a line, made only if somebody wants it.
+    /// Writes a line, made only if it is kept.
     pub(crate) fn note(&mut self, at: Duration, line: impl FnOnce() -> String) {
         if self.keep == Keep::Nothing {
             return;
@@ -133,5 +135,42 @@ impl Tally {
     /// Everything counted, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
         self.0.iter().map(|(what, times)| (*what, *times))
+    }
+}
+
+/// What is written down of a world.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    pub(crate) history: History,
+    pub(crate) tally: Tally,
+    /// The first invariant that did not hold.
+    pub(crate) violation: Option<Violation>,
+}
+
+impl Journal {
+    pub(crate) fn new(keep: Keep) -> Self {
+        Self { history: History::new(keep), tally: Tally::default(), violation: None }
+    }
+
+    pub(crate) fn note(&mut self, at: Duration, line: impl FnOnce() -> String) {
+        self.history.note(at, line);
+    }
+
+    pub(crate) fn count(&mut self, what: &'static str) {
+        self.tally.count(what);
+    }
+
+    /// Notes that an invariant does not hold. The first one counts.
+    pub(crate) fn violate(
+        &mut self,
+        at: Duration,
+        invariant: &'static str,
+        how: impl FnOnce() -> String,
+    ) {
+        if self.violation.is_none() {
+            let how = how();
+            self.history.note(at, || format!("VIOLATION of \"{invariant}\": {how}"));
+            self.violation = Some(Violation { invariant, how });
+        }
     }
 }

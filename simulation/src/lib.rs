@@ -1,12 +1,12 @@
-//! The whole hold in one process on a virtual clock, from a seed.
+//! The whole relay in one process on a virtual clock, from a seed.
 //!
 //! A seed is a world: the real extractor in as many environments as Lambda would run, between a
 //! model of the account (`testing::aws`), of Gladly and of the destination, for hours or days of
 //! virtual time. Everything random comes from the seed, so a failure can be had again. A world
 //! ends when all its troubles are over and the backlog has drained; then every accepted event has
-//! to be accounted for. The other promises (`checker`) are checked at every call.
+//! to be accounted for. The other invariants (`invariant`, `checker`) are checked at every call.
 //!
-//! Time is tokio's paused clock, and the seam is the connector of the SDK and of our HTTP client,
+//! Time is tokio's paused clock, and the seam is the connector of the SDK and of the HTTP client,
 //! so nothing of the functions is replaced but the network. madsim was considered: it has tokio
 //! itself replaced, in the SDK's dependencies too, and knows of AWS only S3. So was turmoil: it
 //! simulates hosts and their sockets, and there is no socket here. stateright and
@@ -14,12 +14,15 @@
 
 mod checker;
 mod connector;
+mod constants;
 mod drain;
+mod environment;
 mod eventbridge;
 mod fakes;
 mod function;
-mod gap;
+mod gladly;
 mod history;
+mod invariant;
 mod mapping;
 mod operator;
 mod plan;
@@ -28,9 +31,9 @@ mod sweep;
 mod world;
 
 pub use crate::{
-    checker::Violation,
     drain::{Drain, drain},
     history::{COVERAGE, Keep, Tally},
+    invariant::Violation,
     seed::{Report, run},
     sweep::sweep,
 };

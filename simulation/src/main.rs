@@ -1,6 +1,6 @@
 //! `make simulate`: many worlds, each from a seed, or one of them again, or a drain.
 //!
-//! Standard output is the functions' own, as on Lambda; everything of ours goes to standard error.
+//! Standard output is the functions' own, as on Lambda; everything else goes to standard error.
 
 use std::{
     io::{IsTerminal as _, stderr},
@@ -14,7 +14,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 const USAGE: &str = "usage: simulation [--seeds N] [--from SEED] | --seed SEED [--verbose] | --drain EVENTS [--conversations N]";
 /// Lines of a failed seed's history that are shown.
-const LAST: usize = 40;
+const SHOWN_LINES: usize = 40;
 
 /// What the command is asked for.
 #[derive(Default)]
@@ -79,7 +79,7 @@ fn main() -> ExitCode {
     };
     match failed {
         Some(report) => {
-            tell(&report, asked.verbose);
+            explain(&report, asked.verbose);
             ExitCode::FAILURE
         }
         None => ExitCode::SUCCESS,
@@ -97,7 +97,7 @@ fn many(from: u64, seeds: u64) -> Option<Report> {
     });
     show(&tally, &COVERAGE);
     let done = done.into_inner();
-    eprintln!("\n{done} seeds kept every promise, in {} s", began.elapsed().as_secs());
+    eprintln!("\nevery invariant held in {done} seeds, in {} s", began.elapsed().as_secs());
     // What is shown of a seed is its second run: the first one keeps no history.
     failed.map(|report| run(report.seed, Keep::Lines))
 }
@@ -111,17 +111,17 @@ fn show(tally: &Tally, wanted: &[&str]) {
     }
 }
 
-fn tell(report: &Report, shown: bool) {
+fn explain(report: &Report, shown: bool) {
     let seed = report.seed;
     if !shown {
         eprintln!("\nThe end of seed {seed}:");
-        let first = report.history.len().saturating_sub(LAST);
+        let first = report.history.len().saturating_sub(SHOWN_LINES);
         report.history[first..].iter().for_each(|line| eprintln!("{line}"));
     }
     match &report.violation {
         Some(violation) => {
             eprintln!(
-                "\nSeed {seed} breaks a promise: {}.\n  {}",
+                "\nSeed {seed} violates an invariant: {}.\n  {}",
                 violation.invariant, violation.how
             );
         }

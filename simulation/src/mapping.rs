@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
-use serde_json::{Map, Value, json};
-use testing::aws::{QUEUE_ARNS, Received};
+use serde_json::{Value, json};
+use testing::{aws::Received, record::SqsRecord};
 use tokio::time::{sleep, timeout};
 
 use crate::{
@@ -12,26 +12,27 @@ use crate::{
     world::World,
 };
 
-/// As the template has them.
-const BATCH: usize = 500;
-const WINDOW: Duration = Duration::from_secs(5);
+/// `BatchSize`, as the template has it.
+const BATCH_SIZE: usize = 500;
+/// `MaximumBatchingWindowInSeconds`, as the template has it.
+const BATCHING_WINDOW: Duration = Duration::from_secs(5);
 /// Lambda looks for messages about this often while it finds none.
-const IDLE: Duration = Duration::from_secs(5);
+const IDLE_POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Polls for as long as the world lasts. There are two of these: `MaximumConcurrency`.
 pub(crate) async fn poll(world: Arc<World>, function: Arc<Function>) {
     loop {
-        match world.polling() {
+        match polling(&world) {
             Ok(()) => {}
             Err(wait) => {
-                // Whoever switches it rings; the wait is for what nobody rings for.
+                // A switch rings; the wait is for transitions, which do not ring.
                 let _ = timeout(wait, world.switched.notified()).await;
                 continue;
             }
         }
         let batch = gather(&world).await;
         if batch.is_empty() {
-            sleep(IDLE + world.time_between(0, 500)).await;
+            sleep(IDLE_POLL_INTERVAL + world.time_between(0, 500)).await;
         } else if world.goes_wrong(world.plan.throttles) {
             // Received all the same: it comes back after the queue's own visibility timeout.
             world.count("throttled batches");
@@ -42,35 +43,32 @@ pub(crate) async fn poll(world: Arc<World>, function: Arc<Function>) {
     }
 }
 
-impl World {
-    /// Whether messages are handed to the function now, or how long they are not.
-    fn polling(&self) -> Result<(), Duration> {
-        let now = self.now();
-        let (enabled, settles_at) = {
-            let mapping = &self.aws.state().mapping;
-            (mapping.enabled, mapping.settles_at)
-        };
-        let settling = Duration::try_from(settles_at.duration_since(now)).unwrap_or_default();
-        if enabled {
-            return if settling.is_zero() { Ok(()) } else { Err(settling) };
-        }
-        // Now and then it goes on for a while after its state says that it does not.
-        let ms = settles_at.as_millisecond();
-        let lag = if ms % 3 == 0 { ms / 3 % 60_000 } else { 0 };
-        if settling.is_zero() && now.duration_since(settles_at) >= SignedDuration::from_millis(lag)
-        {
-            return Err(Duration::from_mins(10));
-        }
-        if settling.is_zero() {
-            self.count("polls of a mapping that says Disabled");
-        }
-        Ok(())
+/// Whether messages are handed to the function now, or how long they are not.
+fn polling(world: &World) -> Result<(), Duration> {
+    let now = world.now();
+    let (enabled, settles_at) = {
+        let mapping = &world.aws.state().mapping;
+        (mapping.enabled, mapping.settles_at)
+    };
+    let settling = Duration::try_from(settles_at.duration_since(now)).unwrap_or_default();
+    if enabled {
+        return if settling.is_zero() { Ok(()) } else { Err(settling) };
     }
+    // Now and then it goes on for a while after its state says that it does not.
+    let ms = settles_at.as_millisecond();
+    let lag = if ms % 3 == 0 { ms / 3 % 60_000 } else { 0 };
+    if settling.is_zero() && now.duration_since(settles_at) >= SignedDuration::from_millis(lag) {
+        return Err(Duration::from_mins(10));
+    }
+    if settling.is_zero() {
+        world.count("polls of a mapping that says Disabled");
+    }
+    Ok(())
 }
 
 async fn gather(world: &World) -> Vec<Received> {
-    let most = if world.goes_wrong(0.3) { world.state().rng.usize(1..20) } else { BATCH };
-    let window = world.elapsed() + WINDOW;
+    let most = if world.goes_wrong(0.3) { world.state().rng.usize(1..20) } else { BATCH_SIZE };
+    let window = world.elapsed() + BATCHING_WINDOW;
     let mut batch = Vec::new();
     while batch.len() < most {
         let received = world.aws.state().receive("events", 10, None, world.now());
@@ -89,7 +87,7 @@ async fn gather(world: &World) -> Vec<Received> {
 async fn work(world: &World, function: &Function, batch: Vec<Received>) {
     world.count("batches");
     world.note(|| format!("a batch of {}: {}", batch.len(), ids(&batch)));
-    let records: Vec<_> = batch.iter().map(record).collect();
+    let records: Vec<_> = batch.iter().map(|message| SqsRecord::from(message).to_json()).collect();
     let answer = match function.invoke(&json!({"Records": records})).await {
         Ok((_, answer)) => answer,
         Err(failure) => {
@@ -122,27 +120,6 @@ fn failures<'a>(answer: &'a Value, batch: &'a [Received]) -> BTreeSet<&'a str> {
         .map(|item| item["itemIdentifier"].as_str().filter(|id| known.contains(id)))
         .collect();
     listed.unwrap_or(known)
-}
-
-/// A message as Lambda hands it to the function.
-fn record(message: &Received) -> Value {
-    let attributes = message.attributes.iter().map(|(name, value)| {
-        let value = json!({
-            "stringValue": value, "dataType": "String", "stringListValues": [], "binaryListValues": [],
-        });
-        (name.clone(), value)
-    });
-    json!({
-        "messageId": message.id,
-        "receiptHandle": message.receipt,
-        "body": &*message.body,
-        "attributes": message.system(),
-        "messageAttributes": attributes.collect::<Map<_, _>>(),
-        "md5OfBody": "0",
-        "eventSource": "aws:sqs",
-        "eventSourceARN": format!("{QUEUE_ARNS}events"),
-        "awsRegion": "eu-west-1",
-    })
 }
 
 fn ids(batch: &[Received]) -> String {

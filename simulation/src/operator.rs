@@ -1,19 +1,21 @@
-//! The operator and Gladly's webhooks: what is done to the relay from outside.
+//! What is done to the relay from outside: the events that arrive, and the operator's actions.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use serde_json::json;
+use jiff::Timestamp;
+use serde_json::{Value, json};
 use shared::{Origin, QueueMessage};
 use tokio::{task::spawn_local, time::sleep};
 
 use crate::{
-    checker::Accepted,
-    eventbridge,
-    fakes::instant,
-    function::Function,
+    checker::PauseWrite,
+    constants::{BREAKER_PARAMETER, EPOCH, PAUSE_PARAMETER, instant},
+    eventbridge, fakes,
+    function::{Failure, Function},
+    gladly::{EXPORT_PERIOD, exports},
     mapping::settled,
-    plan::{Arrival, Deed, Meaning, Upstream, Word},
-    world::{BREAKER, PAUSE, World},
+    plan::{Action, Arrival, Meaning, Outage, PauseText, Upstream},
+    world::World,
 };
 
 /// Puts the events into the queue as ingest-fn does.
@@ -23,73 +25,79 @@ pub(crate) async fn arrive(world: Arc<World>) {
         let now = world.now();
         match arrival {
             Arrival::Event { id, conversation, json } => {
-                let is_new = !world.state().checker.events.contains_key(id);
-                if is_new {
-                    world.happen(json);
+                if !world.state().checker.has_accepted(id) {
+                    world.state().gladly.add_event(json);
                 }
-                if !world.is_heard() {
+                if !comes_by_webhook(&world) {
                     world.note(|| format!("{id} does not come by webhook"));
                     world.count("events not sent");
-                    world.accept(id, *conversation);
+                    world.state().checker.accept(id, *conversation, world.now());
                     continue;
                 }
                 let text = json.to_string();
                 let message = QueueMessage::wrap(&text, now, Origin::Webhook);
                 let Ok(body) = message.and_then(|message| message.to_json()) else { continue };
-                let kind = json["type"].as_str().unwrap_or_default().to_owned();
-                let message =
-                    world.aws.state().send("events", &body, vec![("type".into(), kind)], 0, now);
+                let event_type = json["type"].as_str().unwrap_or_default().to_owned();
+                let attributes = vec![("type".into(), event_type)];
+                let message = world.aws.state().send("events", &body, attributes, 0, now);
                 world.note(|| format!("{id} is accepted as {message}"));
                 world.count("events accepted");
-                world.accept(id, *conversation);
+                world.state().checker.accept(id, *conversation, world.now());
             }
             Arrival::Foreign(text) => {
                 world.aws.state().send("events", text, Vec::new(), 0, now);
-                world.state().checker.foreign.insert(text.clone(), false);
+                world.state().checker.accept_foreign(text);
             }
         }
     }
 }
 
-/// Does what the plan says, and resumes when all troubles are over.
+/// Whether an event that happens now comes by webhook.
+fn comes_by_webhook(world: &World) -> bool {
+    let now = world.elapsed();
+    let fails = |outage: &Outage| !outage.by_hand && (outage.from..outage.to).contains(&now);
+    !world.plan.outages.iter().any(fails) && world.state().gladly.is_webhook_on()
+}
+
+/// Does what the plan has for the operator, and resumes when all faults are over.
 pub(crate) async fn operate(world: Arc<World>, function: Arc<Function>) {
-    for (at, deed) in &world.plan.deeds {
+    for (at, action) in &world.plan.actions {
         sleep(at.saturating_sub(world.elapsed())).await;
-        act(&world, &function, deed);
+        act(&world, &function, action);
     }
     sleep(world.plan.calm.saturating_sub(world.elapsed())).await;
-    world.note(|| "all troubles are over".into());
+    world.note(|| "all faults are over".into());
     for upstream in [Upstream::Gladly, Upstream::Destination] {
-        act(&world, &function, &Deed::Token(upstream));
+        act(&world, &function, &Action::Token(upstream));
     }
-    let running = Word::running(&mut world.state().rng);
-    let last = if world.state().rng.bool() { Deed::Resume } else { Deed::Say(running) };
+    let running = PauseText::running(&mut world.state().rng);
+    let last = if world.state().rng.bool() { Action::Resume } else { Action::WritePause(running) };
     act(&world, &function, &last);
 }
 
-fn act(world: &Arc<World>, function: &Arc<Function>, deed: &Deed) {
-    world.note(|| format!("operator: {deed:?}"));
-    match deed {
-        Deed::Say(said) => world.say(said),
-        Deed::Resume => {
-            world.say(&Word { text: "running".into(), meaning: Meaning::Running });
+fn act(world: &Arc<World>, function: &Arc<Function>, action: &Action) {
+    world.note(|| format!("operator: {action:?}"));
+    match action {
+        Action::WritePause(text) => write_pause(world, text),
+        Action::Resume => {
+            write_pause(world, &PauseText { text: "running".into(), meaning: Meaning::Running });
             let closed = json!({"state": "closed"}).to_string();
-            world.aws.put(BREAKER, &closed);
-            world.see_breaker(&closed);
-            world.state().changes.push(BREAKER);
+            world.aws.put(BREAKER_PARAMETER, &closed);
+            world.check(|checker, cx| checker.breaker_written(&closed, cx));
+            world.state().changes.push(BREAKER_PARAMETER);
             invoke(world, function, &json!({"task": "reconcile"}));
         }
-        Deed::Invoke(payload) => {
+        Action::Invoke(payload) => {
             if payload["task"] == "redrive" {
                 world.count("redrives");
             }
             invoke(world, function, payload);
         }
-        Deed::Token(upstream) => {
+        Action::Token(upstream) => {
             let name = if *upstream == Upstream::Gladly { "gladly" } else { "destination" };
-            world.aws.put(&format!("/relay/{name}-token"), &world.token(*upstream));
+            world.aws.put(&format!("/relay/{name}-token"), &fakes::token(world, *upstream));
         }
-        Deed::Toggle(enabled) => {
+        Action::Toggle(enabled) => {
             world.count("switched past the controller");
             let now = world.now();
             let settles_at = settled(&mut world.state().rng, now);
@@ -97,44 +105,71 @@ fn act(world: &Arc<World>, function: &Arc<Function>, deed: &Deed) {
             if mapping.enabled != *enabled {
                 (mapping.enabled, mapping.settles_at) = (*enabled, settles_at);
             }
-            world.state().checker.changed_at = now;
+            world.state().checker.mapping_switched(now);
             world.switched.notify_waiters();
         }
-        Deed::Deploy => {
+        Action::Deploy => {
             world.count("deploys");
             function.deploy();
         }
-        Deed::SwitchOff { by_hand } => world.switch_off(*by_hand),
-        Deed::SwitchOn => world.switch_on(),
-        Deed::Recover { task, from } => {
-            spawn_local(Arc::clone(world).ask(Arc::clone(function), task, instant(*from)));
+        Action::SwitchOff { by_hand } => {
+            world.count(if *by_hand {
+                "webhooks switched off"
+            } else {
+                "webhooks disabled by Gladly"
+            });
+            world.state().gladly.switch_off(*by_hand, world.now());
+        }
+        Action::SwitchOn => world.state().gladly.switch_on(),
+        Action::Recover { task, from } => {
+            let (world, function) = (Arc::clone(world), Arc::clone(function));
+            spawn_local(recover(world, function, task, instant(*from)));
         }
     }
 }
 
-fn invoke(world: &Arc<World>, function: &Arc<Function>, payload: &serde_json::Value) {
+fn invoke(world: &Arc<World>, function: &Arc<Function>, payload: &Value) {
     spawn_local(eventbridge::run(Arc::clone(world), Arc::clone(function), payload.clone()));
 }
 
-impl World {
-    /// From now on the event has to be delivered, or to stand in quarantine.
-    fn accept(&self, id: &str, conversation: usize) {
-        let accepted = Accepted { at: self.now(), conversation, deliveries: 0, quarantined: false };
-        self.state().checker.events.entry(id.to_owned()).or_insert(accepted);
-    }
+/// Writes the pause parameter.
+fn write_pause(world: &World, pause: &PauseText) {
+    world.count(match pause.meaning {
+        Meaning::Running => "resumes",
+        Meaning::Held => "pauses",
+        Meaning::HeldUntil(_) => "pauses until a time",
+    });
+    world.aws.put(PAUSE_PARAMETER, &pause.text);
+    let write = PauseWrite { at: world.now(), meaning: pause.meaning, text: pause.text.clone() };
+    let mut state = world.state();
+    state.checker.pause_written(write);
+    state.changes.push(PAUSE_PARAMETER);
+}
 
-    /// Writes the operator's word.
-    fn say(&self, word: &Word) {
-        self.count(match word.meaning {
-            Meaning::Running => "resumes",
-            Meaning::Held => "pauses",
-            Meaning::HeldUntil(_) => "pauses until a time",
-        });
-        self.aws.put(PAUSE, &word.text);
-        let now = self.now();
-        let mut state = self.state();
-        state.checker.words.push((now, word.meaning, word.text.clone()));
-        state.checker.changed_at = now;
-        state.changes.push(PAUSE);
+/// Asks for the recovery of a range until it is written down, as an operator does who gets no answer.
+async fn recover(world: Arc<World>, function: Arc<Function>, task: &'static str, from: Timestamp) {
+    world.state().recoveries += 1;
+    let to = world.now();
+    loop {
+        let payload = json!({"task": task, "from": from.to_string(), "to": to.to_string()});
+        let answer = function.invoke(&payload).await;
+        world.note(|| format!("{task} from {from}: {answer:?}"));
+        match answer {
+            Ok(_) => break,
+            Err(Failure::Refused(why)) if why.starts_with("the range is recorded") => break,
+            // There is no export of it yet.
+            Err(Failure::Refused(why)) if why.starts_with("from must be") => {
+                world.state().recoveries -= 1;
+                return;
+            }
+            Err(_) => sleep(Duration::from_secs(20)).await,
+        }
+    }
+    world.count(if task == "import" { "imports" } else { "backfills" });
+    let mut state = world.state();
+    state.recoveries -= 1;
+    if task == "import" {
+        let end = to.min(EPOCH + EXPORT_PERIOD * exports(to));
+        state.checker.want_import(&world.plan, &(from..end));
     }
 }

@@ -1,4 +1,4 @@
-//! What a seed has in store: the events, the troubles, and what the operator does.
+//! What a seed has in store: the events, the faults, and what the operator does.
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use fastrand::Rng;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use crate::{gap::Outage, world::EPOCH};
+use crate::constants::{EPOCH, instant};
 
 /// Everything that is drawn before the world begins. Times are counted from its beginning.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    /// When all troubles are over and the operator resumes.
+    /// When all faults are over and the operator resumes.
     pub(crate) calm: Duration,
     pub(crate) retention: SignedDuration,
     pub(crate) quarantine_retention: SignedDuration,
@@ -38,9 +38,9 @@ pub(crate) struct Plan {
     pub(crate) repeats: f64,
     pub(crate) conversations: Vec<Conversation>,
     pub(crate) arrivals: Vec<(Duration, Arrival)>,
-    pub(crate) troubles: Vec<Trouble>,
-    pub(crate) deeds: Vec<(Duration, Deed)>,
-    /// While events do not come by webhook; most plans have none, and nobody watches there.
+    pub(crate) faults: Vec<Fault>,
+    pub(crate) actions: Vec<(Duration, Action)>,
+    /// While events do not come by webhook; most plans have none, and the webhook is not watched there.
     pub(crate) outages: Vec<Outage>,
 }
 
@@ -54,7 +54,7 @@ pub(crate) enum ConversationKind {
     Gone,
     /// Its customer was merged into another.
     Merged,
-    /// Gladly fails over it until all troubles are over.
+    /// Gladly fails over it until all faults are over.
     Poison,
 }
 
@@ -62,7 +62,7 @@ pub(crate) enum ConversationKind {
 pub(crate) struct Conversation {
     pub(crate) id: String,
     pub(crate) customer: String,
-    pub(crate) nature: ConversationKind,
+    pub(crate) kind: ConversationKind,
     /// When each item shows, and its id.
     pub(crate) items: Vec<(Duration, String)>,
 }
@@ -72,17 +72,26 @@ pub(crate) struct Conversation {
 pub(crate) enum Arrival {
     /// Accepted by the relay.
     Event { id: String, conversation: usize, json: Value },
-    /// Put there by somebody else.
+    /// Put there by another producer.
     Foreign(String),
 }
 
-/// Something that is wrong for a while.
+/// While events do not come by webhook.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Trouble {
+pub(crate) struct Outage {
     pub(crate) from: Duration,
     pub(crate) to: Duration,
-    pub(crate) with: Upstream,
-    pub(crate) how: FaultKind,
+    /// An operator switches the webhook off; otherwise the endpoint fails, and Gladly does.
+    pub(crate) by_hand: bool,
+}
+
+/// Something that fails for a while.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Fault {
+    pub(crate) from: Duration,
+    pub(crate) to: Duration,
+    pub(crate) upstream: Upstream,
+    pub(crate) kind: FaultKind,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,9 +118,9 @@ pub(crate) enum FaultKind {
 
 /// What the operator does.
 #[derive(Debug, Clone)]
-pub(crate) enum Deed {
+pub(crate) enum Action {
     /// Writes the pause parameter.
-    Say(Word),
+    WritePause(PauseText),
     /// `make resume`.
     Resume,
     /// Invokes the function by hand.
@@ -120,11 +129,11 @@ pub(crate) enum Deed {
     Token(Upstream),
     /// Switches the mapping past the controller.
     Toggle(bool),
-    /// Ships a new version: every environment begins anew.
+    /// Ships a new version: every environment is replaced.
     Deploy,
     /// The webhook is switched off: by hand, or by Gladly.
     SwitchOff { by_hand: bool },
-    /// Somebody switches the webhook on.
+    /// An operator switches the webhook on.
     SwitchOn,
     /// Has a range recovered: `backfill` or `import`.
     Recover { task: &'static str, from: Duration },
@@ -132,7 +141,7 @@ pub(crate) enum Deed {
 
 /// A text of the pause parameter, and what it means by the contract.
 #[derive(Debug, Clone)]
-pub(crate) struct Word {
+pub(crate) struct PauseText {
     pub(crate) text: String,
     pub(crate) meaning: Meaning,
 }
@@ -166,7 +175,7 @@ impl Plan {
         let kept: Duration = retention.unsigned_abs();
         // What holds everything for so long, in the few worlds where something does.
         let held = moment(rng, 30 * HOUR, 40 * HOUR);
-        // A schedule of minutes over a day would say nothing new and cost seconds.
+        // A schedule of minutes over a day would show nothing new and cost seconds.
         let (span, intervals, count, lasting) = match rng.u32(0..40) {
             0..24 => (moment(rng, 15 * MINUTE, HOUR), [1, 2, 5], rng.usize(5..30), false),
             24..36 => (moment(rng, HOUR, 3 * HOUR), [2, 5, 10], rng.usize(10..60), false),
@@ -197,8 +206,8 @@ impl Plan {
             repeats: pick(rng, &[0.0, 0.01, 0.05]),
             conversations: Vec::new(),
             arrivals: Vec::new(),
-            troubles: Vec::new(),
-            deeds: Vec::new(),
+            faults: Vec::new(),
+            actions: Vec::new(),
             outages: Vec::new(),
         };
         if span > kept {
@@ -209,19 +218,19 @@ impl Plan {
         }
         plan.draw_events(rng, span, count);
         if lasting {
-            plan.draw_lasting_trouble(rng, held);
+            plan.draw_lasting_fault(rng, held);
         } else {
-            plan.draw_troubles(rng, span);
+            plan.draw_faults(rng, span);
         }
         plan.draw_pauses(rng, span, kept);
         plan.draw_hands(rng, span);
         plan.draw_outages(rng, span);
         plan.arrivals.sort_by_key(|(at, _)| *at);
-        plan.deeds.sort_by_key(|(at, _)| *at);
+        plan.actions.sort_by_key(|(at, _)| *at);
         plan
     }
 
-    /// A backlog without any trouble: this many events, spread over this many conversations.
+    /// A backlog without any fault: this many events, spread over this many conversations.
     pub(crate) fn backlog(rng: &mut Rng, events: u64, conversations: u64) -> Self {
         let conversations = usize::try_from(conversations).unwrap_or(usize::MAX).max(1);
         let conversation = |number| Conversation::new(number, ConversationKind::Plain);
@@ -242,8 +251,8 @@ impl Plan {
             repeats: 0.0,
             conversations: (0..conversations).map(conversation).collect(),
             arrivals: Vec::new(),
-            troubles: Vec::new(),
-            deeds: Vec::new(),
+            faults: Vec::new(),
+            actions: Vec::new(),
             outages: Vec::new(),
         };
         for number in 0..usize::try_from(events).unwrap_or(usize::MAX) {
@@ -265,7 +274,7 @@ impl Plan {
     fn draw_events(&mut self, rng: &mut Rng, span: Duration, count: usize) {
         let conversations = rng.usize(1..=count.div_ceil(2));
         for number in 0..conversations {
-            let nature = match rng.u32(0..30) {
+            let kind = match rng.u32(0..30) {
                 // Ten refused together would be the destination's fault: one in a hundred events.
                 0 if number < 8 => ConversationKind::Guilty(pick(rng, &[400, 413, 422])),
                 1 => ConversationKind::Gone,
@@ -273,7 +282,7 @@ impl Plan {
                 3 => ConversationKind::Poison,
                 _ => ConversationKind::Plain,
             };
-            self.conversations.push(Conversation::new(number, nature));
+            self.conversations.push(Conversation::new(number, kind));
         }
         // Most come spread over the span, some all at once.
         let burst = moment(rng, Duration::ZERO, span);
@@ -292,7 +301,7 @@ impl Plan {
             let mut content = json!({
                 "conversationId": conversation.id, "customerId": conversation.customer,
             });
-            let kind = if rng.bool() {
+            let event_type = if rng.bool() {
                 let item = format!("{}-i-{}", conversation.id, conversation.items.len());
                 content["messageId"] = json!(item);
                 let lag = if rng.u32(0..8) == 0 {
@@ -306,14 +315,14 @@ impl Plan {
                 pick(rng, &["CONVERSATION/CLOSED", "CONVERSATION/UPDATED", "TOPIC/ADDED"])
             };
             let id = format!("e-{number}");
-            let timestamp = EPOCH + SignedDuration::try_from(at).unwrap_or_default();
+            let timestamp = instant(at);
             let json = json!({
-                "id": id, "type": kind, "timestamp": timestamp.to_string(),
+                "id": id, "type": event_type, "timestamp": timestamp.to_string(),
                 "initiator": {"id": "a-1", "type": "AGENT"}, "content": content,
             });
             let late = at + moment(rng, Duration::ZERO, 2 * MINUTE / 60);
             if rng.u32(0..20) == 0 {
-                // Gladly did not hear our answer.
+                // Gladly did not get the response.
                 let again = late + moment(rng, MINUTE, 20 * MINUTE);
                 let event =
                     Arrival::Event { id: id.clone(), conversation: index, json: json.clone() };
@@ -326,7 +335,7 @@ impl Plan {
         let conversation = Conversation::new(conversations, ConversationKind::Plain);
         let json = json!({
             "id": id, "type": "CONVERSATION/CLOSED",
-            "timestamp": (EPOCH + SignedDuration::try_from(at).unwrap_or_default()).to_string(),
+            "timestamp": instant(at).to_string(),
             "content": {"conversationId": conversation.id, "customerId": conversation.customer},
         });
         self.conversations.push(conversation);
@@ -338,10 +347,10 @@ impl Plan {
 
     /// Something holds everything for more than a day; then it is gone, and calls still fail now and
     /// then.
-    fn draw_lasting_trouble(&mut self, rng: &mut Rng, lasts: Duration) {
+    fn draw_lasting_fault(&mut self, rng: &mut Rng, lasts: Duration) {
         let from = moment(rng, Duration::ZERO, HOUR);
         let to = from + lasts;
-        let (with, how) = pick(
+        let (upstream, kind) = pick(
             rng,
             &[
                 (Upstream::Destination, FaultKind::Status(403)),
@@ -350,14 +359,14 @@ impl Plan {
                 (Upstream::Gladly, FaultKind::Missing),
             ],
         );
-        self.troubles.push(Trouble { from, to, with, how });
-        let with = pick(rng, &[Upstream::Gladly, Upstream::Destination]);
-        self.troubles.push(Trouble { from: to, to: to + 4 * HOUR, with, how: FaultKind::Flaky });
+        self.faults.push(Fault { from, to, upstream, kind });
+        let upstream = pick(rng, &[Upstream::Gladly, Upstream::Destination]);
+        self.faults.push(Fault { from: to, to: to + 4 * HOUR, upstream, kind: FaultKind::Flaky });
     }
 
-    fn draw_troubles(&mut self, rng: &mut Rng, span: Duration) {
+    fn draw_faults(&mut self, rng: &mut Rng, span: Duration) {
         for _ in 0..rng.u32(0..4) {
-            let with = pick(
+            let upstream = pick(
                 rng,
                 &[
                     Upstream::Gladly,
@@ -369,25 +378,27 @@ impl Plan {
                     Upstream::Lambda,
                 ],
             );
-            let fakes = matches!(with, Upstream::Gladly | Upstream::Destination);
-            let how = match rng.u32(0..if fakes { 7 } else { 4 }) {
-                0 => FaultKind::Status(if fakes { pick(rng, &[500, 502, 503, 429]) } else { 500 }),
+            let external = matches!(upstream, Upstream::Gladly | Upstream::Destination);
+            let kind = match rng.u32(0..if external { 7 } else { 4 }) {
+                0 => {
+                    FaultKind::Status(if external { pick(rng, &[500, 502, 503, 429]) } else { 500 })
+                }
                 1 => FaultKind::Reset,
                 2 => FaultKind::Hang,
                 3 => FaultKind::Flaky,
-                4 if with == Upstream::Destination => {
+                4 if upstream == Upstream::Destination => {
                     FaultKind::Status(pick(rng, &[404, 400, 422]))
                 }
                 4 => FaultKind::Missing,
                 _ => FaultKind::Token,
             };
             let from = moment(rng, Duration::ZERO, span);
-            let longest = if fakes { span / 2 } else { 10 * MINUTE };
+            let longest = if external { span / 2 } else { 10 * MINUTE };
             let to = (from + moment(rng, MINUTE, longest)).min(span);
-            if how == FaultKind::Token {
-                self.deeds.push((to, Deed::Token(with)));
+            if kind == FaultKind::Token {
+                self.actions.push((to, Action::Token(upstream)));
             }
-            self.troubles.push(Trouble { from, to, with, how });
+            self.faults.push(Fault { from, to, upstream, kind });
         }
     }
 
@@ -400,19 +411,23 @@ impl Plan {
                 _ => 20 * MINUTE,
             };
             let end = (at + moment(rng, 5 * MINUTE / 60, longest)).min(span);
-            let word = match rng.u32(0..6) {
-                0 => Word::until(end),
-                1 => Word::nonsense(rng),
-                _ => Word::paused(rng),
+            let text = match rng.u32(0..6) {
+                0 => PauseText::until(end),
+                1 => PauseText::nonsense(rng),
+                _ => PauseText::paused(rng),
             };
-            let until = matches!(word.meaning, Meaning::HeldUntil(_));
-            self.deeds.push((at, Deed::Say(word)));
+            let until = matches!(text.meaning, Meaning::HeldUntil(_));
+            self.actions.push((at, Action::WritePause(text)));
             if rng.u32(0..3) == 0 {
-                self.deeds.push((at, Deed::Invoke(json!({"task": "reconcile"}))));
+                self.actions.push((at, Action::Invoke(json!({"task": "reconcile"}))));
             }
             if !until {
-                let back = if rng.bool() { Deed::Resume } else { Deed::Say(Word::running(rng)) };
-                self.deeds.push((end, back));
+                let back = if rng.bool() {
+                    Action::Resume
+                } else {
+                    Action::WritePause(PauseText::running(rng))
+                };
+                self.actions.push((end, back));
             }
             at = end + moment(rng, Duration::ZERO, span / 3);
             if at >= span {
@@ -422,8 +437,9 @@ impl Plan {
         if rng.u32(0..4) == 0 {
             let mut at = moment(rng, Duration::ZERO, span);
             for flip in 0..rng.u32(2..9) {
-                let word = if flip % 2 == 0 { Word::paused(rng) } else { Word::running(rng) };
-                self.deeds.push((at, Deed::Say(word)));
+                let text =
+                    if flip % 2 == 0 { PauseText::paused(rng) } else { PauseText::running(rng) };
+                self.actions.push((at, Action::WritePause(text)));
                 at += moment(rng, Duration::ZERO, MINUTE / 2);
             }
         }
@@ -431,17 +447,17 @@ impl Plan {
 
     fn draw_hands(&mut self, rng: &mut Rng, span: Duration) {
         for _ in 0..rng.u32(0..5) {
-            let deed = match rng.u32(0..8) {
-                0 => Deed::Toggle(true),
-                1 => Deed::Toggle(false),
-                2 => Deed::Deploy,
-                3 => Deed::Invoke(json!({"task": "status"})),
-                4 => Deed::Invoke(json!({"task": "status", "as": "text"})),
-                5 => Deed::Invoke(json!({"task": "quarantine"})),
-                6 => Deed::Invoke(json!({"task": "redrive", "max": rng.u32(1..50)})),
-                _ => Deed::Invoke(json!({"task": "reconcile"})),
+            let action = match rng.u32(0..8) {
+                0 => Action::Toggle(true),
+                1 => Action::Toggle(false),
+                2 => Action::Deploy,
+                3 => Action::Invoke(json!({"task": "status"})),
+                4 => Action::Invoke(json!({"task": "status", "as": "text"})),
+                5 => Action::Invoke(json!({"task": "quarantine"})),
+                6 => Action::Invoke(json!({"task": "redrive", "max": rng.u32(1..50)})),
+                _ => Action::Invoke(json!({"task": "reconcile"})),
             };
-            self.deeds.push((moment(rng, Duration::ZERO, span), deed));
+            self.actions.push((moment(rng, Duration::ZERO, span), action));
         }
     }
 
@@ -456,11 +472,11 @@ impl Plan {
             let outage = Outage { from: at, to, by_hand: rng.bool() };
             self.outages.push(outage);
             let off = if outage.by_hand { at } else { (2 * at + to) / 3 };
-            self.deeds.push((off, Deed::SwitchOff { by_hand: outage.by_hand }));
+            self.actions.push((off, Action::SwitchOff { by_hand: outage.by_hand }));
             if outage.by_hand {
-                self.deeds.push((to, Deed::SwitchOn));
-                let task = Deed::Recover { task: "backfill", from: at };
-                self.deeds.push((to + moment(rng, Duration::ZERO, MINUTE), task));
+                self.actions.push((to, Action::SwitchOn));
+                let task = Action::Recover { task: "backfill", from: at };
+                self.actions.push((to + moment(rng, Duration::ZERO, MINUTE), task));
             }
             at = to + moment(rng, Duration::ZERO, span / 4);
             if at >= span {
@@ -475,7 +491,7 @@ impl Plan {
                 Duration::from_secs(from.as_secs().next_multiple_of(self.interval.as_secs()));
             let at = minute + moment(rng, Duration::ZERO, MINUTE / 2);
             let from = moment(rng, Duration::ZERO, from);
-            self.deeds.push((at.max(from + MINUTE), Deed::Recover { task, from }));
+            self.actions.push((at.max(from + MINUTE), Action::Recover { task, from }));
         }
     }
 
@@ -488,48 +504,58 @@ impl Plan {
     pub(crate) fn is_merged(&self, customer: &str) -> Option<bool> {
         let number: usize = customer.strip_prefix("u-")?.parse().ok()?;
         let first = self.conversations.get((number * 10).div_ceil(9))?;
-        (first.customer == customer).then_some(first.nature == ConversationKind::Merged)
+        (first.customer == customer).then_some(first.kind == ConversationKind::Merged)
     }
 
-    /// What is wrong with one side now.
-    pub(crate) fn fault_kind(&self, with: Upstream, now: Duration) -> Option<FaultKind> {
-        let wrong = |trouble: &&Trouble| {
-            trouble.with == with
-                && trouble.how != FaultKind::Token
-                && (trouble.from..trouble.to).contains(&now)
+    /// How an upstream fails now, if it does.
+    pub(crate) fn fault_kind(&self, upstream: Upstream, now: Duration) -> Option<FaultKind> {
+        let wrong = |fault: &&Fault| {
+            fault.upstream == upstream
+                && fault.kind != FaultKind::Token
+                && (fault.from..fault.to).contains(&now)
         };
-        self.troubles.iter().find(wrong).map(|trouble| trouble.how)
+        self.faults.iter().find(wrong).map(|fault| fault.kind)
     }
 
     /// Whether Gladly has had no conversation all this time.
     pub(crate) fn is_missing(&self, from: Duration, to: Duration) -> bool {
-        self.troubles.iter().any(|trouble| {
-            trouble.how == FaultKind::Missing && trouble.from <= from && to <= trouble.to
-        })
+        self.faults
+            .iter()
+            .any(|fault| fault.kind == FaultKind::Missing && fault.from <= from && to <= fault.to)
     }
 
-    /// How often the token of one side has been replaced there.
-    pub(crate) fn tokens_replaced(&self, with: Upstream, now: Duration) -> usize {
-        let replaced = |trouble: &&Trouble| {
-            trouble.with == with && trouble.how == FaultKind::Token && trouble.from <= now
+    /// How often an upstream's token has been replaced there.
+    pub(crate) fn tokens_replaced(&self, upstream: Upstream, now: Duration) -> usize {
+        let replaced = |fault: &&Fault| {
+            fault.upstream == upstream && fault.kind == FaultKind::Token && fault.from <= now
         };
-        self.troubles.iter().filter(replaced).count()
+        self.faults.iter().filter(replaced).count()
     }
 }
 
 impl Conversation {
-    fn new(number: usize, nature: ConversationKind) -> Self {
+    fn new(number: usize, kind: ConversationKind) -> Self {
         Self {
             id: format!("c-{number}"),
             // Nine customers have ten conversations.
             customer: format!("u-{}", number * 9 / 10),
-            nature,
+            kind,
             items: vec![(Duration::ZERO, format!("c-{number}-i-0"))],
         }
     }
 }
 
-impl Word {
+impl ConversationKind {
+    /// The status with which the destination refuses it for good.
+    pub(crate) fn refusal(self) -> Option<u16> {
+        match self {
+            Self::Guilty(status) => Some(status),
+            _ => None,
+        }
+    }
+}
+
+impl PauseText {
     pub(crate) fn running(rng: &mut Rng) -> Self {
         let text = pick(rng, &["running", " Running\n", r#"{"state":"running","by":"ada"}"#]);
         Self { text: text.into(), meaning: Meaning::Running }
@@ -548,7 +574,7 @@ impl Word {
     }
 
     fn until(end: Duration) -> Self {
-        let until = EPOCH + SignedDuration::try_from(end).unwrap_or_default();
+        let until = instant(end);
         let text = json!({"state": "paused", "by": "ada", "until": until.to_string()}).to_string();
         Self { text, meaning: Meaning::HeldUntil(until) }
     }

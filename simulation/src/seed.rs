@@ -15,15 +15,20 @@ use tokio::{
 };
 
 use crate::{
-    Keep, Tally, Violation, checker::invariant, eventbridge, function::Function, mapping, operator,
-    plan::Plan, world::World,
+    eventbridge,
+    function::Function,
+    history::{History, Keep, Tally},
+    invariant::{self, Violation},
+    mapping, operator,
+    plan::Plan,
+    world::World,
 };
 
 /// How long the backlog may take to drain: a record may wait for an hour and a fifth, the breaker
 /// for one, a crashed batch for half of one, each more than once.
-const DRAIN: Duration = Duration::from_hours(12);
-/// How often the world is looked at.
-const LOOK: Duration = Duration::from_mins(1);
+const DRAIN_LIMIT: Duration = Duration::from_hours(12);
+/// How often the world is checked for its end.
+const CHECK_INTERVAL: Duration = Duration::from_mins(1);
 
 thread_local! {
     /// Where this thread panicked.
@@ -35,7 +40,7 @@ thread_local! {
 pub struct Report {
     /// Its number.
     pub seed: u64,
-    /// The first promise that was broken.
+    /// The first invariant that did not hold.
     pub violation: Option<Violation>,
     /// How often each thing happened.
     pub tally: Tally,
@@ -61,7 +66,7 @@ pub fn run(seed: u64, keep: Keep) -> Report {
     };
     match Builder::new_current_thread().enable_time().start_paused(true).build() {
         Ok(runtime) => {
-            LocalSet::new().block_on(&runtime, live(seed, keep, &mut report));
+            LocalSet::new().block_on(&runtime, simulate(seed, keep, &mut report));
         }
         Err(err) => {
             report.violation =
@@ -71,7 +76,7 @@ pub fn run(seed: u64, keep: Keep) -> Report {
     report
 }
 
-async fn live(seed: u64, keep: Keep, report: &mut Report) {
+async fn simulate(seed: u64, keep: Keep, report: &mut Report) {
     let mut rng = Rng::with_seed(seed);
     let plan = Plan::draw(&mut rng);
     let world = World::new(rng, plan, keep);
@@ -90,21 +95,21 @@ async fn live(seed: u64, keep: Keep, report: &mut Report) {
         spawn_local(operator::operate(operator.0, operator.1)),
     ];
 
-    let limit = world.plan.calm + DRAIN;
+    let limit = world.plan.calm + DRAIN_LIMIT;
     loop {
-        sleep(LOOK).await;
+        sleep(CHECK_INTERVAL).await;
         if let Some(panic) = PANIC.take() {
             world.violate(invariant::SOUND, || panic);
         }
-        if world.state().checker.violation.is_some() {
+        if world.state().journal.violation.is_some() {
             break;
         }
-        if world.elapsed() > world.plan.calm + LOOK && world.is_drained() {
+        if world.elapsed() > world.plan.calm + CHECK_INTERVAL && world.is_drained() {
             world.check_end();
             break;
         }
         if world.elapsed() > limit {
-            world.check_drained(DRAIN);
+            world.has_not_drained(DRAIN_LIMIT);
             break;
         }
     }
@@ -112,13 +117,13 @@ async fn live(seed: u64, keep: Keep, report: &mut Report) {
         task.abort();
     }
     report.lasted = began.elapsed();
-    let mut state = world.state();
-    report.violation = state.checker.violation.take();
-    report.tally = std::mem::take(&mut state.tally);
+    let journal = &mut world.state().journal;
+    report.violation = journal.violation.take();
+    report.tally = std::mem::take(&mut journal.tally);
     report.tally.add("messages repeated by SQS", world.aws.state().sqs.repeated as u64);
     report.tally.add("messages moved by the redrive policy", world.aws.state().sqs.redriven as u64);
     report.tally.add("switches that came too early", world.aws.state().mapping.conflicts as u64);
-    let history = std::mem::replace(&mut state.history, crate::history::History::new(keep));
+    let history = std::mem::replace(&mut journal.history, History::new(keep));
     report.history = history.into_lines();
 }
 

@@ -10,12 +10,15 @@ use std::{
     thread,
 };
 
-use crate::{Keep, Report, Tally, run};
+use crate::{
+    history::{Keep, Tally},
+    seed::{Report, run},
+};
 
 /// The futures of a build without optimisation are large.
-const STACK: usize = 16 << 20;
+const STACK_BYTES: usize = 16 << 20;
 
-/// Runs seeds until one fails. `progress` hears of every one that did not.
+/// Runs seeds until one fails. `progress` is called with every one that did not.
 pub fn sweep(seeds: Range<u64>, progress: impl Fn(u64) + Sync) -> (Tally, Option<Report>) {
     let (next, stop) = (AtomicU64::new(seeds.start), AtomicBool::new(false));
     let (tally, failed) = (Mutex::new(Tally::default()), Mutex::new(None::<Report>));
@@ -33,7 +36,7 @@ pub fn sweep(seeds: Range<u64>, progress: impl Fn(u64) + Sync) -> (Tally, Option
             }
             stop.store(true, Ordering::Relaxed);
             let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
-            // Of two at once the lower one, so that the same command tells of the same seed.
+            // Of two at once the lower one, so that the same command reports the same seed.
             if failed.as_ref().is_none_or(|known| seed < known.seed) {
                 *failed = Some(report);
             }
@@ -43,7 +46,7 @@ pub fn sweep(seeds: Range<u64>, progress: impl Fn(u64) + Sync) -> (Tally, Option
         let count = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         for _ in 0..count {
             // Without a thread there is one less to share the work.
-            let _ = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work);
+            let _ = thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, work);
         }
     });
     let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);

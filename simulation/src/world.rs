@@ -1,4 +1,5 @@
-//! One world: the account, the outside, the clock and the dice, shared by everything in it.
+//! One world: the account, what is outside of it, the clock and the dice, shared by everything that
+//! runs in it.
 
 use std::{
     fmt,
@@ -7,33 +8,22 @@ use std::{
 };
 
 use fastrand::Rng;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use shared::Clock;
 use testing::aws::{Aws, Disorder};
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
-    checker::Checker,
-    fakes::{Delivered, Quota},
-    gap::Gap,
-    history::{History, Keep, Tally},
+    checker::{Checker, Context, Effects, Invocation},
+    constants::{
+        BREAKER_PARAMETER, DESTINATION_TOKEN_PARAMETER, EPOCH, GATE_ALONE, GLADLY_TOKEN_PARAMETER,
+        PAUSE_PARAMETER, RECOVERY_PARAMETERS, instant,
+    },
+    gladly::Gladly,
+    history::{Journal, Keep},
+    invariant,
     plan::Plan,
 };
-
-/// The renewal's.
-pub(crate) const RENEWAL: &str = "/relay/pause-renewal";
-
-/// When every world begins.
-pub(crate) const EPOCH: Timestamp = Timestamp::constant(1_767_225_600, 0);
-
-/// The operator's parameter.
-pub(crate) const PAUSE: &str = "/relay/pause";
-/// The breaker's.
-pub(crate) const BREAKER: &str = "/relay/pause-breaker";
-
-/// Whether there is no controller, and the redrive policy is one for queues that are never paused.
-/// That loses events: `planted` shows it.
-pub(crate) const GUARD_ALONE: bool = false;
 
 /// A world.
 pub(crate) struct World {
@@ -48,13 +38,12 @@ pub(crate) struct World {
 /// What changes in it.
 pub(crate) struct State {
     pub(crate) rng: Rng,
-    pub(crate) tally: Tally,
-    pub(crate) history: History,
+    pub(crate) journal: Journal,
     pub(crate) checker: Checker,
-    pub(crate) delivered: Delivered,
-    pub(crate) quota: Quota,
-    pub(crate) gap: Gap,
-    /// Parameters whose change is to be told to the function.
+    pub(crate) gladly: Gladly,
+    /// The operator's requests for a recovery that are not yet written down.
+    pub(crate) recoveries: usize,
+    /// Parameters that were changed and that EventBridge has not yet seen.
     pub(crate) changes: Vec<&'static str>,
 }
 
@@ -75,13 +64,13 @@ impl World {
             account.disorder = Some(disorder);
             let queue = account.queue("events", EPOCH);
             queue.retention = events;
-            let receives = if GUARD_ALONE { 5 } else { 1_000 };
+            let receives = if GATE_ALONE { 5 } else { 1_000 };
             queue.redrive = Some((receives, "quarantine".into()));
             account.queue("quarantine", EPOCH).retention = quarantine;
         }
-        aws.put(PAUSE, "running");
-        aws.put_secret("/relay/gladly-token", "gladly-token-0");
-        aws.put_secret("/relay/destination-token", "destination-token-0");
+        aws.put(PAUSE_PARAMETER, "running");
+        aws.put_secret(GLADLY_TOKEN_PARAMETER, "gladly-token-0");
+        aws.put_secret(DESTINATION_TOKEN_PARAMETER, "destination-token-0");
         aws.assume("ExtractorRole");
         Arc::new(Self {
             plan,
@@ -90,12 +79,10 @@ impl World {
             began,
             state: Mutex::new(State {
                 rng,
-                tally: Tally::default(),
-                history: History::new(keep),
+                journal: Journal::new(keep),
                 checker: Checker::default(),
-                delivered: Delivered::default(),
-                quota: Quota::default(),
-                gap: Gap::default(),
+                gladly: Gladly::default(),
+                recoveries: 0,
                 changes: Vec::new(),
             }),
         })
@@ -119,7 +106,7 @@ impl World {
         Clock::new(move || now(began))
     }
 
-    /// Whether all troubles are over.
+    /// Whether all faults are over.
     pub(crate) fn is_calm(&self) -> bool {
         self.elapsed() >= self.plan.calm
     }
@@ -136,24 +123,80 @@ impl World {
 
     pub(crate) fn note(&self, line: impl FnOnce() -> String) {
         let at = self.elapsed();
-        self.state().history.note(at, line);
+        self.state().journal.note(at, line);
     }
 
     pub(crate) fn count(&self, what: &'static str) {
-        self.state().tally.count(what);
+        self.state().journal.count(what);
     }
 
-    /// Says that a promise is broken. The first one counts.
+    /// Notes that an invariant does not hold. The first one counts.
     pub(crate) fn violate(&self, invariant: &'static str, how: impl FnOnce() -> String) {
-        let mut state = self.state();
-        if state.checker.violation.is_none() {
-            let how = how();
-            state.history.note(self.elapsed(), || format!("VIOLATION of \"{invariant}\": {how}"));
-            state.checker.violation = Some(crate::Violation { invariant, how });
+        let at = self.elapsed();
+        self.state().journal.violate(at, invariant, how);
+    }
+
+    /// Has the checker see something that happens now.
+    pub(crate) fn check<T>(&self, see: impl FnOnce(&mut Checker, &mut Context<'_>) -> T) -> T {
+        let now = self.now();
+        let State { checker, journal, .. } = &mut *self.state();
+        see(checker, &mut Context { plan: &self.plan, now, journal })
+    }
+
+    /// Has the checker see what calls have done to the account since the last time.
+    pub(crate) fn audit(&self, by: Invocation) {
+        let effects = Effects::take(&mut self.aws.state());
+        if effects.switches_mapping() {
+            self.switched.notify_waiters();
         }
+        let changed = self.check(|checker, cx| checker.audit(effects, by, cx));
+        self.state().changes.extend(changed);
+    }
+
+    /// Whether nothing is left to be recovered.
+    fn is_recovered(&self) -> bool {
+        let done = {
+            let state = self.state();
+            state.gladly.is_webhook_on() && state.recoveries == 0
+        };
+        let account = self.aws.state();
+        let text = |name: &str| account.parameters.get(name).map_or("{}", |text| text);
+        done && RECOVERY_PARAMETERS.iter().all(|name| text(name) == "{}")
+    }
+
+    /// Whether everything is where it should be in the end.
+    pub(crate) fn is_drained(&self) -> bool {
+        let now = self.now();
+        self.is_recovered() && self.aws.state().queue("events", now).is_empty()
+    }
+
+    /// Has the checker see what is left in the end.
+    pub(crate) fn check_end(&self) {
+        let (quarantine, pause) = {
+            let mut account = self.aws.state();
+            let pause = account.parameters.get(PAUSE_PARAMETER).cloned().unwrap_or_default();
+            let queue = account.queue("quarantine", self.now());
+            (queue.bodies().map(|(_, body)| body.to_string()).collect::<Vec<_>>(), pause)
+        };
+        self.check(|checker, cx| checker.check_end(&quarantine, &pause, cx));
+    }
+
+    /// Notes why the backlog has not drained.
+    pub(crate) fn has_not_drained(&self, waited: Duration) {
+        let now = self.now();
+        let (left, mapping, breaker) = {
+            let mut account = self.aws.state();
+            let left = account.queue("events", now).len();
+            let breaker = account.parameters.get(BREAKER_PARAMETER).cloned().unwrap_or_default();
+            (left, account.mapping.state(now), breaker)
+        };
+        let (minutes, recovered) = (waited.as_secs() / 60, self.is_recovered());
+        self.violate(invariant::DRAINED, || {
+            format!("{left} messages are left after {minutes} minutes; mapping {mapping}, breaker {breaker:?}, recovered: {recovered}")
+        });
     }
 }
 
 fn now(began: Instant) -> Timestamp {
-    EPOCH + SignedDuration::try_from(began.elapsed()).unwrap_or_default()
+    instant(began.elapsed())
 }

@@ -3,12 +3,12 @@
 use simulation::{COVERAGE, Keep, run, sweep};
 
 #[test]
-fn every_promise_is_kept_in_300_worlds_in_which_everything_happens() {
+fn every_invariant_holds_in_300_worlds_in_which_everything_happens() {
     let (tally, failed) = sweep(0..300, |_| {});
     if let Some(report) = failed {
         let violation = report.violation.unwrap();
         panic!(
-            "seed {} breaks a promise: {}.\n  {}\nRun it again with: make simulate SEED={}",
+            "seed {} violates an invariant: {}.\n  {}\nRun it again with: make simulate SEED={}",
             report.seed, violation.invariant, violation.how, report.seed
         );
     }

@@ -1,17 +1,21 @@
 //! What the tests and the demo stand on: an in-process AWS that judges every call by the template's
-//! roles, a Gladly simulator, a destination that checks every delivery against the schema, and faults.
+//! roles, a Gladly simulator, a destination that checks every delivery against the schema, faults, a connector without a
+//! network, and builders of settings and records.
 
 use std::path::{Path, PathBuf};
 
 pub mod alarm;
 pub mod aws;
+pub mod connector;
 pub mod destination;
 pub mod fault;
 pub mod gladly;
 pub mod golden;
 pub mod proxy;
+pub mod record;
 pub mod role;
 pub mod server;
+pub mod settings;
 pub mod template;
 pub mod tls;
 

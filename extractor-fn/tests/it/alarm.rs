@@ -12,13 +12,14 @@ use shared::{Origin, QueueMessage};
 use testing::{
     alarm::{Run, mark, tell},
     aws::{Fault, THROTTLED},
+    connector::Reply,
+    record::SqsRecord,
 };
 use tokio::time::{Duration, sleep};
 
 use crate::{
-    Record,
     backfill::{Upstream, watched, webhook},
-    deadlines::{LEFT, Reply, TestApp, records, working},
+    deadlines::{LEFT, TestApp, records, working},
     raw_record, settle,
 };
 
@@ -55,7 +56,7 @@ impl TestApp {
 struct Events<'a> {
     app: &'a TestApp,
     /// From when on each can be seen.
-    waiting: Vec<(Timestamp, Record)>,
+    waiting: Vec<(Timestamp, SqsRecord)>,
     sent: usize,
 }
 
@@ -72,7 +73,7 @@ impl<'a> Events<'a> {
         let event = event.to_string();
         let message = QueueMessage::wrap(&event, at(received), origin).unwrap();
         let record = raw_record(id, &message.to_json().unwrap());
-        self.waiting.push((at(queued), Record { first_received: at(queued), ..record }));
+        self.waiting.push((at(queued), record.sent(at(queued))));
         self.sent += 1;
     }
 
@@ -135,7 +136,7 @@ mod scenario {
             let fails = Arc::clone(&fails);
             move |path| {
                 let stuck = path.ends_with("conversations/stuck") && fails.load(Relaxed);
-                if stuck { Reply::Status(500, None) } else { working(path) }
+                if stuck { Reply::status(500) } else { working(path) }
             }
         });
         mark(app.clock.now());
@@ -157,7 +158,7 @@ mod scenario {
             let refused = Arc::clone(&refused);
             move |path| {
                 let asked = path.starts_with("api/") && refused.load(Relaxed);
-                if asked { Reply::Status(401, None) } else { working(path) }
+                if asked { Reply::status(401) } else { working(path) }
             }
         });
         mark(app.clock.now());
@@ -254,7 +255,7 @@ mod scenario {
             let refused = Arc::clone(&refused);
             move |path| {
                 let asked = path.starts_with("api/") && refused.load(Relaxed);
-                if asked { Reply::Status(401, None) } else { working(path) }
+                if asked { Reply::status(401) } else { working(path) }
             }
         });
         mark(app.clock.now());
@@ -278,11 +279,11 @@ mod scenario {
         let tries = AtomicUsize::new(0);
         let app = TestApp::new(move |path| match path {
             "deliveries" => match tries.fetch_add(1, Relaxed) {
-                0 => Reply::Status(503, None),
+                0 => Reply::status(503),
                 1 => Reply::Hang,
-                3..=5 => Reply::Unreachable,
-                6 => Reply::Status(422, None),
-                7 => Reply::Status(999, None),
+                3..=5 => Reply::Reset,
+                6 => Reply::status(422),
+                7 => Reply::status(999),
                 _ => working(path),
             },
             path => working(path),

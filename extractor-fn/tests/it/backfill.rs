@@ -16,13 +16,14 @@ use serde_json::{Value, json};
 use shared::QueueMessage;
 use testing::{
     aws::{Fault, THROTTLED, Unproven},
+    connector::{Body, Reply},
     gladly::EVENT_TYPES,
 };
 use tokio::time::{Duration, Instant, sleep};
 use tracing::Level;
 
 use crate::{
-    deadlines::{LEFT, Reply, Stream, TestApp, working},
+    deadlines::{LEFT, TestApp, working},
     redaction::Log,
 };
 
@@ -58,7 +59,7 @@ pub(crate) fn webhook(enabled: bool) -> Value {
     json!({"id": "w-1", "name": "ours", "url": URL, "enabled": enabled, "events": EVENT_TYPES})
 }
 
-/// A world whose Gladly has this side.
+/// An extractor that watches this side of Gladly.
 pub(crate) fn watched(upstream: Upstream) -> (TestApp, Arc<Mutex<Upstream>>) {
     let upstream = Arc::new(Mutex::new(upstream));
     let app = TestApp::with(&[("WEBHOOK_URL", URL)], {
@@ -66,30 +67,26 @@ pub(crate) fn watched(upstream: Upstream) -> (TestApp, Arc<Mutex<Upstream>>) {
         move |path| {
             let mut upstream = upstream.lock().unwrap();
             match path {
-                "api/v1/webhooks" => Reply::Json(upstream.webhooks.clone()),
+                "api/v1/webhooks" => Reply::json(upstream.webhooks.clone()),
                 // Gladly answers a change with 204; only an enabling is ever asked for.
                 "api/v1/webhooks/w-1" if upstream.pings => {
                     upstream.webhooks = json!([webhook(true)]);
-                    Reply::Status(204, None)
+                    Reply::status(204)
                 }
-                "api/v1/webhooks/w-1" => Reply::Status(400, None),
+                "api/v1/webhooks/w-1" => Reply::status(400),
                 path if path.starts_with("api/v1/events?") => {
                     let text = listed(&upstream, path);
                     match upstream.lists.pop_front() {
-                        None => Reply::Text(text),
-                        Some(List::Unavailable) => Reply::Status(503, None),
-                        Some(List::Slow(wait)) => Reply::Stream(Stream {
-                            parts: vec![(wait / 2, text), (wait / 2, "\n".into())],
-                            ..Stream::default()
-                        }),
+                        None => Reply::text(text),
+                        Some(List::Unavailable) => Reply::status(503),
+                        Some(List::Slow(wait)) => {
+                            Reply::stream(vec![(wait / 2, text), (wait / 2, "\n".into())])
+                        }
                         Some(List::Cut(lines)) => {
                             let cut = text.lines().count() > lines;
                             let lines = text.split_inclusive('\n').take(lines).collect();
-                            Reply::Stream(Stream {
-                                parts: vec![(Duration::ZERO, lines)],
-                                cut,
-                                ..Stream::default()
-                            })
+                            let parts = vec![(Duration::ZERO, lines)];
+                            if cut { Reply::cut(parts) } else { Reply::stream(parts) }
                         }
                     }
                 }
@@ -118,13 +115,13 @@ fn listed(upstream: &Upstream, path: &str) -> String {
 /// Gladly's list of export jobs, or the items of one.
 fn exported(upstream: &Upstream, path: &str) -> Reply {
     let Some(path) = path.strip_prefix("api/v1/export/jobs/") else {
-        return Reply::Json(upstream.jobs.iter().map(|(job, ..)| job.clone()).collect());
+        return Reply::json(upstream.jobs.iter().map(|(job, ..)| job.clone()).collect());
     };
     let (path, from) = path.split_once(" bytes=").unwrap_or((path, "0-"));
     let id = path.strip_suffix("/files/conversation_items.jsonl").unwrap();
     let (_, wait, lines) = upstream.jobs.iter().find(|(job, ..)| job["id"] == id).unwrap();
     if lines.is_empty() {
-        return Reply::Status(404, None);
+        return Reply::status(404);
     }
     let from: usize = from.trim_end_matches('-').parse().unwrap();
     let from = if upstream.parts { from } else { 0 };
@@ -136,7 +133,11 @@ fn exported(upstream: &Upstream, path: &str) -> Reply {
         }
         at += line.len();
     }
-    Reply::Stream(Stream { parts, from: (from > 0).then_some(from), cut: false })
+    if from == 0 {
+        return Reply::stream(parts);
+    }
+    Reply::response(206, Body::Stream { parts, cut: false })
+        .header("content-range", format!("bytes {from}-99999/100000"))
 }
 
 fn job(id: &str, from: Timestamp, to: Timestamp) -> Value {
@@ -254,7 +255,7 @@ async fn the_webhook_is_asked_about_every_five_minutes_and_told() {
 
 #[tokio::test(start_paused = true)]
 async fn a_gladly_that_refuses_us_is_not_asked_more_often() {
-    let app = TestApp::with(&[("WEBHOOK_URL", URL)], |_| Reply::Status(401, None));
+    let app = TestApp::with(&[("WEBHOOK_URL", URL)], |_| Reply::status(401));
     for _ in 0..20 {
         let _ = app.invoke(json!({"task": "reconcile"})).await;
         sleep(Duration::from_mins(1)).await;
@@ -264,7 +265,7 @@ async fn a_gladly_that_refuses_us_is_not_asked_more_often() {
 
 #[tokio::test(start_paused = true)]
 async fn a_gladly_that_fails_is_not_asked_more_often_for_a_gap_either() {
-    let app = TestApp::new(|_| Reply::Status(500, None));
+    let app = TestApp::new(|_| Reply::status(500));
     let now = app.clock.now();
     let range = |hours| (now - SignedDuration::from_hours(hours)).to_string();
     app.pending(now - SignedDuration::from_hours(3), Some(now - SignedDuration::from_hours(1)));
@@ -287,7 +288,7 @@ async fn a_gladly_that_fails_is_not_asked_more_often_for_a_gap_either() {
 #[tokio::test(start_paused = true)]
 async fn nobody_is_asked_where_nobody_watches() {
     for settings in [&[("WEBHOOK_URL", URL), ("WATCH_WEBHOOK", "false")][..], &[]] {
-        let app = TestApp::with(settings, |_| Reply::Status(500, None));
+        let app = TestApp::with(settings, |_| Reply::status(500));
         app.task("reconcile").await;
         assert_eq!(app.task("status").await.get("webhook"), None);
         assert!(app.times("").is_empty());
@@ -438,10 +439,10 @@ async fn an_import_queues_one_event_for_each_conversation_of_the_exports() {
         let fetched = Arc::clone(&fetched);
         let jobs = json!([job("j-2", 3), job("j-1", 4), job("j-0", 9)]);
         move |path| match path {
-            path if path.starts_with("api/v1/export/jobs?") => Reply::Json(jobs.clone()),
+            path if path.starts_with("api/v1/export/jobs?") => Reply::json(jobs.clone()),
             path if path.ends_with("/files/conversation_items.jsonl") => {
                 fetched.fetch_add(1, Ordering::Relaxed);
-                Reply::Text(files[usize::from(path.contains("j-2"))].clone())
+                Reply::text(files[usize::from(path.contains("j-2"))].clone())
             }
             _ => working(path),
         }
@@ -644,9 +645,9 @@ async fn a_line_that_takes_too_long_costs_neither_the_deadline_nor_what_came_bef
     let events = series(0..3, from);
     let parts = events[..2].iter().map(|(_, line)| (Duration::ZERO, format!("{line}\n")));
     let trickle = events[2].1.chars().map(|c| (Duration::from_secs(20), c.to_string()));
-    let stream = Stream { parts: parts.chain(trickle).collect(), ..Stream::default() };
+    let stream = Reply::stream(parts.chain(trickle).collect());
     let app = TestApp::new(move |path| match path {
-        path if path.starts_with("api/v1/events?") => Reply::Stream(stream.clone()),
+        path if path.starts_with("api/v1/events?") => stream.clone(),
         path => working(path),
     });
     let done = app.backfill(from, now - HOUR).await.unwrap();
@@ -738,9 +739,9 @@ async fn an_import_begins_where_gladly_lets_it() {
             Some(since) => {
                 let since: Timestamp = since.parse().unwrap();
                 *asked.lock().unwrap() = Some(since);
-                Reply::Json(json!([job("j-1", since, since + 24 * HOUR)]))
+                Reply::json(json!([job("j-1", since, since + 24 * HOUR)]))
             }
-            None if path.contains("/files/") => Reply::Text(String::new()),
+            None if path.contains("/files/") => Reply::text(String::new()),
             None => working(path),
         }
     });

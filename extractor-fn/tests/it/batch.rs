@@ -170,9 +170,9 @@ async fn an_event_that_fails_for_a_day_is_put_aside_at_last() {
     // Nothing was held meanwhile.
     app.aws.state().modified.insert("/relay/pause".into(), Timestamp::now() - day);
     let cases = [
-        (record(0, &event).received(21).since(SignedDuration::from_hours(23)), false),
-        (record(0, &event).received(20).since(day), false),
-        (record(0, &event).received(21).since(day), true),
+        (record(0, &event).received(21).sent_ago(SignedDuration::from_hours(23)), false),
+        (record(0, &event).received(20).sent_ago(day), false),
+        (record(0, &event).received(21).sent_ago(day), true),
     ];
     for (failed, exhausted) in cases {
         let settled = app.batch(&[failed, record(1, &other)]).await;
@@ -185,7 +185,7 @@ async fn an_event_that_fails_for_a_day_is_put_aside_at_last() {
     app.aws.put("/relay/pause", "paused");
     let app = TestApp::new();
     app.aws.put("/relay/pause", "paused");
-    let settled = app.batch(&[record(0, &event).received(500).since(day)]).await;
+    let settled = app.batch(&[record(0, &event).received(500).sent_ago(day)]).await;
     settled.gives_back(&["m-0"], 2_880..=4_320);
 }
 

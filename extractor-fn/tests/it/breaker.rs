@@ -11,12 +11,16 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use shared::{Origin, QueueMessage};
-use testing::aws::{Aws, THROTTLED};
+use testing::{
+    aws::{Aws, THROTTLED},
+    connector::Reply,
+    record::SqsRecord,
+};
 use tokio::time::{Duration, sleep};
 
 use crate::{
-    FIRST_WAIT, Record, Settled,
-    deadlines::{LEFT, Reply, TestApp, records, working},
+    FIRST_WAIT, Settled,
+    deadlines::{LEFT, TestApp, records, working},
     raw_record, record, settle,
 };
 
@@ -33,7 +37,7 @@ impl TestApp {
         self.settle(&records(count)).await
     }
 
-    async fn settle(&self, records: &[Record]) -> Settled {
+    async fn settle(&self, records: &[SqsRecord]) -> Settled {
         settle(&self.extractor, &self.aws, records, LEFT).await
     }
 
@@ -44,9 +48,9 @@ impl TestApp {
     }
 
     /// Records as SQS hands them out a day and a half after the first time.
-    fn tired(&self, records: Vec<Record>) -> Vec<Record> {
-        let first_received = self.clock.now() - SignedDuration::from_hours(36);
-        let tired = |record: Record| Record { first_received, ..record.received(30) };
+    fn tired(&self, records: Vec<SqsRecord>) -> Vec<SqsRecord> {
+        let sent_at = self.clock.now() - SignedDuration::from_hours(36);
+        let tired = |record: SqsRecord| record.received(30).sent(sent_at);
         records.into_iter().map(tired).collect()
     }
 
@@ -73,7 +77,7 @@ impl TestApp {
 }
 
 /// Records of these conversations, which Gladly has already been asked for once.
-fn second_look(conversations: std::ops::Range<usize>) -> Vec<Record> {
+fn second_look(conversations: std::ops::Range<usize>) -> Vec<SqsRecord> {
     let event = |n| json!({"id": format!("e-{n}"), "type": "A", "content": {"conversationId": format!("c-{n}")}});
     conversations.map(|n| record(n, &event(n)).received(2)).collect()
 }
@@ -86,7 +90,7 @@ fn forgetful() -> (TestApp, Arc<AtomicBool>) {
         move |path| {
             let asked_for_one = path.contains("/conversations/");
             if asked_for_one && !has_all.load(Ordering::Relaxed) {
-                Reply::Status(404, None)
+                Reply::status(404)
             } else {
                 working(path)
             }
@@ -95,14 +99,14 @@ fn forgetful() -> (TestApp, Arc<AtomicBool>) {
     (app, has_all)
 }
 
-/// A world whose Gladly and destination answer with statuses that can be changed.
+/// Gladly and the destination answer with statuses that can be changed.
 fn answering(gladly: u16, destination: u16) -> (TestApp, Arc<[AtomicU16; 2]>) {
     let statuses = Arc::new([AtomicU16::new(gladly), AtomicU16::new(destination)]);
     let app = TestApp::new({
         let statuses = Arc::clone(&statuses);
         move |path| match statuses[usize::from(path == "deliveries")].load(Ordering::Relaxed) {
             200 => working(path),
-            status => Reply::Status(status, None),
+            status => Reply::status(status),
         }
     });
     (app, statuses)
@@ -285,9 +289,9 @@ async fn a_refusal_is_a_failure_while_half_open_unless_another_is_accepted() {
     let sent = AtomicUsize::new(0);
     let app = TestApp::new(move |path| match path {
         "deliveries" => match sent.fetch_add(1, Ordering::Relaxed) {
-            0 => Reply::Status(403, None),
+            0 => Reply::status(403),
             // Both together, then one of them.
-            1 | 2 => Reply::Status(422, None),
+            1 | 2 => Reply::status(422),
             _ => working(path),
         },
         _ => working(path),
@@ -396,10 +400,10 @@ async fn missing_conversations_count_across_batches_each_once_until_one_is_found
 async fn conversations_that_went_with_their_customer_are_gone() {
     let customers = AtomicUsize::new(0);
     let app = TestApp::new(move |path| match path {
-        path if path.contains("/conversations/") => Reply::Status(404, None),
+        path if path.contains("/conversations/") => Reply::status(404),
         path if path.contains("/customer-profiles/u-gone") => {
             customers.fetch_add(1, Ordering::Relaxed);
-            Reply::Status(404, None)
+            Reply::status(404)
         }
         path => working(path),
     });
@@ -438,7 +442,7 @@ async fn what_gladly_does_not_have_for_a_day_is_exhausted_and_never_gone() {
     // What came a moment ago has not been missing for a day.
     app.an_hour_later().await;
     let event = json!({"id": "e", "type": "A", "content": {"conversationId": "c-new"}});
-    let new = Record { first_received: app.clock.now(), ..record(0, &event).received(2) };
+    let new = record(0, &event).received(2).sent(app.clock.now());
     assert_eq!(app.settle(&[new]).await.kept.len(), 1);
     assert_eq!(app.delivered(), [""; 0]);
 }
@@ -470,7 +474,7 @@ async fn while_half_open_the_newest_events_are_tried_first() {
 #[tokio::test(start_paused = true)]
 async fn a_fault_that_the_probe_does_not_meet_opens_it_seldom() {
     let app = TestApp::new(|path| {
-        if path.contains("/conversations/") { Reply::Status(403, None) } else { working(path) }
+        if path.contains("/conversations/") { Reply::status(403) } else { working(path) }
     });
     for _ in 0..4 * 60 {
         app.extract(3).await;
@@ -495,7 +499,7 @@ async fn what_was_held_for_a_day_is_not_exhausted_by_the_next_failure() {
                 path if path.contains("c-1") => failing[1].load(Ordering::Relaxed),
                 _ => 200,
             };
-            if status == 200 { working(path) } else { Reply::Status(status, None) }
+            if status == 200 { working(path) } else { Reply::status(status) }
         }
     });
     for _ in 0..30 {
@@ -518,9 +522,7 @@ async fn what_was_held_for_a_day_is_not_exhausted_by_the_next_failure() {
 async fn a_hold_that_may_have_been_in_the_last_day_exhausts_nothing() {
     let hours = SignedDuration::from_hours;
     let failing = || {
-        TestApp::new(
-            |path| if path.contains("c-1") { Reply::Status(418, None) } else { working(path) },
-        )
+        TestApp::new(|path| if path.contains("c-1") { Reply::status(418) } else { working(path) })
     };
     for (what, name, text, exhausted) in [
         ("nothing", "/relay/none", String::new(), true),
@@ -566,7 +568,7 @@ async fn only_what_fails_where_another_succeeds_is_exhausted() {
         move |path| {
             let fails = path.contains("c-1") || only_one.load(Ordering::Relaxed);
             if fails && path.contains("/conversations/") {
-                Reply::Status(418, None)
+                Reply::status(418)
             } else {
                 working(path)
             }
@@ -604,10 +606,10 @@ async fn a_last_try_with_a_token_that_was_just_replaced_opens_nothing() {
                 let ours = path == upstream
                     || path.ends_with("conversations/c-0") && upstream != "deliveries";
                 match asked.fetch_add(usize::from(ours), Ordering::Relaxed) {
-                    0 | 1 if ours => Reply::Status(503, None),
+                    0 | 1 if ours => Reply::status(503),
                     2 if ours => {
                         account.get().unwrap().put(name, "another-token");
-                        Reply::Status(401, None)
+                        Reply::status(401)
                     }
                     _ => working(path),
                 }
@@ -634,7 +636,7 @@ async fn what_opens_it_exhausts_no_event() {
         let (app, _) = answering(gladly, destination);
         let old: Vec<_> = records(3)
             .into_iter()
-            .map(|record| record.received(50).since(SignedDuration::from_hours(40)))
+            .map(|record| record.received(50).sent_ago(SignedDuration::from_hours(40)))
             .collect();
         let settled = settle(&app.extractor, &app.aws, &old, LEFT).await;
         assert_eq!(settled.kept.len(), 3, "{gladly} {destination}");

@@ -5,10 +5,13 @@ use extractor_fn::{Invocation, InvocationError, Response};
 use jiff::SignedDuration;
 use lambda_runtime::{Context, LambdaEvent};
 use serde_json::{Value, json};
-use testing::aws::{Fault, THROTTLED};
+use testing::{
+    aws::{Fault, THROTTLED},
+    connector::Reply,
+};
 use tokio::time::{Duration, Instant, sleep};
 
-use crate::deadlines::{LEFT, Reply, TestApp, working};
+use crate::deadlines::{LEFT, TestApp, working};
 
 /// Lambda's id of every invocation.
 pub(crate) const REQUEST_ID: &str = "8476a536-e9f4-11e8-9739-2dfe598c3fcd";
@@ -188,7 +191,7 @@ async fn the_status_tells_what_an_operator_asks() {
 /// One that fails every call would be asked for only if something were extracted.
 #[tokio::test(start_paused = true)]
 async fn looking_after_a_pause_asks_gladly_for_nothing() {
-    let app = TestApp::new(|_| Reply::Status(500, None));
+    let app = TestApp::new(|_| Reply::status(500));
     app.aws.put("/relay/pause", "paused");
     for _ in 0..10 {
         app.task("reconcile").await;

@@ -1,143 +1,52 @@
 //! What takes time: hangs, waits and the deadline. Gladly and the destination are in this process
 //! and tokio's clock is paused, so that none of it takes any.
 
-use std::{
-    convert::Infallible,
-    future, io,
-    sync::{
-        Arc, Mutex, OnceLock,
-        atomic::{AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc, Mutex, OnceLock,
+    atomic::{AtomicUsize, Ordering},
 };
 
-use aws_smithy_runtime_api::client::{
-    http::{HttpConnector, HttpConnectorFuture, SharedHttpConnector},
-    orchestrator::{HttpRequest, HttpResponse},
-    result::ConnectorError,
-};
-use aws_smithy_types::body::SdkBody;
-use bytes::Bytes;
 use extractor_fn::{Extractor, Http};
-use futures::{channel::mpsc, stream};
-use http_body::Frame;
-use http_body_util::{BodyExt as _, Full, StreamBody};
 use jiff::{SignedDuration, Timestamp};
-use serde_json::{Value, json};
+use serde_json::json;
 use shared::Clock;
-use testing::aws::{Aws, Fault};
+use testing::{
+    aws::{Aws, Fault},
+    connector::{FakeConnector, Reply},
+    record::SqsRecord,
+};
 use tokio::time::{Duration, Instant, sleep};
 
-use crate::{FIRST_WAIT, Record, Settled, account, config, record, settle};
+use crate::{FIRST_WAIT, Settled, account, config, record, settle};
 
-/// What a server does with a request.
-pub(crate) enum Reply {
-    Json(Value),
-    Text(String),
-    Status(u16, Option<&'static str>),
-    Late(Duration, Value),
-    Stream(Stream),
-    Hang,
-    /// A status line, and a body that never ends.
-    Endless(u16),
-    /// No connection.
-    Unreachable,
-    Panic,
-}
-
-/// A text that comes bit by bit.
-#[derive(Clone, Default)]
-pub(crate) struct Stream {
-    /// What comes after which wait.
-    pub(crate) parts: Vec<(Duration, String)>,
-    /// Where the text begins, if only the rest of it was asked for.
-    pub(crate) from: Option<usize>,
-    /// It breaks off.
-    pub(crate) cut: bool,
-}
-
-impl Stream {
-    fn body(self) -> SdkBody {
-        let (send, receive) = mpsc::unbounded();
-        tokio::spawn(async move {
-            for (wait, text) in self.parts {
-                sleep(wait).await;
-                let frame = Full::new(Bytes::from(text)).frame().await.unwrap();
-                let _ = send.unbounded_send(Ok(frame.unwrap()));
-            }
-            if self.cut {
-                let _ = send.unbounded_send(Err(io::Error::from(io::ErrorKind::ConnectionReset)));
-            }
-        });
-        SdkBody::from_body_1_x(StreamBody::new(receive))
-    }
-}
-
-/// Gladly and the destination, as a function from a path to a reply.
-#[derive(Clone)]
-struct Net(Arc<dyn Fn(&str) -> Reply + Send + Sync>, Arc<Mutex<Vec<Asked>>>);
-
-/// What was asked, and when.
+/// A request that was made, and when.
 struct Asked {
     path: String,
     at: Instant,
     body: String,
 }
 
-impl std::fmt::Debug for Net {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Net")
-    }
-}
-
-impl HttpConnector for Net {
-    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+/// Gladly and the destination, as a function from a path to a reply. What is asked for from a byte on has that byte
+/// after its path.
+fn network(
+    asked: Arc<Mutex<Vec<Asked>>>,
+    reply: impl Fn(&str) -> Reply + Send + Sync + 'static,
+) -> FakeConnector {
+    FakeConnector::new(move |request| {
         let path = request.uri().split('/').skip(3).collect::<Vec<_>>().join("/");
         let body = String::from_utf8_lossy(request.body().bytes().unwrap_or_default()).into();
-        self.1.lock().unwrap().push(Asked { path: path.clone(), at: Instant::now(), body });
-        // What is asked for from a byte on has that byte after its path.
+        asked.lock().unwrap().push(Asked { path: path.clone(), at: Instant::now(), body });
         let part = request.headers().get("range").map(|range| format!("{path} {range}"));
-        let reply = (self.0)(part.as_deref().unwrap_or(&path));
-        HttpConnectorFuture::new(async move {
-            let mut content_range = None;
-            let (status, body, retry_after) = match reply {
-                Reply::Json(body) => (200, SdkBody::from(body.to_string()), None),
-                Reply::Text(body) => (200, SdkBody::from(body), None),
-                Reply::Status(status, retry_after) => (status, SdkBody::empty(), retry_after),
-                Reply::Late(wait, body) => {
-                    sleep(wait).await;
-                    (200, SdkBody::from(body.to_string()), None)
-                }
-                Reply::Stream(stream) => {
-                    content_range = stream.from.map(|from| format!("bytes {from}-99999/100000"));
-                    (if content_range.is_some() { 206 } else { 200 }, stream.body(), None)
-                }
-                Reply::Hang => future::pending().await,
-                Reply::Endless(status) => {
-                    let body =
-                        StreamBody::new(stream::pending::<Result<Frame<Bytes>, Infallible>>());
-                    let status = status.try_into().unwrap();
-                    return Ok(HttpResponse::new(status, SdkBody::from_body_1_x(body)));
-                }
-                Reply::Unreachable => return Err(ConnectorError::io("connection refused".into())),
-                Reply::Panic => panic!("a bug"),
-            };
-            let mut response = HttpResponse::new(status.try_into().unwrap(), body);
-            if let Some(range) = content_range {
-                response.headers_mut().insert("content-range", range);
-            }
-            if let Some(retry_after) = retry_after {
-                response.headers_mut().insert("retry-after", retry_after);
-            }
-            Ok(response)
-        })
-    }
+        reply(part.as_deref().unwrap_or(&path))
+    })
 }
 
-/// An extractor and all of its world on one virtual clock.
+/// An extractor and everything that it reaches, on one virtual clock.
 #[derive(Clone)]
 pub(crate) struct TestApp {
     pub(crate) aws: Aws,
-    net: Net,
+    network: FakeConnector,
+    asked: Arc<Mutex<Vec<Asked>>>,
     pub(crate) extractor: Arc<Extractor>,
     pub(crate) clock: Clock,
     began: Instant,
@@ -152,7 +61,7 @@ impl TestApp {
         Self::with(&[("GLADLY_REQUESTS_PER_SECOND", rate)], reply)
     }
 
-    /// A world in which some settings differ.
+    /// Some settings differ.
     pub(crate) fn with(
         settings: &[(&str, &str)],
         reply: impl Fn(&str) -> Reply + Send + Sync + 'static,
@@ -168,19 +77,20 @@ impl TestApp {
     ) -> Self {
         let began = Instant::now();
         let now = move || start + SignedDuration::try_from(began.elapsed()).unwrap();
-        let (aws, net) = (account(Aws::new(now)), Net(Arc::new(reply), Arc::default()));
+        let (aws, asked) = (account(Aws::new(now)), Arc::default());
+        let network = network(Arc::clone(&asked), reply);
         let clock = Clock::new(now);
-        let extractor = environment(&aws, &net, &clock, settings);
-        Self { aws, net, extractor, clock, began }
+        let extractor = environment(&aws, &network, &clock, settings);
+        Self { aws, network, asked, extractor, clock, began }
     }
 
-    /// The same world with another environment of the function.
+    /// The same with another environment of the function.
     pub(crate) fn another(&self, settings: &[(&str, &str)]) -> Self {
-        let extractor = environment(&self.aws, &self.net, &self.clock, settings);
+        let extractor = environment(&self.aws, &self.network, &self.clock, settings);
         Self { extractor, ..self.clone() }
     }
 
-    async fn batch(&self, records: &[Record], left: Duration) -> Settled {
+    async fn batch(&self, records: &[SqsRecord], left: Duration) -> Settled {
         let settled = settle(&self.extractor, &self.aws, records, left).await;
         assert!(
             self.began.elapsed() <= left,
@@ -191,32 +101,32 @@ impl TestApp {
     }
 
     pub(crate) fn times(&self, part: &str) -> Vec<Instant> {
-        let calls = self.net.1.lock().unwrap();
+        let calls = self.asked.lock().unwrap();
         calls.iter().filter(|asked| asked.path.contains(part)).map(|asked| asked.at).collect()
     }
 
     /// The bodies that a path was sent.
     pub(crate) fn sent(&self, path: &str) -> Vec<String> {
-        let calls = self.net.1.lock().unwrap();
+        let calls = self.asked.lock().unwrap();
         calls.iter().filter(|asked| asked.path == path).map(|asked| asked.body.clone()).collect()
     }
 }
 
-fn environment(aws: &Aws, net: &Net, clock: &Clock, settings: &[(&str, &str)]) -> Arc<Extractor> {
-    let app = [
-        ("GLADLY_HOST", "acme.gladly.com"),
-        ("DESTINATION_URL", "https://ingest.example.com/deliveries"),
-    ];
-    let settings: Vec<_> = app.iter().chain(settings).copied().collect();
-    let http = Http::over(SharedHttpConnector::new(net.clone()));
-    Arc::new(Extractor::new(&aws.config(), config(&settings), http, clock.clone()))
+fn environment(
+    aws: &Aws,
+    network: &FakeConnector,
+    clock: &Clock,
+    settings: &[(&str, &str)],
+) -> Arc<Extractor> {
+    let http = Http::over(network.clone().shared());
+    Arc::new(Extractor::new(&aws.config(), config(settings), http, clock.clone()))
 }
 
 pub(crate) const LEFT: Duration = Duration::from_mins(5);
 
 /// A Gladly and a destination that work.
 pub(crate) fn working(path: &str) -> Reply {
-    Reply::Json(match path {
+    Reply::json(match path {
         path if path.ends_with("/items") => json!([]),
         path if path.contains("/conversations/") => json!({"customerId": "u"}),
         path if path.contains("/customer-profiles/") => json!({"id": "u"}),
@@ -225,7 +135,7 @@ pub(crate) fn working(path: &str) -> Reply {
 }
 
 /// Events of as many conversations, without a time, so that nothing covers them.
-pub(crate) fn records(count: usize) -> Vec<Record> {
+pub(crate) fn records(count: usize) -> Vec<SqsRecord> {
     let event = |n: usize| json!({"id": format!("e-{n}"), "type": "A", "content": {"conversationId": format!("c-{n}")}});
     (0..count).map(|n| record(n, &event(n))).collect()
 }
@@ -249,7 +159,7 @@ async fn a_destination_that_hangs_costs_half_a_minute() {
 async fn a_body_that_never_ends_does_not_undo_a_status() {
     for status in [200, 202] {
         let app = TestApp::new(move |path| match path {
-            "deliveries" => Reply::Endless(status),
+            "deliveries" => Reply::endless(status),
             path => working(path),
         });
         app.batch(&records(1), LEFT).await.is_done();
@@ -258,7 +168,7 @@ async fn a_body_that_never_ends_does_not_undo_a_status() {
     }
 
     let app = TestApp::new(|path| match path {
-        "deliveries" => Reply::Endless(400),
+        "deliveries" => Reply::endless(400),
         path => working(path),
     });
     app.batch(&records(1), LEFT).await.is_done();
@@ -266,13 +176,13 @@ async fn a_body_that_never_ends_does_not_undo_a_status() {
 
     // Gladly's refusals and absences too; a body with a meaning must still be whole.
     let app = TestApp::new(|path| match path {
-        path if path.contains("customer-profiles") => Reply::Endless(404),
+        path if path.contains("customer-profiles") => Reply::endless(404),
         path => working(path),
     });
     app.batch(&records(1), LEFT).await.is_done();
     assert_eq!(app.times("customer-profiles").len(), 1);
     let app = TestApp::new(|path| match path {
-        path if path.ends_with("/items") => Reply::Endless(200),
+        path if path.ends_with("/items") => Reply::endless(200),
         path => working(path),
     });
     app.batch(&records(1), LEFT).await.gives_back(&["m-0"], FIRST_WAIT);
@@ -285,13 +195,7 @@ async fn what_the_deadline_leaves_no_time_for_comes_back_at_once() {
         let left = Duration::from_secs(seconds);
         let app = TestApp::new(move |path| match path {
             "deliveries" => working(path),
-            _ => Reply::Late(
-                Duration::from_secs(5).min(left / 12),
-                match working(path) {
-                    Reply::Json(json) => json,
-                    _ => Value::Null,
-                },
-            ),
+            _ => working(path).after(Duration::from_secs(5).min(left / 12)),
         });
         let settled = app.batch(&records(400), left).await;
         assert!(
@@ -345,7 +249,7 @@ async fn a_429_quiets_every_call_for_as_long_as_it_asks() {
     let app = TestApp::new(move |path| {
         let mut hits = hits.lock().unwrap();
         *hits += usize::from(path.contains("api/v1"));
-        if *hits == 5 { Reply::Status(429, Some("3")) } else { working(path) }
+        if *hits == 5 { Reply::status(429).header("retry-after", "3") } else { working(path) }
     });
     app.batch(&records(40), LEFT).await.is_done();
     let times = app.times("api/v1");
@@ -356,7 +260,11 @@ async fn a_429_quiets_every_call_for_as_long_as_it_asks() {
 #[tokio::test(start_paused = true)]
 async fn a_429_that_asks_for_long_ends_the_asking() {
     let app = TestApp::new(|path| {
-        if path.contains("api/v1") { Reply::Status(429, Some("600")) } else { working(path) }
+        if path.contains("api/v1") {
+            Reply::status(429).header("retry-after", "600")
+        } else {
+            working(path)
+        }
     });
     let settled = app.batch(&records(100), LEFT).await;
     assert_eq!(settled.kept.len(), 100);
@@ -405,7 +313,11 @@ async fn a_pause_in_mid_batch_stops_calls_and_deliveries_within_the_switchs_age(
 #[tokio::test(start_paused = true)]
 async fn a_pause_stops_the_tries_of_a_delivery_too() {
     let app = TestApp::new(|path| {
-        if path == "deliveries" { Reply::Status(503, Some("8")) } else { working(path) }
+        if path == "deliveries" {
+            Reply::status(503).header("retry-after", "8")
+        } else {
+            working(path)
+        }
     });
     let aws = app.aws.clone();
     tokio::spawn(async move {
@@ -420,19 +332,22 @@ async fn a_pause_stops_the_tries_of_a_delivery_too() {
 #[tokio::test(start_paused = true)]
 async fn a_panic_in_one_conversation_is_its_own() {
     let app =
-        TestApp::new(|path| if path.contains("c-1/items") { Reply::Panic } else { working(path) });
+        TestApp::new(
+            |path| if path.contains("c-1/items") { panic!("a bug") } else { working(path) },
+        );
     app.batch(&records(5), LEFT).await.gives_back(&["m-1"], FIRST_WAIT);
 
-    let app = TestApp::new(|path| if path == "deliveries" { Reply::Panic } else { working(path) });
+    let app =
+        TestApp::new(|path| if path == "deliveries" { panic!("a bug") } else { working(path) });
     app.batch(&records(2), LEFT).await.gives_back(&["m-0", "m-1"], FIRST_WAIT);
 }
 
 #[tokio::test(start_paused = true)]
 async fn names_last_an_hour_and_customers_ten_minutes() {
     let app = TestApp::new(|path| match path {
-        path if path.ends_with("/items") => Reply::Json(json!([])),
+        path if path.ends_with("/items") => Reply::json(json!([])),
         path if path.contains("/conversations/") => {
-            Reply::Json(json!({"customerId": "u", "inboxId": "i", "agentId": ""}))
+            Reply::json(json!({"customerId": "u", "inboxId": "i", "agentId": ""}))
         }
         path => working(path),
     });
@@ -460,7 +375,7 @@ async fn a_token_that_was_replaced_works_at_once() {
             // The first call still carries the token that is replaced at this moment.
             if path.contains("api/v1") && calls.fetch_add(1, Ordering::Relaxed) == 0 {
                 account.get().unwrap().put("/relay/gladly-token", "another-token");
-                return Reply::Status(401, None);
+                return Reply::status(401);
             }
             working(path)
         }

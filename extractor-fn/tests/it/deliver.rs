@@ -64,7 +64,7 @@ async fn a_key_never_comes_again_with_other_bytes() {
         app.extract([&event]).await.gives_back(&["m-0"], FIRST_WAIT);
     }
     app.gladly.fault(Fault::status(404).on("GET /api/v1/conversations/**"));
-    let seen_before = record(0, &event).received(2).since(SignedDuration::from_mins(10));
+    let seen_before = record(0, &event).received(2).sent_ago(SignedDuration::from_mins(10));
     for _ in 0..2 {
         app.batch(std::slice::from_ref(&seen_before)).await.is_done();
     }

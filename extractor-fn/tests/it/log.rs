@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 use shared::subscriber;
+use testing::connector::Reply;
 use tracing::{
     level_filters::LevelFilter,
     subscriber::{DefaultGuard, set_default},
@@ -11,7 +12,7 @@ use tracing::{
 
 use crate::{
     control::REQUEST_ID,
-    deadlines::{Reply, TestApp, records, working},
+    deadlines::{TestApp, records, working},
 };
 
 /// The lines since this began, as Lambda shows them.
@@ -63,8 +64,8 @@ fn batch(bodies: impl IntoIterator<Item = String>) -> Value {
 #[tokio::test(start_paused = true)]
 async fn every_line_of_a_batch_names_its_invocation_also_those_of_spawned_tasks() {
     let app = TestApp::new(|path| match path {
-        path if path.contains("c-1/items") => Reply::Status(500, None),
-        path if path.contains("c-2/items") => Reply::Panic,
+        path if path.contains("c-1/items") => Reply::status(500),
+        path if path.contains("c-2/items") => panic!("a bug"),
         path => working(path),
     });
     let lines = Lines::listen();

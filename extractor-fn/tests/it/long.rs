@@ -1,25 +1,26 @@
 //! A conversation that takes more calls than an invocation has time for.
 
 use serde_json::{Value, json};
+use testing::connector::Reply;
 use tokio::time::{Duration, Instant, sleep};
 
 use crate::{
     FIRST_WAIT,
-    deadlines::{LEFT, Reply, TestApp, records, working},
+    deadlines::{LEFT, TestApp, records, working},
     settle,
 };
 
-/// A world in which `c-0` has so many voicemails, every other one with a transcript.
+/// `c-0` has so many voicemails, every other one with a transcript.
 fn with_voicemails(count: usize, rate: &str) -> TestApp {
     TestApp::with(&[("GLADLY_REQUESTS_PER_SECOND", rate)], move |path| match path {
-        "api/v1/conversations/c-0/items" => Reply::Json(
+        "api/v1/conversations/c-0/items" => Reply::json(
             (0..count)
                 .map(|n| json!({"id": format!("v-{n}"), "content": {"type": "VOICEMAIL"}}))
                 .collect(),
         ),
-        path if path.ends_with("1/voice-transcript") => Reply::Status(404, None),
+        path if path.ends_with("1/voice-transcript") => Reply::status(404),
         path if path.ends_with("/voice-transcript") => {
-            Reply::Json(json!({"paragraphs": [{"transcript": path}]}))
+            Reply::json(json!({"paragraphs": [{"transcript": path}]}))
         }
         path => working(path),
     })
@@ -92,7 +93,7 @@ async fn a_conversation_that_never_gets_finished_is_delivered_with_what_there_wa
 async fn what_was_begun_backs_off_and_only_what_was_not_comes_back_at_once() {
     // 20 s leave 9 s to begin in and 11.5 s to fetch in.
     let app = TestApp::with(&[("GLADLY_REQUESTS_PER_SECOND", "2")], |path| match path {
-        "api/v1/conversations/c-0" => Reply::Json(json!({"customerId": "slow"})),
+        "api/v1/conversations/c-0" => Reply::json(json!({"customerId": "slow"})),
         "api/v1/customer-profiles/slow" => Reply::Hang,
         path => working(path),
     });
@@ -111,13 +112,13 @@ async fn what_was_begun_backs_off_and_only_what_was_not_comes_back_at_once() {
 async fn transcripts_are_bounded_in_bytes() {
     let said = "x".repeat(1 << 20);
     let app = TestApp::new(move |path| match path {
-        "api/v1/conversations/c-0/items" => Reply::Json(
+        "api/v1/conversations/c-0/items" => Reply::json(
             (0..50)
                 .map(|n| json!({"id": format!("v-{n}"), "content": {"type": "VOICEMAIL"}}))
                 .collect(),
         ),
         path if path.ends_with("/voice-transcript") => {
-            Reply::Json(json!({"paragraphs": [{"transcript": said}]}))
+            Reply::json(json!({"paragraphs": [{"transcript": said}]}))
         }
         path => working(path),
     });

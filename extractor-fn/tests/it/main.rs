@@ -1,6 +1,6 @@
 //! The extractor between SQS batches on one side and the Gladly simulator and a destination on the
-//! other, all over loopback; SQS and SSM are in this process. `time` has the tests whose subject is
-//! time, in this process altogether.
+//! other, all over loopback; SQS and SSM are in this process. `deadlines` has the tests whose
+//! subject is time, in this process altogether.
 
 #![expect(clippy::unwrap_used, reason = "all of this crate is a test")]
 
@@ -32,9 +32,13 @@ use lambda_runtime::{Context, LambdaEvent};
 use serde_json::{Value, json};
 use shared::{Clock, Env, Origin, QueueMessage, https_connector_trusting};
 use testing::{
-    aws::{Aws, Message, QUEUES},
+    aws::{Aws, Message},
     destination::{self, Destination},
     gladly::{self, Gladly},
+    record::SqsRecord,
+    settings::{
+        DESTINATION_TOKEN_PARAMETER, ExtractorSettings, GLADLY_TOKEN_PARAMETER, PAUSE_PARAMETER,
+    },
     tls::Tls,
 };
 
@@ -64,7 +68,7 @@ impl TestApp {
         Self::with(&[])
     }
 
-    /// A running world in which some settings differ.
+    /// Some settings differ.
     fn with(settings: &[(&str, &str)]) -> Self {
         Self::connected(settings, None, None)
     }
@@ -114,7 +118,7 @@ impl TestApp {
     }
 
     /// Hands a batch to the extractor as SQS does.
-    async fn batch(&self, records: &[Record]) -> Settled {
+    async fn batch(&self, records: &[SqsRecord]) -> Settled {
         settle(&self.extractor, &self.aws, records, MINUTES).await
     }
 
@@ -154,66 +158,27 @@ impl Drop for TestApp {
 /// An account whose parameters are as they should be, and which allows what the template allows.
 fn account(aws: Aws) -> Aws {
     aws.assume("ExtractorRole");
-    aws.put("/relay/pause", "running");
-    aws.put_secret("/relay/gladly-token", GLADLY_TOKEN);
-    aws.put_secret("/relay/destination-token", DESTINATION_TOKEN);
+    aws.put(PAUSE_PARAMETER, "running");
+    aws.put_secret(GLADLY_TOKEN_PARAMETER, GLADLY_TOKEN);
+    aws.put_secret(DESTINATION_TOKEN_PARAMETER, DESTINATION_TOKEN);
     aws
 }
 
 fn config(settings: &[(&str, &str)]) -> Config {
-    let lookup = |name: &str| {
-        let given = settings.iter().rev().find(|(given, _)| *given == name);
-        given.map(|(_, value)| (*value).to_owned()).or_else(|| {
-            Some(match name {
-                "EVENTS_QUEUE_URL" => format!("{QUEUES}events"),
-                "EVENTS_QUEUE_ARN" => "arn:aws:sqs:eu-west-1:123456789012:events".into(),
-                "AWS_LAMBDA_FUNCTION_NAME" => "extractor".into(),
-                "QUARANTINE_QUEUE_URL" => format!("{QUEUES}quarantine"),
-                "PAUSE_PARAMETER" => "/relay/pause".into(),
-                "GLADLY_EMAIL" => "relay@example.org".into(),
-                "GLADLY_TOKEN_PARAMETER" => "/relay/gladly-token".into(),
-                "GLADLY_REQUESTS_PER_SECOND" => "1000".into(),
-                "DESTINATION_TOKEN_PARAMETER" => "/relay/destination-token".into(),
-                _ => return None,
-            })
-        })
-    };
-    Config::read(&Env::new(&lookup)).unwrap()
-}
-
-/// A record as SQS hands it out.
-#[derive(Debug, Clone)]
-struct Record {
-    id: String,
-    body: String,
-    receives: u32,
-    first_received: Timestamp,
-}
-
-impl Record {
-    fn received(self, receives: u32) -> Self {
-        Self { receives, ..self }
-    }
-
-    fn since(self, age: SignedDuration) -> Self {
-        Self { first_received: Timestamp::now() - age, ..self }
-    }
+    let settings =
+        ExtractorSettings::default().with("GLADLY_REQUESTS_PER_SECOND", "1000").with_all(settings);
+    Config::read(&Env::new(&|name: &str| settings.get(name))).unwrap()
 }
 
 /// The record of an event that was received just now.
-fn record(index: usize, event: &Value) -> Record {
+fn record(index: usize, event: &Value) -> SqsRecord {
     let event = event.to_string();
     let message = QueueMessage::wrap(&event, Timestamp::now(), Origin::Webhook).unwrap();
     raw_record(index, &message.to_json().unwrap())
 }
 
-fn raw_record(index: usize, body: &str) -> Record {
-    Record {
-        id: format!("m-{index}"),
-        body: body.to_owned(),
-        receives: 1,
-        first_received: Timestamp::now(),
-    }
+fn raw_record(index: usize, body: &str) -> SqsRecord {
+    SqsRecord::new(&format!("m-{index}"), body, Timestamp::now()).attribute("type", "A")
 }
 
 /// Invokes the function with records, as Lambda does.
@@ -233,24 +198,11 @@ async fn hand_over(
 async fn settle(
     extractor: &Arc<Extractor>,
     aws: &Aws,
-    records: &[Record],
+    records: &[SqsRecord],
     left: Duration,
 ) -> Settled {
     aws.state().visibility.clear();
-    let messages = records.iter().map(|record| {
-        json!({
-            "messageId": record.id,
-            "receiptHandle": format!("receipt of {}", record.id),
-            "body": record.body,
-            "attributes": {
-                "ApproximateReceiveCount": record.receives.to_string(),
-                "SentTimestamp": record.first_received.as_millisecond().to_string(),
-                "ApproximateFirstReceiveTimestamp": record.first_received.as_millisecond().to_string(),
-            },
-            "messageAttributes": {"type": {"stringValue": "A", "dataType": "String", "stringListValues": [], "binaryListValues": []}},
-            "eventSource": "aws:sqs", "eventSourceARN": "arn:aws:sqs:eu-west-1:123456789012:events", "awsRegion": "eu-west-1",
-        })
-    });
+    let messages = records.iter().map(SqsRecord::to_json);
     // As Lambda reads it: by these very names.
     let response = hand_over(extractor, aws, messages.collect(), left).await.unwrap();
     let response = serde_json::to_value(response).unwrap();

@@ -2,26 +2,30 @@
 
 use jiff::SignedDuration;
 use serde_json::{Value, json};
-use testing::destination::violations;
+use testing::{
+    connector::{Body, Reply},
+    destination::violations,
+    record::SqsRecord,
+};
 use tokio::time::Duration;
 
 use crate::{
-    FIRST_WAIT, Record,
-    deadlines::{LEFT, Reply, TestApp, records, working},
+    FIRST_WAIT,
+    deadlines::{LEFT, TestApp, records, working},
     raw_record, record, settle,
 };
 
-/// A world in which one path has this answer.
+/// One path has this answer.
 fn answering(path: &'static str, answer: impl Into<String>) -> TestApp {
     let answer = answer.into();
     TestApp::new(move |asked| match asked.strip_prefix("api/v1/") {
-        Some(asked) if asked == path => Reply::Text(answer.clone()),
+        Some(asked) if asked == path => Reply::text(answer.clone()),
         _ => working(asked),
     })
 }
 
-/// What reaches the destination of a world that is handed these records.
-async fn delivered(app: &TestApp, records: &[Record]) -> Value {
+/// What reaches the destination once these records are extracted.
+async fn delivered(app: &TestApp, records: &[SqsRecord]) -> Value {
     settle(&app.extractor, &app.aws, records, LEFT).await.is_done();
     let delivery = serde_json::from_str(&app.sent("deliveries")[0]).unwrap();
     assert_eq!(violations(&delivery), Vec::<String>::new());
@@ -87,8 +91,8 @@ async fn what_is_nested_too_deeply_for_most_readers_is_left_out() {
 #[tokio::test(start_paused = true)]
 async fn a_note_whose_type_is_given_twice_is_still_a_note() {
     let items = r#"[{"id":"i-1","content":{"type":"SMS","type":"CONVERSATION_NOTE","body":"hm"}}]"#;
-    let app = TestApp::with(&[("FORWARD_NOTES", "false")], |path| match path {
-        "api/v1/conversations/c-0/items" => Reply::Text(items.into()),
+    let app = TestApp::with(&[("FORWARD_NOTES", "false")], move |path| match path {
+        "api/v1/conversations/c-0/items" => Reply::text(items),
         _ => working(path),
     });
     let delivery = delivered(&app, &records(1)).await;
@@ -97,10 +101,10 @@ async fn a_note_whose_type_is_given_twice_is_still_a_note() {
 
 #[tokio::test(start_paused = true)]
 async fn a_wait_of_centuries_is_an_hour() {
-    let centuries = Some("18446744073709551615");
+    let centuries = "18446744073709551615";
     for at in ["deliveries", "api/v1/conversations/c-0"] {
         let app = TestApp::new(move |path| match path {
-            path if path == at => Reply::Status(429, centuries),
+            path if path == at => Reply::status(429).header("retry-after", centuries),
             _ => working(path),
         });
         let settled = settle(&app.extractor, &app.aws, &records(1), LEFT).await;
@@ -126,13 +130,13 @@ async fn times_at_the_ends_of_time_harm_nobody() {
     let webhook = json!({"id": "w-1", "url": "https://relay.example.com", "disabledAtDueToRetryLimit": FIRST});
     let app =
         TestApp::with(&[("WEBHOOK_URL", "https://relay.example.com")], move |path| match path {
-            "api/v1/webhooks" => Reply::Json(json!([webhook])),
+            "api/v1/webhooks" => Reply::json(json!([webhook])),
             _ => working(path),
         });
     assert_eq!(app.task("reconcile").await["state"], "running");
 
     let mut record = raw_record(0, "");
-    record.first_received = jiff::Timestamp::MAX - SignedDuration::from_secs(1);
+    record = record.sent(jiff::Timestamp::MAX - SignedDuration::from_secs(1));
     let app = TestApp::new(working);
     app.aws.put("/relay/pause", "paused");
     let settled = settle(&app.extractor, &app.aws, &[record], LEFT).await;
@@ -147,7 +151,7 @@ async fn one_odd_webhook_or_export_hides_no_other() {
     let webhooks = json!([odd[0], odd[1], odd[2], ours]);
     let app =
         TestApp::with(&[("WEBHOOK_URL", "https://relay.example.com")], move |path| match path {
-            "api/v1/webhooks" => Reply::Json(webhooks.clone()),
+            "api/v1/webhooks" => Reply::json(webhooks.clone()),
             _ => working(path),
         });
     let status = app.task("watch").await;
@@ -160,9 +164,9 @@ async fn one_odd_webhook_or_export_hides_no_other() {
     let now = "2026-01-03T00:00:00Z".parse().unwrap();
     let app = TestApp::at(now, &[], move |path| match path {
         path if path.starts_with("api/v1/export/jobs?") => {
-            Reply::Json(json!([{"id": "j-0"}, null, job]))
+            Reply::json(json!([{"id": "j-0"}, null, job]))
         }
-        path if path.ends_with("/files/conversation_items.jsonl") => Reply::Text(String::new()),
+        path if path.ends_with("/files/conversation_items.jsonl") => Reply::text(String::new()),
         _ => working(path),
     });
     let range = json!({"task": "import", "from": "2026-01-01T00:00:00Z"});
@@ -195,10 +199,10 @@ async fn a_malformed_field_costs_only_itself() {
         "content":{"type":"PHONE_CALL"}},[],{"id":"i-3","initiator":null,"responder":"a-1","content":null}]"#;
     let transcript = r#"{"paragraphs":[null,{"transcript":7},{"transcript":"a","transcript":"Hello"},"x",{"transcript":"you"}],"paragraphs2":1}"#;
     let app = TestApp::new(move |path| match path {
-        "api/v1/conversations/c-0" => Reply::Text(conversation.into()),
-        "api/v1/conversations/c-0/items" => Reply::Text(items.into()),
-        "api/v1/customer-profiles/u" => Reply::Text(customer.into()),
-        "api/v1/conversation-items/i-2/voice-transcript" => Reply::Text(transcript.into()),
+        "api/v1/conversations/c-0" => Reply::text(conversation),
+        "api/v1/conversations/c-0/items" => Reply::text(items),
+        "api/v1/customer-profiles/u" => Reply::text(customer),
+        "api/v1/conversation-items/i-2/voice-transcript" => Reply::text(transcript),
         path => working(path),
     });
     let delivery = delivered(&app, &records(1)).await;
@@ -238,11 +242,13 @@ async fn a_malformed_field_costs_only_itself() {
 async fn a_byte_order_mark_before_json_is_no_error() {
     let app = TestApp::new(|path| match path {
         path if path.starts_with("api/v1/conversations/") && !path.ends_with("/items") => {
-            Reply::Text("\u{feff}{\"customerId\":\"u\",\"topicIds\":[\"t\"]}".into())
+            Reply::text("\u{feff}{\"customerId\":\"u\",\"topicIds\":[\"t\"]}")
         }
-        "api/v1/topics" => Reply::Text("\u{feff}[{\"id\":\"t\",\"name\":\"Delivery\"}]".into()),
+        "api/v1/topics" => Reply::text("\u{feff}[{\"id\":\"t\",\"name\":\"Delivery\"}]"),
         path => match working(path) {
-            Reply::Json(json) => Reply::Text(format!("\u{feff}{json}")),
+            Reply::Response { body: Body::Json(json), .. } => {
+                Reply::text(format!("\u{feff}{json}"))
+            }
             reply => reply,
         },
     });
@@ -280,9 +286,9 @@ async fn without_contact_everything_else_stays_byte_for_byte() {
     for (contact, content) in [("false", &kept), ("true", &content)] {
         let answers = [conversation.clone(), items.clone(), customer.clone()];
         let app = TestApp::with(&[("FORWARD_CUSTOMER_CONTACT", contact)], move |path| match path {
-            "api/v1/conversations/c-0" => Reply::Text(answers[0].clone()),
-            "api/v1/conversations/c-0/items" => Reply::Text(answers[1].clone()),
-            "api/v1/customer-profiles/u" => Reply::Text(answers[2].clone()),
+            "api/v1/conversations/c-0" => Reply::text(answers[0].clone()),
+            "api/v1/conversations/c-0/items" => Reply::text(answers[1].clone()),
+            "api/v1/customer-profiles/u" => Reply::text(answers[2].clone()),
             path => working(path),
         });
         settle(&app.extractor, &app.aws, &[raw_record(0, &body)], LEFT).await.is_done();
@@ -334,7 +340,7 @@ async fn an_event_is_covered_by_a_snapshot_that_shows_its_item_or_was_begun_afte
 }
 
 /// An event of now, which nothing covers: it has a complete snapshot delivered.
-fn event_without_item(app: &TestApp) -> Record {
+fn event_without_item(app: &TestApp) -> SqsRecord {
     let at = app.clock.now();
     record(
         0,
@@ -345,12 +351,12 @@ fn event_without_item(app: &TestApp) -> Record {
 #[tokio::test(start_paused = true)]
 async fn large_customers_are_forgotten_before_they_fill_the_memory() {
     let app = TestApp::new(|path| match path {
-        path if path.ends_with("/items") => Reply::Json(json!([])),
-        path if path.starts_with("api/v1/conversations/c-") => Reply::Json(
+        path if path.ends_with("/items") => Reply::json(json!([])),
+        path if path.starts_with("api/v1/conversations/c-") => Reply::json(
             json!({"customerId": format!("u-{}", &path["api/v1/conversations/c-".len()..])}),
         ),
         path if path.starts_with("api/v1/customer-profiles/") => {
-            Reply::Json(json!({"customAttributes": {"x": "x".repeat(1_000_000)}}))
+            Reply::json(json!({"customAttributes": {"x": "x".repeat(1_000_000)}}))
         }
         path => working(path),
     });

@@ -3,26 +3,27 @@
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
+use testing::connector::Reply;
 use tokio::time::{Duration, sleep};
 
 use crate::{
-    deadlines::{LEFT, Reply, TestApp, records, working},
+    deadlines::{LEFT, TestApp, records, working},
     settle,
 };
 
 /// What Gladly answers where it is asked for a list.
 type List = fn() -> Reply;
 
-/// A world in which conversations have this agent, inbox and topic, and lists are what the returned
+/// Conversations have this agent, inbox and topic, and lists are what the returned
 /// function was last given.
 fn with_lists(ids: Value) -> (TestApp, impl Fn(List)) {
-    let lists = Arc::new(Mutex::new((|| Reply::Json(json!([]))) as List));
+    let lists = Arc::new(Mutex::new((|| Reply::json(json!([]))) as List));
     let app = TestApp::new({
         let lists = Arc::clone(&lists);
         move |path| match path {
             "api/v1/agents" | "api/v1/topics" | "api/v1/inboxes" => (lists.lock().unwrap())(),
             path if path.starts_with("api/v1/conversations/") && !path.ends_with("/items") => {
-                Reply::Json(ids.clone())
+                Reply::json(ids.clone())
             }
             path => working(path),
         }
@@ -38,7 +39,7 @@ async fn snapshot(app: &TestApp) -> Value {
 }
 
 const GOOD: List = || {
-    Reply::Json(
+    Reply::json(
         json!([{"id": "a", "name": "Ada"}, null, {"id": "b", "name": "Bo", "parentId": "a"}]),
     )
 };
@@ -46,16 +47,16 @@ const GOOD: List = || {
 #[tokio::test(start_paused = true)]
 async fn a_list_of_names_that_fails_costs_names_only() {
     let failures: [List; 11] = [
-        || Reply::Status(400, None),
-        || Reply::Status(401, None),
-        || Reply::Status(403, None),
-        || Reply::Status(404, None),
-        || Reply::Status(429, None),
-        || Reply::Status(500, None),
-        || Reply::Text("{}".into()),
-        || Reply::Text("null".into()),
-        || Reply::Text("<html>".into()),
-        || Reply::Text(String::new()),
+        || Reply::status(400),
+        || Reply::status(401),
+        || Reply::status(403),
+        || Reply::status(404),
+        || Reply::status(429),
+        || Reply::status(500),
+        || Reply::text("{}"),
+        || Reply::text("null"),
+        || Reply::text("<html>"),
+        || Reply::text(String::new()),
         || Reply::Hang,
     ];
     for failure in failures {
@@ -91,7 +92,7 @@ async fn a_list_of_names_that_fails_costs_names_only() {
 async fn a_name_made_within_the_hour_is_asked_for_at_once() {
     let ids = json!({"customerId": "u", "topicIds": ["b"]});
     let (app, lists) = with_lists(ids);
-    lists(|| Reply::Json(json!([{"id": "a", "name": "Ada"}])));
+    lists(|| Reply::json(json!([{"id": "a", "name": "Ada"}])));
     let asked = || app.times("api/v1/topics").len();
     assert_eq!(snapshot(&app).await["topics"], json!([{"id": "b"}]));
     assert_eq!(asked(), 1);
@@ -120,12 +121,12 @@ async fn a_list_is_asked_for_again_at_most_once_a_minute() {
                 *count += 1;
                 let topic =
                     |n: usize| json!({"id": format!("t-{n}"), "name": format!("Topic {n}")});
-                Reply::Json((0..*count).map(topic).collect())
+                Reply::json((0..*count).map(topic).collect())
             }
-            path if path.ends_with("/items") => Reply::Json(json!([])),
+            path if path.ends_with("/items") => Reply::json(json!([])),
             path if path.contains("/conversations/c-") => {
                 let id = path.rsplit('-').next().unwrap();
-                Reply::Json(json!({"topicIds": [format!("t-{id}")]}))
+                Reply::json(json!({"topicIds": [format!("t-{id}")]}))
             }
             path => working(path),
         }

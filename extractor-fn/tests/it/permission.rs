@@ -3,24 +3,24 @@
 
 use jiff::SignedDuration;
 use serde_json::json;
-use testing::role::Role;
+use testing::{connector::Reply, role::Role};
 use tokio::time::{Duration, sleep};
 
 use crate::{
-    deadlines::{LEFT, Reply, TestApp, records, working},
+    deadlines::{LEFT, TestApp, records, working},
     raw_record, settle,
 };
 
 #[tokio::test(start_paused = true)]
 async fn every_permission_is_needed_and_none_is_missing() {
     let app = TestApp::new(|path| match path {
-        path if path.starts_with("api/v1/events?") => Reply::Text(String::new()),
-        path if path.starts_with("api/v1/export/jobs?") => Reply::Json(json!([{
+        path if path.starts_with("api/v1/events?") => Reply::text(String::new()),
+        path if path.starts_with("api/v1/export/jobs?") => Reply::json(json!([{
             "id": "j-1", "files": ["conversation_items.jsonl"],
             "parameters": {"startAt": "2020-01-01T00:00:00Z", "endAt": "2099-01-01T00:00:00Z"},
         }])),
-        path if path.contains("/files/") => Reply::Text(String::new()),
-        path if path.contains("/conversations/c-1") => Reply::Status(401, None),
+        path if path.contains("/files/") => Reply::text(String::new()),
+        path if path.contains("/conversations/c-1") => Reply::status(401),
         path => working(path),
     });
     // An event is delivered and one is put aside; then Gladly refuses the token.

@@ -42,13 +42,13 @@ impl TestApp {
 async fn what_is_given_back_late_is_sent_anew_first() {
     for (said, waits) in [("paused", true), ("running", false)] {
         let app = TestApp::new(move |path| {
-            if waits { working(path) } else { crate::deadlines::Reply::Status(503, None) }
+            if waits { working(path) } else { testing::connector::Reply::status(503) }
         });
         app.aws.put("/relay/pause", said);
         // The queue keeps messages for 96 hours.
         for (age, late) in [(65, false), (67, true), (95, true)] {
             app.aws.state().messages.clear();
-            let records: Vec<_> = records(12).into_iter().map(|r| r.since(HOUR * age)).collect();
+            let records: Vec<_> = records(12).into_iter().map(|r| r.sent_ago(HOUR * age)).collect();
             let settled = settle(&app.extractor, &app.aws, &records, LEFT).await;
             let sent = app.aws.state().messages.clone();
             if late {
@@ -71,7 +71,7 @@ async fn what_is_given_back_late_is_sent_anew_first() {
 async fn an_operator_who_chose_expiry_gets_it() {
     let app = TestApp::with(&[("RENEW_HELD_EVENTS", "false")], working);
     app.aws.put("/relay/pause", "paused");
-    let records: Vec<_> = records(3).into_iter().map(|record| record.since(HOUR * 95)).collect();
+    let records: Vec<_> = records(3).into_iter().map(|record| record.sent_ago(HOUR * 95)).collect();
     let settled = settle(&app.extractor, &app.aws, &records, LEFT).await;
     assert_eq!(settled.kept.len(), 3);
     app.fill("events", 3);
@@ -89,7 +89,7 @@ async fn an_operator_who_chose_expiry_gets_it() {
 async fn what_cannot_be_sent_anew_is_given_back() {
     let app = TestApp::new(working);
     app.aws.put("/relay/pause", "paused");
-    let records: Vec<_> = records(1).into_iter().map(|record| record.since(HOUR * 95)).collect();
+    let records: Vec<_> = records(1).into_iter().map(|record| record.sent_ago(HOUR * 95)).collect();
     // The retention is read once for all.
     for fault in
         [THROTTLED, Fault::Unproven(Unproven::Unnamed), Fault::Unproven(Unproven::OtherMd5)]

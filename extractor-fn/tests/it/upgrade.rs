@@ -3,10 +3,13 @@
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use testing::{aws::THROTTLED, destination::violations, golden::Golden};
+use testing::{
+    connector::Reply,
+    {aws::THROTTLED, destination::violations, golden::Golden},
+};
 
 use crate::{
-    deadlines::{LEFT, Reply, TestApp, working},
+    deadlines::{LEFT, TestApp, working},
     raw_record, settle,
 };
 
@@ -17,7 +20,7 @@ fn written() -> Timestamp {
     "2026-01-02T03:04:05.678Z".parse().unwrap()
 }
 
-/// A world that goes on a minute after everything was written.
+/// An extractor that goes on a minute after everything was written.
 fn next_version() -> TestApp {
     TestApp::at(written() + SignedDuration::from_mins(1), &[], working)
 }
@@ -243,7 +246,7 @@ async fn a_delivery_of_every_version_fits_the_schema() {
 
 /// A Gladly with one conversation of everything.
 fn gladly(path: &str) -> Reply {
-    Reply::Json(match path {
+    Reply::json(match path {
         "api/v1/conversations/c-1" => {
             json!({"id": "c-1", "customerId": "u-1", "inboxId": "b-1", "agentId": "a-1", "topicIds": ["t-1"],
                    "createdAt": "2026-01-01T00:00:00Z", "closedAt": "2026-01-02T03:04:04Z", "status": "CLOSED",
@@ -294,7 +297,7 @@ async fn what_is_put_aside_and_the_breaker_are_written_as_before() {
     let event = [Golden::newest().unwrap().read("event.webhook.json").unwrap()];
     let answers = |status: u16| {
         let answer = move |path: &str| match path {
-            "deliveries" => Reply::Status(status, None),
+            "deliveries" => Reply::status(status),
             path => gladly(path),
         };
         TestApp::at(written(), &[], answer)

@@ -34,7 +34,7 @@ impl Want {
         }
     }
 
-    /// Checks what SQS has got after a body, which must be at the world's first moment.
+    /// Checks what SQS has got after a body, which must be at the app's first moment.
     pub(crate) fn check(self, messages: &[Message], body: &[u8]) {
         match (self, messages) {
             (Pong | Ignored, []) => {}

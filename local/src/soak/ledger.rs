@@ -41,7 +41,7 @@ pub struct Ledger {
     pub quarantined: BTreeMap<String, usize>,
     /// Accepted events that are nowhere.
     pub lost: Vec<String>,
-    /// What still waited in the events queue when patience ended.
+    /// What still waited in the events queue at the limit of the drain.
     pub waiting: usize,
     /// Messages in quarantine without a ground.
     pub groundless: Vec<String>,
@@ -51,7 +51,7 @@ pub struct Ledger {
     pub invalid: Vec<String>,
     /// Calls to Gladly or the destination over 15 s into a pause.
     pub late: Vec<String>,
-    /// Faults by the side that failed and by kind: how often each hit.
+    /// Faults by the target that failed and by kind: how often each hit.
     pub faults: Vec<(String, String, usize)>,
     /// Faults that were to happen and did not.
     pub unhit: Vec<String>,
@@ -75,13 +75,13 @@ pub struct Ledger {
 
 /// What was put aside, as it stands in quarantine.
 #[derive(Debug)]
-pub(super) struct Aside {
+pub(super) struct QuarantinedEvent {
     pub(super) event: String,
     pub(super) conversation: String,
     pub(super) reason: String,
 }
 
-impl Aside {
+impl QuarantinedEvent {
     /// Reads a message of the quarantine queue.
     pub(super) fn read(body: &str) -> Self {
         let envelope: Value = serde_json::from_str(body).unwrap_or_default();
@@ -136,7 +136,7 @@ impl Ledger {
         &mut self,
         accepted: &BTreeSet<String>,
         times: impl Fn(&str) -> usize,
-        aside: &[Aside],
+        aside: &[QuarantinedEvent],
         refused: &BTreeSet<String>,
         malformed: &BTreeSet<String>,
     ) {
@@ -198,7 +198,7 @@ impl Ledger {
         );
         fail(
             self.waiting > 0,
-            format!("{} events still waited when patience ended", grouped(self.waiting)),
+            format!("{} events still waited when drain_limit ended", grouped(self.waiting)),
         );
         fail(
             self.untaken > 0,
@@ -291,12 +291,12 @@ impl Display for Ledger {
             format!("{}, {} against the schema", grouped(self.deliveries), self.invalid.len()),
         )?;
         row("calls over 15 s into a pause", self.late.len().to_string())?;
-        let mut sides: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-        for (side, kind, times) in &self.faults {
-            sides.entry(side).or_default().push(format!("{kind} × {}", grouped(*times)));
+        let mut targets: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for (target, kind, times) in &self.faults {
+            targets.entry(target).or_default().push(format!("{kind} × {}", grouped(*times)));
         }
-        for (side, kinds) in sides {
-            row(&format!("faults, {side}"), kinds.join(", "))?;
+        for (target, kinds) in targets {
+            row(&format!("faults, {target}"), kinds.join(", "))?;
         }
         for (name, (killed, struck)) in ["ingest-fn", "extractor-fn"].iter().zip(self.kills) {
             row(
@@ -313,8 +313,8 @@ impl Display for Ledger {
                 memory.first,
                 memory.last
             );
-            let told = if memory.is_judged() { format!("{held}; {grown}") } else { held };
-            row(&format!("memory, {name}"), told)?;
+            let memory = if memory.is_judged() { format!("{held}; {grown}") } else { held };
+            row(&format!("memory, {name}"), memory)?;
         }
         row(
             "log lines",
@@ -433,17 +433,18 @@ mod tests {
         let event = |id: &str, conversation: &str| json!({"id": id, "content": {"conversationId": conversation}});
         let by_extractor = |id: &str, conversation: &str, reason: &str| {
             let raw = json!({"v": 1, "event": event(id, conversation)}).to_string();
-            Aside::read(&json!({"v": 1, "reason": reason, "raw": raw}).to_string())
+            QuarantinedEvent::read(&json!({"v": 1, "reason": reason, "raw": raw}).to_string())
         };
         let raw = event("bad", "../agents").to_string();
-        let by_ingest =
-            Aside::read(&json!({"v": 1, "reason": "invalid-id", "raw": raw}).to_string());
+        let by_ingest = QuarantinedEvent::read(
+            &json!({"v": 1, "reason": "invalid-id", "raw": raw}).to_string(),
+        );
         let aside = [
             by_extractor("rejected", "poison", "rejected"),
             by_extractor("wronged", "c-1", "rejected"),
             by_extractor("tired", "poison", "exhausted"),
             by_ingest,
-            Aside::read("moved here by SQS"),
+            QuarantinedEvent::read("moved here by SQS"),
         ];
         let mut ledger = Ledger::default();
         ledger.account(

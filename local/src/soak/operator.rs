@@ -22,7 +22,7 @@ use testing::root;
 use testing::{fault::Fault, server::lock};
 
 /// How long an outage of SQS lasts.
-const OUTAGE: Duration = Duration::from_secs(12);
+const OUTAGE_DURATION: Duration = Duration::from_secs(12);
 
 impl Soak<'_> {
     /// What the operator does.
@@ -58,8 +58,8 @@ impl Soak<'_> {
                 Act::Outage => {
                     let fault = Fault::status(503).on("POST /sqs/SendMessage");
                     self.proxy.traffic().fault(fault);
-                    sleep(OUTAGE).await;
-                    // The others are armed anew in a moment.
+                    sleep(OUTAGE_DURATION).await;
+                    // The others are armed again in a moment.
                     self.proxy.traffic().clear_faults();
                     "outage of SQS"
                 }
@@ -70,7 +70,7 @@ impl Soak<'_> {
     }
 
     async fn pause(&self, by: By) -> Result<(), SoakError> {
-        let told = async {
+        let written = async {
             match by {
                 // What it complains of later does not matter: the pause is written.
                 By::Command => drop(self.command("pause").await?),
@@ -80,8 +80,8 @@ impl Soak<'_> {
             }
             Ok(())
         };
-        try_join!(told, self.held())?;
-        self.tell(by).await
+        try_join!(written, self.held())?;
+        self.notify(by).await
     }
 
     /// Waits until the pause can be read, from when on it holds.
@@ -100,7 +100,7 @@ impl Soak<'_> {
     }
 
     pub(super) async fn resume(&self, by: By) -> Result<(), SoakError> {
-        // No call of ours can be held against the relay from before it is told.
+        // No call from here on can be held against the relay.
         if let Some((_, end)) = lock(&self.pauses).last_mut() {
             end.get_or_insert_with(Instant::now);
         }
@@ -108,11 +108,11 @@ impl Soak<'_> {
             By::Command => drop(self.command("resume").await?),
             By::Parameter | By::Unheard => self.stack.set_pause("running").await?,
         }
-        self.tell(by).await
+        self.notify(by).await
     }
 
     /// What EventBridge would do, and the emulator does not.
-    async fn tell(&self, by: By) -> Result<(), SoakError> {
+    async fn notify(&self, by: By) -> Result<(), SoakError> {
         if by == By::Parameter {
             let detail = json!({"operation": "Update", "name": self.stack.pause_parameter(), "type": "String"});
             let event = json!({
@@ -174,8 +174,8 @@ impl Soak<'_> {
         Ok(self.tune().await?)
     }
 
-    /// The operator's last word, once all faults are over.
-    pub(super) async fn resume_at_last(&self) -> Result<(), SoakError> {
+    /// The operator's last resume, once all faults are over.
+    pub(super) async fn final_resume(&self) -> Result<(), SoakError> {
         let mut complaint = None;
         // What hangs may still be in the way of the first.
         for _ in 0..3 {

@@ -27,7 +27,7 @@ pub struct Plan {
     /// Of an hour, in which Gladly tries a webhook five times, this part: longer than any outage here lasts.
     pub time_scale: f64,
     /// The longest that the drain may take.
-    pub patience: Duration,
+    pub drain_limit: Duration,
 }
 
 /// What is done to the relay, and by whom.
@@ -52,16 +52,16 @@ pub(super) enum Act {
 pub(super) enum By {
     /// By the real `tools/relay`, which also calls the controller.
     Command,
-    /// By writing the parameter; AWS tells the controller.
+    /// By writing the parameter; EventBridge invokes the controller.
     Parameter,
-    /// By writing the parameter, and the event that tells of it is lost.
+    /// By writing the parameter, and the event about it is lost.
     Unheard,
 }
 
 /// Something that fails: the calls that are hit, and the ways.
-pub(super) struct Side {
+pub(super) struct FaultTarget {
     pub(super) name: &'static str,
-    pub(super) who: Who,
+    pub(super) upstream: Upstream,
     pub(super) on: &'static str,
     pub(super) faults: Vec<Fault>,
     /// How many calls go well from one fault to the next, on average.
@@ -74,7 +74,7 @@ pub(super) struct Side {
 
 /// Whose calls they are.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Who {
+pub(super) enum Upstream {
     /// AWS, as the functions call it.
     Aws,
     Gladly,
@@ -92,10 +92,10 @@ impl Plan {
             events,
             length,
             conversations: (events / 75).clamp(20, 2_000),
-            // In a short run it outlasts the faults: who comes back to another one then waits for a minute.
+            // In a short run it outlasts the faults: what comes back to another one then waits for a minute.
             visibility: Duration::from_secs(if long { 60 } else { 20 }),
             time_scale: if long { 0.02 } else { 0.005 },
-            patience: Duration::from_mins(if long { 40 } else { 3 }),
+            drain_limit: Duration::from_mins(if long { 40 } else { 3 }),
         }
     }
 
@@ -130,7 +130,7 @@ impl Plan {
                 acts.push((at + hold, Act::Resume(ways[(number + turn) % ways.len()])));
             }
         } else {
-            // Early and heard at once: what the guard gives back comes again after half a minute.
+            // Early and heard at once: what the gate returns to the queue comes again after half a minute.
             acts.extend([(1.0, Act::Pause(By::Parameter)), (3.0, Act::Resume(By::Command))]);
         }
         for at in rotations {
@@ -146,7 +146,7 @@ impl Plan {
     pub(super) fn kills(&self, function: Function) -> Vec<Duration> {
         let (purpose, every) = match function {
             Function::Ingest => (2, 20),
-            // One that is killed forgets what it has fetched, and the drain begins anew.
+            // One that is killed forgets what it has fetched, and the drain starts over.
             Function::Extractor => (3, 45),
         };
         let mut rng = self.rng(purpose);
@@ -157,8 +157,8 @@ impl Plan {
         kills
     }
 
-    /// Who fails, and how.
-    pub(super) fn sides(&self) -> Vec<Side> {
+    /// Upstream fails, and how.
+    pub(super) fn targets(&self) -> Vec<FaultTarget> {
         let error = |code: &str| json!({"__type": code, "message": "by the soak"}).to_string();
         let aws = |throttle: &str| {
             vec![
@@ -183,28 +183,28 @@ impl Plan {
         };
         // However short the run, each kind is to come.
         let bursts: &[u32] = if self.is_long() { &[1, 1, 1, 2, 3, 6] } else { &[1] };
-        let side = |name, who, on, faults, [long, short]: [u32; 2]| {
+        let target = |name, upstream, on, faults, [long, short]: [u32; 2]| {
             let every = if self.is_long() { long } else { short };
-            Side { name, who, on, faults, every, bursts, required: true }
+            FaultTarget { name, upstream, on, faults, every, bursts, required: true }
         };
         let sqs = || aws("RequestThrottled");
         let settling = "POST /sqs/ChangeMessageVisibilityBatch";
         let gladly = web(vec![Fault::drip(200), Fault::cut(), Fault::garbled()]);
         let destination = web(vec![Fault::slow(1_500), Fault::lost()]);
-        let mut sides = vec![
-            side("SQS, SendMessage", Who::Aws, "POST /sqs/SendMessage", sqs(), [40, 12]),
-            side("SSM", Who::Aws, "POST /ssm/*", aws("ThrottlingException"), [6, 10]),
-            side("Gladly", Who::Gladly, "GET /api/v1/**", gladly, [120, 8]),
-            side("destination", Who::Destination, "POST /deliveries", destination, [50, 4]),
+        let mut targets = vec![
+            target("SQS, SendMessage", Upstream::Aws, "POST /sqs/SendMessage", sqs(), [40, 12]),
+            target("SSM", Upstream::Aws, "POST /ssm/*", aws("ThrottlingException"), [6, 10]),
+            target("Gladly", Upstream::Gladly, "GET /api/v1/**", gladly, [120, 8]),
+            target("destination", Upstream::Destination, "POST /deliveries", destination, [50, 4]),
         ];
         if self.is_long() {
             let required = self.length >= Duration::from_mins(5);
-            sides.push(Side {
+            targets.push(FaultTarget {
                 required,
-                ..side("SQS, settling", Who::Aws, settling, sqs(), [4, 4])
+                ..target("SQS, settling", Upstream::Aws, settling, sqs(), [4, 4])
             });
         }
-        sides
+        targets
     }
 
     /// Whether it lasts long enough for everything; a short run is there for the harness.
@@ -237,7 +237,7 @@ mod tests {
                 let rotations = count(|act| *act == Act::RotateIn);
                 assert!(rotations > 0 && rotations == count(|act| *act == Act::RotateOut));
                 assert!(count(|act| *act == Act::Redeploy) > 0);
-                // One pause after the other, or nobody could say since when it holds.
+                // One pause after the other, or it would be unclear since when it holds.
                 let mut holds = false;
                 for (_, act) in &acts {
                     match act {

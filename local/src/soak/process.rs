@@ -65,13 +65,13 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Whether the process that worked most went on growing. Nothing can be said of short lives.
+    /// Whether the process that worked most went on growing. Short lives are not judged.
     #[must_use]
     pub fn grows(&self) -> bool {
         self.last - self.first > SLACK.max(self.first * GROWTH)
     }
 
-    /// Whether any process lived long enough to tell.
+    /// Whether any process lived long enough to be judged.
     #[must_use]
     pub fn is_judged(&self) -> bool {
         self.life >= LIFE

@@ -10,9 +10,9 @@ use futures::{StreamExt as _, stream};
 use local::stack::{Function, Queue};
 use serde_json::{Value, json};
 
-use crate::{PATIENCE, TestApp, eventually};
+use crate::{TestApp, WAIT_TIMEOUT, eventually};
 
-/// Worlds healed at once.
+/// Stacks healed at once.
 const AT_ONCE: usize = 5;
 /// What Gladly's list of events has; the other two of the ten it leaves out.
 const LISTED: [&str; 6] = [
@@ -61,7 +61,7 @@ async fn heal(seed: u64) {
     let count = rng.usize(1..10);
     ids.extend(app.happen(&mut rng, count));
     let given_up = async || {
-        app.gladly.wait_for(|gladly| gladly.webhooks()[0]["enabled"] == false, PATIENCE).await
+        app.gladly.wait_for(|gladly| gladly.webhooks()[0]["enabled"] == false, WAIT_TIMEOUT).await
     };
     assert!(given_up().await, "Gladly gives the webhook up");
     let since = Instant::now();
@@ -101,7 +101,7 @@ async fn heal(seed: u64) {
     app.end().await;
 }
 
-/// `HEALINGS=20` has as many worlds healed, each with other events, some at once.
+/// `HEALINGS=20` has as many stacks healed, each with other events, some at once.
 #[tokio::test]
 async fn a_webhook_that_gladly_gave_up_is_healed_and_loses_nothing() {
     let healings = env::var("HEALINGS").map_or(1, |count| count.parse().unwrap());

@@ -159,7 +159,8 @@ async fn awkward_characters_arrive_unharmed() {
     app.gladly.organization().add_conversation("c", "u", [mail]);
 
     assert_eq!(app.post(raw).await, answer(200, "queued"));
-    let in_time = app.destination.wait_for(|it| it.event_ids().len() == 1, crate::PATIENCE).await;
+    let in_time =
+        app.destination.wait_for(|it| it.event_ids().len() == 1, crate::WAIT_TIMEOUT).await;
     assert!(in_time);
     app.settled().await;
 
@@ -186,7 +187,7 @@ async fn a_queue_that_refuses_has_gladly_send_the_event_again() {
     let mut event = app.gladly.organization().event("CONVERSATION/CLOSED", "c");
     event["content"]["more"] = "x".repeat(2_000).into();
     app.gladly.send(&event);
-    app.gladly.wait_for(|gladly| !gladly.attempts().is_empty(), crate::PATIENCE).await;
+    app.gladly.wait_for(|gladly| !gladly.attempts().is_empty(), crate::WAIT_TIMEOUT).await;
     limit("1048576").await;
 
     app.arrived(&[event["id"].as_str().unwrap().to_owned()]).await;

@@ -29,7 +29,7 @@ use testing::{
 use tokio::sync::OnceCell;
 
 /// The longest that anything here may take; a back-off is 36 s, and other tests need the processors too.
-const PATIENCE: Duration = Duration::from_mins(2);
+const WAIT_TIMEOUT: Duration = Duration::from_mins(2);
 /// What customers say here. It must never be logged.
 const SAID: &str = "my cat is called Mitzi";
 
@@ -54,13 +54,13 @@ impl TestApp {
         Self::with(name, &[]).await
     }
 
-    /// A world in which some parameters of the template differ.
+    /// Some parameters of the template differ.
     async fn with(name: &str, parameters: &[(&str, &str)]) -> Self {
         // A second try of a webhook after 0.6 s.
         Self::at_pace(name, parameters, 0.02).await
     }
 
-    /// A world in which Gladly's retries take this share of their time.
+    /// Gladly's retries take this share of their time.
     async fn at_pace(name: &str, parameters: &[(&str, &str)], time_scale: f64) -> Self {
         let mut settings = Settings::new("", "")
             .with("GladlyRequestsPerSecond", "10")
@@ -142,7 +142,7 @@ impl TestApp {
     async fn arrived(&self, events: &[String]) {
         let wanted: BTreeSet<_> = events.iter().cloned().collect();
         let arrived = |destination: &Destination| destination.event_ids().is_superset(&wanted);
-        let in_time = self.destination.wait_for(arrived, PATIENCE).await;
+        let in_time = self.destination.wait_for(arrived, WAIT_TIMEOUT).await;
         assert!(in_time, "{wanted:?} of {:?}", self.destination.event_ids());
     }
 
@@ -216,7 +216,7 @@ fn is_given_back(message: &Peeked) -> bool {
 async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let began = Instant::now();
     while !holds().await {
-        assert!(began.elapsed() < PATIENCE, "still waiting: {what}");
+        assert!(began.elapsed() < WAIT_TIMEOUT, "still waiting: {what}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

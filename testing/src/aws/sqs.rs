@@ -10,6 +10,7 @@ use md5::{Digest, Md5};
 use serde_json::{Map, Value, json};
 
 use super::{Disorder, Fault, QUEUES, State, Unproven, text};
+use crate::record::system_attributes;
 
 /// SQS's own limit of a message and of a batch, attributes included.
 const MIB: usize = 1 << 20;
@@ -58,12 +59,7 @@ impl Received {
     /// SQS's own attributes, by their names.
     #[must_use]
     pub fn system(&self) -> Value {
-        json!({
-            "ApproximateReceiveCount": self.receives.to_string(),
-            "SentTimestamp": self.sent_at.as_millisecond().to_string(),
-            "ApproximateFirstReceiveTimestamp": self.first_received_at.as_millisecond().to_string(),
-            "SenderId": "AIDAEXAMPLE",
-        })
+        system_attributes(self.receives, self.sent_at, self.first_received_at)
     }
 }
 

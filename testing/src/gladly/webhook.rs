@@ -24,7 +24,7 @@ use crate::server::lock;
 /// that all this takes an hour.
 const ATTEMPTS: [u32; 5] = [0, 30, 300, 1800, 3600];
 /// How long Gladly waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(15);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
 const MOST_WEBHOOKS: usize = 20;
 
 /// What the API takes but never shows.
@@ -268,7 +268,7 @@ impl super::Shared {
     }
 
     async fn attempt(&self, webhook: &Webhook, event: &Value, number: usize) -> Option<u16> {
-        let mut request = self.http.post(webhook.url()).json(event).timeout(PATIENCE);
+        let mut request = self.http.post(webhook.url()).json(event).timeout(RESPONSE_TIMEOUT);
         for (name, value) in webhook.0["headers"].as_object().into_iter().flatten() {
             request = request.header(name, text(value));
         }

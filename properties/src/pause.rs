@@ -1,26 +1,27 @@
-//! The pause and breaker parameters, as the guard in the extractor reads them.
+//! The pause and breaker parameters, as the gate in the extractor reads them.
 
 use serde_json::Value;
+use testing::settings::PAUSE_PARAMETER;
 
 use crate::{
     redaction::{CANARY, assert_log_redacted},
-    relay::{EPOCH, PAUSE, Relay, in_no_time, record},
+    relay::{EPOCH, Relay, in_no_time, record},
     script::{Section, text},
 };
 
 /// The sections `pause` and `breaker` are the parameters' texts: nothing is asked and nothing leaves
-/// the queue unless both clearly say so.
-pub fn hold(input: &[u8]) {
+/// the queue unless both clearly allow it.
+pub fn pause(input: &[u8]) {
     let mut sections = Section::all(input);
     sections.retain(|section| matches!(section.name, "pause" | "breaker"));
-    let (pause, breaker) = (text(&sections, "pause"), text(&sections, "breaker"));
-    let pause = pause.unwrap_or_else(|| "running".into());
-    let goes = assert_log_redacted(|| {
+    let (written, breaker) = (text(&sections, "pause"), text(&sections, "breaker"));
+    let pause = written.unwrap_or_else(|| "running".into());
+    let runs = assert_log_redacted(|| {
         in_no_time(async {
             let relay = Relay::new(&sections);
-            relay.aws.put(PAUSE, &pause);
+            relay.aws.put(PAUSE_PARAMETER, &pause);
             if let Some(breaker) = &breaker {
-                relay.aws.put(&format!("{PAUSE}-breaker"), breaker);
+                relay.aws.put(&format!("{PAUSE_PARAMETER}-breaker"), breaker);
             }
             let body = format!(
                 r#"{{"v":1,"receivedAt":"{EPOCH}","event":{{"type":"A","note":"{CANARY}","content":{{"conversationId":"c-1"}}}}}}"#
@@ -38,10 +39,10 @@ pub fn hold(input: &[u8]) {
             }
         })
     });
-    let clear = says_running(&pause) && breaker.as_deref().is_none_or(says_closed);
-    assert!(clear || !goes, "went on with {pause:?} and {breaker:?}");
+    let clear = is_running(&pause) && breaker.as_deref().is_none_or(is_closed);
+    assert!(clear || !runs, "runs with {pause:?} and {breaker:?}");
     let plain = pause.trim().eq_ignore_ascii_case("running") && breaker.is_none();
-    assert!(goes || !plain, "held with {pause:?}");
+    assert!(runs || !plain, "held with {pause:?}");
 }
 
 fn object(text: &str) -> Option<Value> {
@@ -49,7 +50,7 @@ fn object(text: &str) -> Option<Value> {
 }
 
 /// Whether an operator who wrote this means that extraction may run.
-fn says_running(text: &str) -> bool {
+fn is_running(text: &str) -> bool {
     let Some(document) = object(text) else {
         return text.trim().eq_ignore_ascii_case("running");
     };
@@ -69,8 +70,8 @@ fn says_running(text: &str) -> bool {
     }
 }
 
-/// Whether the system wrote this of a breaker that lets work through.
-fn says_closed(text: &str) -> bool {
+/// Whether the system wrote this of a breaker that lets events through.
+fn is_closed(text: &str) -> bool {
     let state = object(text).map(|document| document["state"].clone());
     state.is_some_and(|state| state == "closed" || state == "half-open")
 }

@@ -17,7 +17,7 @@ use tokio::{select, time::sleep};
 use crate::{
     emulator::EmulatorError,
     local_stack::LocalStack,
-    picture::{self, STEP},
+    picture::{self, SAMPLE_INTERVAL},
     stack::{Artifacts, EmulatedAws, Function, Queue, Stack, StackError},
 };
 use testing::root;
@@ -28,11 +28,12 @@ use testing::{
     template,
 };
 
-const CONVERSATIONS: usize = 40;
+/// Made-up conversations of the Gladly simulator.
+const CONVERSATION_COUNT: usize = 40;
 
 /// Why there is nothing to draw.
 #[derive(Debug, thiserror::Error)]
-pub enum ScreenError {
+pub enum DashboardError {
     /// A server on loopback, or a file.
     #[error("could not start a server on loopback, or write the picture")]
     Io(#[from] io::Error),
@@ -53,8 +54,8 @@ struct Run<'a> {
 }
 
 /// Runs it and writes `docs/dashboard.svg`.
-pub async fn screen() -> Result<(), ScreenError> {
-    let mut local_stack = LocalStack::start(CONVERSATIONS, 1.0)?;
+pub async fn draw() -> Result<(), DashboardError> {
+    let mut local_stack = LocalStack::start(CONVERSATION_COUNT, 1.0)?;
     local_stack.settings.webhook_keys.push("the-next-key-which-comes-in-a-while-after".to_owned());
     let aws = EmulatedAws::start("dashboard", &Artifacts::build().await?).await?;
     let stack = aws.deploy("gladly-relay", &local_stack.settings).await?;
@@ -111,7 +112,7 @@ fn alarms(lines: &[Value], names: &[(&str, &str, &str)]) -> Vec<(String, bool)> 
 
 impl Run<'_> {
     /// Calls the controller and counts what AWS would, until it is dropped.
-    async fn watch(&self, told: &mut Vec<Value>) -> Result<(), ScreenError> {
+    async fn watch(&self, told: &mut Vec<Value>) -> Result<(), DashboardError> {
         let api = self.stack.webhook_url().split("/_aws/execute-api/").nth(1).unwrap_or_default();
         let api = ("ApiId", api.split('/').next().unwrap_or_default());
         let queue = self.stack.queue_url(Queue::Quarantine).rsplit('/').next().unwrap_or_default();
@@ -132,11 +133,11 @@ impl Run<'_> {
             }
             // Whatever it answered, it did not fail.
             told.push(alarm::line(now, ("AWS/Lambda", "Errors"), ingest, 0));
-            sleep(STEP.unsigned_abs()).await;
+            sleep(SAMPLE_INTERVAL.unsigned_abs()).await;
         }
     }
 
-    async fn invoke(&self, task: Value, told: &mut Vec<Value>) -> Result<(), ScreenError> {
+    async fn invoke(&self, task: Value, told: &mut Vec<Value>) -> Result<(), DashboardError> {
         let answer = self.stack.invoke(Function::Extractor, &task).await?;
         let extractor = ("FunctionName", self.stack.function_name(Function::Extractor));
         told.push(alarm::line(
@@ -163,7 +164,7 @@ impl Run<'_> {
         }
     }
 
-    async fn play(&self) -> Result<(), ScreenError> {
+    async fn play(&self) -> Result<(), DashboardError> {
         let LocalStack { gladly, destination, settings } = self.local_stack;
         let stack = self.stack;
         say("Events come in and are forwarded; some are about nothing, some are no events");
@@ -213,7 +214,7 @@ impl Run<'_> {
                 break;
             }
         }
-        sleep(3 * STEP.unsigned_abs()).await;
+        sleep(3 * SAMPLE_INTERVAL.unsigned_abs()).await;
         Ok(())
     }
 
@@ -228,8 +229,8 @@ impl Run<'_> {
 
 /// Two of its conversations.
 fn two(gladly: &Gladly) -> [String; 2] {
-    let world = gladly.organization();
-    let mut ids = world.conversations.keys().cloned();
+    let organization = gladly.organization();
+    let mut ids = organization.conversations.keys().cloned();
     [ids.next().unwrap_or_default(), ids.next().unwrap_or_default()]
 }
 

@@ -1,0 +1,189 @@
+//! What the destination has got, and whether it is what Gladly showed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+
+use super::{
+    Accepted, Context, Invocation,
+    breaker::{BreakerHistory, NONE_FOUND},
+};
+use crate::{
+    constants::{INVOCATION_TIMEOUT, elapsed, instant},
+    plan::{ConversationKind, Plan},
+};
+
+/// How far an event may be ahead of the clock by which a snapshot covers it.
+const CLOCK_SKEW: SignedDuration = SignedDuration::from_secs(5);
+/// A list of names that failed is read again after a minute, by an environment that may have waited
+/// for another call.
+const NAME_LISTS_RETRIED: SignedDuration = SignedDuration::from_mins(3);
+/// So many conversations that are not found, and none that is, are Gladly's own fault.
+const NOT_FOUND_LIMIT: usize = 10;
+
+/// The deliveries until now.
+#[derive(Debug, Default)]
+pub(super) struct Deliveries {
+    /// When the fetch of every snapshot it took began, by conversation.
+    snapshots: BTreeMap<String, Vec<Timestamp>>,
+    /// Conversations that were refused with nothing beside them.
+    refused: BTreeSet<String>,
+    /// When it last took anything.
+    pub(super) accepted_at: Timestamp,
+    /// Conversations that each environment called gone though they are not, since Gladly last
+    /// showed it one or the breaker closed.
+    pub(super) called_gone: BTreeMap<u64, BTreeSet<String>>,
+}
+
+impl Deliveries {
+    pub(super) fn refused_alone(&self, conversation: &str) -> bool {
+        self.refused.contains(conversation)
+    }
+
+    /// Notes which conversation was refused, if it was one.
+    pub(super) fn refuse(&mut self, delivery: &Value) {
+        let ids = conversations(delivery);
+        if let [id] = ids.iter().collect::<Vec<_>>()[..] {
+            self.refused.insert((*id).to_owned());
+        }
+    }
+
+    /// Takes a delivery, or says what is wrong with it.
+    pub(super) fn take(
+        &mut self,
+        delivery: &Value,
+        by: Invocation,
+        (events, imported): (&mut BTreeMap<String, Accepted>, &mut BTreeSet<String>),
+        breaker: &BreakerHistory,
+        cx: &mut Context<'_>,
+    ) -> Result<(), String> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        if delivery["schema"] != "gladly-relay/delivery/1"
+            || delivery["organization"] != "acme.gladly.com"
+        {
+            return Err("another schema or organisation".into());
+        }
+        self.accepted_at = cx.now;
+        let list = |name: &str| delivery[name].as_array().cloned().unwrap_or_default();
+        let mut fetched = BTreeSet::new();
+        for snapshot in list("conversations") {
+            let (id, at) =
+                (text(&snapshot["id"]), text(&snapshot["fetchedAt"]).parse::<Timestamp>());
+            let at = at.map_err(|_| "no fetchedAt")?;
+            check_snapshot(cx.plan, &snapshot, &id, at)?;
+            self.snapshots.entry(id.clone()).or_default().push(at);
+            fetched.insert(id);
+        }
+        for event in list("events") {
+            let (id, conversation) = (text(&event["id"]), text(&event["conversationId"]));
+            let recorded =
+                text(&event["timestamp"]).parse::<Timestamp>().map_err(|_| "no timestamp")?;
+            if event["type"] == "RELAY/IMPORTED" && cx.plan.conversation(&conversation).is_some() {
+                imported.insert(conversation);
+                continue;
+            }
+            let Some(accepted) = events.get_mut(&id) else {
+                return Err(format!("{id} is not an accepted event"));
+            };
+            let planned = &cx.plan.conversations[accepted.conversation];
+            if planned.id != conversation {
+                return Err(format!("{id} is about {}, not {conversation}", planned.id));
+            }
+            accepted.deliveries += 1;
+            let (first, waited) = (accepted.deliveries == 1, cx.now.duration_since(accepted.at));
+            let honest = match event["snapshot"].as_str() {
+                Some("included") => fetched.contains(&conversation),
+                Some("covered") => {
+                    let known = self.snapshots.get(&conversation).into_iter().flatten();
+                    known.clone().any(|at| at.duration_since(recorded) >= CLOCK_SKEW)
+                }
+                Some("gone") if planned.kind == ConversationKind::Gone => true,
+                // Few that are not found are taken for gone, but never many, nor by an invocation
+                // that began when the breaker was open for that.
+                Some("gone") => {
+                    let called = self.called_gone.entry(by.environment).or_default();
+                    called.insert(conversation.clone());
+                    let few = called.len() < NOT_FOUND_LIMIT;
+                    few && !breaker.unclosed_before(by.began, "gladly", NONE_FOUND)
+                        && (0..=INVOCATION_TIMEOUT.as_secs()).any(|ago| {
+                            let at = elapsed(cx.now).saturating_sub(Duration::from_secs(ago));
+                            cx.plan.is_missing(at, at)
+                        })
+                }
+                _ => false,
+            };
+            cx.journal.count(if first { "events delivered" } else { "events delivered again" });
+            if first && waited > cx.plan.retention {
+                cx.journal.count("events delivered past the retention");
+            }
+            match event["snapshot"].as_str() {
+                Some("covered") => cx.journal.count("events covered"),
+                Some("gone") => cx.journal.count("events gone"),
+                _ => {}
+            }
+            cx.note(|| {
+                let environment = by.environment;
+                format!("env {environment} delivers {id} of {conversation}, {}", event["snapshot"])
+            });
+            if !honest {
+                return Err(format!("{id} says {}", event["snapshot"]));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The conversations that a delivery has events of.
+pub(crate) fn conversations(delivery: &Value) -> BTreeSet<&str> {
+    let events = delivery["events"].as_array().into_iter().flatten();
+    events.filter_map(|event| event["conversationId"].as_str()).collect()
+}
+
+/// Whether a snapshot is whole and of one conversation.
+fn check_snapshot(
+    plan: &Plan,
+    snapshot: &Value,
+    id: &str,
+    fetched_at: Timestamp,
+) -> Result<(), String> {
+    let conversation = plan.conversation(id);
+    let conversation = conversation.ok_or_else(|| format!("there is no conversation {id}"))?;
+    let merged = plan.is_merged(&conversation.customer).unwrap_or_default();
+    let customer = format!("{}{}", conversation.customer, if merged { "-merged" } else { "" });
+    if snapshot["customer"]["id"] != customer {
+        return Err(format!("{id} has the customer {}", snapshot["customer"]));
+    }
+    let items = snapshot["items"].as_array().map_or(&[][..], |items| items);
+    let there: BTreeSet<_> = items.iter().filter_map(|item| item["id"].as_str()).collect();
+    for (at, item) in &conversation.items {
+        if instant(*at) <= fetched_at && !there.contains(item.as_str()) {
+            return Err(format!("{item} showed before the fetch"));
+        }
+    }
+    for item in items {
+        let item_id = item["id"].as_str().unwrap_or_default();
+        let whole = item_id.starts_with(&format!("{id}-i-"))
+            && item["type"] == "SMS"
+            && item["text"] == format!("text of {item_id}")
+            && item["author"] == json!({"kind": "customer", "id": conversation.customer});
+        if !whole {
+            return Err(format!("{id} has the item {item}"));
+        }
+    }
+    // A list of names that fails costs names alone, until a minute after it can be read again.
+    let may_lack = fetched_at < instant(plan.calm) + NAME_LISTS_RETRIED;
+    let named = |entry: &Value, name: &str| {
+        entry["id"].is_string() && (entry["name"] == name || may_lack && entry["name"].is_null())
+    };
+    let named = named(&snapshot["inbox"], "Help")
+        && named(&snapshot["agent"], "Ada")
+        && named(&snapshot["topics"][0], "Refunds");
+    if snapshot["status"] != "CLOSED" || !named {
+        return Err(format!("{id} lacks what Gladly has of it"));
+    }
+    Ok(())
+}

@@ -1,0 +1,119 @@
+//! Gladly's REST API.
+
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use serde_json::json;
+use testing::{
+    connector::{Body, Reply},
+    settings::GLADLY_EMAIL,
+};
+use tokio::time::sleep;
+
+use super::{failure, recovery, status, token};
+use crate::{
+    constants::{EPOCH, GLADLY, instant},
+    invariant,
+    plan::{ConversationKind, Upstream},
+    world::World,
+};
+
+/// Gladly's reply.
+pub(crate) async fn ask(world: &World, request: &HttpRequest, environment: u64) -> Reply {
+    if world.goes_wrong(0.02) {
+        world.count("slow answers");
+        let long = world.time_between(1_000, 12_000);
+        sleep(long).await;
+    }
+    world.count("calls to Gladly");
+    if let Some(reply) = failure(world, Upstream::Gladly) {
+        world.count("failed calls to Gladly");
+        return reply;
+    }
+    let given = request.headers().get("authorization").unwrap_or_default().to_owned();
+    if given != basic(&token(world, Upstream::Gladly)) {
+        world.count("refused credentials");
+        return status(401);
+    }
+    let mut left = usize::MAX;
+    if world.plan.rate == "4" {
+        let others = if world.is_calm() { 0 } else { world.plan.others };
+        left = world.state().gladly.take_request(world.now(), others);
+        if left == 0 {
+            world.count("429s of Gladly's own");
+            return status(429);
+        }
+        if left <= 3 {
+            world.count("quotas nearly used up");
+        }
+    }
+    let path = request.uri().strip_prefix(GLADLY).unwrap_or_default();
+    let reply = match recovery::reply(world, request.method(), path).await {
+        Some(reply) => reply,
+        None => rest(world, path),
+    };
+    if path.starts_with("/conversations/") && reply.code() == Some(200) {
+        world.check(|checker, _| checker.conversation_found(environment));
+    }
+    reply.header("ratelimit-remaining-second", left.saturating_sub(1).to_string())
+}
+
+fn rest(world: &World, path: &str) -> Reply {
+    let parts: Vec<_> = path.split('/').skip(1).collect();
+    match parts[..] {
+        ["organization"] => Reply::json(json!({"id": "o-1", "name": "Acme"})),
+        ["agents"] => Reply::json(json!([{"id": "a-1", "name": "Ada"}])),
+        ["inboxes"] => Reply::json(json!([{"id": "x-1", "name": "Help"}])),
+        ["topics"] => Reply::json(json!([{"id": "t-1", "name": "Refunds"}])),
+        ["conversations", id] | ["conversations", id, "items"] => {
+            let Some(conversation) = world.plan.conversation(id) else {
+                return status(404);
+            };
+            let now = world.elapsed();
+            if world.plan.is_missing(now, now) {
+                world.count("conversations not found for a while");
+                return status(404);
+            }
+            match conversation.kind {
+                ConversationKind::Gone => return status(404),
+                ConversationKind::Poison if !world.is_calm() => return status(500),
+                _ => {}
+            }
+            if parts.len() == 3 {
+                let shown = conversation.items.iter().filter(|(at, _)| *at <= now);
+                let shown = shown.map(|(at, item)| json!({
+                    "id": item, "conversationId": id, "timestamp": instant(*at).to_string(),
+                    "initiator": {"id": conversation.customer, "type": "CUSTOMER"},
+                    "content": {"type": "SMS", "content": format!("text of {item}"), "from": "+1", "to": "+2"},
+                }));
+                return Reply::json(shown.collect());
+            }
+            Reply::json(json!({
+                "id": id, "customerId": conversation.customer, "status": "CLOSED", "inboxId": "x-1",
+                "agentId": "a-1", "topicIds": ["t-1"], "createdAt": EPOCH.to_string(),
+            }))
+        }
+        ["customer-profiles", id] => {
+            let known = world.plan.is_merged(id.trim_end_matches("-merged"));
+            match known {
+                Some(true) if !id.ends_with("-merged") => {
+                    let moved = json!({"code": "moved", "meta": {"old": id, "new": format!("{id}-merged")}});
+                    Reply::response(301, Body::Json(json!({"errors": [moved]})))
+                }
+                Some(_) => Reply::json(json!({
+                    "id": id, "name": format!("name of {id}"),
+                    "emails": [{"original": "a@example.org"}],
+                })),
+                None => status(404),
+            }
+        }
+        _ => {
+            world.violate(invariant::SOUND, || format!("Gladly has no {path}"));
+            status(404)
+        }
+    }
+}
+
+/// Basic credentials of the API user.
+fn basic(token: &str) -> String {
+    format!("Basic {}", BASE64_STANDARD.encode(format!("{GLADLY_EMAIL}:{token}")))
+}
