@@ -1,4 +1,4 @@
-//! The documents tell of tests, commands and settings that exist.
+//! The documents name tests, commands and settings that exist.
 
 #![expect(clippy::unwrap_used, reason = "all of this crate is a test")]
 
