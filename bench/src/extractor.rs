@@ -164,20 +164,20 @@ fn batch(first: u64, events: u64, conversations: u64) -> Value {
 fn calls_alone(gladly: &str, conversations: u64) -> Result<f64, Box<dyn Error>> {
     let next = AtomicU64::new(0);
     let work = || -> Result<(), String> {
-        let told = |err: Box<dyn Error>| err.to_string();
-        let mut peers = (Peer::at(gladly).map_err(told)?, Peer::at(gladly).map_err(told)?);
+        let text = |err: Box<dyn Error>| err.to_string();
+        let mut peers = (Peer::at(gladly).map_err(text)?, Peer::at(gladly).map_err(text)?);
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
             if number >= conversations {
                 return Ok(());
             }
             let conversation = format!("/api/v1/conversations/cv-{number:019}");
-            peers.0.send("GET", &conversation, "-", "").map_err(told)?;
-            peers.1.send("GET", &format!("{conversation}/items"), "-", "").map_err(told)?;
-            peers.0.receive().map_err(told)?;
-            peers.1.receive().map_err(told)?;
+            peers.0.send("GET", &conversation, "-", "").map_err(text)?;
+            peers.1.send("GET", &format!("{conversation}/items"), "-", "").map_err(text)?;
+            peers.0.receive().map_err(text)?;
+            peers.1.receive().map_err(text)?;
             let customer = format!("/api/v1/customer-profiles/cu-{number:019}");
-            peers.0.exchange("GET", &customer, "-", "").map_err(told)?;
+            peers.0.exchange("GET", &customer, "-", "").map_err(text)?;
         }
     };
     let began = Instant::now();
@@ -204,7 +204,7 @@ pub(crate) fn batch_of_500(binaries: &Path, rounds: u64) -> Result<(Cost, f64), 
     let of = |figure: fn(&Cost) -> f64| costs.iter().map(figure).collect::<Vec<_>>();
     let cpu = of(|cost| cost.cpu_ms);
     let cost = Cost {
-        // Counted in hundredths of a second, so the mean tells more than the median.
+        // Counted in hundredths of a second, so the mean says more than the median.
         cpu_ms: cpu.iter().sum::<f64>() / cpu.len() as f64,
         wall_ms: median(&of(|cost| cost.wall_ms)),
         memory_mib: stack.process.memory(),

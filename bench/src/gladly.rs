@@ -1,5 +1,5 @@
 //! Gladly and the destination around extractor-fn: every conversation exists, every call takes as
-//! long as it is told to, and every delivery is counted.
+//! long as configured, and every delivery is counted.
 
 use std::{
     collections::HashMap,

@@ -1,5 +1,5 @@
 //! What is around one function: Lambda's Runtime API, and SSM and SQS as far as the functions need
-//! them. Every request is checked, so that nobody is fast by doing less.
+//! them. Every request is checked, so that no peer is fast by doing less.
 
 use std::{
     collections::HashMap,
@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 
 use crate::http::{Body, Request, Response, serve};
 
-/// How long an invocation may take, as the function is told.
+/// How long an invocation may take, as the function sees it.
 pub(crate) const INVOCATION_LIMIT: Duration = Duration::from_mins(5);
 
 #[derive(Default)]
@@ -198,7 +198,7 @@ impl Host {
                 let attributes = asked["MessageAttributes"].as_object().map_or(0, Map::len);
                 let message: Value = serde_json::from_str(&body).unwrap_or_default();
                 if !body.is_ascii() || message["v"] != 1 || attributes != 1 {
-                    return self.complain(format!("it sent no message of ours: {asked}"));
+                    return self.complain(format!("it sent an unexpected message: {asked}"));
                 }
                 let queue = text(&asked["QueueUrl"]);
                 let queue = queue.rsplit('/').next().unwrap_or_default().to_owned();

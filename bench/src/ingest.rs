@@ -149,10 +149,10 @@ fn live(
 }
 
 fn queued(outcome: &Outcome) -> Result<(), Box<dyn Error>> {
-    told(outcome, 200, "queued", Some("events"))
+    expect_response(outcome, 200, "queued", Some("events"))
 }
 
-/// A few requests whose answers tell whether a peer does the whole job.
+/// A few requests whose responses show whether a peer does the whole job.
 fn keeps_the_contract(host: &Host) -> Result<(), Box<dyn Error>> {
     let with = |key: &str, body: &str| {
         let mut event = event(0);
@@ -180,12 +180,12 @@ fn keeps_the_contract(host: &Host) -> Result<(), Box<dyn Error>> {
     ];
     for (event, status, word, queue) in cases {
         host.give(&event);
-        told(&host.outcome(RESPONSE_TIMEOUT)?, status, word, queue)?;
+        expect_response(&host.outcome(RESPONSE_TIMEOUT)?, status, word, queue)?;
     }
     Ok(())
 }
 
-fn told(
+fn expect_response(
     outcome: &Outcome,
     status: u64,
     word: &str,

@@ -21,7 +21,7 @@ impl Peer {
         Ok(Self { stream, bytes: vec![0; 1 << 16] })
     }
 
-    /// Sends a request, takes its whole answer, and tells the invocation's id where it has one.
+    /// Sends a request, takes its whole response, and returns the invocation's id where it has one.
     pub fn exchange(
         &mut self,
         method: &str,

@@ -1,4 +1,4 @@
-//! Runs the functions beside the same job in other languages and tells what each costs: see
+//! Runs the functions beside the same job in other languages and reports what each costs: see
 //! `bench/run`, which builds them all first. `bench --check FOLDER [COMMAND…]` measures nothing, but has what was built
 //! for Lambda do its job: see `tools/check-arm64`.
 
@@ -27,7 +27,7 @@ use crate::{
     report::{Limit, Row, digits, machine, median, spread, table},
 };
 
-/// Between these lines `RESULTS.md` is written anew; the rest of it is a person's.
+/// Between these lines `RESULTS.md` is overwritten; the rest of it is a person's.
 const MARKS: [&str; 2] =
     ["<!-- make bench writes this -->", "<!-- end of what make bench writes -->"];
 
@@ -260,25 +260,25 @@ fn extractor_tables(plan: &Plan, binaries: &Path) -> Result<[String; 2], Box<dyn
         row("the same: events per second", pair(1e6 / million.seconds, 1e5 / little.seconds), &[]),
     ];
     let seconds = digits(million.seconds);
-    let told = format!(
+    let report = format!(
         "{EXTRACTOR} The backfill of a million took {seconds} s in {} invocations.\n",
         million.invocations
     );
-    Ok([table(&["extractor-fn", "beside it"], &rows), told])
+    Ok([table(&["extractor-fn", "beside it"], &rows), report])
 }
 
-/// What the simulation tells of two backlogs.
+/// What the simulation reports of two backlogs.
 fn drains(binaries: &Path) -> Result<String, Box<dyn Error>> {
     let simulation = binaries.join("../debug/simulation");
     let mut text = String::new();
     for events in ["10000", "100000"] {
         eprintln!("drain, {events} events");
         let run = Command::new(&simulation).args(["--drain", events]).output()?;
-        let told = String::from_utf8_lossy(&run.stderr);
+        let report = String::from_utf8_lossy(&run.stderr);
         if !run.status.success() {
-            return Err(format!("the drain of {events} failed: {told}").into());
+            return Err(format!("the drain of {events} failed: {report}").into());
         }
-        text.extend(told.lines().map(|line| format!("    {line}\n")));
+        text.extend(report.lines().map(|line| format!("    {line}\n")));
         text.push('\n');
     }
     Ok(text)

@@ -123,7 +123,7 @@ pub(crate) fn machine(how: &str) -> String {
         let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
         line.split(':').nth(1).unwrap_or("unknown").trim().to_owned()
     };
-    let told = |program: &str, args: &[&str]| {
+    let output = |program: &str, args: &[&str]| {
         let output = Command::new(program).args(args).output();
         let text = output.map(|output| output.stdout).unwrap_or_default();
         String::from_utf8_lossy(&text).trim().to_owned()
@@ -144,13 +144,13 @@ pub(crate) fn machine(how: &str) -> String {
          | load average at the end | {load} |\n| how often | {how} |\n\
          | Rust | {} |\n| Node | {}, SDK {} |\n| Python | {}, boto3 {}, awslambdaric {} |\n",
         command(),
-        told("date", &["-u", "+%F"]),
+        output("date", &["-u", "+%F"]),
         line("/proc/cpuinfo", "model name"),
-        told("uname", &["-r"]),
-        told("rustc", &["--version"]),
-        told("node", &["--version"]),
+        output("uname", &["-r"]),
+        output("rustc", &["--version"]),
+        output("node", &["--version"]),
         version("peers/node/package.json", "\"@aws-sdk/client-sqs\""),
-        told(&format!("{root}/../.tools/bench-python/bin/python"), &["--version"]),
+        output(&format!("{root}/../.tools/bench-python/bin/python"), &["--version"]),
         version("peers/python/requirements.txt", "boto3="),
         version("peers/python/requirements.txt", "awslambdaric="),
     )

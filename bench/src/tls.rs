@@ -1,4 +1,4 @@
-//! A private certificate authority, made anew for each run, and what the functions need to trust it.
+//! A private certificate authority, made for each run, and what the functions need to trust it.
 
 use std::{env, error::Error, fs, path::PathBuf, process, sync::Arc};
 

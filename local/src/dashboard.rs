@@ -64,13 +64,13 @@ pub async fn draw() -> Result<(), DashboardError> {
         .gladly
         .subscribe(stack.webhook_url(), &[("x-api-key", &local_stack.settings.webhook_keys[0])]);
     let run = Run { local_stack: &local_stack, stack: &stack };
-    let mut told = Vec::new();
+    let mut lines_sent = Vec::new();
     select! {
         done = run.play() => done?,
-        failed = run.watch(&mut told) => failed?,
+        failed = run.watch(&mut lines_sent) => failed?,
     }
 
-    let mut lines = told;
+    let mut lines = lines_sent;
     for function in [Function::Ingest, Function::Extractor] {
         let logs = stack.logs(function).await?;
         lines.extend(logs.iter().filter_map(|line| serde_json::from_str(line).ok()));
@@ -112,35 +112,40 @@ fn alarms(lines: &[Value], names: &[(&str, &str, &str)]) -> Vec<(String, bool)> 
 
 impl Run<'_> {
     /// Calls the controller and counts what AWS would, until it is dropped.
-    async fn watch(&self, told: &mut Vec<Value>) -> Result<(), DashboardError> {
+    async fn watch(&self, lines_sent: &mut Vec<Value>) -> Result<(), DashboardError> {
         let api = self.stack.webhook_url().split("/_aws/execute-api/").nth(1).unwrap_or_default();
         let api = ("ApiId", api.split('/').next().unwrap_or_default());
         let queue = self.stack.queue_url(Queue::Quarantine).rsplit('/').next().unwrap_or_default();
         let ingest = ("FunctionName", self.stack.function_name(Function::Ingest));
         let mut seen = 0;
         loop {
-            self.invoke(json!({"task": "reconcile"}), told).await?;
+            self.invoke(json!({"task": "reconcile"}), lines_sent).await?;
             let now = Timestamp::now();
             let visible = self.stack.counts(Queue::Quarantine).await?.visible;
             let metric = ("AWS/SQS", "ApproximateNumberOfMessagesVisible");
-            told.push(alarm::line(now, metric, ("QueueName", queue), visible));
+            lines_sent.push(alarm::line(now, metric, ("QueueName", queue), visible));
             let attempts = self.local_stack.gladly.attempts().split_off(seen);
             seen += attempts.len();
             for (name, class) in [("4xx", 4), ("5xx", 5)] {
                 let refused =
                     attempts.iter().filter(|it| it.status.is_some_and(|it| it / 100 == class));
-                told.push(alarm::line(now, ("AWS/ApiGateway", name), api, refused.count() as u64));
+                lines_sent.push(alarm::line(
+                    now,
+                    ("AWS/ApiGateway", name),
+                    api,
+                    refused.count() as u64,
+                ));
             }
             // Whatever it answered, it did not fail.
-            told.push(alarm::line(now, ("AWS/Lambda", "Errors"), ingest, 0));
+            lines_sent.push(alarm::line(now, ("AWS/Lambda", "Errors"), ingest, 0));
             sleep(SAMPLE_INTERVAL.unsigned_abs()).await;
         }
     }
 
-    async fn invoke(&self, task: Value, told: &mut Vec<Value>) -> Result<(), DashboardError> {
+    async fn invoke(&self, task: Value, lines_sent: &mut Vec<Value>) -> Result<(), DashboardError> {
         let answer = self.stack.invoke(Function::Extractor, &task).await?;
         let extractor = ("FunctionName", self.stack.function_name(Function::Extractor));
-        told.push(alarm::line(
+        lines_sent.push(alarm::line(
             Timestamp::now(),
             ("AWS/Lambda", "Errors"),
             extractor,

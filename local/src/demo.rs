@@ -1,4 +1,4 @@
-//! `make demo`: the relay's main job on real runs of the real binaries, told step by step.
+//! `make demo`: the relay's main job on real runs of the real binaries, shown step by step.
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -61,11 +61,11 @@ struct Demo<'a> {
 pub enum Tour {
     /// The whole way of an event, and the pause.
     Short,
-    /// Also how a webhook that Gladly gave up is healed.
+    /// Also how a webhook that Gladly disabled recovers.
     Full,
 }
 
-/// Shows the relay at work. Its result says whether everything went as told.
+/// Shows the relay at work. Fails unless everything happens as announced.
 pub async fn demo(tour: Tour) -> Result<(), DemoError> {
     let began = Instant::now();
     heading("Starting an emulated AWS, a Gladly simulator and a destination, all on this machine");
@@ -159,7 +159,7 @@ impl Demo<'_> {
     }
 
     async fn strangers_and_nonsense(&self) -> Result<(), DemoError> {
-        heading("A wrong key is refused; what is no event is put aside, never refused");
+        heading("A wrong key is refused; what is not an event is quarantined, never refused");
         let answer = self.stack.post(&"x".repeat(40), r#"{"type":"PING"}"#).await?;
         show("wrong key", &answer);
         check(answer.status == 401, "a wrong key is refused")?;
@@ -173,13 +173,13 @@ impl Demo<'_> {
         ] {
             let answer = self.stack.post(&self.key, body).await?;
             show(name, &answer);
-            check(answer.status == 200, "Gladly is not told to try again")?;
+            check(answer.status == 200, "Gladly does not try again")?;
             let aside = self.stack.drain(Queue::Quarantine).await?;
             let aside = aside.first().ok_or_else(|| missed("it stands in quarantine"))?;
             let detail = text(&aside.json()["detail"]).to_owned();
             say(&format!("  {:<31} in quarantine as {reason}: {detail}", ""));
             check(
-                aside.attributes.get("reason").is_some_and(|told| told == reason),
+                aside.attributes.get("reason").is_some_and(|given| given == reason),
                 "with its reason",
             )?;
         }
@@ -258,7 +258,7 @@ impl Demo<'_> {
         heading("What \"make status\" shows");
         let text = self.controller("status").await?;
         text.lines().for_each(|line| say(&format!("  {line}")));
-        check(text.contains(&format!("Backlog     {HELD_EVENTS} events")), "it tells the truth")?;
+        check(text.contains(&format!("Backlog     {HELD_EVENTS} events")), "the status is right")?;
 
         heading("The operator resumes, as \"make resume\" does");
         let began = Instant::now();
@@ -289,7 +289,7 @@ impl Demo<'_> {
         };
         let mut missed = emit(self, 5);
         say(
-            "  five events fail; Gladly tries each five times within an hour (here 7 s), then gives up for good",
+            "  five events fail; Gladly tries each five times within an hour (here 7 s), then disables the webhook",
         );
         let given_up = |gladly: &Gladly| gladly.webhooks()[0]["enabled"] == false;
         if !self.gladly.wait_for(given_up, STEP_TIMEOUT).await {
@@ -306,12 +306,12 @@ impl Demo<'_> {
         say(&format!("  {}", webhook.unwrap_or_default()));
         check(self.gladly.webhooks()[0]["enabled"] == true, "the webhook is enabled again")?;
         say(
-            "  what Gladly could not tell is asked for, until half a minute after the webhook was enabled",
+            "  events that Gladly could not deliver are backfilled, until half a minute after the webhook was enabled",
         );
         self.controller("reconcile").await?;
         self.arrived(&missed).await?;
         say(&format!(
-            "  all {} events that Gladly could not tell were forwarded {:.0} s after it gave up",
+            "  all {} events that Gladly could not deliver were forwarded {:.0} s after it disabled the webhook",
             missed.len(),
             began.elapsed().as_secs_f64()
         ));
@@ -458,7 +458,7 @@ fn show(what: &str, answer: &Answer) {
     say(&format!("  {what:<31} {} {}", answer.status, text(&status["status"])));
 }
 
-/// Prints a line, whoever has stopped reading.
+/// Prints a line, unless standard output is closed.
 fn say(line: &str) {
     let _ = writeln!(io::stdout(), "{line}");
 }

@@ -243,7 +243,7 @@ pub(crate) fn texts(xml: &str, element: &str) -> Vec<String> {
 }
 
 /// Starts it with an environment of its own: the functions inherit all of it, and must see neither a proxy nor an AWS
-/// profile of whoever runs this.
+/// profile of the user who runs this.
 fn spawn(
     python: &Path,
     folder: &Path,

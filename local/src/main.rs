@@ -52,7 +52,7 @@ async fn endure() -> Result<(), Box<dyn Error>> {
         });
     let minutes = Duration::from_mins(minutes?.max(1).into());
     soak::soak(&Plan::new(seed?.into(), events?.max(1) as usize, minutes)).await?;
-    say("Nothing is lost, and every promise was kept.");
+    say("Nothing is lost, and every invariant held.");
     Ok(())
 }
 
@@ -74,7 +74,7 @@ async fn start() -> Result<(), Box<dyn Error>> {
     } = &running;
     say(&format!(
         r#"
-The relay runs. It holds nothing that "make down" would not take away.
+The relay is up. "make down" stops it and removes everything it created.
 
   Webhooks     {webhook_url}
   Gladly       {gladly_url}/_sim
@@ -93,14 +93,14 @@ To try, each on its own line:
   curl -H 'x-api-key: {webhook_key}' -d 'nonsense' {webhook_url}
   make quarantine
 
-  # Pause, and go on: what arrives in between is held. "make status" tells where everything is.
+  # Pause, and go on: what arrives in between is held. "make status" shows where everything is.
   make pause REASON='trying it out'
   make resume
 
   # Make Gladly fail twice.
   curl -d '{{"on":"GET /api/v1/*","times":2,"status":500}}' -H 'content-type: application/json' {gladly_url}/_sim/faults
 
-"make down" ends it."#
+"make down" stops it."#
     ));
     Ok(())
 }
@@ -116,7 +116,7 @@ async fn stop() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Prints a line, unless whoever reads has seen enough (`make up | head`).
+/// Prints a line, unless standard output is closed (`make up | head`).
 fn say(line: &str) {
     let _ = writeln!(io::stdout(), "{line}");
 }

@@ -627,7 +627,7 @@ impl<'a> Stack<'a> {
         }
     }
 
-    /// Has nobody call the controller every minute any more, for whoever wants to switch the mapping.
+    /// Stops the schedule of the controller, so that a test can switch the mapping.
     pub async fn stop_schedule(&self) -> Result<(), StackError> {
         let prefix = format!("{}-ReconcileSchedule-", self.name);
         Ok(self.aws.emulator.delete_schedules(&prefix).await?)
@@ -668,7 +668,7 @@ impl<'a> Stack<'a> {
         Ok(variables[name].as_str().map(str::to_owned))
     }
 
-    /// Sets one of a function's environment variables, or takes it away. Its environments start anew.
+    /// Sets one of a function's environment variables, or takes it away. Its environments are replaced.
     pub async fn set_variable(
         &self,
         function: Function,
@@ -769,7 +769,7 @@ fn strings(object: &Value, text: impl Fn(&Value) -> Option<&str>) -> BTreeMap<St
     entries.filter_map(|(key, value)| Some((key.clone(), text(value)?.to_owned()))).collect()
 }
 
-/// A Lambda package: one executable, uncompressed because it does not travel, and a file that tells this build from
+/// A Lambda package: one executable, uncompressed because it does not travel, and a file that distinguishes this build from
 /// another.
 fn zipped(bootstrap: &[u8], build: &str) -> io::Result<Vec<u8>> {
     let mut zip = ZipWriter::new(Cursor::new(Vec::with_capacity(bootstrap.len() + 1024)));

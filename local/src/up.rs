@@ -26,7 +26,7 @@ const STACK: &str = "gladly-relay";
 /// How long the background process may take; it needs about five seconds once everything is built.
 const STARTUP_TIMEOUT: Duration = Duration::from_mins(3);
 
-/// Where everything is, as the background process left it for whoever asks.
+/// Where everything is, as the background process wrote it down.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Running {
     /// Where a POST ends it. The path holds a random number, so that no web page can guess it.
@@ -91,12 +91,12 @@ pub async fn up() -> Result<Running, UpError> {
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    // Nobody would look after it any more. It may have ended by itself.
+    // It would be left alone. It may have ended by itself.
     let _ = child.kill();
     Err(UpError::NotUp { log: log_file() })
 }
 
-/// Runs everything until it is told to stop.
+/// Runs everything until it is stopped.
 pub async fn serve() -> Result<(), UpError> {
     let LocalStack { gladly, destination, settings } =
         LocalStack::start(12, 1.0).map_err(UpError::Server)?;

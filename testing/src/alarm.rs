@@ -7,7 +7,7 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stdout,
-    reason = "for tests, and this is how metrics are told"
+    reason = "for tests, and this is how metrics are printed"
 )]
 
 use std::{env, ops::RangeInclusive, process::Command};
@@ -80,7 +80,7 @@ impl Alarm {
         values(lines, (&self.namespace, &self.metric), &[name, value])
     }
 
-    /// What a period comes to; nothing where nothing was told.
+    /// What a period comes to; nothing where no metric was sent.
     fn datapoint(
         &self,
         values: &[(Timestamp, f64)],
@@ -210,14 +210,21 @@ impl Run {
             .env("AWS_LAMBDA_FUNCTION_NAME", function)
             .output()
             .unwrap();
-        let told = String::from_utf8(output.stdout).unwrap();
-        assert!(output.status.success(), "{told}\n{}", String::from_utf8_lossy(&output.stderr));
+        let output_text = String::from_utf8(output.stdout).unwrap();
+        assert!(
+            output.status.success(),
+            "{output_text}\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         // The first line stands behind the test's name.
-        let lines =
-            told.lines().filter_map(|line| serde_json::from_str(&line[line.find("{\"")?..]).ok());
+        let lines = output_text
+            .lines()
+            .filter_map(|line| serde_json::from_str(&line[line.find("{\"")?..]).ok());
         let lines: Vec<Value> = lines.collect();
         let marks: Vec<_> = lines.iter().filter_map(|line| line["mark"].as_i64()).collect();
-        let [began, ended] = marks[..] else { panic!("{test} has no begin and end: {told}") };
+        let [began, ended] = marks[..] else {
+            panic!("{test} has no begin and end: {output_text}")
+        };
         let time = |mark| Timestamp::from_millisecond(mark).unwrap();
         Self { lines, began: time(began), ended: time(ended) }
     }

@@ -337,7 +337,7 @@ impl HttpConnector for Aws {
 }
 
 impl State {
-    /// Counts a call and tells how it is to fail.
+    /// Counts a call. Returns how it is to fail, if it is.
     fn fault(&mut self, service: Option<Service>) -> Option<Fault> {
         match service? {
             Service::Ssm => {

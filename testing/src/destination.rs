@@ -237,8 +237,8 @@ async fn receive(
 pub fn violations(delivery: &Value) -> Vec<String> {
     match &*SCHEMA {
         Ok(schema) => {
-            let told = |err: ValidationError<'_>| format!("{}: {err}", err.instance_path());
-            schema.iter_errors(delivery).map(told).collect()
+            let describe = |err: ValidationError<'_>| format!("{}: {err}", err.instance_path());
+            schema.iter_errors(delivery).map(describe).collect()
         }
         Err(err) => vec![err.clone()],
     }

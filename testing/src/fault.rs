@@ -112,7 +112,7 @@ impl Fault {
         Self::default().with(|fault| fault.reset = true)
     }
 
-    /// Does the work, and nobody hears of it: the connection breaks.
+    /// Does the work, and the connection breaks instead of carrying the response.
     #[must_use]
     pub fn lost() -> Self {
         Self::default().with(|fault| fault.lost = true)

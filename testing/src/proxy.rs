@@ -26,7 +26,7 @@ pub struct Proxy {
 
 #[derive(Debug)]
 struct Upstream {
-    /// Absent until it has started: it has to be told our address first.
+    /// Absent until it has started: it needs the proxy's address first.
     url: OnceLock<String>,
     http: reqwest::Client,
 }

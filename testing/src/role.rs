@@ -91,7 +91,7 @@ impl Grant {
         let resources = many(&statement["Resource"]);
         let grants = many(&statement["Action"]).into_iter().flat_map(|action| {
             let action = action.as_str().expect("an action is text").to_owned();
-            // Whoever reads a policy must not have to know which actions there are.
+            // A reader of a policy must not have to know which actions there are.
             assert!(!action.contains(['*', '?']), "{action}");
             resources.iter().map(move |resource| (action.clone(), resource.clone()))
         });

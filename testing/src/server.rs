@@ -112,7 +112,7 @@ pub struct Call {
     pub protocol: String,
     /// When its body had arrived.
     pub at: Instant,
-    /// What was answered; nothing while it hangs, and for ever if the caller gave up.
+    /// What was answered; nothing while it hangs, and for ever if the caller stopped waiting.
     pub status: Option<u16>,
 }
 
@@ -216,7 +216,7 @@ impl Traffic {
         lock(&self.state).faults.clear();
     }
 
-    /// Tells whoever waits that something may be true now.
+    /// Wakes what waits for something that may be true now.
     pub(crate) fn notify(&self) {
         self.changed.send_replace(());
     }

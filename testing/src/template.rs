@@ -1,4 +1,4 @@
-//! `template.yaml` as data, for whoever holds it to something.
+//! `template.yaml` as data, for the tests that read it.
 
 #![expect(
     clippy::expect_used,
@@ -45,6 +45,8 @@ fn json_of(node: &Yaml<'_>) -> Value {
             };
             Value::Object(Map::from_iter([(name, json_of(node))]))
         }
-        Yaml::Representation(..) | Yaml::Alias(_) | Yaml::BadValue => panic!("odd node {node:?}"),
+        Yaml::Representation(..) | Yaml::Alias(_) | Yaml::BadValue => {
+            panic!("unexpected node {node:?}")
+        }
     }
 }

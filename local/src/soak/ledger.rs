@@ -73,7 +73,7 @@ pub struct Ledger {
     pub drain: Duration,
 }
 
-/// What was put aside, as it stands in quarantine.
+/// An event in quarantine.
 #[derive(Debug)]
 pub(super) struct QuarantinedEvent {
     pub(super) event: String,
@@ -237,7 +237,7 @@ impl Ledger {
             if self.judges_memory {
                 fail(
                     !memory.is_judged(),
-                    format!("no process of {name} lived long enough to tell whether memory grows"),
+                    format!("no process of {name} lived long enough to judge whether memory grows"),
                 );
                 fail(
                     memory.is_judged() && memory.grows(),
@@ -276,7 +276,7 @@ impl Display for Ledger {
         let mut row = |what: &str, value: String| writeln!(f, "  {what:<26} {value}");
         row("events sent", grouped(self.sent))?;
         row("accepted (200 queued)", grouped(self.accepted))?;
-        row("put aside by ingest-fn", format!("{} (ids off the rule)", grouped(self.unusable)))?;
+        row("quarantined by ingest-fn", format!("{} (ids off the rule)", grouped(self.unusable)))?;
         row(
             "refused, then repeated",
             format!("{}, at most {} of 5 attempts", grouped(self.repeated), self.tries),
@@ -413,11 +413,11 @@ mod tests {
             attempt("queued", 3, Some(200), r#"{"status":"queued"}"#),
             attempt("aside", 1, Some(200), r#"{"status":"quarantined"}"#),
             attempt("refused", 5, Some(401), r#"{"status":"unauthorized"}"#),
-            attempt("odd", 1, Some(200), "<html>"),
+            attempt("html", 1, Some(200), "<html>"),
             attempt("PING", 1, Some(200), r#"{"status":"pong"}"#),
         ];
         let mut ledger = Ledger::default();
-        let accepted = ledger.sent(&ids(&["queued", "aside", "refused", "odd"]), &attempts);
+        let accepted = ledger.sent(&ids(&["queued", "aside", "refused", "html"]), &attempts);
         assert_eq!(accepted, ids(&["queued"]));
         assert_eq!((ledger.sent, ledger.accepted, ledger.unusable), (4, 1, 1));
         assert_eq!((ledger.untaken, ledger.repeated, ledger.tries), (2, 1, 5));

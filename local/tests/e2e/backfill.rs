@@ -40,7 +40,7 @@ impl TestApp {
     }
 }
 
-/// ingest-fn is killed, Gladly gives up, more happens; then it is back.
+/// ingest-fn is killed, Gladly disables the webhook, more happens; then it is back.
 async fn heal(seed: u64) {
     let mut rng = Rng::with_seed(seed);
     let name = format!("healed-{seed}");

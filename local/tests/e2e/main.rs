@@ -33,7 +33,7 @@ const WAIT_TIMEOUT: Duration = Duration::from_mins(2);
 /// What customers say here. It must never be logged.
 const SAID: &str = "my cat is called Mitzi";
 
-/// The AWS of all tests. Nobody drops a static: the emulator ends when this process does, however that comes about.
+/// The AWS of all tests. A static is never dropped: the emulator ends when this process does, however that comes about.
 async fn aws() -> &'static EmulatedAws {
     static CLOUD: OnceCell<EmulatedAws> = OnceCell::const_new();
     let start =
@@ -152,11 +152,11 @@ impl TestApp {
             .await;
     }
 
-    /// Waits until exactly these many messages are in the events queue, all of them given back for a while by batches
+    /// Waits until exactly these many messages are in the events queue, all of them returned for a while by batches
     /// that have ended, and returns them.
     async fn given_back(&self, messages: usize) -> Vec<Peeked> {
         let mut found = Vec::new();
-        eventually("every message is given back", async || {
+        eventually("every message is returned", async || {
             found = self.stack.peek(Queue::Events).await.unwrap();
             found.len() == messages && found.iter().all(is_given_back)
         })
@@ -205,14 +205,14 @@ fn answer(status: u16, word: &str) -> (u16, String) {
     (status, format!(r#"{{"status":"{word}"}}"#))
 }
 
-/// Hidden, but not by somebody who works on it: that takes half an hour.
+/// Hidden, but not by an invocation that works on it: that takes half an hour.
 fn is_given_back(message: &Peeked) -> bool {
     message.receive_count > 0
         && !message.hidden_for.is_zero()
         && message.hidden_for < Duration::from_mins(15)
 }
 
-/// Waits for something that nobody tells of.
+/// Waits for something without a notification.
 async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let began = Instant::now();
     while !holds().await {

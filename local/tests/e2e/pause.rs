@@ -1,4 +1,4 @@
-//! The pause, held by the guard alone: nobody switches the mapping off here.
+//! The pause, held by the gate alone: the mapping stays on here.
 
 use std::time::{Duration, Instant};
 

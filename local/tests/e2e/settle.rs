@@ -19,7 +19,7 @@ fn assert_backs_off(message: &Peeked) {
 #[tokio::test]
 async fn what_is_given_back_is_delivered_once_its_cause_is_gone() {
     let app = TestApp::new("transient").await;
-    // What both say with it may repeat what they were told.
+    // The bodies of both may repeat what they were sent.
     let said = format!("{SAID}, {}, {}", app.settings.gladly_token, app.settings.destination_token);
     let on = |fault: Fault, path: &str| fault.on(format!("/api/v1/conversations/{path}"));
     app.gladly.fault(on(Fault::status(500).body(&*said), "gladly-down"));
@@ -64,7 +64,7 @@ async fn what_gladly_cannot_give_is_given_back_alone() {
     let elsewhere = format!("{}/elsewhere", app.destination.url());
     let faults = [
         ("redirected", Fault::redirect(302, &elsewhere)),
-        ("odd", Fault::status(418).body(SAID)),
+        ("teapot", Fault::status(418).body(SAID)),
         ("garbled", Fault::garbled()),
         ("endless", Fault::large(40)),
     ];

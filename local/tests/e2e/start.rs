@@ -44,7 +44,7 @@ async fn a_bad_setting_keeps_a_function_from_starting_and_is_named() {
 #[tokio::test]
 async fn an_invocation_that_means_nothing_is_told_so() {
     let app = TestApp::new("invocations").await;
-    // Nobody else is to invoke it while its lines are counted.
+    // Nothing else may invoke it while its lines are counted.
     app.stack.stop_schedule().await.unwrap();
     let unknown = "unknown invocation: it should be an SQS batch, ";
     let cases = [

@@ -1,4 +1,4 @@
-//! The event source mapping, as Lambda's API shows it. Nobody polls here.
+//! The event source mapping, as Lambda's API shows it. It does not poll.
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};

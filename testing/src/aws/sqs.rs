@@ -86,7 +86,7 @@ pub struct Queue {
     pub visibility: SignedDuration,
     /// After how many receives a message moves, and to which queue.
     pub redrive: Option<(u32, String)>,
-    /// Bodies of messages that nobody deleted in time.
+    /// Bodies of messages that were not deleted in time.
     pub expired: Vec<Arc<str>>,
     messages: BTreeMap<u64, Held>,
     ages: BTreeSet<(i64, u64)>,
@@ -639,9 +639,9 @@ mod tests {
         state.send("events", "a", Vec::new(), 60, at(0));
         let asked = json!({"QueueUrl": format!("{QUEUES}events"), "AttributeNames":
             ["ApproximateNumberOfMessagesDelayed", "ApproximateNumberOfMessagesNotVisible"]});
-        let told = state.sqs("AmazonSQS.GetQueueAttributes", &asked, 0, at(1)).unwrap();
+        let depth = state.sqs("AmazonSQS.GetQueueAttributes", &asked, 0, at(1)).unwrap();
         assert_eq!(
-            told["Attributes"],
+            depth["Attributes"],
             json!({"ApproximateNumberOfMessagesDelayed": "1", "ApproximateNumberOfMessagesNotVisible": "0"})
         );
         assert!(state.receive("events", 10, None, at(59)).unwrap().is_empty());

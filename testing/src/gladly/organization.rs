@@ -26,7 +26,7 @@ pub struct Organization {
     pub transcripts: BTreeMap<String, Value>,
     /// Ids of items that exist but whose type the API does not support.
     pub unsupported: BTreeSet<String>,
-    /// Everything that happened, as the Events API tells it.
+    /// Everything that happened, as the Events API lists it.
     pub events: Vec<Value>,
     pub(super) rng: Rng,
 }
@@ -41,7 +41,7 @@ pub struct Conversation {
 }
 
 impl Organization {
-    /// An organisation with agents, inboxes and topics, and nobody who ever wrote to it.
+    /// An organisation with agents, inboxes and topics, and no customers.
     pub(super) fn new(seed: u64) -> Self {
         let mut organization = Self {
             agents: Vec::new(),

@@ -1,4 +1,4 @@
-//! The REST API as far as the relay calls it, odd corners included.
+//! The REST API as far as the relay calls it, with its peculiarities.
 
 use std::fmt::Write as _;
 

@@ -200,7 +200,7 @@ impl Organization {
     }
 
     fn made_up_conversation(&mut self, number: usize, id: &str, customer: &str) {
-        // Shifted by one with each round, so that every story is told in every channel.
+        // Shifted by one with each round, so that every template comes in every channel.
         let template = &STORIES[(number + number / CHANNELS.len()) % STORIES.len()];
         let order = self.rng.u32(10_000..99_999).to_string();
         let channel = CHANNELS[number % CHANNELS.len()];

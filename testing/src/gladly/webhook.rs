@@ -23,7 +23,7 @@ use crate::server::lock;
 /// When an event is sent, in seconds after its first attempt. Gladly's table may mean intervals instead; it also says
 /// that all this takes an hour.
 const ATTEMPTS: [u32; 5] = [0, 30, 300, 1800, 3600];
-/// How long Gladly waits for an answer.
+/// How long Gladly waits for a response.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
 const MOST_WEBHOOKS: usize = 20;
 
