@@ -19,18 +19,23 @@ fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap()
 }
 
-/// The text of every Rust file of these folders.
-fn code(folders: &[&str]) -> String {
-    let mut code = String::new();
+/// Every Rust file of these folders.
+fn sources(folders: &[&str]) -> Vec<PathBuf> {
+    let mut files = Vec::new();
     let mut pending: Vec<PathBuf> = folders.iter().map(|folder| root().join(folder)).collect();
     while let Some(path) = pending.pop() {
         if path.is_dir() {
             pending.extend(fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
         } else if path.extension().is_some_and(|extension| extension == "rs") {
-            code += &fs::read_to_string(path).unwrap();
+            files.push(path);
         }
     }
-    code
+    files
+}
+
+/// The text of all of them.
+fn code(folders: &[&str]) -> String {
+    sources(folders).into_iter().map(|path| fs::read_to_string(path).unwrap()).collect()
 }
 
 #[test]
@@ -40,11 +45,13 @@ fn every_test_that_semantics_names_exists() {
 
 #[test]
 fn every_test_that_the_threat_model_names_exists() {
-    assert_names_tests("docs/SECURITY.md", 25);
+    assert_names_tests("docs/THREAT_MODEL.md", 25);
 }
 
 fn assert_names_tests(document: &str, least: usize) {
-    let code = code(&["ingest-fn", "extractor-fn", "shared", "local", "properties", "simulation"]);
+    let folders =
+        ["ingest-fn", "extractor-fn", "shared", "local", "properties", "simulation", "testing"];
+    let code = code(&folders);
     let named = Regex::new(r"`(?:[a-z-]+: )?([a-z_]+)::([a-z_0-9]+)`").unwrap();
     let text = read(document);
     let mut count = 0;
@@ -55,12 +62,12 @@ fn assert_names_tests(document: &str, least: usize) {
     }
     assert!(count > least, "the pattern still finds them: {count}");
     let modules = Regex::new(r"`(?:[a-z-]+: )?([a-z_]+)::\*`").unwrap();
+    let paths = sources(&folders);
     for found in modules.captures_iter(&text) {
-        let file = ["src", "tests", "tests/it", "tests/e2e"].iter().flat_map(|folder| {
-            ["ingest-fn", "extractor-fn", "shared", "local", "properties"]
-                .map(|package| root().join(package).join(folder).join(format!("{}.rs", &found[1])))
-        });
-        assert!(file.into_iter().any(|file| file.exists()), "no module {}", &found[1]);
+        // A module is a file, or a folder with a mod.rs.
+        let (file, folder) = (format!("{}.rs", &found[1]), format!("{}/mod.rs", &found[1]));
+        let exists = paths.iter().any(|path| path.ends_with(&file) || path.ends_with(&folder));
+        assert!(exists, "{document} names {}, which is no module", &found[0]);
     }
 }
 
@@ -74,7 +81,7 @@ fn the_threat_model_gives_a_reason_for_every_permission_and_no_other() {
         word.captures_iter(cell).map(|found| found[1].to_owned()).collect()
     };
     let (mut all, mut of_the_code) = (BTreeSet::new(), BTreeSet::new());
-    for found in row.captures_iter(&read("docs/SECURITY.md")) {
+    for found in row.captures_iter(&read("docs/THREAT_MODEL.md")) {
         for action in words(&found[2]) {
             for on in words(&found[3]) {
                 let permission = (found[1].to_owned(), action.clone(), on);
@@ -105,7 +112,7 @@ fn every_make_target_that_a_document_names_exists() {
         "README.md",
         "SECURITY.md",
         "docs/OPERATIONS.md",
-        "docs/SECURITY.md",
+        "docs/THREAT_MODEL.md",
         "docs/SEMANTICS.md",
         "template.yaml",
     ] {
