@@ -35,7 +35,7 @@ fn assert_newest(name: &str, written: &str) {
     assert_eq!(
         written,
         golden.read(name).unwrap(),
-        "{name} is no longer written as in {}: see docs/SEMANTICS.md, Upgrades",
+        "{name} is no longer written as in {}: see CONTRIBUTING.md, Change a wire format",
         golden.version
     );
 }

@@ -22,7 +22,7 @@ async fn what_is_queued_and_put_aside_is_written_as_before() {
         assert_eq!(
             short(&app.messages().remove(0).body),
             golden.read(name).unwrap(),
-            "{name} is no longer written as in {}: see docs/SEMANTICS.md, Upgrades",
+            "{name} is no longer written as in {}: see CONTRIBUTING.md, Change a wire format",
             golden.version
         );
     }
