@@ -104,9 +104,9 @@ simulate: ## Try the hold in thousands of simulated worlds (SEEDS=10000, or SEED
 soak: build ## Try the real stack under fire and account for every event (SEED=1 EVENTS=30000 MINUTES=10, then the drain)
 	@$(LOCAL) soak $(or $(SEED),1) $(or $(EVENTS),30000) $(or $(MINUTES),10)
 
-.PHONY: planted
-planted: ## Plant bugs one by one and see that the simulation finds them (SEEDS=3000)
-	@simulation/planted
+.PHONY: mutants
+mutants: ## Plant bugs one by one and see that the simulation finds them (SEEDS=3000)
+	@simulation/mutants
 
 .PHONY: fuzz
 fuzz: $(FUZZER)/.ready ## Look for bytes that break a promise (SECONDS=60 a target, or RUNS=number; TARGET=webhook)
