@@ -22,9 +22,10 @@ fn read(path: &str) -> String {
 /// The documents directly in a folder of the repository.
 fn markdown(folder: &str) -> Vec<String> {
     let entries = fs::read_dir(root().join(folder)).unwrap();
-    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let documents = names.filter(|name| name.ends_with(".md"));
-    documents.map(|name| Path::new(folder).join(name).to_str().unwrap().to_owned()).collect()
+    let names = entries.map(|entry| Path::new(folder).join(entry.unwrap().file_name()));
+    let documents =
+        names.filter(|name| name.extension().is_some_and(|extension| extension == "md"));
+    documents.map(|name| name.into_os_string().into_string().unwrap()).collect()
 }
 
 /// Every Rust file of these folders.
