@@ -87,10 +87,17 @@ fn read(path: &str) -> String {
 
 /// The code of a function, its tests left out.
 fn code(function: &str) -> String {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(function).join("src");
-    let files =
-        fs::read_dir(folder).unwrap().map(|file| fs::read_to_string(file.unwrap().path()).unwrap());
-    files.collect()
+    let mut pending =
+        vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(function).join("src")];
+    let mut text = String::new();
+    while let Some(path) = pending.pop() {
+        if path.is_dir() {
+            pending.extend(fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+        } else {
+            text += &fs::read_to_string(path).unwrap();
+        }
+    }
+    text
 }
 
 #[test]
