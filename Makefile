@@ -30,7 +30,7 @@ TRIPLE_x86_64 := x86_64-unknown-linux-gnu
 FUNCTIONS := --package=ingest-fn --package=extractor-fn
 
 # $(call step,What it is,command): a heading, the command, and one sentence if it fails.
-step = @printf '\n== %s\n' "$(1)"; $(2) || { printf '\n%s: this failed; the lines above say why.\n' "$(1)" >&2; exit 1; }
+step = @printf '\n== %s\n' "$(1)"; $(2) || { printf '\n%s: this failed; the lines above show why.\n' "$(1)" >&2; exit 1; }
 
 # $(call only,NAMES): refuses any other on the command line, where a misspelt UNTIL would make a pause without an end.
 only = $(foreach name,$(filter-out STACK AWS_% $(1),$(said)),$(error make $@ does not know $(name); what it knows: $(strip STACK $(1))))
@@ -79,37 +79,37 @@ lint: tools ## Run the linters alone
 	$(call step,Lints of the template,$(TOOLS)/bin/cfn-lint template.yaml)
 
 .PHONY: lint-workflows
-lint-workflows: $(WORKFLOWS)/.ready ## Lint .github/workflows, as far as that goes without the hosting service
+lint-workflows: $(WORKFLOWS)/.ready ## Lint .github/workflows offline
 	$(call step,Lints of the workflows,$(WORKFLOWS)/bin/actionlint)
 
 .PHONY: audit
-audit: tools ## Look for known vulnerabilities and withdrawn versions in what the crates depend on
+audit: tools ## Look for known vulnerabilities and withdrawn versions among the dependencies
 	@if said=$$($(TOOLS)/bin/cargo-deny --locked check advisories 2>&1); then \
 	  printf 'No known vulnerability, nothing unmaintained, nothing withdrawn.\n'; \
 	else \
 	  case $$said in \
 	  *'failed to fetch advisory database'*) \
-	    printf "make audit: nothing was checked: RustSec's database of advisories, a git repository on GitHub, is out of reach.\\n" >&2 ;; \
+	    printf "make audit: nothing was checked: cannot reach RustSec's database of advisories, a git repository on GitHub.\\n" >&2 ;; \
 	  *) printf '%s\n' "$$said" >&2 ;; \
 	  esac; \
 	  exit 1; \
 	fi
 
 .PHONY: simulate
-simulate: ## Try the hold in thousands of simulated worlds (SEEDS=10000, or SEED=123 alone)
+simulate: ## Run the extractor in thousands of simulated worlds (SEEDS=10000, or SEED=123 alone)
 	@cargo build --quiet --locked --workspace
 	@"$${CARGO_TARGET_DIR:-target}"/debug/simulation $(if $(SEED),--seed $(SEED) --verbose,--seeds $(or $(SEEDS),10000)) >/dev/null
 
 .PHONY: soak
-soak: build ## Try the real stack under fire and account for every event (SEED=1 EVENTS=30000 MINUTES=10, then the drain)
+soak: build ## Run the real stack under load and faults, and account for every event (SEED=1 EVENTS=30000 MINUTES=10, then the drain)
 	@$(LOCAL) soak $(or $(SEED),1) $(or $(EVENTS),30000) $(or $(MINUTES),10)
 
 .PHONY: mutants
-mutants: ## Plant bugs one by one and see that the simulation finds them (SEEDS=3000)
+mutants: ## Plant bugs one by one, and fail unless the simulation finds each (SEEDS=3000)
 	@simulation/mutants
 
 .PHONY: fuzz
-fuzz: $(FUZZER)/.ready ## Look for bytes that break a promise (SECONDS=60 a target, or RUNS=number; TARGET=webhook)
+fuzz: $(FUZZER)/.ready ## Look for input that breaks a promise (SECONDS=60 per target, or RUNS=number; TARGET=webhook)
 	@cp Cargo.lock fuzz/Cargo.lock
 	$(call step,Building for libFuzzer (about ten minutes the first time),$(CARGO_FUZZ) build $(CARGO_FUZZ_OPTIONS) $(TARGET))
 	@for target in $(or $(TARGET),$(FUZZ_TARGETS)); do \
@@ -122,7 +122,7 @@ fuzz: $(FUZZER)/.ready ## Look for bytes that break a promise (SECONDS=60 a targ
 	done
 
 .PHONY: fuzz-keep
-fuzz-keep: $(FUZZER)/.ready ## Keep in fuzz/corpus what "make fuzz" found and nothing there reaches (TARGET=webhook)
+fuzz-keep: $(FUZZER)/.ready ## Add to fuzz/corpus what "make fuzz" found and nothing there covers (TARGET=webhook)
 	@for target in $(or $(TARGET),$(FUZZ_TARGETS)); do \
 	  rm -rf fuzz/kept; \
 	  tools/corpus unpack fuzz/corpus/$$target.zip fuzz/kept; \
@@ -154,7 +154,7 @@ tools: $(TOOLS)/.ready ## Install the Python tools into .tools/ (about a minute,
 	@:
 
 .PHONY: pin
-pin: ## Write the exact versions of the Python tools anew, after a change of tools/*.in
+pin: ## Pin the Python tools to exact versions again, after a change of tools/*.in
 	@test -x .tools/uv/bin/uv || { python3 -m venv .tools/uv && .tools/uv/bin/pip install --quiet uv; }
 	@for name in local package workflows; do \
 	  pinned=$$(.tools/uv/bin/uv --quiet pip compile --universal --python-version=3.10 --generate-hashes --no-annotate --no-header tools/$$name.in); \
@@ -163,12 +163,12 @@ pin: ## Write the exact versions of the Python tools anew, after a change of too
 
 ## Set it up: what "make up" started, or with STACK=name a stack in your AWS account
 
-# What a stack that is not there yet cannot say; secrets stand here so that tools/setup can tell what is wrong with that.
+# What a stack that does not exist yet cannot provide; secrets are listed so that tools/setup can explain what is wrong with that.
 SETTINGS := GLADLY_HOST GLADLY_EMAIL WEBHOOK_KEYS_PARAMETER GLADLY_TOKEN_PARAMETER DESTINATION_TOKEN_PARAMETER KMS_KEY
 SECRETS := GLADLY_TOKEN DESTINATION_TOKEN WEBHOOK_KEY
 
 .PHONY: secrets
-secrets: ## Write the tokens and the webhook key as SSM SecureStrings, once Gladly knows them (STACK=name)
+secrets: ## Write the tokens and the webhook key as SSM SecureStrings, once Gladly has accepted them (STACK=name)
 	@$(call only,$(SETTINGS) $(SECRETS))tools/setup secrets
 
 .PHONY: webhook
@@ -176,7 +176,7 @@ webhook: ## Create or update the webhook at Gladly (STACK=name)
 	@$(call only,$(SETTINGS))tools/setup webhook
 
 .PHONY: doctor
-doctor: ## Tell in a line each what is right, what is wrong and how to mend it (STACK=name)
+doctor: ## Check everything, one line each: ok, WRONG with the remedy, or ? (STACK=name)
 	@$(call only,$(SETTINGS))tools/setup doctor
 
 .PHONY: rotate-key
@@ -185,36 +185,36 @@ rotate-key: ## Replace the webhook key without a gap, in two steps (STACK=name D
 
 ## Operate it: what "make up" started, or with STACK=name a stack in your AWS account
 
-# As it was typed: a dollar sign in a reason begins no variable.
+# Verbatim: a dollar sign in a reason begins no variable.
 override REASON := $(value REASON)
 export REASON
 
 .PHONY: pause
-pause: ## Hold every event from now on (REASON="…" UNTIL=2026-12-01T08:00:00Z STACK=name)
+pause: ## Pause extraction; events are held (REASON="…" UNTIL=2026-12-01T08:00:00Z STACK=name)
 	@$(call only,REASON UNTIL BY)tools/relay pause
 
 .PHONY: resume
-resume: ## Go on after a pause, or after the circuit breaker has opened (STACK=name)
+resume: ## Resume after a pause, or after the circuit breaker has opened (STACK=name)
 	@$(call only,)tools/relay resume
 
 .PHONY: status
-status: ## Tell what runs, what waits and for how long that is safe (STACK=name)
+status: ## Show what runs, what waits and for how long that is safe (STACK=name)
 	@$(call only,)tools/relay status
 
 .PHONY: quarantine
-quarantine: ## List what was put aside, and why (STACK=name)
+quarantine: ## List what is in quarantine, and why (STACK=name)
 	@$(call only,)tools/relay quarantine
 
 .PHONY: redrive
-redrive: ## Put what was put aside back into the events queue (MAX=number STACK=name)
+redrive: ## Send quarantined events back to the events queue (MAX=number STACK=name)
 	@$(call only,MAX)tools/relay redrive
 
 .PHONY: backfill
-backfill: ## Queue again what Gladly lists of the last 24 hours (FROM=2026-12-01T08:00:00Z TO=time STACK=name)
+backfill: ## Queue events of the last 24 hours again, from Gladly's list (FROM=2026-12-01T08:00:00Z TO=time STACK=name)
 	@$(call only,FROM TO)tools/relay backfill
 
 .PHONY: import
-import: ## Queue again the conversations of Gladly's exports of the last 14 days (FROM=time TO=time STACK=name)
+import: ## Queue conversations of the last 14 days again, from Gladly's exports (FROM=time TO=time STACK=name)
 	@$(call only,FROM TO)tools/relay import
 
 ## Ship it
@@ -229,7 +229,7 @@ check-arm64: build ## Build the functions for arm64 and run them under an emulat
 	$(call step,Running what was built for arm64,tools/check-arm64 $(BENCH))
 
 .PHONY: sbom
-sbom: $(CYCLONEDX)/bin/cargo-cyclonedx ## Write what the functions are made of into target/sbom/, as CycloneDX (ARCH as above)
+sbom: $(CYCLONEDX)/bin/cargo-cyclonedx ## Write the functions' components into target/sbom/, as CycloneDX (ARCH as above)
 	@PATH="$$PWD/$(CYCLONEDX)/bin:$$PATH" tools/sbom $(TRIPLE_$(ARCH)) target/sbom
 
 .PHONY: deploy
@@ -245,7 +245,7 @@ $(FUZZER)/.ready:
 	@cargo install --quiet --locked --root=$(FUZZER) cargo-fuzz@0.13.2
 	@touch $@
 
-# A failed installation leaves no .ready behind, so the next try begins anew.
+# A failed installation leaves no .ready behind, so the next try starts over.
 $(TOOLS)/.ready: tools/local.txt
 $(PACKAGER)/.ready: tools/package.txt
 $(WORKFLOWS)/.ready: tools/workflows.txt

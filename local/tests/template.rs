@@ -244,7 +244,7 @@ fn nothing_here_may_write_the_operators_parameter() {
 #[test]
 fn a_change_of_pause_or_breaker_calls_the_controller() {
     let rule = json!({
-        "Description": "Calls extractor-fn when the pause or the circuit breaker changes",
+        "Description": "Invokes extractor-fn when the pause or the circuit breaker changes",
         "EventPattern": {
             "source": ["aws.ssm"],
             "detail-type": ["Parameter Store Change"],
@@ -270,7 +270,7 @@ fn a_change_of_pause_or_breaker_calls_the_controller() {
 fn the_controller_is_called_every_minute_and_never_again_for_the_minute_before() {
     let schedule = json!({
         "Description":
-            "Has extractor-fn bring everything in line with the pause and the circuit breaker",
+            "Invokes extractor-fn to reconcile with the pause and the circuit breaker",
         "ScheduleExpression": "rate(1 minute)",
         "FlexibleTimeWindow": {"Mode": "OFF"},
         "Target": {
