@@ -9,11 +9,7 @@ use std::{
 };
 
 use regex::Regex;
-use testing::role::Role;
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
+use testing::{role::Role, root};
 
 fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap()

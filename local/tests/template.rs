@@ -168,7 +168,7 @@ fn assert_retained(resource: &str) {
 }
 
 /// The roles that there are. That each function needs all of its own and nothing else is shown beside the code, in
-/// `permission.rs` of both; the reasons stand in `docs/THREAT_MODEL.md`, which `docs.rs` holds to this.
+/// `permission.rs` of both; the reasons are in `docs/THREAT_MODEL.md`, which `docs.rs` compares with this.
 const ROLES: [&str; 3] = ["ExtractorRole", "IngestRole", "ReconcileScheduleRole"];
 
 #[test]
