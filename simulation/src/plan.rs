@@ -471,7 +471,9 @@ impl Plan {
             let to = (at + moment(rng, MINUTE, span / 3)).min(span);
             let outage = Outage { from: at, to, by_hand: rng.bool() };
             self.outages.push(outage);
-            let off = if outage.by_hand { at } else { (2 * at + to) / 3 };
+            // Gladly's retries of one event take 96 minutes at most, then it disables the webhook.
+            let disabled = ((2 * at + to) / 3).min(at + 90 * MINUTE);
+            let off = if outage.by_hand { at } else { disabled };
             self.actions.push((off, Action::SwitchOff { by_hand: outage.by_hand }));
             if outage.by_hand {
                 self.actions.push((to, Action::SwitchOn));

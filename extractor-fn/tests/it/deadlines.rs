@@ -17,7 +17,7 @@ use testing::{
 };
 use tokio::time::{Duration, Instant, sleep};
 
-use crate::{FIRST_WAIT, Settled, account, config, record, settle};
+use crate::{FIRST_WAIT, Settled, account, config, enable_log, record, settle};
 
 /// A request that was made, and when.
 struct Asked {
@@ -75,6 +75,7 @@ impl TestApp {
         settings: &[(&str, &str)],
         reply: impl Fn(&str) -> Reply + Send + Sync + 'static,
     ) -> Self {
+        enable_log();
         let began = Instant::now();
         let now = move || start + SignedDuration::try_from(began.elapsed()).unwrap();
         let (aws, asked) = (account(Aws::new(now)), Arc::default());

@@ -24,13 +24,18 @@ mod renewal;
 mod tls;
 mod upgrade;
 
-use std::{borrow::Borrow, collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    borrow::Borrow,
+    collections::BTreeMap,
+    sync::{Arc, Once},
+    time::Duration,
+};
 
 use extractor_fn::{Config, Extractor, Http, InvocationError, Response};
 use jiff::{SignedDuration, Timestamp};
 use lambda_runtime::{Context, LambdaEvent};
 use serde_json::{Value, json};
-use shared::{Clock, Env, Origin, QueueMessage, https_connector_trusting};
+use shared::{Clock, Env, Origin, QueueMessage, https_connector_trusting, subscriber};
 use testing::{
     aws::{Aws, Message},
     destination::{self, Destination},
@@ -41,6 +46,7 @@ use testing::{
     },
     tls::Tls,
 };
+use tracing::{level_filters::LevelFilter, subscriber::set_global_default};
 
 const GLADLY_TOKEN: &str = "gladly-token";
 const DESTINATION_TOKEN: &str = "destination-token";
@@ -70,6 +76,7 @@ impl TestApp {
 
     /// Some settings differ.
     fn with(settings: &[(&str, &str)]) -> Self {
+        enable_log();
         Self::connected(settings, None, None)
     }
 
@@ -237,3 +244,14 @@ impl Settled {
 
 /// The wait after a first failure: 30 s, 20 % up or down.
 const FIRST_WAIT: std::ops::RangeInclusive<i64> = 24..=36;
+
+/// Takes everything that the functions log, and drops it. tracing decides once for each place in the
+/// code whether it is enabled: without this, a test that logs first could decide it for one that
+/// reads the log.
+pub(crate) fn enable_log() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // A child process may have a subscriber already.
+        let _ = set_global_default(subscriber(LevelFilter::INFO, |_: &[u8]| {}));
+    });
+}

@@ -1,7 +1,5 @@
 //! Faults that pass: nothing is lost, nothing is quarantined, and everything comes in the end.
 
-use std::time::Duration;
-
 use local::stack::{Function, Peeked, Queue};
 use serde_json::json;
 use testing::fault::Fault;
@@ -135,11 +133,11 @@ async fn a_wait_that_was_asked_for_is_kept() {
 }
 
 #[tokio::test]
-async fn what_does_not_fit_into_an_invocation_goes_back_at_once() {
+async fn what_does_not_fit_into_an_invocation_is_delivered_by_the_next_ones() {
     let app = TestApp::with("short", &[("GladlyRequestsPerSecond", "2")]).await;
     app.stack.configure(Function::Extractor, &json!({"Timeout": 20})).await.unwrap();
     app.gather().await;
-    // At 2 requests a second the first eight take 10 s, and 20 s leave 9 s to begin another in.
+    // At 2 requests a second ten conversations take 15 s, and 20 s leave 11.5 s to fetch in.
     let conversations: Vec<_> = (0..10).map(|number| format!("c-{number}")).collect();
     let conversations: Vec<_> = conversations.iter().map(String::as_str).collect();
     let ids = app.queue_all(&conversations).await;
@@ -149,10 +147,6 @@ async fn what_does_not_fit_into_an_invocation_goes_back_at_once() {
     app.settled().await;
     let summaries = batches(&app.stack.logs(Function::Extractor).await.unwrap());
     assert!(summaries[0]["batch.returned"].as_u64() > Some(0), "{summaries:?}");
-    // A back-off would have taken 24 s at least.
-    let calls = app.destination.traffic().calls("");
-    let took = calls[calls.len() - 1].at - calls[0].at;
-    assert!(took < Duration::from_secs(20), "{took:?}");
     assert_eq!(app.total(Queue::Quarantine).await, 0);
     app.end().await;
 }

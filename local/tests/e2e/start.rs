@@ -46,7 +46,7 @@ async fn an_invocation_that_means_nothing_is_told_so() {
     let app = TestApp::new("invocations").await;
     // Nothing else may invoke it while its lines are counted.
     app.stack.stop_schedule().await.unwrap();
-    let unknown = "unknown invocation: it should be an SQS batch, ";
+    let unknown = "unknown invocation: expected an SQS batch, ";
     let cases = [
         (json!({}), "UnknownInvocation", unknown),
         (json!([SAID]), "UnknownInvocation", unknown),
@@ -54,7 +54,7 @@ async fn an_invocation_that_means_nothing_is_told_so() {
         (json!({"Records": SAID}), "UnknownInvocation", unknown),
         (json!({"source": "aws.s3"}), "UnknownInvocation", unknown),
         (json!({"task": "dance"}), "UnknownInvocation", unknown),
-        (json!({"Records": [{"body": SAID}]}), "NamelessRecord", "a record has no message id, "),
+        (json!({"Records": [{"body": SAID}]}), "MissingMessageId", "a record has no message id, "),
     ];
     for (event, kind, explanation) in &cases {
         let answered = app.stack.invoke(Function::Extractor, event).await.unwrap();
