@@ -68,7 +68,7 @@ impl Webhook {
     }
 
     /// The body, decompressed, or as it came if it could not be decompressed. Nothing but this has
-    /// to be kept: whoever reads it later does not need the header.
+    /// to be stored: it is read later without the header.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.body
@@ -108,7 +108,7 @@ pub(crate) struct QueuedEvent {
 }
 
 /// The body without its `content-encoding`, or `None` if it has none. One `gzip` is undone, whether
-/// in one member or in several; nobody sends more than one, or another.
+/// in one member or in several; no sender of webhooks uses more than one, or another.
 fn decoded(headers: &HeaderMap, body: &[u8]) -> Result<Option<Vec<u8>>, InvalidEvent> {
     let values = headers.get_all(CONTENT_ENCODING).into_iter();
     let mut encodings = values

@@ -62,7 +62,7 @@ fn utf16(character: char) -> impl Iterator<Item = u16> {
     units.into_iter().take(count)
 }
 
-/// Replaces escapes of lone surrogates in JSON: half a character, cut from a text by whoever wrote it,
+/// Replaces escapes of lone surrogates in JSON: half a character, where its writer cut a text,
 /// is legal in JSON and refused by most parsers.
 #[must_use]
 pub fn replace_lone_surrogates(json: String) -> String {

@@ -61,7 +61,7 @@ pub enum Metric {
     ExpiresInSeconds,
     /// How long forwarding all of them will take, about.
     DrainSeconds,
-    /// Messages sent anew so that they do not expire.
+    /// Messages sent again so that they do not expire.
     Renewed,
     /// 1 while the circuit breaker holds extraction.
     BreakerOpen,
@@ -70,7 +70,7 @@ pub enum Metric {
 }
 
 impl Metric {
-    /// All of them, for whoever watches.
+    /// All of them.
     pub const ALL: [Self; 23] = [
         Self::Queued,
         Self::Ignored,

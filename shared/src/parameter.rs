@@ -27,7 +27,7 @@ const FAILURE_TTL: SignedDuration = SignedDuration::from_secs(2);
 /// The longest wait between two reads that SSM throttles: the first, which doubles, and the most.
 const THROTTLED_WAITS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
 
-/// SSM's answers that stay the same until somebody writes the parameter or lets us read it.
+/// SSM's answers that stay the same until the operator writes the parameter or lets us read it.
 /// <https://docs.aws.amazon.com/systems-manager/latest/APIReference/API_GetParameter.html>
 const LASTING: [&str; 6] = [
     "AccessDenied",
@@ -38,7 +38,7 @@ const LASTING: [&str; 6] = [
     "ValidationException",
 ];
 
-/// An SSM client that gives up in time.
+/// An SSM client with this module's timeouts and retries.
 pub fn ssm_client(config: impl Into<Builder>) -> Client {
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(ATTEMPT_TIMEOUT)
@@ -85,7 +85,7 @@ pub enum ParameterError {
     },
     /// Its text is not what it should be.
     #[error("the parameter {name} is not usable: {reason}")]
-    InvalidEvent {
+    Invalid {
         /// The parameter's name.
         name: String,
         /// What it should be.
@@ -102,7 +102,7 @@ pub enum ParameterError {
 }
 
 impl ParameterError {
-    /// Whether it lasts until somebody writes the parameter or lets us read it. The other failures
+    /// Whether it lasts until the operator writes the parameter or lets us read it. The other failures
     /// pass by themselves.
     #[must_use]
     pub fn is_lasting(&self) -> bool {
@@ -113,7 +113,7 @@ impl ParameterError {
                 let code = source.as_service_error().and_then(ProvideErrorMetadata::code);
                 code.is_some_and(|code| LASTING.contains(&code))
             }
-            Self::InvalidEvent { .. } => true,
+            Self::Invalid { .. } => true,
             Self::NotWritten { .. } => false,
         }
     }
@@ -275,7 +275,7 @@ impl<T: FromStr<Err: Display>> Parameter<T> {
     }
 
     fn invalid(&self, reason: &T::Err) -> ParameterError {
-        ParameterError::InvalidEvent { name: self.name.clone(), reason: reason.to_string() }
+        ParameterError::Invalid { name: self.name.clone(), reason: reason.to_string() }
     }
 }
 

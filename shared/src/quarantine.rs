@@ -119,7 +119,7 @@ impl<'a> QuarantinedMessage<'a> {
         String::from_utf8(self.bytes()?).ok()
     }
 
-    /// The original, as far as it was kept. `None` if somebody else wrote the message and it is not
+    /// The original, as far as it was kept. `None` if another program wrote the message and it is not
     /// encoded as it says.
     #[must_use]
     pub fn bytes(&self) -> Option<Vec<u8>> {

@@ -42,7 +42,7 @@ pub(crate) enum DeliveryResult {
     NotReady { why: String, retry_after: Option<Duration> },
     /// It was not asked with a token that may work, so this says nothing of the destination.
     Inconclusive(String),
-    /// It will have nothing until somebody mends something.
+    /// It accepts nothing until the operator corrects the configuration.
     Fault(String),
     /// Nobody asked again: extraction is to stop.
     Interrupted(Interrupted),
@@ -131,7 +131,7 @@ impl Destination {
         }
     }
 
-    /// When the token was written. It is read anew for that.
+    /// When the token was written. It is read again for that.
     pub(crate) async fn token_written_at(&self) -> Result<Option<Timestamp>, ParameterError> {
         self.token.fetch().await.map(|(_, written_at)| written_at)
     }

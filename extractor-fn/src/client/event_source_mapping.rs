@@ -77,7 +77,7 @@ impl Mapping {
         found.ok_or(MappingError::Missing)
     }
 
-    /// Switches it, which takes a while to be done. Where somebody else is changing it at this
+    /// Switches it, which takes a while to be done. Where another caller is changing it at this
     /// moment, it is left to them.
     pub(crate) async fn switch(&self, found: &Found, enabled: bool) -> Result<(), MappingError> {
         let request = self.lambda.update_event_source_mapping().uuid(&found.id).enabled(enabled);

@@ -49,10 +49,10 @@ pub(crate) enum GladlyError {
     /// Nobody asked: extraction is to stop.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
-    /// Nothing will work until somebody mends the credentials.
+    /// Permanent until the operator corrects the credentials.
     #[error("Gladly refused our credentials with {0}")]
     Refused(u16),
-    /// Nothing will work until somebody writes the token.
+    /// Permanent until the operator writes the token.
     #[error("no Gladly token")]
     NoToken(#[from] ParameterError),
     /// The call will work later; with this status, or with none.
@@ -69,7 +69,7 @@ pub(crate) enum GladlyError {
     Unreachable(#[source] HttpError),
     /// Not an answer that this call can have.
     #[error("Gladly answered {0}, which this call never does")]
-    Odd(u16),
+    UnexpectedStatus(u16),
     /// A 200 that is not what it should be.
     #[error("Gladly's answer is not {0}")]
     Unreadable(&'static str),
@@ -273,7 +273,7 @@ impl Gladly {
             // A move to nowhere leaves no customer to ask for.
             301 => Ok(moved_to(&text(answer)).map_or(Profile::Gone, Profile::Merged)),
             404 => Ok(Profile::Gone),
-            other => Err(GladlyError::Odd(other)),
+            other => Err(GladlyError::UnexpectedStatus(other)),
         }
     }
 
@@ -281,7 +281,7 @@ impl Gladly {
     pub(crate) async fn probe(&self, permission: &impl Permission) -> Result<(), GladlyError> {
         match self.call("GET", "/organization", None, Wanted::Head, permission).await?.status {
             200 => Ok(()),
-            other => Err(GladlyError::Odd(other)),
+            other => Err(GladlyError::UnexpectedStatus(other)),
         }
     }
 
@@ -294,7 +294,7 @@ impl Gladly {
         match answer.status {
             200 => list(&text(answer), Webhook::read)
                 .ok_or(GladlyError::Unreadable("a list of webhooks")),
-            other => Err(GladlyError::Odd(other)),
+            other => Err(GladlyError::UnexpectedStatus(other)),
         }
     }
 
@@ -310,7 +310,7 @@ impl Gladly {
         let answer = self.call("PATCH", &path, Some(&enabled), Wanted::Head, permission).await?;
         match answer.status {
             200..=299 => Ok(()),
-            other => Err(GladlyError::Odd(other)),
+            other => Err(GladlyError::UnexpectedStatus(other)),
         }
     }
 
@@ -330,7 +330,7 @@ impl Gladly {
                 jobs.sort_by_key(|job| (job.parameters.end_at, job.parameters.start_at));
                 Ok(jobs)
             }
-            other => Err(GladlyError::Odd(other)),
+            other => Err(GladlyError::UnexpectedStatus(other)),
         }
     }
 
@@ -379,11 +379,11 @@ impl Gladly {
             Err(status) if is_transient(status) => {
                 Err(GladlyError::NotReady { status, retry_after: None })
             }
-            Err(status) => Err(GladlyError::Odd(status)),
+            Err(status) => Err(GladlyError::UnexpectedStatus(status)),
         }
     }
 
-    /// When the token was written. It is read anew for that.
+    /// When the token was written. It is read again for that.
     pub(crate) async fn token_written_at(&self) -> Result<Option<Timestamp>, ParameterError> {
         self.token.fetch().await.map(|(_, written_at)| written_at)
     }
@@ -397,7 +397,7 @@ impl Gladly {
         let answer = self.get(&format!("/{kind}"), permission).await?;
         match answer.status {
             200 => Ok(text(answer)),
-            other => Err(GladlyError::Odd(other)),
+            other => Err(GladlyError::UnexpectedStatus(other)),
         }
     }
 
@@ -410,7 +410,7 @@ impl Gladly {
         match answer.status {
             200 => Ok(Some(text(answer))),
             400 | 404 => Ok(None),
-            other => Err(GladlyError::Odd(other)),
+            other => Err(GladlyError::UnexpectedStatus(other)),
         }
     }
 
@@ -510,7 +510,7 @@ fn found(answer: Response) -> Result<Option<Response>, GladlyError> {
     match answer.status {
         200 => Ok(Some(answer)),
         404 => Ok(None),
-        other => Err(GladlyError::Odd(other)),
+        other => Err(GladlyError::UnexpectedStatus(other)),
     }
 }
 
@@ -531,7 +531,7 @@ fn moved_to(body: &str) -> Option<Id> {
 }
 
 /// An answer's body as text that JSON readers can read: without a byte order mark, and with half a
-/// character, cut from a text by whoever wrote it, replaced, since it would otherwise cost the whole
+/// character, where its writer cut a text, replaced, since it would otherwise cost the whole
 /// conversation.
 fn text(answer: Response) -> String {
     let mut body = String::from_utf8(answer.body)

@@ -20,7 +20,7 @@ const LINE_LIMIT: usize = 4 << 20;
 const LINE_PATIENCE: Duration = Duration::from_secs(30);
 /// Tries of one call.
 const TRIES: u32 = 3;
-/// The longest wait that a server can ask for: what is given back comes back then.
+/// The longest wait that a server can ask for: what is returned to the queue is received again then.
 const LONGEST_WAIT: Duration = Duration::from_hours(1);
 /// Bytes that are read of a body that does not matter, so that its connection can be used again …
 const DRAIN_BYTES: usize = 64 << 10;

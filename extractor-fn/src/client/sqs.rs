@@ -78,7 +78,7 @@ pub(crate) enum QueueError {
     NotTaken(String),
 }
 
-/// An SQS client that gives up in time.
+/// An SQS client with this module's timeouts and retries.
 pub(crate) fn sqs_client(aws: &SdkConfig) -> Client {
     let timeouts = TimeoutConfig::builder()
         .operation_attempt_timeout(ATTEMPT_TIMEOUT)

@@ -45,7 +45,7 @@ const MAPPING_POLL_INTERVAL: Duration = Duration::from_secs(1);
 const RENEWAL_TIME: Duration = Duration::from_secs(45);
 /// What a backfill gets at least, however long the renewal took.
 const MIN_BACKFILL_TIME: Duration = Duration::from_secs(5);
-/// How long whoever writes the pause parameter by hand has to mend it.
+/// How long an operator who writes the pause parameter by hand has to correct it.
 const INVALID_PAUSE_GRACE: SignedDuration = SignedDuration::from_mins(1);
 
 /// What an invocation of the controller is for.
@@ -68,7 +68,7 @@ pub(crate) struct Controller {
     renewals: RenewalStore,
     pub(crate) backfill: Backfill,
     pub(crate) quarantine: Quarantine,
-    /// Absent where nobody watches.
+    /// Absent where no webhook is monitored.
     pub(crate) webhook_monitor: Option<WebhookMonitor>,
     /// Whether events are sent again before the queue lets them expire.
     renews: bool,
@@ -218,7 +218,7 @@ impl Controller {
     }
 
     /// Brings the mapping in line with the parameters. Both are read again after every change, so
-    /// that whoever decided on something older corrects it.
+    /// that an invocation that decided on an older value corrects it.
     async fn sync_mapping(&self, until: Instant) -> Result<(), ControllerError> {
         loop {
             let (switch, _) = self.gate.switch.fetch().await?;

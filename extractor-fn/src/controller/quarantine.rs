@@ -23,7 +23,7 @@ use crate::{
     controller::{error::ControllerError, text::events},
 };
 
-/// How long a message is hidden while it is looked at; at the end it is given back at once.
+/// How long a message is hidden while it is looked at; at the end it is returned at once.
 const SCAN_VISIBILITY_TIMEOUT: Duration = Duration::from_mins(5);
 /// The longest look: nothing comes back before it ends.
 const MAX_SCAN_TIME: Duration = Duration::from_mins(4);

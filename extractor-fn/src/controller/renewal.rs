@@ -1,4 +1,4 @@
-//! Renewal: no held message outlives its queue's retention, because it is sent anew before.
+//! Renewal: no held message outlives its queue's retention, because it is sent again before.
 //!
 //! For that one has to know how old the oldest message may be. SQS does not tell: its metric leaves
 //! out messages received three times or more, and receiving all of a queue to look at them would
@@ -197,7 +197,7 @@ impl RenewalStore {
         };
         let pass = queue_state.pass.clone();
         if changed {
-            // Written before anything is renewed: a pass that begins anew copies its copies.
+            // Written before anything is renewed: a pass that starts again copies its copies.
             self.write(&state).await?;
         }
         let Some(mut pass) = pass else {

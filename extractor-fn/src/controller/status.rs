@@ -44,7 +44,7 @@ pub(crate) struct Status {
     breaker: Option<Breaker>,
     #[serde(skip_serializing_if = "Option::is_none")]
     webhook: Option<Health>,
-    /// For how long nobody could tell what the operator meant.
+    /// For how long the pause parameter has been invalid.
     #[serde(skip)]
     invalid_for: Option<SignedDuration>,
     #[serde(skip)]

@@ -95,7 +95,7 @@ pub(crate) enum State {
     Open(OpenState),
     /// Extract: the first success closes it, the first failure opens it again.
     HalfOpen(OpenState),
-    /// Not ours; the controller mends it.
+    /// Not ours; the controller rewrites it.
     #[serde(skip)]
     Invalid,
 }
@@ -299,8 +299,8 @@ impl Breaker {
         Ok(state)
     }
 
-    /// Counts from the beginning once the state has changed, whoever changed it. Denials are
-    /// forgotten only when it closes: then somebody was served, or the operator knows better.
+    /// Counts from the beginning once the state has changed, also by another invocation. Denials are
+    /// forgotten only when it closes: then a call was answered, or the operator knows better.
     fn seen(&self, state: &State) {
         {
             let mut last = self.last();
@@ -423,7 +423,7 @@ impl Breaker {
         self.record(upstream).successes.of_another(than) > since
     }
 
-    /// Holds extraction. An open breaker stays as it is, whoever opened it.
+    /// Holds extraction. An open breaker stays as it is.
     pub(crate) async fn open(&self, error: &FatalError) {
         let (now, reason) = (self.now(), error.reason.clone());
         let open_state = match self.fetch().await.as_deref() {

@@ -33,10 +33,11 @@ const FIRST_WAIT: u32 = 30;
 const LONGEST_WAIT: u32 = 3_600;
 /// How long Gladly may take to show what it sent an event about.
 const READ_LAG_SECONDS: i32 = 30;
-/// A record is given up once it was received more often than this, and first a day ago.
+/// A record that fails by itself is quarantined once it was received more often than this, and
+/// first a day ago.
 const MIN_RECEIVES: u32 = 20;
-/// What is given back with less than this many sixteenths of the retention left at its next turn is
-/// sent anew. A renewal that begins while it is hidden misses it, and the next one begins a quarter
+/// A record returned with less than this many sixteenths of the retention left at its next receive
+/// is sent again. A renewal that begins while it is hidden misses it, and the next one begins a quarter
 /// of the retention later; the rest is for what delays that one.
 const RE_ENQUEUE_SIXTEENTHS: i32 = 5;
 
@@ -60,7 +61,7 @@ pub(crate) enum Outcome {
     /// The rate limit leaves no room for its calls before this.
     RateLimited(Duration),
     /// Something failed that may work later, or took more time than there was; not before this if
-    /// somebody asked for it.
+    /// a server asked for it.
     Failed(Option<Duration>),
 }
 
@@ -157,7 +158,7 @@ fn failed_by_itself(record: &Message, context: &BatchContext) -> bool {
 }
 
 /// Seconds until a record comes back: 30 doubling to an hour, 20 % up or down so that records that
-/// failed together do not return together; later if somebody asked for it, within the same hour.
+/// failed together do not return together; later if a server asked for it, within the same hour.
 fn back_off(receives: u32, retry_after: Option<Duration>) -> i32 {
     let doublings = receives.saturating_sub(1).min(16);
     let seconds = FIRST_WAIT.saturating_mul(1 << doublings).min(LONGEST_WAIT);
@@ -270,7 +271,7 @@ impl Settler {
         grounds
     }
 
-    /// Sends a record anew if the queue would soon let it expire while it is being given back.
+    /// Re-enqueues a record that the queue would soon let expire after its return.
     /// Whether that was done: then it is the old one that is to be deleted.
     async fn renewed(
         &self,

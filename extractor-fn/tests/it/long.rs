@@ -109,6 +109,19 @@ async fn what_was_begun_backs_off_and_only_what_was_not_comes_back_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn only_conversations_that_the_rate_lets_finish_in_time_are_started() {
+    // 11.5 s to fetch in, at 2 calls a second and 3 calls a conversation.
+    let app = TestApp::with(&[("GLADLY_REQUESTS_PER_SECOND", "2")], working);
+    let settled = settle(&app.extractor, &app.aws, &records(90), Duration::from_secs(20)).await;
+    assert!(settled.visibility.values().all(|wait| *wait == 0), "{settled:?}");
+    assert!((80..90).contains(&settled.kept.len()), "{settled:?}");
+    for id in &settled.kept {
+        let conversation = id.replace("m-", "conversations/c-");
+        assert!(app.times(&conversation).is_empty(), "{id} was started");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn transcripts_are_bounded_in_bytes() {
     let said = "x".repeat(1 << 20);
     let app = TestApp::new(move |path| match path {

@@ -89,7 +89,7 @@ impl Document {
         self.find().await.map(|found| found.known)
     }
 
-    /// Changes the ranges, whoever else does. The change may be made more than once, each time to
+    /// Changes the ranges, also while another invocation does. The change may be made more than once, each time to
     /// ranges of a later version; what it returned last is returned.
     pub(crate) async fn update<R>(
         &self,
@@ -181,8 +181,8 @@ impl Document {
     }
 }
 
-/// The documents of the versions after one that was read and before one that was written: whoever
-/// wrote that replaced them unread.
+/// The documents of the versions after one that was read and before one that was written: the
+/// invocation that wrote the latter replaced them unread.
 fn between(history: &[ParameterHistory], read: i64, written: i64) -> impl Iterator<Item = &str> {
     let unread = history.iter().filter(move |entry| (read + 1..written).contains(&entry.version));
     unread.filter_map(|entry| entry.value())

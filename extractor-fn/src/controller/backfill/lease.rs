@@ -4,7 +4,7 @@
 //! other is refused. A lease whose end has passed is of an invocation that died; it is deleted and
 //! then created. Two that find the same stale lease may both come to hold one, for the second may
 //! delete what the first has just created; then both do the same work, and the documents are right
-//! all the same (see [`crate::document`]).
+//! all the same (see [`crate::controller::backfill::document`]).
 
 use aws_sdk_ssm::{
     Client,
@@ -38,7 +38,7 @@ struct Holder {
 
 /// A lease that is held.
 #[derive(Debug)]
-pub(crate) struct PauseReason(String);
+pub(crate) struct HeldLease(String);
 
 impl Lease {
     pub(crate) fn new(ssm: Client, name: String, clock: Clock) -> Self {
@@ -46,7 +46,7 @@ impl Lease {
     }
 
     /// Takes the lease for so long, unless another invocation holds it.
-    pub(crate) async fn acquire(&self, lasts: Duration) -> Result<Option<PauseReason>, StoreError> {
+    pub(crate) async fn acquire(&self, lasts: Duration) -> Result<Option<HeldLease>, StoreError> {
         let owner = format!("{:016x}", fastrand::u64(..));
         let lasts = SignedDuration::try_from(lasts).unwrap_or_default();
         let holder = Holder { owner, until: self.clock.now() + lasts };
@@ -54,12 +54,12 @@ impl Lease {
         // Once more after a stale one was deleted, or one was released meanwhile.
         for _ in 0..2 {
             if self.create(&text).await? {
-                return Ok(Some(PauseReason(holder.owner)));
+                return Ok(Some(HeldLease(holder.owner)));
             }
             match self.holder().await? {
                 // The answer to its creation was lost.
                 Some(other) if other.owner == holder.owner => {
-                    return Ok(Some(PauseReason(other.owner)));
+                    return Ok(Some(HeldLease(other.owner)));
                 }
                 Some(other) if other.until > self.clock.now() => return Ok(None),
                 Some(_) => {
@@ -72,8 +72,8 @@ impl Lease {
         Ok(None)
     }
 
-    /// Gives the lease to whoever asks next. If this fails it expires.
-    pub(crate) async fn release(&self, held: PauseReason) {
+    /// Ends the lease, so that the next backfill run gets it. If this fails it expires.
+    pub(crate) async fn release(&self, held: HeldLease) {
         let released = async {
             match self.holder().await? {
                 Some(holder) if holder.owner == held.0 => self.delete().await,

@@ -321,11 +321,11 @@ impl Backfill {
 }
 
 /// What became of an export job's file.
-enum Read {
-    /// It was read to its end, or is gone.
-    Whole,
-    /// Time is over.
-    InPart,
+enum FileProgress {
+    /// It was read to its end, or no longer exists.
+    Complete,
+    /// The invocation's time is over.
+    Partial,
     /// Another invocation changed the range.
     Changed,
 }
@@ -470,9 +470,9 @@ impl Recovery<'_> {
                 return Ok(false);
             }
             match self.export(&mut range, &job.id).await? {
-                Read::Whole => {}
-                Read::InPart => return Ok(false),
-                Read::Changed => return Ok(true),
+                FileProgress::Complete => {}
+                FileProgress::Partial => return Ok(false),
+                FileProgress::Changed => return Ok(true),
             }
             // The mark says that every export that ends before it is done.
             let ends = job.parameters.end_at;
@@ -487,43 +487,49 @@ impl Recovery<'_> {
     }
 
     /// Queues the conversations of one export job, from where an earlier invocation ended.
-    async fn export(&mut self, range: &mut Range, job: &Id) -> Result<Read, ControllerError> {
+    async fn export(
+        &mut self,
+        range: &mut Range,
+        job: &Id,
+    ) -> Result<FileProgress, ControllerError> {
         let offset =
             range.job.as_ref().filter(|mark| mark.id == *job).map_or(0, |mark| mark.offset);
         let Some(lines) =
             self.in_time(self.gladly.exported_items(job, offset, &ControllerPermission)).await
         else {
-            return Ok(Read::InPart);
+            return Ok(FileProgress::Partial);
         };
         let mut lines = match lines {
             Ok(lines) => lines,
-            Err(GladlyError::Odd(404 | 410)) => {
+            Err(GladlyError::UnexpectedStatus(404 | 410)) => {
                 self.missing_jobs += 1;
                 error!(gladly.job_id = %job, "export job no longer exists; its conversations are lost");
-                return Ok(Read::Whole);
+                return Ok(FileProgress::Complete);
             }
             // There is nothing more.
-            Err(GladlyError::Odd(416)) if offset > 0 => return Ok(Read::Whole),
+            Err(GladlyError::UnexpectedStatus(416)) if offset > 0 => {
+                return Ok(FileProgress::Complete);
+            }
             Err(err) => return Err(err.into()),
         };
         let mut seen = BTreeMap::<Id, LastActivity>::new();
         let ended = loop {
             if self.is_over() {
-                break Ok(Read::InPart);
+                break Ok(FileProgress::Partial);
             }
             let line = match self.in_time(lines.next()).await {
-                None => break Ok(Read::InPart),
-                Some(Ok(None)) => break Ok(Read::Whole),
+                None => break Ok(FileProgress::Partial),
+                Some(Ok(None)) => break Ok(FileProgress::Complete),
                 Some(Ok(Some(line))) => line,
                 Some(Err(err)) => break Err(err),
             };
             let line = String::from_utf8_lossy(&line);
             let line = trimmed(&line);
             match LastActivity::read(line) {
-                Some((conversation, spoken)) if spoken.is_in(range) => {
-                    let last = seen.entry(conversation).or_insert_with(|| spoken.clone());
-                    if spoken.at > last.at {
-                        *last = spoken;
+                Some((conversation, activity)) if activity.is_in(range) => {
+                    let last = seen.entry(conversation).or_insert_with(|| activity.clone());
+                    if activity.at > last.at {
+                        *last = activity;
                     }
                 }
                 Some(_) => {}
@@ -533,14 +539,14 @@ impl Recovery<'_> {
                 self.send(&mut seen).await?;
                 let mark = JobMark { id: job.clone(), offset: lines.position() };
                 let Some(left) = self.advance(range, range.from, Some(mark)).await? else {
-                    return Ok(Read::Changed);
+                    return Ok(FileProgress::Changed);
                 };
                 *range = left;
             }
         };
         self.invalid_lines += lines.too_long();
         self.send(&mut seen).await?;
-        if !matches!(ended, Ok(Read::Whole)) && lines.position() > offset {
+        if !matches!(ended, Ok(FileProgress::Complete)) && lines.position() > offset {
             let mark = JobMark { id: job.clone(), offset: lines.position() };
             if let Some(left) = self.advance(range, range.from, Some(mark)).await? {
                 *range = left;
