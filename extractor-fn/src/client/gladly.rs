@@ -1,7 +1,10 @@
 //! Gladly's REST API: who we are, at which pace we ask, and what its answers mean.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -373,14 +376,33 @@ impl Gladly {
         self.rate_limiter.turn(OPERATION_TIMEOUT).await.map_err(GladlyError::RateLimited)?;
         self.calls.fetch_add(1, Ordering::Relaxed);
         let request = self.request("GET", path, None, &token);
-        match self.http.lines(request, from).await.map_err(GladlyError::Unreachable)? {
-            Ok(lines) => Ok(lines),
-            Err(status @ (401 | 403)) => Err(GladlyError::Refused(status)),
-            Err(status) if is_transient(status) => {
-                Err(GladlyError::NotReady { status, retry_after: None })
-            }
-            Err(status) => Err(GladlyError::UnexpectedStatus(status)),
+        let answer = self.http.lines(request, from).await;
+        let (answer, lines) = answer.map_err(GladlyError::Unreachable)?;
+        self.heed(&answer);
+        if let Some(lines) = lines {
+            return Ok(lines);
         }
+        Err(match answer.status {
+            status @ (401 | 403) => {
+                self.replaced_token(&token, status).await?;
+                GladlyError::TokenReplaced
+            }
+            status if is_transient(status) => {
+                GladlyError::NotReady { status, retry_after: answer.retry_after(self.clock.now()) }
+            }
+            status => GladlyError::UnexpectedStatus(status),
+        })
+    }
+
+    /// The token that has taken the place of one that Gladly refused with this status, since it may
+    /// have been replaced after it was read.
+    async fn replaced_token(
+        &self,
+        refused: &Arc<Secret>,
+        status: u16,
+    ) -> Result<Arc<Secret>, GladlyError> {
+        let read = self.token.refresh_if_older(REJECTED_TOKEN_TTL).await?;
+        if read == *refused { Err(GladlyError::Refused(status)) } else { Ok(read) }
     }
 
     /// When the token was written. It is read again for that.
@@ -442,12 +464,7 @@ impl Gladly {
                     self.heed(&answer);
                     match answer.status {
                         status @ (401 | 403) => {
-                            // The token may have been replaced since we read it.
-                            let read = self.token.refresh_if_older(REJECTED_TOKEN_TTL).await?;
-                            if read == token {
-                                return Err(GladlyError::Refused(status));
-                            }
-                            token = read;
+                            token = self.replaced_token(&token, status).await?;
                             GladlyError::TokenReplaced
                         }
                         status if is_transient(status) => {

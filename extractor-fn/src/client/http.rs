@@ -90,12 +90,12 @@ impl Http {
 
     /// Begins an exchange whose answer is read as it comes, from this byte of it on. A server that
     /// answers no part of it sends all of it (RFC 9110, 14.2), of which the bytes before are left out.
-    /// The status alone unless it is one of success.
+    /// No lines unless its status is one of success.
     pub(crate) async fn lines(
         &self,
         mut request: HttpRequest,
         from: u64,
-    ) -> Result<Result<Lines, u16>, HttpError> {
+    ) -> Result<(Response, Option<Lines>), HttpError> {
         if from > 0 {
             request.headers_mut().insert("range", format!("bytes={from}-"));
         }
@@ -103,13 +103,14 @@ impl Http {
         let mut response = answer.map_err(|_| HttpError::Late)?.map_err(HttpError::Broken)?;
         let range = response.headers().get("content-range").unwrap_or_default();
         let begins_there = range.starts_with(&format!("bytes {from}-"));
-        let left_out = match response.status().as_u16() {
-            200 => from,
-            206 if begins_there => 0,
-            status => return Ok(Err(status)),
+        let status = response.status().as_u16();
+        let left_out = match status {
+            200 => Some(from),
+            206 if begins_there => Some(0),
+            _ => None,
         };
         let body = std::mem::replace(response.body_mut(), SdkBody::empty());
-        Ok(Ok(Lines {
+        let lines = left_out.map(|left_out| Lines {
             body,
             buffer: BytesMut::new(),
             searched: 0,
@@ -117,7 +118,8 @@ impl Http {
             left_out,
             position: from,
             too_long: 0,
-        }))
+        });
+        Ok((Response { status, body: Vec::new(), head: response }, lines))
     }
 
     /// One exchange within `time`. A body that is not wanted can neither fail it nor hold it up.

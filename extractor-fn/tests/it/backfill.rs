@@ -45,10 +45,16 @@ pub(crate) struct Upstream {
     pub(crate) jobs: Vec<(Value, Duration, Vec<String>)>,
     /// Whether a part of a file may be asked for.
     pub(crate) parts: bool,
+    /// What happens while it refuses a token.
+    pub(crate) on_refusal: Option<Box<dyn FnOnce() + Send>>,
 }
 
 pub(crate) enum List {
     Unavailable,
+    /// It is refused for so many seconds.
+    Throttled(u32),
+    /// The token is refused, and replaced meanwhile.
+    Unauthorized,
     /// What is listed takes so long.
     Slow(Duration),
     /// It breaks off after so many lines.
@@ -79,6 +85,13 @@ pub(crate) fn watched(upstream: Upstream) -> (TestApp, Arc<Mutex<Upstream>>) {
                     match upstream.lists.pop_front() {
                         None => Reply::text(text),
                         Some(List::Unavailable) => Reply::status(503),
+                        Some(List::Throttled(seconds)) => {
+                            Reply::status(429).header("retry-after", &seconds.to_string())
+                        }
+                        Some(List::Unauthorized) => {
+                            upstream.on_refusal.take().expect("once")();
+                            Reply::status(401)
+                        }
                         Some(List::Slow(wait)) => {
                             Reply::stream(vec![(wait / 2, text), (wait / 2, "\n".into())])
                         }
@@ -707,6 +720,43 @@ async fn a_list_that_breaks_off_goes_on_from_where_it_broke() {
     assert_eq!(app.work(), json!({}));
     assert_eq!(app.queued().into_iter().collect::<BTreeSet<_>>(), ids(0..3_000));
     assert!(app.queued().len() < 3_010, "{}", app.queued().len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_download_that_gladly_throttles_quiets_every_call_for_as_long_as_it_asks() {
+    let (app, upstream) =
+        watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
+    let begins = app.clock.now() - 2 * HOUR;
+    {
+        let mut upstream = upstream.lock().unwrap();
+        upstream.events = series(0..20, begins);
+        upstream.lists = [List::Throttled(600)].into();
+    }
+    app.pending(begins, Some(begins + HOUR));
+    app.schedule(20).await;
+    let throttled = app.times("api/v1/events")[0];
+    let next = app.times("api/v1").into_iter().find(|at| *at > throttled).unwrap();
+    assert!(next - throttled >= Duration::from_mins(10), "{:?}", next - throttled);
+    assert_eq!(app.queued().into_iter().collect::<BTreeSet<_>>(), ids(0..20));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_download_refused_with_a_token_that_was_just_replaced_is_asked_again_with_the_new_one() {
+    let (app, upstream) =
+        watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
+    let now = app.clock.now();
+    let aws = app.aws.clone();
+    {
+        let mut upstream = upstream.lock().unwrap();
+        upstream.events = series(0..20, now - 2 * HOUR);
+        upstream.lists = [List::Unauthorized].into();
+        upstream.on_refusal =
+            Some(Box::new(move || aws.put("/relay/gladly-token", "another-token")));
+    }
+    let told = app.backfill(now - 2 * HOUR, now - HOUR).await.unwrap_err().to_string();
+    assert!(told.contains("the Gladly token was replaced during the call"), "{told}");
+    app.schedule(7).await;
+    assert_eq!(app.queued().into_iter().collect::<BTreeSet<_>>(), ids(0..20));
 }
 
 #[tokio::test(start_paused = true)]
