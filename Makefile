@@ -98,7 +98,7 @@ audit: tools ## Look for known vulnerabilities and withdrawn versions among the 
 .PHONY: simulate
 simulate: ## Run the extractor in thousands of simulated worlds (SEEDS=10000, or SEED=123 alone)
 	@cargo build --quiet --locked --workspace
-	@"$${CARGO_TARGET_DIR:-target}"/debug/simulation $(if $(SEED),--seed $(SEED) --verbose,--seeds $(or $(SEEDS),10000)) >/dev/null
+	@"$${CARGO_TARGET_DIR:-target}"/debug/simulation $(if $(SEED),--seed $(SEED) --verbose,--seeds $(or $(SEEDS),10000))
 
 .PHONY: soak
 soak: build ## Run the real stack under load and faults, and account for every event (SEED=1 EVENTS=30000 MINUTES=10, then the drain)

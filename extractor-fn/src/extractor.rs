@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use aws_config::SdkConfig;
 use jiff::SignedDuration;
-use shared::{Clock, Parameter, ssm_client};
+use shared::{Clock, MetricsWriter, Parameter, ssm_client};
 
 use crate::{
     client::{
@@ -34,9 +34,15 @@ pub struct Extractor {
 }
 
 impl Extractor {
-    /// An extractor that reaches AWS as `aws` says, and everything else through `http`.
+    /// An extractor that reaches AWS as configured by `aws`, and everything else through `http`.
     #[must_use]
-    pub fn new(aws: &SdkConfig, config: Config, http: Http, clock: Clock) -> Self {
+    pub fn new(
+        aws: &SdkConfig,
+        config: Config,
+        http: Http,
+        clock: Clock,
+        metrics: MetricsWriter,
+    ) -> Self {
         let ssm = ssm_client(aws);
         let secret = |name| Parameter::new(ssm.clone(), name, TOKEN_TTL, clock.clone());
         let name = config.pause_parameter;
@@ -68,6 +74,7 @@ impl Extractor {
             quarantine: Arc::new(Queue::new(sqs, config.quarantine_queue_url)),
             throughput: Arc::new(ThroughputEstimate::new(config.gladly_rate)),
             clock: clock.clone(),
+            metrics,
         };
         let mapping = Mapping::new(aws, config.function, config.events_queue_arn);
         let renews = config.renew_held_events;

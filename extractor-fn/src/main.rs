@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use extractor_fn::{Config, Extractor, Http, Invocation};
 use lambda_runtime::{Error, LambdaEvent, run, service_fn};
-use shared::{Clock, https_connector, init_log, sdk_config};
+use shared::{Clock, MetricsWriter, https_connector, init_log, sdk_config};
 use tracing::error;
 
 #[tokio::main(flavor = "current_thread")]
@@ -14,7 +14,9 @@ async fn main() -> Result<(), Error> {
     let config = Config::from_env().inspect_err(told)?;
     let connector = https_connector();
     let aws = sdk_config(&connector).inspect_err(told)?;
-    let extractor = Arc::new(Extractor::new(&aws, config, Http::over(connector), Clock::system()));
+    let (clock, metrics) = (Clock::system(), MetricsWriter::stdout());
+    let extractor = Extractor::new(&aws, config, Http::over(connector), clock, metrics);
+    let extractor = Arc::new(extractor);
 
     run(service_fn(|event: LambdaEvent<Invocation>| extractor.handle(event))).await
 }

@@ -7,7 +7,9 @@ use lambda_http::{
     Body, LambdaEvent,
     http::{HeaderValue, StatusCode, header::CONTENT_TYPE},
 };
-use shared::{Clock, Metric, Metrics, Parameter, error_chain, invocation_span, ssm_client};
+use shared::{
+    Clock, Metric, Metrics, MetricsWriter, Parameter, error_chain, invocation_span, ssm_client,
+};
 use tokio::time::timeout;
 use tracing::{Instrument as _, error};
 
@@ -64,15 +66,16 @@ pub struct Ingest {
     keys: Parameter<ActiveKeys>,
     queue: WebhookQueue,
     clock: Clock,
+    metrics: MetricsWriter,
 }
 
 impl Ingest {
-    /// A receiver that reaches AWS as `aws` says.
+    /// A receiver that reaches AWS as configured by `aws`.
     #[must_use]
-    pub fn new(aws: &SdkConfig, config: Config, clock: Clock) -> Self {
+    pub fn new(aws: &SdkConfig, config: Config, clock: Clock, metrics: MetricsWriter) -> Self {
         let name = config.webhook_keys_parameter.clone();
         let keys = Parameter::new(ssm_client(aws), name, KEYS_TTL, clock.clone());
-        Self { keys, queue: WebhookQueue::new(aws, config), clock }
+        Self { keys, queue: WebhookQueue::new(aws, config), clock, metrics }
     }
 
     /// Reads the keys ahead of the first request, while Lambda lends the start-up its full CPU.
@@ -88,7 +91,7 @@ impl Ingest {
         let span = invocation_span(&event.context.request_id);
         let mut metrics = Metrics::default();
         let outcome = self.receive(event.payload.0, &mut metrics).instrument(span.clone()).await;
-        span.in_scope(|| metrics.emit(self.clock.now()));
+        span.in_scope(|| self.metrics.write(&metrics, self.clock.now()));
         Ok(http_api::to_response(outcome.into()))
     }
 

@@ -2,7 +2,7 @@
 
 use ingest_fn::{Config, Ingest, Request};
 use lambda_http::{Error, LambdaEvent, lambda_runtime, service_fn};
-use shared::{Clock, https_connector, init_log, sdk_config};
+use shared::{Clock, MetricsWriter, https_connector, init_log, sdk_config};
 use tracing::error;
 
 #[tokio::main(flavor = "current_thread")]
@@ -11,7 +11,7 @@ async fn main() -> Result<(), Error> {
     let told = |err: &_| error!("cannot start: {err}");
     let config = Config::from_env().inspect_err(told)?;
     let aws = sdk_config(&https_connector()).inspect_err(told)?;
-    let ingest = Ingest::new(&aws, config, Clock::system());
+    let ingest = Ingest::new(&aws, config, Clock::system(), MetricsWriter::stdout());
     ingest.warm_up().await;
 
     lambda_runtime::run(service_fn(|event: LambdaEvent<Request>| ingest.handle(event))).await

@@ -10,7 +10,7 @@ use regex::Regex;
 use serde_json::{Value, json};
 use shared::Metric;
 use testing::{
-    alarm::{Run, line},
+    alarm::{Timeline, line},
     template::read as template,
 };
 
@@ -325,14 +325,14 @@ impl<'a> Filter<'a> {
 }
 
 /// A minute of trouble, which the next makes good, then an hour of it, as AWS would count it each minute.
-fn trouble(metric: (&str, &str), of: (&str, &str)) -> Run {
+fn trouble(metric: (&str, &str), of: (&str, &str)) -> Timeline {
     let began = Timestamp::UNIX_EPOCH;
     let lines = (0..150).map(|minute| {
         let at = began + SignedDuration::from_mins(minute);
         let bad = minute == 20 || (50..110).contains(&minute);
         line(at, metric, of, u64::from(bad) * 3)
     });
-    Run::given(began, 150, lines.collect())
+    Timeline::new(began, 150, lines.collect())
 }
 
 #[test]
@@ -342,11 +342,11 @@ fn what_refuses_requests_before_a_function_runs_raises_its_alarm_and_a_moment_of
     trouble(("AWS/ApiGateway", "5xx"), api).raises("ApiErrorsAlarm", from.clone(), until.clone());
     let run = trouble(("GladlyRelay", "WebhookThrottled"), api);
     run.raises("WebhookThrottledAlarm", from.clone(), until.clone());
-    run.leaves_alone(&["ApiErrorsAlarm"]);
+    run.never_raises(&["ApiErrorsAlarm"]);
     let function = |name| trouble(("AWS/Lambda", "Throttles"), ("FunctionName", name));
     let run = function("IngestFunction");
     run.raises("IngestThrottledAlarm", from.clone(), until.clone());
-    run.leaves_alone(&["ExtractorThrottledAlarm", "IngestErrorsAlarm"]);
+    run.never_raises(&["ExtractorThrottledAlarm", "IngestErrorsAlarm"]);
     function("ExtractorFunction").raises("ExtractorThrottledAlarm", from, until);
 }
 

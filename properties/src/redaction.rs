@@ -2,6 +2,7 @@
 
 use std::{cell::RefCell, io, sync::Once};
 
+use shared::MetricsWriter;
 use tracing::Level;
 use tracing_subscriber::{filter::Targets, fmt::MakeWriter, layer::SubscriberExt as _};
 
@@ -57,6 +58,11 @@ pub(crate) fn assert_log_redacted<T>(run: impl FnOnce() -> T) -> T {
         assert!(!log.contains("panic"), "a panic was caught: {log}");
     });
     done
+}
+
+/// Asserts of every line of metrics that it repeats nothing that a person wrote.
+pub(crate) fn redacted_metrics() -> MetricsWriter {
+    MetricsWriter::new("function", |line| assert_redacted("a metric", line))
 }
 
 /// Nothing in this text was written by a person.

@@ -20,6 +20,7 @@ use tokio::{
 };
 
 use crate::{
+    redaction::redacted_metrics,
     script::Section,
     scripted::{Allowed, Scripted},
 };
@@ -74,7 +75,8 @@ impl Relay {
         let scripted = Scripted::new(sections, allowed);
         let http = Http::over(scripted.connector().shared());
         let clock = Clock::new(move || now(began));
-        let extractor = Extractor::new(&aws.config(), config(settings, allowed), http, clock);
+        let config = config(settings, allowed);
+        let extractor = Extractor::new(&aws.config(), config, http, clock, redacted_metrics());
         Self { aws, scripted, extractor: Arc::new(extractor), began }
     }
 

@@ -11,7 +11,7 @@ use tokio::runtime::Runtime;
 
 use crate::{
     message::{escaped, holds, is_attribute, is_sendable},
-    redaction::{CANARY, assert_log_redacted, assert_redacted, is_detail},
+    redaction::{CANARY, assert_log_redacted, assert_redacted, is_detail, redacted_metrics},
     relay::{EPOCH, runtime},
 };
 
@@ -129,7 +129,8 @@ impl Receiver {
             quarantine_queue_url: format!("{QUEUES}quarantine"),
             webhook_keys_parameter: "/relay/webhook-keys".into(),
         };
-        Self { runtime: runtime(), ingest: Ingest::new(&aws.config(), config, clock), aws }
+        let ingest = Ingest::new(&aws.config(), config, clock, redacted_metrics());
+        Self { runtime: runtime(), ingest, aws }
     }
 
     fn call(&self, call: Request) -> Stored {

@@ -26,7 +26,7 @@ pub use crate::{
     json::replace_lone_surrogates,
     log::{init_log, invocation_span, subscriber},
     message::{MESSAGE_LIMIT, Origin, QueueMessage, serialize_rfc3339_millis},
-    metrics::{FailureStatus, Metric, Metrics},
+    metrics::{FailureStatus, Metric, Metrics, MetricsWriter},
     parameter::{Parameter, ParameterError, ssm_client},
     quarantine::{QuarantineReason, QuarantinedMessage},
     sdk::{ClockErrors, https_connector, https_connector_trusting, sdk_config},

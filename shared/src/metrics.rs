@@ -4,7 +4,8 @@
 use std::{
     collections::BTreeMap,
     env,
-    fmt::{self, Display, Formatter},
+    fmt::{self, Debug, Display, Formatter},
+    sync::Arc,
 };
 
 use jiff::Timestamp;
@@ -216,19 +217,6 @@ impl Metrics {
         self.values.get(&metric).map_or(0, |values| values.iter().sum())
     }
 
-    /// Writes the lines, if there is anything to report.
-    pub fn emit(&self, now: Timestamp) {
-        let function = env::var("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_else(|_| "local".into());
-        for line in self.lines(&function, now) {
-            // In one piece: printed as it is written, each word of it would go through the lock alone.
-            let line = serde_json::to_string(&line).unwrap_or_default();
-            #[expect(clippy::print_stdout, reason = "this is how CloudWatch takes metrics")]
-            {
-                println!("{line}");
-            }
-        }
-    }
-
     /// A line has one value of a dimension, so each status has a line of its own.
     fn lines<'a>(&'a self, function: &'a str, now: Timestamp) -> impl Iterator<Item = Line<'a>> {
         let main = (!self.values.is_empty()).then(|| self.line(function, now));
@@ -266,6 +254,45 @@ impl Metrics {
             dimension: self.slot.map(|slot| ("Slot", slot.to_string())),
             values: self.values.iter().map(|(metric, values)| (*metric, &values[..])).collect(),
         }
+    }
+}
+
+/// Where a function writes its metrics, a line at a time.
+#[derive(Clone)]
+pub struct MetricsWriter {
+    /// The dimension `FunctionName`.
+    function: Arc<str>,
+    write_line: Arc<dyn Fn(&str) + Send + Sync>,
+}
+
+impl MetricsWriter {
+    /// Standard output, from which Lambda hands them to CloudWatch, in the name of the function that
+    /// runs (`AWS_LAMBDA_FUNCTION_NAME`; `local` outside Lambda).
+    #[must_use]
+    pub fn stdout() -> Self {
+        let function = env::var("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_else(|_| "local".into());
+        #[expect(clippy::print_stdout, reason = "this is how CloudWatch takes metrics")]
+        Self::new(&function, |line| println!("{line}"))
+    }
+
+    /// Another place, in the name of this function. It gets each line without its line break.
+    #[must_use]
+    pub fn new(function: &str, write_line: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self { function: function.into(), write_line: Arc::new(write_line) }
+    }
+
+    /// Writes what there is to report, if anything.
+    pub fn write(&self, metrics: &Metrics, now: Timestamp) {
+        for line in metrics.lines(&self.function, now) {
+            // In one piece: printed as it is serialized, each token would take the lock of standard output.
+            (self.write_line)(&serde_json::to_string(&line).unwrap_or_default());
+        }
+    }
+}
+
+impl Debug for MetricsWriter {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MetricsWriter").field("function", &self.function).finish_non_exhaustive()
     }
 }
 
@@ -337,6 +364,8 @@ impl Serialize for Line<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use serde_json::{Value, json};
     use testing::golden::Golden;
 
@@ -375,6 +404,22 @@ mod tests {
         let golden = Golden::newest().unwrap().read("metrics.json").unwrap();
         let golden: Value = serde_json::from_str(&golden).unwrap();
         assert_eq!(line(&metrics), golden);
+    }
+
+    #[test]
+    fn a_writer_gets_each_line_in_one_piece_and_nothing_where_there_is_nothing() {
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let writer = MetricsWriter::new("f", {
+            let written = Arc::clone(&written);
+            move |line| written.lock().unwrap().push(serde_json::from_str::<Value>(line).unwrap())
+        });
+        writer.write(&Metrics::default(), Timestamp::UNIX_EPOCH);
+        assert_eq!(written.lock().unwrap().len(), 0);
+        let mut metrics = Metrics::default();
+        metrics.add(Metric::Forwarded, 2);
+        metrics.delivery_failed(FailureStatus::Timeout);
+        writer.write(&metrics, Timestamp::UNIX_EPOCH);
+        assert_eq!(*written.lock().unwrap(), lines(&metrics));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use extractor_fn::{Config, Extractor, Http, Invocation};
 use jiff::Timestamp;
 use lambda_runtime::{Context, LambdaEvent};
 use serde_json::Value;
-use shared::Env;
+use shared::{Env, MetricsWriter};
 use testing::settings::ExtractorSettings;
 use tokio::{
     select,
@@ -149,7 +149,8 @@ impl Function {
         let region = format!("eu-west-{}", REGIONS.fetch_add(1, Ordering::Relaxed));
         let aws = world.aws.config_over(connector.clone(), &region);
         let config = config(world.plan.rate, !world.plan.outages.is_empty());
-        let extractor = Extractor::new(&aws, config, Http::over(connector), world.clock());
+        let (clock, metrics) = (world.clock(), MetricsWriter::new("extractor-fn", |_| {}));
+        let extractor = Extractor::new(&aws, config, Http::over(connector), clock, metrics);
         Instance { environment, extractor: Arc::new(extractor) }
     }
 

@@ -1,16 +1,11 @@
-//! The template's alarms, judged as CloudWatch judges them, by metrics that the code has printed.
-//!
-//! Code that prints its metrics cannot be listened to from within its own process, so a scenario is an ignored test that
-//! [`Run::of`] runs in a process of its own.
+//! The template's alarms, evaluated as CloudWatch evaluates them, over the metrics that the code writes.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "for tests, and this is how metrics are printed"
-)]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "for tests")]
 
-use std::{env, ops::RangeInclusive, process::Command};
+use std::{
+    ops::RangeInclusive,
+    sync::{Arc, Mutex},
+};
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -193,40 +188,51 @@ fn resolved(template: &Value, value: &Value) -> Value {
     value.clone()
 }
 
-/// What a scenario printed.
-#[derive(Debug)]
-pub struct Run {
-    lines: Vec<Value>,
-    began: Timestamp,
-    ended: Timestamp,
+/// The metrics of a test, in the order in which they are written: the functions' own, and what AWS sends beside them.
+#[derive(Debug, Clone, Default)]
+pub struct MetricLog {
+    lines: Arc<Mutex<Vec<Value>>>,
 }
 
-impl Run {
-    /// Runs an ignored test of this binary in a process of its own, as the function of this name in the template.
+impl MetricLog {
+    /// Adds a line of the embedded metric format.
+    pub fn push(&self, line: &str) {
+        self.lines.lock().unwrap().push(serde_json::from_str(line).unwrap());
+    }
+
+    /// Adds a metric that AWS itself sends, in the name of a resource of the template: see [`line`].
+    pub fn push_from_aws(
+        &self,
+        now: Timestamp,
+        metric: (&str, &str),
+        dimension: (&str, &str),
+        value: u64,
+    ) {
+        self.lines.lock().unwrap().push(line(now, metric, dimension, value));
+    }
+
+    /// What has been written so far, of a test that lasted from `start` to `end`.
     #[must_use]
-    pub fn of(test: &str, function: &str) -> Self {
-        let output = Command::new(env::current_exe().unwrap())
-            .args([test, "--exact", "--ignored", "--nocapture"])
-            .env("AWS_LAMBDA_FUNCTION_NAME", function)
-            .output()
-            .unwrap();
-        let output_text = String::from_utf8(output.stdout).unwrap();
-        assert!(
-            output.status.success(),
-            "{output_text}\n{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        // The first line stands behind the test's name.
-        let lines = output_text
-            .lines()
-            .filter_map(|line| serde_json::from_str(&line[line.find("{\"")?..]).ok());
-        let lines: Vec<Value> = lines.collect();
-        let marks: Vec<_> = lines.iter().filter_map(|line| line["mark"].as_i64()).collect();
-        let [began, ended] = marks[..] else {
-            panic!("{test} has no begin and end: {output_text}")
-        };
-        let time = |mark| Timestamp::from_millisecond(mark).unwrap();
-        Self { lines, began: time(began), ended: time(ended) }
+    pub fn timeline(&self, start: Timestamp, end: Timestamp) -> Timeline {
+        // Lines have whole milliseconds: one that is written at the start is not before it.
+        let start = Timestamp::from_millisecond(start.as_millisecond()).unwrap();
+        Timeline { lines: self.lines.lock().unwrap().clone(), start, end }
+    }
+}
+
+/// The metrics of a stretch of time.
+#[derive(Debug)]
+pub struct Timeline {
+    lines: Vec<Value>,
+    start: Timestamp,
+    end: Timestamp,
+}
+
+impl Timeline {
+    /// Lines of the embedded metric format, over so many minutes.
+    #[must_use]
+    pub fn new(start: Timestamp, minutes: i64, lines: Vec<Value>) -> Self {
+        Self { lines, start, end: start + SignedDuration::from_mins(minutes) }
     }
 
     /// What a metric of the relay adds up to under these dimensions beside the function's name, and no others.
@@ -247,20 +253,14 @@ impl Run {
         sums.sum()
     }
 
-    /// As if these lines had been printed in so many minutes, for metrics that AWS sends by itself.
-    #[must_use]
-    pub fn given(began: Timestamp, minutes: i64, lines: Vec<Value>) -> Self {
-        Self { lines, began, ended: began + SignedDuration::from_mins(minutes) }
-    }
-
-    /// The times from and until which an alarm was raised, in minutes since the begin, as CloudWatch finds when it looks
-    /// every minute; not before it has seen every period that it looks at.
+    /// The times from and until which an alarm was raised, in minutes since the start, evaluated every minute from when
+    /// each period of the alarm has passed.
     fn raised(&self, alarm: &Alarm) -> Vec<(i64, i64)> {
         let values = alarm.values(&self.lines);
-        let minute = |at: Timestamp| at.duration_since(self.began).as_mins();
+        let minute = |at: Timestamp| at.duration_since(self.start).as_mins();
         let sight = alarm.period * i32::try_from(alarm.periods).unwrap();
-        let (mut at, mut is_raised, mut times) = (self.began + sight, false, Vec::new());
-        while at <= self.ended {
+        let (mut at, mut is_raised, mut times) = (self.start + sight, false, Vec::new());
+        while at <= self.end {
             let was_raised = is_raised;
             is_raised = alarm.is_raised(&values, at, was_raised);
             match (was_raised, is_raised) {
@@ -284,9 +284,9 @@ impl Run {
         );
     }
 
-    /// The alarms are never raised, and not for want of what they look at.
+    /// The alarms are never raised.
     #[track_caller]
-    pub fn leaves_alone(&self, alarms: &[&str]) {
+    pub fn never_raises(&self, alarms: &[&str]) {
         for name in alarms {
             let raised = self.raised(&Alarm::named(name));
             assert!(raised.is_empty(), "{name} is raised at {raised:?}");
@@ -294,24 +294,14 @@ impl Run {
     }
 }
 
-/// Says when a scenario begins, and when it ends.
-pub fn mark(now: Timestamp) {
-    println!("{}", json!({"mark": now.as_millisecond()}));
-}
-
-/// Tells a metric that AWS itself sends, in the name of a resource of the template.
-pub fn tell(now: Timestamp, metric: (&str, &str), of: (&str, &str), value: u64) {
-    println!("{}", line(now, metric, of, value));
-}
-
 /// A metric that AWS itself sends, as the functions' own are written: namespace and name, dimension and its value.
 #[must_use]
-pub fn line(now: Timestamp, metric: (&str, &str), of: (&str, &str), value: u64) -> Value {
+pub fn line(now: Timestamp, metric: (&str, &str), dimension: (&str, &str), value: u64) -> Value {
     let directive = json!({
         "Namespace": metric.0,
-        "Dimensions": [[of.0]],
+        "Dimensions": [[dimension.0]],
         "Metrics": [{"Name": metric.1, "Unit": "Count"}],
     });
     let head = json!({"Timestamp": now.as_millisecond(), "CloudWatchMetrics": [directive]});
-    json!({"_aws": head, of.0: of.1, metric.1: value})
+    json!({"_aws": head, dimension.0: dimension.1, metric.1: value})
 }

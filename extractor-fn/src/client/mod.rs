@@ -12,7 +12,7 @@ pub(crate) mod throughput;
 
 use std::sync::Arc;
 
-use shared::Clock;
+use shared::{Clock, MetricsWriter};
 
 use crate::{
     client::{
@@ -30,4 +30,5 @@ pub(crate) struct Clients {
     pub(crate) quarantine: Arc<Queue>,
     pub(crate) throughput: Arc<ThroughputEstimate>,
     pub(crate) clock: Clock,
+    pub(crate) metrics: MetricsWriter,
 }

@@ -13,7 +13,7 @@ pub(crate) mod webhook_monitor;
 use std::{sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
-use shared::{Clock, Metric, Metrics, error_chain};
+use shared::{Clock, Metric, Metrics, MetricsWriter, error_chain};
 use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
 
@@ -74,6 +74,7 @@ pub(crate) struct Controller {
     renews: bool,
     throughput: Arc<ThroughputEstimate>,
     clock: Clock,
+    metrics: MetricsWriter,
 }
 
 impl Controller {
@@ -86,7 +87,8 @@ impl Controller {
         webhook: Option<String>,
         renews: bool,
     ) -> Self {
-        let Clients { gate, gladly, destination, events, quarantine, throughput, clock } = clients;
+        let Clients { gate, gladly, destination, events, quarantine, throughput, clock, metrics } =
+            clients;
         let backfills = Arc::new(backfills);
         let monitor = |url| {
             WebhookMonitor::new(url, Arc::clone(&gladly), Arc::clone(&backfills), clock.clone())
@@ -114,6 +116,7 @@ impl Controller {
             renews,
             throughput,
             clock,
+            metrics,
         }
     }
 
@@ -180,7 +183,7 @@ impl Controller {
         if let Some(enabled) = enabled {
             metrics.record(Metric::WebhookEnabled, enabled.into());
         }
-        metrics.emit(self.now());
+        self.metrics.write(&metrics, self.now());
         // Everything is done as in a pause; the failure is what raises an alarm.
         let invalid = |status: &Status| status.has_been_invalid_for(INVALID_PAUSE_GRACE);
         if occasion == Occasion::Schedule && status.as_ref().is_ok_and(invalid) {

@@ -19,7 +19,7 @@ use std::{
 
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsMessage};
 use jiff::Timestamp;
-use shared::{Clock, Id, Metric, error_chain};
+use shared::{Clock, Id, Metric, MetricsWriter, error_chain};
 use tokio::{
     select,
     task::JoinSet,
@@ -66,6 +66,7 @@ pub(crate) struct Pipeline {
     settler: Settler,
     throughput: Arc<ThroughputEstimate>,
     clock: Clock,
+    metrics: MetricsWriter,
 }
 
 /// The events of one conversation, in one batch.
@@ -92,6 +93,7 @@ impl Pipeline {
             settler: Settler::new(clients, renews),
             throughput: Arc::clone(&clients.throughput),
             clock: clients.clock.clone(),
+            metrics: clients.metrics.clone(),
         }
     }
 
@@ -136,7 +138,7 @@ impl Pipeline {
         context.count(Metric::GladlyThrottled, throttled);
         let metrics = context.metrics();
         self.throughput.note(calls, metrics.count(Metric::Forwarded));
-        metrics.emit(self.now());
+        self.metrics.write(&metrics, self.now());
         info!(
             batch.records = records.len(),
             batch.forwarded = metrics.count(Metric::Forwarded),

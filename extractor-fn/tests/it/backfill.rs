@@ -86,10 +86,10 @@ pub(crate) fn watched(upstream: Upstream) -> (TestApp, Arc<Mutex<Upstream>>) {
                         None => Reply::text(text),
                         Some(List::Unavailable) => Reply::status(503),
                         Some(List::Throttled(seconds)) => {
-                            Reply::status(429).header("retry-after", &seconds.to_string())
+                            Reply::status(429).header("retry-after", seconds.to_string())
                         }
                         Some(List::Unauthorized) => {
-                            upstream.on_refusal.take().expect("once")();
+                            upstream.on_refusal.take().unwrap()();
                             Reply::status(401)
                         }
                         Some(List::Slow(wait)) => {

@@ -9,8 +9,9 @@ use std::sync::{
 use extractor_fn::{Extractor, Http};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
-use shared::Clock;
+use shared::{Clock, MetricsWriter};
 use testing::{
+    alarm::MetricLog,
     aws::{Aws, Fault},
     connector::{FakeConnector, Reply},
     record::SqsRecord,
@@ -49,7 +50,8 @@ pub(crate) struct TestApp {
     asked: Arc<Mutex<Vec<Asked>>>,
     pub(crate) extractor: Arc<Extractor>,
     pub(crate) clock: Clock,
-    began: Instant,
+    pub(crate) metrics: MetricLog,
+    pub(crate) began: Instant,
 }
 
 impl TestApp {
@@ -81,13 +83,14 @@ impl TestApp {
         let (aws, asked) = (account(Aws::new(now)), Arc::default());
         let network = network(Arc::clone(&asked), reply);
         let clock = Clock::new(now);
-        let extractor = environment(&aws, &network, &clock, settings);
-        Self { aws, network, asked, extractor, clock, began }
+        let metrics = MetricLog::default();
+        let extractor = environment(&aws, &network, &clock, &metrics, settings);
+        Self { aws, network, asked, extractor, clock, metrics, began }
     }
 
     /// The same with another environment of the function.
     pub(crate) fn another(&self, settings: &[(&str, &str)]) -> Self {
-        let extractor = environment(&self.aws, &self.network, &self.clock, settings);
+        let extractor = environment(&self.aws, &self.network, &self.clock, &self.metrics, settings);
         Self { extractor, ..self.clone() }
     }
 
@@ -117,10 +120,14 @@ fn environment(
     aws: &Aws,
     network: &FakeConnector,
     clock: &Clock,
+    metrics: &MetricLog,
     settings: &[(&str, &str)],
 ) -> Arc<Extractor> {
     let http = Http::over(network.clone().shared());
-    Arc::new(Extractor::new(&aws.config(), config(settings), http, clock.clone()))
+    let metrics = metrics.clone();
+    // The function's name in the template.
+    let metrics = MetricsWriter::new("ExtractorFunction", move |line| metrics.push(line));
+    Arc::new(Extractor::new(&aws.config(), config(settings), http, clock.clone(), metrics))
 }
 
 pub(crate) const LEFT: Duration = Duration::from_mins(5);

@@ -35,7 +35,9 @@ use extractor_fn::{Config, Extractor, Http, InvocationError, Response};
 use jiff::{SignedDuration, Timestamp};
 use lambda_runtime::{Context, LambdaEvent};
 use serde_json::{Value, json};
-use shared::{Clock, Env, Origin, QueueMessage, https_connector_trusting, subscriber};
+use shared::{
+    Clock, Env, MetricsWriter, Origin, QueueMessage, https_connector_trusting, subscriber,
+};
 use testing::{
     aws::{Aws, Message},
     destination::{self, Destination},
@@ -113,6 +115,7 @@ impl TestApp {
             config(&settings),
             Http::over(connector),
             Clock::system(),
+            MetricsWriter::new("extractor-fn", |_| {}),
         );
         Self { aws, gladly, destination, extractor: Arc::new(extractor) }
     }

@@ -20,8 +20,11 @@ use ingest_fn::{Config, Ingest, Outcome};
 use jiff::{SignedDuration, Timestamp};
 use lambda_http::{Context, LambdaEvent, Request};
 use serde_json::{Value, json};
-use shared::{Clock, Metric, Metrics, subscriber};
-use testing::aws::{Aws, Message, QUEUES};
+use shared::{Clock, Metric, Metrics, MetricsWriter, subscriber};
+use testing::{
+    alarm::MetricLog,
+    aws::{Aws, Message, QUEUES},
+};
 use tokio::time::Instant;
 use tracing::{level_filters::LevelFilter, subscriber::set_global_default};
 
@@ -39,10 +42,18 @@ struct TestApp {
     aws: Aws,
     ingest: Ingest,
     clock: Clock,
+    metrics: MetricLog,
 }
 
 impl TestApp {
     fn with_keys(keys: &str) -> Self {
+        let metrics = MetricLog::default();
+        let written = metrics.clone();
+        Self { metrics, ..Self::with(keys, move |line| written.push(line)) }
+    }
+
+    /// The same with metrics that are written elsewhere.
+    fn with(keys: &str, write_line: impl Fn(&str) + Send + Sync + 'static) -> Self {
         enable_log();
         let aws = Aws::default();
         aws.assume("IngestRole");
@@ -55,7 +66,10 @@ impl TestApp {
         let (start, began): (Timestamp, _) =
             ("2026-01-02T03:04:05.678Z".parse().unwrap(), Instant::now());
         let clock = Clock::new(move || start + SignedDuration::try_from(began.elapsed()).unwrap());
-        Self { ingest: Ingest::new(&aws.config(), config, clock.clone()), aws, clock }
+        // The function's name in the template.
+        let metrics = MetricsWriter::new("IngestFunction", write_line);
+        let ingest = Ingest::new(&aws.config(), config, clock.clone(), metrics);
+        Self { aws, ingest, clock, metrics: MetricLog::default() }
     }
 
     fn new() -> Self {

@@ -1,10 +1,15 @@
-//! What the function writes and answers holds no secret and nothing of the content.
+//! What the function writes and answers contains no secret and nothing of the content.
 
-use std::{env, process::Command, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use serde_json::Value;
+use shared::subscriber;
 use testing::aws::{Fault, THROTTLED};
 use tokio::time::advance;
+use tracing::{level_filters::LevelFilter, subscriber::set_default};
 
 use crate::{NEXT_KEY, TestApp};
 
@@ -15,26 +20,22 @@ const MAIL: &str = "mary@example.com";
 /// All that a log, a metric or an answer may not hold, whole or in part.
 const SECRETS: [&str; 6] = [KEY, "s3cret", NEXT_KEY, "card", MAIL, "mary"];
 
-#[test]
-fn no_key_text_or_person_reaches_a_log_line_a_metric_or_an_answer() {
-    let run = Command::new(env::current_exe().unwrap())
-        .args(["--exact", "redaction::every_path", "--ignored", "--nocapture"])
-        .envs([("AWS_LAMBDA_LOG_LEVEL", "TRACE"), ("AWS_LAMBDA_FUNCTION_NAME", "ingest")])
-        .output()
-        .unwrap();
-    let written = format!(
-        "{}{}",
-        String::from_utf8(run.stdout).unwrap(),
-        String::from_utf8(run.stderr).unwrap()
-    );
-    assert!(run.status.success(), "{written}");
+#[tokio::test(start_paused = true)]
+async fn no_key_text_or_person_reaches_a_log_line_a_metric_or_an_answer() {
+    let written = Written::default();
+    let log = written.clone();
+    let write = move |line: &[u8]| log.push(str::from_utf8(line).unwrap());
+    let _listening = set_default(subscriber(LevelFilter::TRACE, write));
+    take_every_path(&written).await;
+
+    let written = written.0.lock().unwrap();
     for secret in SECRETS {
-        let line = written.lines().find(|line| line.contains(secret));
+        let line = written.iter().find(|line| line.contains(secret));
         assert_eq!(line, None, "{secret}");
     }
 
     let lines: Vec<Value> =
-        written.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        written.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     let logged = |text: &str| {
         lines.iter().any(|line| line["message"].as_str().is_some_and(|said| said.contains(text)))
     };
@@ -52,16 +53,29 @@ fn no_key_text_or_person_reaches_a_log_line_a_metric_or_an_answer() {
     for name in names {
         let sent = |line: &&Value| line["_aws"].is_object() && line[name] == 1;
         let line = lines.iter().find(sent).unwrap_or_else(|| panic!("no {name}"));
-        assert_eq!(line["FunctionName"], "ingest");
+        assert_eq!(line["FunctionName"], "IngestFunction");
         assert_eq!(line["_aws"]["CloudWatchMetrics"][0]["Namespace"], "GladlyRelay");
     }
 }
 
-/// Every way through the function, its log and metrics going where they go in Lambda.
-#[tokio::test(start_paused = true)]
-#[ignore = "run by the test above, which reads what this writes"]
-async fn every_path() {
-    shared::init_log();
+/// The lines of the log and of the metrics.
+#[derive(Clone, Default)]
+struct Written(Arc<Mutex<Vec<String>>>);
+
+impl Written {
+    fn push(&self, line: &str) {
+        self.0.lock().unwrap().push(line.to_owned());
+    }
+
+    /// A receiver whose metrics are written here.
+    fn app(&self, keys: &str) -> TestApp {
+        let written = self.clone();
+        TestApp::with(keys, move |line| written.push(line))
+    }
+}
+
+/// Takes every path through the function.
+async fn take_every_path(written: &Written) {
     let personal = format!(
         r#"{{"type":"{MAIL}","id":"ev-1","text":"{TEXT}","content":{{"conversationId":"c-1"}}}}"#
     );
@@ -87,33 +101,33 @@ async fn every_path() {
     ];
     let large = personal.replace(TEXT, &TEXT.repeat(60_000)).into_bytes();
     for sqs_fault in &faults[..3] {
-        let app = TestApp::with_keys(KEY);
+        let app = written.app(KEY);
         app.aws.state().sqs_fault = *sqs_fault;
-        quietly(&app, KEY, &large).await;
+        post_without_leak(&app, KEY, &large).await;
     }
     let short = "s3cret-but-short";
     for ssm_fault in faults {
         for keys in [KEY, short] {
-            let app = TestApp::with_keys(keys);
+            let app = written.app(keys);
             app.aws.state().ssm_fault = ssm_fault;
             app.ingest.warm_up().await;
-            quietly(&app, keys, &bodies[0]).await;
+            post_without_leak(&app, keys, &bodies[0]).await;
         }
-        let app = TestApp::with_keys(&format!("{short}\n{KEY}\n{NEXT_KEY}\n{NEXT_KEY}"));
+        let app = written.app(&format!("{short}\n{KEY}\n{NEXT_KEY}\n{NEXT_KEY}"));
         app.ingest.warm_up().await;
         app.aws.state().ssm_fault = ssm_fault;
         for sqs_fault in faults {
             app.aws.state().sqs_fault = sqs_fault;
             advance(Duration::from_mins(2)).await;
             for body in &bodies {
-                quietly(&app, KEY, body).await;
+                post_without_leak(&app, KEY, body).await;
             }
-            quietly(&app, &format!("{KEY} "), &bodies[0]).await;
+            post_without_leak(&app, &format!("{KEY} "), &bodies[0]).await;
         }
     }
 }
 
-async fn quietly(app: &TestApp, key: &str, body: &[u8]) {
+async fn post_without_leak(app: &TestApp, key: &str, body: &[u8]) {
     let (_, answer) = app.post(key, body).await;
     assert!(SECRETS.iter().all(|secret| !answer.contains(secret)));
 }
