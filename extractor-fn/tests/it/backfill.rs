@@ -86,10 +86,12 @@ pub(crate) fn watched(upstream: Upstream) -> (TestApp, Arc<Mutex<Upstream>>) {
                         None => Reply::text(text),
                         Some(List::Unavailable) => Reply::status(503),
                         Some(List::Throttled(seconds)) => {
-                            Reply::status(429).header("retry-after", &seconds.to_string())
+                            Reply::status(429).header("retry-after", seconds.to_string())
                         }
                         Some(List::Unauthorized) => {
-                            upstream.on_refusal.take().expect("once")();
+                            if let Some(on_refusal) = upstream.on_refusal.take() {
+                                on_refusal();
+                            }
                             Reply::status(401)
                         }
                         Some(List::Slow(wait)) => {
