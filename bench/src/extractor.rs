@@ -1,4 +1,4 @@
-//! extractor-fn: what a batch costs it, how that grows, and a backfill of a million events.
+//! extractor-fn: the cost of a batch, how it grows, and a backfill of a million events.
 
 use std::{
     error::Error,
@@ -22,9 +22,9 @@ use crate::{
 };
 
 const DELAY: Duration = Duration::from_millis(20);
-/// Conversations that extractor-fn fetches at once (`FETCHES` in its pipeline).
+/// Conversations that extractor-fn fetches at once (`MAX_FETCHES` in its pipeline).
 const CONCURRENT_FETCHES: u64 = 8;
-/// Most records that the event source mapping puts into a batch.
+/// The most records in a batch of the event source mapping.
 const BATCH: u64 = 500;
 const PAUSE: &str = "/bench/pause";
 const TOKENS: [&str; 2] = ["/bench/gladly-token", "/bench/destination-token"];
@@ -51,7 +51,7 @@ impl BenchStack {
         Self::start_by(binaries.join("extractor-fn"), Vec::new(), nature)
     }
 
-    /// The same by a command of one's own.
+    /// The same, started by another command.
     fn start_by(
         program: PathBuf,
         args: Vec<String>,
@@ -59,7 +59,7 @@ impl BenchStack {
     ) -> Result<Self, Box<dyn Error>> {
         let (gladly, counts) = gladly::start(nature)?;
         let parameters = [(PAUSE, "running"), (TOKENS[0], "token"), (TOKENS[1], "token")];
-        // About what SQS takes within a region.
+        // About the latency of SQS within a region.
         let (host, addresses) = Host::start(&parameters, None, Duration::from_millis(10))?;
         let text = |text: &str| text.to_owned();
         let function = Function {
@@ -73,7 +73,7 @@ impl BenchStack {
                 ("GLADLY_HOST", format!("http://{gladly}")),
                 ("GLADLY_EMAIL", text("relay@example.com")),
                 ("GLADLY_TOKEN_PARAMETER", text(TOKENS[0])),
-                // No quota holds it back.
+                // No quota limits it.
                 ("GLADLY_REQUESTS_PER_SECOND", text("1000000")),
                 ("DESTINATION_URL", format!("http://{gladly}/deliveries")),
                 ("DESTINATION_TOKEN_PARAMETER", text(TOKENS[1])),
@@ -88,7 +88,9 @@ impl BenchStack {
     fn invoke(&self, event: &Value) -> Result<Value, Box<dyn Error>> {
         self.host.give(event);
         let outcome = self.host.outcome(INVOCATION_LIMIT);
-        Ok(outcome.map_err(|err| format!("{err}; it said:{}", self.process.said()))?.answer)
+        Ok(outcome
+            .map_err(|err| format!("{err}; its output:{}", self.process.last_lines()))?
+            .answer)
     }
 
     /// Batches of `events` each, about as many `conversations`, none of them known before.
@@ -129,7 +131,7 @@ pub(crate) fn check(program: PathBuf, args: Vec<String>) -> Result<(), Box<dyn E
     stack.batches(1, 10, 3).map(drop)
 }
 
-/// A batch as Lambda hands it over.
+/// A batch as Lambda delivers it.
 fn batch(first: u64, events: u64, conversations: u64) -> Value {
     let now = jiff::Timestamp::now();
     let record = |number: u64| {
@@ -204,7 +206,7 @@ pub(crate) fn batch_of_500(binaries: &Path, rounds: u64) -> Result<(Cost, f64), 
     let of = |figure: fn(&Cost) -> f64| costs.iter().map(figure).collect::<Vec<_>>();
     let cpu = of(|cost| cost.cpu_ms);
     let cost = Cost {
-        // Counted in hundredths of a second, so the mean says more than the median.
+        // Counted in hundredths of a second, so the mean is more precise than the median.
         cpu_ms: cpu.iter().sum::<f64>() / cpu.len() as f64,
         wall_ms: median(&of(|cost| cost.wall_ms)),
         memory_mib: stack.process.memory(),
@@ -212,7 +214,7 @@ pub(crate) fn batch_of_500(binaries: &Path, rounds: u64) -> Result<(Cost, f64), 
     Ok((cost, median(&alone)))
 }
 
-/// A snapshot of a conversation with so many items: the cost of one event's batch.
+/// A snapshot of a conversation with this many items: the cost of one event's batch.
 pub(crate) fn snapshot(binaries: &Path, items: usize, count: u64) -> Result<Cost, Box<dyn Error>> {
     eprintln!("extractor, conversations of {items} items");
     let mut stack = BenchStack::start(binaries, Nature { items, ..Nature::default() })?;
@@ -220,7 +222,7 @@ pub(crate) fn snapshot(binaries: &Path, items: usize, count: u64) -> Result<Cost
     stack.batches(count, 1, 1)
 }
 
-/// Batches of 500 events on so many conversations.
+/// Batches of 500 events on this many conversations.
 pub(crate) fn spread(
     binaries: &Path,
     conversations: u64,
@@ -241,7 +243,7 @@ pub(crate) fn backlog(binaries: &Path, batches: u64) -> Result<(Cost, Cost), Box
     Ok((first, stack.batches(9 * batches, BATCH, 100)?))
 }
 
-/// What a backfill came to.
+/// The result of a backfill.
 pub(crate) struct Backfill {
     pub(crate) seconds: f64,
     pub(crate) invocations: u64,
@@ -249,7 +251,7 @@ pub(crate) struct Backfill {
     pub(crate) memory_mib: f64,
 }
 
-/// A backfill of so many events, from the task to its end.
+/// A backfill of this many events, from the task to its end.
 pub(crate) fn backfill(binaries: &Path, events: u64) -> Result<Backfill, Box<dyn Error>> {
     eprintln!("extractor, a backfill of {events} events");
     let stack = BenchStack::start(binaries, Nature { events, ..Nature::default() })?;
@@ -269,7 +271,7 @@ pub(crate) fn backfill(binaries: &Path, events: u64) -> Result<Backfill, Box<dyn
         if answer.get("errorMessage").is_some() || invocations > 100 {
             return Err(format!("it does not end: {answer}, {left}").into());
         }
-        // The rest begins where the parameter says.
+        // The rest begins at the mark in the parameter.
         let left: Value = serde_json::from_str(&left)?;
         task = json!({"task": "backfill", "from": left["ranges"][0]["from"], "to": to});
     }

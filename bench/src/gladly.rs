@@ -17,13 +17,13 @@ use serde_json::{Value, json};
 
 use crate::http::{Body, Request, Response, serve};
 
-/// What people say: of the length that an e-mail has.
+/// A message text of the length of an e-mail.
 const SAID: &str = "I ordered the blue one three weeks ago, was promised it within ten days, and \
     have since been told twice that it is on its way. The tracking page still says that the label \
     was created. Could somebody please find out where it is, or send me another one? I need it \
     before the end of the month. Thank you! – Maria Müller";
 
-/// What Gladly is like.
+/// The simulated Gladly's properties.
 #[derive(Clone, Copy)]
 pub(crate) struct Nature {
     /// How long each call takes.

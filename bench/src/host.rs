@@ -22,7 +22,7 @@ pub(crate) const INVOCATION_LIMIT: Duration = Duration::from_mins(5);
 
 #[derive(Default)]
 struct State {
-    /// What the function is to be given next.
+    /// The next event for the function.
     event: Option<String>,
     /// When and what it answered.
     answer: Option<(Instant, Value)>,
@@ -34,7 +34,7 @@ struct State {
     batched: u64,
     /// The queue's name and the body of the last message.
     message: Option<(String, Value)>,
-    /// What no function should do.
+    /// What no function should have done.
     complaint: Option<String>,
 }
 
@@ -53,7 +53,7 @@ pub(crate) struct Addresses {
     pub(crate) aws: String,
 }
 
-/// What an invocation came to.
+/// The result of an invocation.
 pub(crate) struct Outcome {
     pub(crate) at: Instant,
     pub(crate) answer: Value,
@@ -78,7 +78,7 @@ impl Host {
         Ok((host, Addresses { runtime, aws: format!("{scheme}://{aws}") }))
     }
 
-    /// Has the function's next poll answered with this event.
+    /// Answers the function's next poll with this event.
     pub(crate) fn give(&self, event: &Value) {
         let mut state = self.lock();
         state.event = Some(event.to_string());
@@ -206,7 +206,7 @@ impl Host {
                 let md5 = md5(&body);
                 json!({"MessageId": "00000000-0000-0000-0000-000000000000", "MD5OfMessageBody": md5})
             }
-            _ => return self.complain(format!("it asked AWS for {target}: {asked}")),
+            _ => return self.complain(format!("it called {target} of AWS: {asked}")),
         };
         let mut response = Response::new(status, answer.to_string());
         response.headers.push(("content-type", "application/x-amz-json-1.0".into()));
@@ -214,7 +214,7 @@ impl Host {
     }
 }
 
-/// By which SQS says what it has taken.
+/// The MD5 by which SQS confirms what it has stored.
 fn md5(body: &str) -> String {
     let digest: [u8; 16] = Md5::digest(body).into();
     format!("{:032x}", u128::from_be_bytes(digest))

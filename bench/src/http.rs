@@ -1,5 +1,5 @@
 //! As much of an HTTP/1.1 server as the functions' clients need: kept connections, bodies with a
-//! length or in chunks, a thread for each connection, over TLS where it is asked for.
+//! length or in chunks, a thread for each connection, optionally over TLS.
 
 use std::{
     collections::HashMap,
@@ -49,7 +49,7 @@ pub(crate) fn serve(
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let (answer, tls) = (Arc::clone(&answer), tls.clone());
-            // A function that is killed hangs up in the middle: no news.
+            // A function that is killed closes its connection in the middle: not an error.
             thread::spawn(move || drop(connected(stream, tls, &*answer)));
         }
     });

@@ -117,7 +117,7 @@ fn live(
     let began = Instant::now();
     let process = Process::start(function, &addresses)?;
     let failed = |err: Box<dyn Error>| -> Box<dyn Error> {
-        format!("{}: {err}; it said:{}", function.name, process.said()).into()
+        format!("{}: {err}; its output:{}", function.name, process.last_lines()).into()
     };
 
     let outcome = host.outcome(RESPONSE_TIMEOUT).map_err(failed)?;

@@ -27,7 +27,7 @@ use crate::{
     report::{Limit, Row, digits, machine, median, spread, table},
 };
 
-/// Between these lines `RESULTS.md` is overwritten; the rest of it is a person's.
+/// Between these lines `RESULTS.md` is overwritten; the rest is written by hand.
 const MARKS: [&str; 2] =
     ["<!-- make bench writes this -->", "<!-- end of what make bench writes -->"];
 
@@ -287,8 +287,8 @@ fn drains(binaries: &Path) -> Result<String, Box<dyn Error>> {
 const INGEST: &str = "\
 Cold start: from the start of the process to its first answer at the Runtime API, the keys read from SSM on the way.
 CPU: user and system time of the process, its threads and children, as the kernel counts it. Memory: `VmHWM` after the
-warm requests. AWS answers on loopback, in plain HTTP or over TLS 1.3 with a private authority, which stands behind all
-the roots that the machine trusts, so reading those counts. Every function does the whole job: it checks the key over
+warm requests. AWS answers on loopback, in plain HTTP or over TLS 1.3 with a private authority, listed after all the
+roots that the machine trusts, so reading those counts. Every function does the whole job: it checks the key over
 SHA-256 digests in constant time, reads the event, wraps it in ASCII JSON, sends it to SQS, writes its metrics line; Node
 runs AWS SDK v3 bundled by esbuild, Python boto3 under awslambdaric. The floor is a program of the standard library alone
 that does the same exchanges in plain HTTP and nothing else.
@@ -297,11 +297,11 @@ const PACKAGES: &str =
     "Built for this machine; deflate at level 9, as one file named `bootstrap`.\n";
 const EXTRACTOR: &str = "\
 The Runtime API, SSM, SQS (10 ms), Gladly and the destination answer on loopback in plain HTTP. Gladly takes 20 ms a call in
-the first three rows and no time in the others, and no quota holds anything back. Conversations have 10
-items of 300 characters where nothing else is said, and a customer each; no conversation comes twice. The calls alone: eight
-clients on plain sockets that make the same calls in the same order and do nothing else, run in turn with the batches. A list
+the first three rows and no time in the others, and no quota limits the calls. Conversations have 10
+items of 300 characters unless stated otherwise, and a customer each; no conversation occurs twice. The calls alone: eight
+clients on plain sockets that only make the same calls in the same order, run in turn with the batches. A list
 of Gladly's ends at 1,000 items; ten times that, six megabytes, is more than the processor's caches hold.";
 const DRAIN: &str = "\
 In the simulation, so the minutes are simulated; the extractor is the real one, one environment at 4 requests a second. Calls
-beyond the needed: names once an hour, and customers that are asked for again after ten minutes.
+beyond the needed: names once an hour, and customers that are fetched again after ten minutes.
 ";

@@ -1,10 +1,10 @@
-//! What a function's package weighs.
+//! The size of a function's package.
 
 use std::{error::Error, fs, io::Write, path::Path};
 
 use flate2::{Compression, write::DeflateEncoder};
 
-/// What a zip holds around its one file: the file's header, its entry in the directory, the end.
+/// The bytes of a zip around its one file: the file's header, its entry in the directory, the end.
 const FRAME: usize = 30 + 46 + 22 + 2 * "bootstrap".len();
 
 /// The size in MiB of a zip that holds this binary as `bootstrap`.

@@ -1,4 +1,4 @@
-//! A function's process, and what the kernel says it has used.
+//! A function's process, and its use of resources by the kernel's count.
 
 use std::{
     collections::VecDeque,
@@ -14,7 +14,7 @@ use std::{
 
 use crate::host::{ARN, Addresses};
 
-/// The kernel counts CPU time in hundredths of a second, on every architecture it shows to us.
+/// The kernel counts CPU time in hundredths of a second, on every architecture.
 const TICK: Duration = Duration::from_millis(10);
 const LINES_KEPT: usize = 20;
 
@@ -81,7 +81,7 @@ impl Process {
     }
 
     /// Its last lines, for an error.
-    pub(crate) fn said(&self) -> String {
+    pub(crate) fn last_lines(&self) -> String {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         lines.iter().rev().flat_map(|line| ["\n    ", line]).collect()
     }
@@ -92,7 +92,7 @@ impl Process {
         TICK * ticks
     }
 
-    /// The most memory it has held, in MiB, its children included.
+    /// Its peak memory, in MiB, its children included.
     pub(crate) fn memory(&self) -> f64 {
         let peak = |pid: &u32| {
             let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;

@@ -13,11 +13,11 @@ pub(crate) struct Samples {
 /// What a figure must reach.
 #[derive(Clone, Copy)]
 pub(crate) enum Limit {
-    /// At most so much.
+    /// At most this much.
     AtMost(f64),
-    /// At most so many times as much as the other one.
+    /// At most this multiple of the other one.
     Times(f64, &'static str),
-    /// The other one has at least so many times as much.
+    /// The other one has at least this multiple.
     LessThan(f64, &'static str),
 }
 
@@ -30,7 +30,7 @@ impl Limit {
         }
     }
 
-    /// What was reached, and whether that will do.
+    /// What was reached, and whether it suffices.
     fn check(self, ours: f64, other: impl Fn(&str) -> f64) -> (String, bool) {
         match self {
             Self::AtMost(most) => (digits(ours), ours <= most),
@@ -46,7 +46,7 @@ impl Limit {
     }
 }
 
-/// A row: a figure by the names of those it was measured of, ours first.
+/// A row: a figure by the names of what it was measured of, the relay's first.
 pub(crate) struct Row {
     pub(crate) figure: &'static str,
     pub(crate) values: Vec<(&'static str, Vec<f64>)>,
@@ -100,13 +100,13 @@ pub(crate) fn median(values: &[f64]) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// Three digits that count.
+/// Three significant digits.
 pub(crate) fn digits(value: f64) -> String {
     let places = if value < 10.0 { 2 } else { usize::from(value < 100.0) };
     format!("{value:.places$}")
 }
 
-/// What the run was asked for by.
+/// The command of the run.
 fn command() -> String {
     let options: Vec<_> = env::args().skip(1).collect();
     if options.is_empty() {

@@ -12,12 +12,12 @@ use rustls::{
 const SYSTEM_ROOTS: [&str; 2] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
 
-/// What the server shows, and files for those who are to trust it. The files go when this does.
+/// The server's certificate, and files for the clients that trust it. The files are deleted on drop.
 pub(crate) struct Authority {
     pub(crate) server: Arc<ServerConfig>,
-    /// The authority's certificate alone, beside what Node brings along.
+    /// The authority's certificate alone, in addition to Node's own.
     pub(crate) alone: PathBuf,
-    /// The same behind all roots that the machine trusts: as much to read as on Lambda.
+    /// The same after all roots that the machine trusts: as much to read as on Lambda.
     pub(crate) bundle: PathBuf,
 }
 

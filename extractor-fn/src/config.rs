@@ -9,18 +9,18 @@ use std::{
 use http::{HeaderName, header};
 use shared::{ConfigError, Env, HttpUrl, is_dns_name};
 
-/// What the environment says.
+/// The settings, read from the environment.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The queue that events come from.
     pub events_queue_url: String,
-    /// The same queue, as the event source mapping names it.
+    /// The same queue's ARN, by which its event source mapping is found.
     pub events_queue_arn: String,
     /// This function's own name.
     pub function: String,
-    /// Where events go that will never be delivered.
+    /// The queue for events that cannot be delivered.
     pub quarantine_queue_url: String,
-    /// The SSM parameter (String) that holds the operator's switch.
+    /// The SSM parameter (String) by which the operator pauses extraction.
     pub pause_parameter: String,
     /// The organisation's Gladly.
     pub gladly: GladlyHost,
@@ -28,7 +28,7 @@ pub struct Config {
     pub gladly_email: String,
     /// The SSM parameter (SecureString) that holds the API user's token.
     pub gladly_token_parameter: String,
-    /// Our share of the organisation's quota.
+    /// The share of the organisation's quota that one environment uses.
     pub gladly_rate: Rate,
     /// Where deliveries go.
     pub destination: DestinationUrl,
@@ -36,15 +36,15 @@ pub struct Config {
     pub destination_token_parameter: String,
     /// The header that carries the token.
     pub destination_token_header: TokenHeader,
-    /// What a delivery holds, and how it travels.
+    /// What a delivery contains, and how it is encoded.
     pub delivery: DeliveryOptions,
     /// Renew held events before the queue lets them expire.
     pub renew_held_events: bool,
-    /// The URL of the webhook at Gladly that is watched, if one is.
+    /// The URL of the webhook at Gladly that is monitored, if one is.
     pub watched_webhook: Option<String>,
 }
 
-/// The switches of a delivery's form.
+/// What a delivery contains, and how it is encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeliveryOptions {
     /// Compress bodies.
@@ -56,12 +56,12 @@ pub struct DeliveryOptions {
 }
 
 impl Config {
-    /// Reads the process's environment.
+    /// Reads the settings from the process's environment.
     pub fn from_env() -> Result<Self, ConfigError> {
         Self::read(&Env::new(&|name| std::env::var(name).ok()))
     }
 
-    /// Reads the settings that `env` finds.
+    /// Reads the settings from `env`.
     pub fn read(env: &Env<'_>) -> Result<Self, ConfigError> {
         let watches = env.switch("WATCH_WEBHOOK", true)?;
         let [events_queue_url, quarantine_queue_url] = env.queue_urls()?;
@@ -112,7 +112,7 @@ fn is_user_name(text: &str) -> bool {
     !text.chars().any(|c| c == ':' || c.is_whitespace() || c.is_control())
 }
 
-/// Where the API is, and the only place its token is ever sent to.
+/// Gladly's host: the only one that the API token is ever sent to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GladlyHost {
     base: String,
@@ -120,7 +120,7 @@ pub struct GladlyHost {
 }
 
 impl GladlyHost {
-    /// The start of every URL, without a slash at its end.
+    /// The start of every URL, without a trailing slash.
     #[must_use]
     pub fn base(&self) -> &str {
         &self.base
@@ -138,7 +138,7 @@ impl FromStr for GladlyHost {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         const EXPECTED: &str =
-            "it should be a host like acme.gladly.com or acme.gladly.qa, without https://";
+            "expected a host like acme.gladly.com or acme.gladly.qa, without https://";
         if text.contains("://") {
             let url: HttpUrl = text.parse()?;
             let is_base = url.is_loopback() && matches!(url.path_and_query(), "" | "/");
@@ -176,7 +176,7 @@ impl FromStr for DestinationUrl {
         if url.is_https() || url.is_loopback() {
             Ok(Self(text.to_owned()))
         } else {
-            Err("it should be an https:// URL")
+            Err("expected an https:// URL")
         }
     }
 }
@@ -217,8 +217,8 @@ impl FromStr for TokenHeader {
     }
 }
 
-/// Whether a header has a meaning of its own in a request (RFC 9110 to 9113): with a token as its
-/// value it would change what the delivery is, how it travels or who answers it.
+/// Whether a header already has a meaning in a request (RFC 9110 to 9113): with a token as its value
+/// it would change the delivery's meaning, its transfer or its routing.
 fn is_reserved(name: &str) -> bool {
     const NAMES: [&str; 31] = [
         "alt-used",
@@ -258,7 +258,7 @@ fn is_reserved(name: &str) -> bool {
     NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// Requests a second.
+/// Requests per second.
 #[derive(Clone, Copy, PartialEq)]
 pub struct Rate(f64);
 
@@ -269,8 +269,8 @@ impl Rate {
         self.0
     }
 
-    /// Time from one request to the next. The 3 % keep the rate under the limit when the network
-    /// lets one request catch up with the one before it.
+    /// Time from one request to the next. The extra 3 % keep the rate under the limit when one
+    /// request catches up with the previous one on the network.
     #[must_use]
     pub fn interval(self) -> Duration {
         Duration::from_secs_f64(1.03 / self.0)
@@ -278,7 +278,7 @@ impl Rate {
 }
 
 impl Default for Rate {
-    /// Of the 10 that Gladly allows an organisation, two environments at 4 leave 2 to others.
+    /// Of the 10 that Gladly allows an organisation, two environments at 4 leave 2 for others.
     fn default() -> Self {
         Self(4.0)
     }
@@ -295,7 +295,7 @@ impl FromStr for Rate {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let rate = text.parse().ok().filter(|rate| (0.01..=1e6).contains(rate));
-        rate.map(Self).ok_or("it should be a number of requests a second, such as 4")
+        rate.map(Self).ok_or("expected a number of requests per second, such as 4")
     }
 }
 
@@ -304,7 +304,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_gladly_token_goes_to_gladly_or_to_this_machine() {
+    fn the_gladly_token_is_sent_only_to_gladly_or_to_this_machine() {
         let base = |text: &str| text.parse::<GladlyHost>().ok().map(|host| host.base().to_owned());
         for (text, expected) in [
             ("acme.gladly.com", Some("https://acme.gladly.com")),
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn deliveries_travel_encrypted_or_stay_on_this_machine() {
+    fn deliveries_are_encrypted_or_stay_on_this_machine() {
         for (text, expected) in [
             ("https://ingest.example.com/v1?source=gladly", true),
             ("http://127.0.0.1:4000/deliveries", true),
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn the_token_stands_in_the_header_that_was_asked_for() {
+    fn the_token_is_sent_in_the_configured_header() {
         assert_eq!(TokenHeader::default().value("t"), "Bearer t");
         let header: TokenHeader = "X-Api-Key".parse().unwrap();
         assert_eq!((header.name(), header.value("t").as_str()), ("x-api-key", "t"));
@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_setting_is_named_with_what_it_should_be() {
+    fn a_bad_setting_is_named_with_what_was_expected() {
         let with = |changed: &'static str, value: &'static str| {
             let lookup = move |name: &str| match name {
                 name if name == changed => Some(value.to_owned()),
@@ -434,14 +434,14 @@ mod tests {
             (
                 "GLADLY_REQUESTS_PER_SECOND",
                 "0",
-                "GLADLY_REQUESTS_PER_SECOND is not valid: it should be a number",
+                "GLADLY_REQUESTS_PER_SECOND is not valid: expected a number",
             ),
-            ("FORWARD_NOTES", "no", "FORWARD_NOTES is not valid: it should be true or false"),
-            ("GLADLY_HOST", "acme.com", "GLADLY_HOST is not valid: it should be a host like"),
+            ("FORWARD_NOTES", "no", "FORWARD_NOTES is not valid: expected true or false"),
+            ("GLADLY_HOST", "acme.com", "GLADLY_HOST is not valid: expected a host like"),
             (
                 "DESTINATION_URL",
                 "http://acme.com",
-                "DESTINATION_URL is not valid: it should be an https:// URL",
+                "DESTINATION_URL is not valid: expected an https:// URL",
             ),
             ("DESTINATION_URL", "acme.com", "DESTINATION_URL is not valid: invalid scheme"),
             ("DESTINATION_URL", "https://h:8o80/", "DESTINATION_URL is not valid: invalid port"),
@@ -461,8 +461,8 @@ mod tests {
             ("QUARANTINE_QUEUE_URL", "https://h:x/1/q", "QUARANTINE_QUEUE_URL is not valid: "),
             ("PAUSE_PARAMETER", "/relay/pause:1", "PAUSE_PARAMETER is not valid: expected the"),
         ] {
-            let told = with(name, value).unwrap_err().to_string();
-            assert!(told.starts_with(expected), "{told}");
+            let message = with(name, value).unwrap_err().to_string();
+            assert!(message.starts_with(expected), "{message}");
         }
     }
 }

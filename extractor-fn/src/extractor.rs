@@ -23,7 +23,7 @@ use crate::{
     pipeline::Pipeline,
 };
 
-/// How old the tokens may be.
+/// How long a token is cached.
 const TOKEN_TTL: SignedDuration = SignedDuration::from_mins(1);
 
 /// The function.
@@ -34,7 +34,7 @@ pub struct Extractor {
 }
 
 impl Extractor {
-    /// An extractor that reaches AWS as configured by `aws`, and everything else through `http`.
+    /// Creates an extractor that reaches AWS by `aws`, and everything else through `http`.
     #[must_use]
     pub fn new(
         aws: &SdkConfig,

@@ -25,9 +25,9 @@ use crate::{
 pub enum Invocation {
     /// An SQS batch.
     Batch(Vec<SqsMessage>),
-    /// EventBridge says that a parameter has changed.
+    /// An EventBridge event: a parameter has changed.
     ParameterChange,
-    /// A task of the controller's, from EventBridge Scheduler or by hand.
+    /// A task of the controller, from EventBridge Scheduler or by hand.
     Task {
         /// Which one.
         task: Task,
@@ -38,20 +38,20 @@ pub enum Invocation {
     Unknown,
 }
 
-/// A task of the controller's.
+/// A task of the controller.
 #[derive(Debug, Clone, Copy)]
 pub enum Task {
-    /// Brings everything in line, every minute.
+    /// Reconciles everything, every minute.
     Reconcile,
     /// Checks the webhook at Gladly now.
     Watch,
-    /// Reports how things are.
+    /// Reports the current state.
     Status,
     /// Lists the quarantine.
     Quarantine,
     /// Sends quarantined events back into the events queue.
     Redrive {
-        /// At most so many.
+        /// At most this many.
         max: Option<u64>,
     },
     /// Queues what Gladly lists of a range.
@@ -68,7 +68,7 @@ pub struct TimeRange {
     to: Option<Timestamp>,
 }
 
-/// The payload as it is written.
+/// The payload's JSON.
 #[derive(Default, Deserialize)]
 struct Payload {
     #[serde(default, rename = "Records", deserialize_with = "records")]
@@ -119,26 +119,26 @@ impl<'de> Deserialize<'de> for Invocation {
     }
 }
 
-/// Why an invocation did nothing.
+/// Why an invocation failed.
 #[derive(thiserror::Error)]
 pub enum InvocationError {
     /// SQS keeps the whole batch.
     #[error(transparent)]
     MissingMessageId(#[from] MissingMessageId),
-    /// A backfill of nothing.
+    /// A backfill or an import without a range.
     #[error(r#"from is missing: expected a time such as "2026-01-02T03:04:05Z""#)]
     NoRange,
-    /// The controller could not do what it was asked for.
+    /// The task failed.
     #[error("{0}")]
     Failed(String),
-    /// None of ours.
+    /// Not an invocation that the function supports.
     #[error(
         r#"unknown invocation: expected an SQS batch, a parameter change event of aws.ssm, or {{"task":"…"}}"#
     )]
     Unknown,
 }
 
-/// In words, since this is what the runtime logs.
+/// The text, not the derived form, since this is what the runtime logs.
 impl Debug for InvocationError {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")
@@ -169,7 +169,7 @@ impl From<ControllerError> for InvocationError {
 pub enum Response {
     /// What stays in the queue.
     Batch(SqsBatchResponse),
-    /// What a task came to.
+    /// A task's result.
     Document(Value),
     /// The same, for people.
     Screen(String),
@@ -210,7 +210,7 @@ impl Extractor {
         let span = invocation_span(&event.context.request_id);
         let now = u64::try_from(self.clock.now().as_millisecond()).unwrap_or_default();
         let left = Duration::from_millis(event.context.deadline.saturating_sub(now));
-        // Boxed: the futures below are many deep.
+        // Boxed: the futures below are deeply nested.
         Box::pin(self.respond(event.payload, left)).instrument(span).await
     }
 
@@ -270,12 +270,12 @@ impl Extractor {
             Task::Redrive { max } => {
                 Response::new(&controller.quarantine.redrive(max, left).await?, as_text)
             }
-            Task::Backfill(asked) => {
-                let (from, to) = range(asked).ok_or(InvocationError::NoRange)?;
+            Task::Backfill(requested) => {
+                let (from, to) = range(requested).ok_or(InvocationError::NoRange)?;
                 Response::new(&controller.backfill.backfill(from, to, work).await?, as_text)
             }
-            Task::Import(asked) => {
-                let (from, to) = range(asked).ok_or(InvocationError::NoRange)?;
+            Task::Import(requested) => {
+                let (from, to) = range(requested).ok_or(InvocationError::NoRange)?;
                 Response::new(&controller.backfill.import(from, to, work).await?, as_text)
             }
         }

@@ -2,8 +2,8 @@
 //!
 //! An invocation (`invocation`) is a batch, which the `pipeline` turns into deliveries, or a task of
 //! the `controller`, which keeps the pause, the breaker, held events and Gladly's webhook in order.
-//! Both stand on the clients (`client`), and those on the `gate`, which says whether extraction may
-//! go on. `extractor` builds them all.
+//! Both use the clients (`client`), which ask the `gate` whether extraction may continue.
+//! `extractor` builds them all.
 
 mod client;
 mod config;
@@ -20,5 +20,5 @@ pub use crate::{
     invocation::{Invocation, InvocationError, Response, Task, TimeRange},
 };
 
-/// What Gladly and the destination see as our name.
+/// The `user-agent` of requests to Gladly and the destination.
 const USER_AGENT: &str = concat!("gladly-relay/", env!("CARGO_PKG_VERSION"));

@@ -10,10 +10,10 @@ use tracing::error;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     init_log();
-    let told = |err: &_| error!("cannot start: {err}");
-    let config = Config::from_env().inspect_err(told)?;
+    let log = |err: &_| error!(error = %err, "cannot start");
+    let config = Config::from_env().inspect_err(log)?;
     let connector = https_connector();
-    let aws = sdk_config(&connector).inspect_err(told)?;
+    let aws = sdk_config(&connector).inspect_err(log)?;
     let (clock, metrics) = (Clock::system(), MetricsWriter::stdout());
     let extractor = Extractor::new(&aws, config, Http::over(connector), clock, metrics);
     let extractor = Arc::new(extractor);

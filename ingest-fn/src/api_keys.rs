@@ -8,31 +8,31 @@ use shared::{Parameter, ParameterError, without_bom};
 use subtle::ConstantTimeEq;
 use tracing::error;
 
-/// Shorter keys are refused: they can be guessed.
+/// Shorter keys are ignored: they can be guessed.
 const KEY_LENGTH: usize = 32;
-/// The keys in use and, during a rotation, the keys to come.
+/// The key in use and, during a rotation, its successor.
 const KEY_LIMIT: usize = 2;
-/// How long the keys are used without looking again.
+/// How long the keys are cached.
 pub(crate) const KEYS_TTL: SignedDuration = SignedDuration::from_secs(60);
 /// How long the keys are read for before the first request: Lambda allows 10 s in all
 /// (<https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html>), and Gladly waits
 /// 15 s for the answer, this included.
 const WARM_UP_LIMIT: Duration = Duration::from_secs(8);
-/// How long a request reads them for where there are none yet. After a warm-up in vain, it still has
-/// its answer in time.
+/// How long a request reads the keys if there are none yet. Even after a failed warm-up it is answered
+/// in time.
 const FIRST_READ_LIMIT: Duration = Duration::from_secs(5);
-/// How often an unknown key may make us look again.
+/// The least time between two early reads for an unknown key.
 const EARLY_REFRESH_INTERVAL: SignedDuration = SignedDuration::from_secs(10);
 
-/// The active keys, as SHA-256 digests: compared, they give away neither length nor content, and
-/// the keys themselves are not kept.
+/// The active keys, as SHA-256 digests: comparing those reveals neither length nor content, and the
+/// keys themselves are not kept.
 #[derive(Debug)]
 pub struct ActiveKeys(Vec<[u8; 32]>);
 
 impl FromStr for ActiveKeys {
     type Err = &'static str;
 
-    /// One or two keys, one a line. A key that cannot be used is refused loudly, and the others
+    /// One or two keys, one per line. A key that cannot be used is ignored with an ERROR; the others
     /// still count.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mut digests = Vec::with_capacity(KEY_LIMIT);
@@ -40,16 +40,16 @@ impl FromStr for ActiveKeys {
             if key.is_empty() {
                 continue;
             }
-            let refused = why_unusable(key)
+            let rejection = why_unusable(key)
                 .or((digests.len() == KEY_LIMIT).then_some("two other keys are active"));
-            match refused {
+            match rejection {
                 Some(reason) => error!(webhook_key.line = line, reason, "ignoring a webhook key"),
                 None => digests.push(digest(key.as_bytes())),
             }
         }
         if digests.is_empty() {
             return Err(
-                "it should hold one or two keys, one a line, each of 32 or more printable ASCII characters",
+                "expected one or two keys, one per line, each of 32 or more printable ASCII characters",
             );
         }
         Ok(Self(digests))
@@ -57,7 +57,7 @@ impl FromStr for ActiveKeys {
 }
 
 impl ActiveKeys {
-    /// The place of the presented key, counted from 1. Every key is looked at, whichever matches.
+    /// The slot of the presented key, counted from 1. Every key is compared, whichever matches.
     #[must_use]
     pub fn slot(&self, presented: &[u8]) -> Option<usize> {
         let presented = digest(presented);
@@ -67,8 +67,8 @@ impl ActiveKeys {
     }
 }
 
-/// Why no request can present a key, or none should. Some would be pasted along unseen: a byte order
-/// mark, a zero-width space, the quotation marks of a configuration file.
+/// Why a key cannot be used, if it cannot. It may be pasted with invisible characters, such as a byte
+/// order mark or a zero-width space, or with quotation marks.
 fn why_unusable(key: &str) -> Option<&'static str> {
     let ends = (key.chars().next(), key.chars().next_back());
     if !key.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') {
@@ -94,8 +94,8 @@ pub(crate) async fn warm_up(keys: &Parameter<ActiveKeys>) -> Result<(), Paramete
     keys.value_within(WARM_UP_LIMIT).await.map(drop)
 }
 
-/// The place of the presented key among the keys in the parameter. An unknown key makes us look
-/// again, so that a key just added works at once.
+/// The slot of the presented key in the parameter. For an unknown key the parameter is read early, so
+/// that a key just added works at once.
 pub(crate) async fn slot(
     keys: &Parameter<ActiveKeys>,
     presented: &[u8],
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_do_not_show_themselves() {
+    fn keys_are_not_printed() {
         assert!(!format!("{:?}", OLD.parse::<ActiveKeys>().unwrap()).contains(OLD));
     }
 }

@@ -2,19 +2,19 @@
 
 use shared::{ConfigError, Env};
 
-/// What the environment says.
+/// The settings, read from the environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Where events go.
+    /// The queue for events.
     pub events_queue_url: String,
-    /// Where authenticated webhooks go that are no events.
+    /// The queue for authenticated webhooks that are not events.
     pub quarantine_queue_url: String,
     /// The SSM parameter (SecureString) that holds the keys.
     pub webhook_keys_parameter: String,
 }
 
 impl Config {
-    /// Reads the process's environment.
+    /// Reads the settings from the process's environment.
     pub fn from_env() -> Result<Self, ConfigError> {
         Self::read(&Env::new(&|name| std::env::var(name).ok()))
     }
@@ -39,7 +39,7 @@ mod tests {
         ("WEBHOOK_KEYS_PARAMETER", "/relay/webhook-keys"),
     ];
 
-    /// The settings as they should be, but for one.
+    /// Valid settings, except for one.
     fn with(changed: &str, value: Option<&str>) -> Result<Config, ConfigError> {
         let lookup = |name: &str| {
             let (_, good) = SETTINGS.iter().find(|(setting, _)| *setting == name)?;
@@ -64,8 +64,11 @@ mod tests {
             ("QUARANTINE_QUEUE_URL", "quarantine"),
             ("WEBHOOK_KEYS_PARAMETER", "/relay/webhook-keys:2"),
         ] {
-            let told = with(name, Some(value)).unwrap_err().to_string();
-            assert!(told.contains("QUEUE_URL is not valid: ") || told.starts_with(name), "{told}");
+            let error = with(name, Some(value)).unwrap_err().to_string();
+            assert!(
+                error.contains("QUEUE_URL is not valid: ") || error.starts_with(name),
+                "{error}"
+            );
         }
     }
 }

@@ -21,21 +21,22 @@ use crate::{
     webhook::{Action, Rejection, Webhook},
 };
 
-/// How long a request may take. The function's timeout is 14 s, and a killed one answers nothing.
+/// The longest that a request may take. The function's timeout is 14 s, and a timed-out invocation
+/// does not answer.
 const REQUEST_LIMIT: Duration = Duration::from_secs(13);
 
-/// How a request ended. Each variant is exactly one kind of answer.
+/// How a request ended. Each variant has exactly one response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// In the events queue.
     Queued,
-    /// Gladly asked whether we are there.
+    /// Gladly tested the endpoint.
     Pong,
     /// About no conversation: nothing to extract.
     Ignored,
-    /// In the quarantine queue: no event, and sending it again would not make it one.
+    /// In the quarantine queue: not an event, and sending it again would not change that.
     Quarantined,
-    /// No right key.
+    /// No valid key.
     Unauthorized,
     /// Nothing is stored; Gladly must send it again.
     Unavailable,
@@ -70,7 +71,7 @@ pub struct Ingest {
 }
 
 impl Ingest {
-    /// A receiver that reaches AWS as configured by `aws`.
+    /// Creates a receiver that reaches AWS by `aws`.
     #[must_use]
     pub fn new(aws: &SdkConfig, config: Config, clock: Clock, metrics: MetricsWriter) -> Self {
         let name = config.webhook_keys_parameter.clone();
@@ -79,10 +80,10 @@ impl Ingest {
     }
 
     /// Reads the keys ahead of the first request, while Lambda lends the start-up its full CPU.
-    /// A failure is no reason not to start: the request will try again and say so.
+    /// A failure does not prevent the start: the first request reads them again.
     pub async fn warm_up(&self) {
         if let Err(err) = api_keys::warm_up(&self.keys).await {
-            error!(error = error_chain(&err), "no webhook keys yet");
+            error!(error = error_chain(&err), "could not read the webhook keys at start");
         }
     }
 
@@ -95,7 +96,7 @@ impl Ingest {
         Ok(http_api::to_response(outcome.into()))
     }
 
-    /// Authenticates a request and makes it durable, or says in time that it is not.
+    /// Authenticates a request and makes it durable, or reports in time that it is not.
     pub async fn receive(&self, request: lambda_http::Request, metrics: &mut Metrics) -> Outcome {
         let Ok(outcome) = timeout(REQUEST_LIMIT, self.store(request, metrics)).await else {
             error!("timed out storing a webhook");

@@ -1,9 +1,8 @@
-//! The HTTP API's event (payload 2.0) as a request, and a response as its answer.
+//! Converts the HTTP API's event (payload 2.0) to a request, and an outcome to its response.
 //!
-//! `lambda_http`'s own reader panics on bad base64 and refuses a whole event for a header outside
-//! ASCII. Both fail the invocation, so a stranger without a key could raise the error alarm. Here
-//! no event fails: what cannot be read is left out, and a request without a readable key is
-//! simply unauthorized.
+//! `lambda_http`'s own reader panics on bad base64 and rejects a whole event for a non-ASCII header.
+//! Both fail the invocation, so an unauthenticated request could raise the error alarm. Here no event
+//! fails: what cannot be read is left out, and a request without a readable key is unauthorized.
 
 use std::collections::HashMap;
 
@@ -15,10 +14,10 @@ use lambda_http::{
 };
 use serde::{Deserialize, Deserializer};
 
-/// What goes back to the HTTP API.
+/// The HTTP API's response.
 pub type Response = ApiGatewayV2httpResponse;
 
-/// A request of the HTTP API. The path, the query and the method stay behind: they decide nothing.
+/// A request of the HTTP API, without path, query and method, which are not used.
 #[derive(Debug)]
 pub struct Request(pub(crate) lambda_http::Request);
 
@@ -38,7 +37,7 @@ impl<'de> Deserialize<'de> for Request {
         let payload = Payload::deserialize(deserializer)?;
         let text = payload.body.unwrap_or_default();
         let body = match payload.is_base64_encoded {
-            // What is not base64 is kept as it is: authenticated, it is worth a look in quarantine.
+            // Invalid base64 is kept unchanged: if authenticated, it is quarantined.
             Some(true) => {
                 BASE64_STANDARD.decode(&text).map_or_else(|_| Body::Text(text), Body::Binary)
             }
@@ -62,7 +61,7 @@ fn headers(given: HashMap<String, Option<String>>) -> HeaderMap {
     headers
 }
 
-/// The response as the HTTP API takes it.
+/// A response in the HTTP API's form.
 pub(crate) fn to_response(response: lambda_http::Response<Body>) -> Response {
     let (head, body) = response.into_parts();
     let mut answer = Response::default();
@@ -101,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn no_call_is_too_odd_to_be_read() {
+    fn any_call_can_be_read() {
         for payload in [
             json!({}),
             json!({"headers": null, "body": null, "isBase64Encoded": null}),

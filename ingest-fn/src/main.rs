@@ -8,9 +8,9 @@ use tracing::error;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     init_log();
-    let told = |err: &_| error!("cannot start: {err}");
-    let config = Config::from_env().inspect_err(told)?;
-    let aws = sdk_config(&https_connector()).inspect_err(told)?;
+    let log = |err: &_| error!(error = %err, "cannot start");
+    let config = Config::from_env().inspect_err(log)?;
+    let aws = sdk_config(&https_connector()).inspect_err(log)?;
     let ingest = Ingest::new(&aws, config, Clock::system(), MetricsWriter::stdout());
     ingest.warm_up().await;
 

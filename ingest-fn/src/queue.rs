@@ -26,10 +26,10 @@ use crate::{
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// More tries than fit: the time decides.
+/// More attempts than fit: the timeout ends them.
 const TRIES: u32 = 20;
 
-/// Takes webhooks for good. A method returns once SQS has proved to have the message.
+/// Stores webhooks. A method returns once SQS has proved to have stored the message.
 pub(crate) struct WebhookQueue {
     sqs: Client,
     events_url: String,
@@ -39,10 +39,10 @@ pub(crate) struct WebhookQueue {
 /// Why a webhook is not durable.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EnqueueError {
-    /// It could not be written down.
+    /// It could not be serialized.
     #[error("could not write the message")]
     Encode(#[from] serde_json::Error),
-    /// SQS did not take it: Gladly must send it again.
+    /// SQS did not store it: Gladly must send it again.
     #[error("could not send to SQS")]
     Send(#[source] Box<SdkError<SendMessageError>>),
 }
@@ -57,7 +57,7 @@ impl WebhookQueue {
             .with_max_attempts(TRIES)
             .with_initial_backoff(Duration::from_millis(100))
             .with_max_backoff(Duration::from_secs(1));
-        // The SDK's own bucket would run dry in an outage, and events after it find no retry left.
+        // The SDK's default token bucket would be empty after an outage, and prevent retries.
         let quota = RetryPartition::custom("webhooks").token_bucket(TokenBucket::unlimited());
         let sqs = Builder::from(aws)
             .timeout_config(timeouts.build())
@@ -81,7 +81,7 @@ impl WebhookQueue {
         self.send(&self.events_url, event.body, "type", event.type_attribute).await
     }
 
-    /// Makes what is no event durable, for a person to look at.
+    /// Makes a body that is not an event durable, for a person to look at.
     pub(crate) async fn quarantine(
         &self,
         webhook: &Webhook,
@@ -102,7 +102,7 @@ impl WebhookQueue {
         value: String,
     ) -> Result<(), EnqueueError> {
         let value = MessageAttributeValue::builder().data_type("String").string_value(value);
-        // Cannot fail: the data type is set. The SDK's own error says so if it ever does.
+        // Cannot fail: the data type is set. Otherwise the SDK's error would report it.
         let value = value.build().map_err(|err| EnqueueError::Send(Box::new(err.into())))?;
         let message = self.sqs.send_message().queue_url(url).message_body(body);
         let sent = message.message_attributes(attribute, value).send().await;

@@ -12,7 +12,7 @@ use shared::{Event, InvalidEvent, Origin, Parameter, ParameterError, QueueMessag
 
 use crate::api_keys::{self, ActiveKeys};
 
-/// The most that a body is decompressed to: as much as the HTTP API takes of an uncompressed one
+/// The largest decompressed body: the HTTP API's limit of an uncompressed one
 /// (<https://docs.aws.amazon.com/apigateway/latest/developerguide/http-api-quotas.html>).
 const DECOMPRESSED_LIMIT: usize = 10 << 20;
 
@@ -23,23 +23,23 @@ const DECOMPRESSED_LIMIT: usize = 10 << 20;
 pub struct Webhook {
     slot: usize,
     body: Body,
-    /// Why the body is still as it came, if it could not be decompressed.
+    /// Why the body could not be decompressed, if it could not.
     undecoded: Option<InvalidEvent>,
 }
 
-/// Why a request is turned away before its body is touched.
+/// Why a request is rejected before its body is read.
 #[derive(Debug, thiserror::Error)]
 pub enum Rejection {
-    /// No, a wrong, an empty or a doubled key.
-    #[error("no right x-api-key")]
+    /// A missing, wrong, empty or repeated key.
+    #[error("no valid x-api-key")]
     Unauthorized,
-    /// We cannot tell a right key from a wrong one.
+    /// There are no keys to compare with.
     #[error("no webhook keys to check against")]
     NoKeys(#[from] ParameterError),
 }
 
 impl Webhook {
-    /// Checks the request's key, then undoes its `content-encoding`.
+    /// Checks the request's key, then decodes its `content-encoding`.
     pub async fn authenticate(
         request: Request,
         keys: &Parameter<ActiveKeys>,
@@ -61,14 +61,14 @@ impl Webhook {
         Ok(Self { slot, body, undecoded })
     }
 
-    /// The place of its key in the parameter, counted from 1.
+    /// Its key's slot in the parameter, counted from 1.
     #[must_use]
     pub fn slot(&self) -> usize {
         self.slot
     }
 
-    /// The body, decompressed, or as it came if it could not be decompressed. Nothing but this has
-    /// to be stored: it is read later without the header.
+    /// The body, decompressed if that was possible. Only this is stored: it is read later without the
+    /// header.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.body
@@ -93,7 +93,7 @@ impl Webhook {
 
 /// What to do with a webhook that can be read.
 pub(crate) enum Action {
-    /// Gladly asks whether the relay is there.
+    /// Gladly tests the endpoint.
     Pong,
     /// It is about no conversation.
     Ignore,
@@ -101,14 +101,14 @@ pub(crate) enum Action {
     Enqueue(QueuedEvent),
 }
 
-/// An event as the queue takes it.
+/// An event for the queue.
 pub(crate) struct QueuedEvent {
     pub(crate) body: String,
     pub(crate) type_attribute: String,
 }
 
-/// The body without its `content-encoding`, or `None` if it has none. One `gzip` is undone, whether
-/// in one member or in several; no sender of webhooks uses more than one, or another.
+/// The decoded body, or `None` without a `content-encoding`. Only a single `gzip` is decoded, in one
+/// member or several; no sender of webhooks uses more.
 fn decoded(headers: &HeaderMap, body: &[u8]) -> Result<Option<Vec<u8>>, InvalidEvent> {
     let values = headers.get_all(CONTENT_ENCODING).into_iter();
     let mut encodings = values

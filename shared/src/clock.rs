@@ -1,10 +1,10 @@
-//! The wall clock, so that tests can turn it.
+//! The wall clock, replaceable in tests.
 
 use std::{fmt, sync::Arc};
 
 use jiff::Timestamp;
 
-/// Tells the time of day.
+/// A source of the current time.
 ///
 /// Ages are measured on the wall clock, not on a monotonic one: Lambda freezes an environment
 /// between invocations, and the time it spent frozen has to count.
@@ -12,18 +12,18 @@ use jiff::Timestamp;
 pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
 
 impl Clock {
-    /// The machine's own clock.
+    /// The system clock.
     #[must_use]
     pub fn system() -> Self {
         Self::new(Timestamp::now)
     }
 
-    /// A clock that `now` reads.
+    /// A clock that calls `now`.
     pub fn new(now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
         Self(Arc::new(now))
     }
 
-    /// The time now.
+    /// The current time.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         (self.0)()

@@ -1,13 +1,13 @@
-//! Connections that fell silent or broke are left.
+//! Silent or broken connections are retired.
 //!
 //! An HTTP/2 connection stays in the pool while requests wait on it. One that reports an error
-//! leaves the pool by itself; one that merely falls silent never does, and every retry would wait
-//! on it again. So an exchange that does not come to its end poisons its connection: the pool then
-//! opens another one for the next request. This is done to the connector, not by its callers,
-//! because most timeouts, the AWS SDK's own per attempt among them, drop a request without a word.
+//! leaves the pool by itself; one that falls silent never does, and every retry would wait on it
+//! again. So an exchange that does not end poisons its connection: the pool then opens another one
+//! for the next request. This is done in the connector, not by its callers, because most timeouts,
+//! including the AWS SDK's own per attempt, drop a request silently.
 //!
 //! The alternatives: the SDK's client offers no keep-alive pings, and HTTP/1.1 alone would exclude
-//! a server that speaks only HTTP/2. A slow answer on a healthy connection costs a handshake.
+//! a server that supports only HTTP/2. A slow answer on a healthy connection costs a handshake.
 
 use std::{
     mem,
@@ -24,7 +24,7 @@ use aws_smithy_types::body::{Error, SdkBody};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-/// A connector whose connections are used again only after an answer that was read to its end.
+/// A connector that reuses a connection only after a response that was read to its end.
 #[derive(Debug)]
 pub(crate) struct Retiring<C>(pub(crate) C);
 
@@ -59,14 +59,14 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        // There is none yet while it is being opened, nor once the pool has dropped it.
+        // `None` while it is being opened, and once the pool has dropped it.
         if let Some(connection) = self.0.take().and_then(|captured| captured.get()) {
             connection.poison();
         }
     }
 }
 
-/// An answer's body, at whose end the exchange ends.
+/// A response's body, at whose end the exchange ends.
 struct Answer {
     body: SdkBody,
     exchange: Exchange,
@@ -98,7 +98,7 @@ impl Body for Answer {
         let frame = ready!(Pin::new(&mut answer.body).poll_frame(context));
         match &frame {
             None => answer.exchange.end(),
-            // A reader that knows the length may not ask for more.
+            // A reader that knows the length may not poll again.
             Some(Ok(_)) => answer.notice_end(),
             Some(Err(_)) => {}
         }
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
     use crate::sdk::https_connector_trusting;
 
-    /// A server that speaks HTTP/2 over TLS, and a client that trusts it.
+    /// An HTTP/2 server over TLS, and a client that trusts it.
     struct TestServer {
         tls: Tls,
         server: Destination,
@@ -153,7 +153,7 @@ mod tests {
             self.client.call(request)
         }
 
-        /// An answer that comes, which on a silent connection it would not.
+        /// The response to a request, which a silent connection would not return.
         async fn answer(&self) -> HttpResponse {
             let answer = timeout(Duration::from_secs(20), self.call()).await;
             answer.expect("the connection is silent").unwrap()
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_that_was_read_leaves_its_connection_to_the_next() {
+    async fn a_connection_is_reused_after_a_response_that_was_read() {
         let test = TestServer::new();
         for _ in 0..3 {
             assert!(read(test.answer().await).await);
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_that_is_dropped_on_a_silent_connection_is_the_last_one_on_it() {
+    async fn a_connection_is_retired_after_a_request_dropped_on_it() {
         let test = TestServer::new();
         assert!(read(test.answer().await).await);
         test.tls.silence();
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_that_breaks_off_or_is_not_read_to_its_end_retires_its_connection() {
+    async fn a_connection_is_retired_after_a_response_that_is_cut_off_or_not_read_to_its_end() {
         let test = TestServer::new();
         test.server.fault(Fault::large(1).times(1));
         drop(test.answer().await);

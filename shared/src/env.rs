@@ -8,35 +8,34 @@ pub struct Env<'a>(&'a dyn Fn(&str) -> Option<String>);
 /// A setting that keeps the function from starting.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// Nothing stands in for it.
+    /// It is required, and missing or blank.
     #[error("{name} is not set")]
     Missing {
         /// The environment variable.
         name: &'static str,
     },
-    /// Its text is not what it should be.
+    /// Its value is not valid.
     #[error("{name} is not valid: {reason}")]
     Invalid {
         /// The environment variable.
         name: &'static str,
-        /// What it should be.
+        /// What was expected.
         reason: String,
     },
 }
 
 impl<'a> Env<'a> {
-    /// Settings that `lookup` finds by name.
+    /// Settings that `lookup` returns by name.
     pub fn new(lookup: &'a dyn Fn(&str) -> Option<String>) -> Self {
         Self(lookup)
     }
 
-    /// A setting that must be there.
+    /// A required setting.
     pub fn required<T: FromStr<Err: Display>>(&self, name: &'static str) -> Result<T, ConfigError> {
         self.optional(name)?.ok_or(ConfigError::Missing { name })
     }
 
-    /// A setting that may be missing. Blank counts as missing: a template can empty a variable
-    /// but not leave it out.
+    /// An optional setting. Blank counts as missing: a template can empty a variable but not omit it.
     pub fn optional<T: FromStr<Err: Display>>(
         &self,
         name: &'static str,
@@ -54,7 +53,7 @@ impl<'a> Env<'a> {
             .map_err(|err: T::Err| ConfigError::Invalid { name, reason: err.to_string() })
     }
 
-    /// A text that must be there and be of a certain form.
+    /// A required setting of a certain form.
     pub fn checked(
         &self,
         name: &'static str,
@@ -66,15 +65,13 @@ impl<'a> Env<'a> {
         if is_valid(&text) { Ok(text) } else { Err(invalid()) }
     }
 
-    /// A switch, `true` or `false` in any case.
+    /// A switch: `true` or `false`, in upper or lower case.
     pub fn switch(&self, name: &'static str, default: bool) -> Result<bool, ConfigError> {
         match self.optional::<String>(name)? {
             None => Ok(default),
             Some(text) if text.eq_ignore_ascii_case("true") => Ok(true),
             Some(text) if text.eq_ignore_ascii_case("false") => Ok(false),
-            Some(_) => {
-                Err(ConfigError::Invalid { name, reason: "it should be true or false".into() })
-            }
+            Some(_) => Err(ConfigError::Invalid { name, reason: "expected true or false".into() }),
         }
     }
 }
@@ -84,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bad_setting_is_named_with_what_it_should_be() {
+    fn a_bad_setting_is_named_with_what_was_expected() {
         let lookup = |name: &str| match name {
             "COUNT" => Some("many".to_owned()),
             "BLANK" => Some("  ".to_owned()),
@@ -104,7 +101,7 @@ mod tests {
         assert_eq!(env.switch("GONE", true), Ok(true));
         assert_eq!(
             env.switch("MAYBE", true).unwrap_err().to_string(),
-            "MAYBE is not valid: it should be true or false"
+            "MAYBE is not valid: expected true or false"
         );
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{error::Error, iter};
 
-/// An error and its causes on one line. An AWS SDK error alone says only "service error".
+/// An error and its causes on one line. An AWS SDK error alone prints only "service error".
 #[must_use]
 pub fn error_chain(err: &(dyn Error + 'static)) -> String {
     let causes = iter::successors(Some(err), |&err| err.source()).map(ToString::to_string);

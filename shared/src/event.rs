@@ -1,4 +1,4 @@
-//! Gladly's webhook event, read for what decides its way through the relay and no further.
+//! Gladly's webhook event, read only as far as the relay's handling depends on it.
 
 use std::{borrow::Cow, fmt, str::FromStr};
 
@@ -13,14 +13,14 @@ use crate::QuarantineReason;
 /// stop at 128 levels, and a delivery wraps an event in a few more.
 const DEPTH_LIMIT: usize = 100;
 
-/// A text from outside without the byte order mark that some editors and programs begin it with. RFC
-/// 8259 lets a reader ignore it; serde does not.
+/// A text without the byte order mark that some editors and programs write at its start. RFC 8259
+/// lets a reader ignore it; serde does not.
 #[must_use]
 pub fn without_bom(text: &str) -> &str {
     text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
-/// Whether JSON is nested so deeply that many parsers would refuse what holds it.
+/// Whether JSON is nested so deeply that many parsers would reject a document that contains it.
 #[must_use]
 pub fn exceeds_max_depth(json: &str) -> bool {
     depth(json) > DEPTH_LIMIT
@@ -31,9 +31,9 @@ pub fn exceeds_max_depth(json: &str) -> bool {
 #[serde(try_from = "String")]
 pub struct Id(String);
 
-/// A text that is not an [`Id`]. It does not repeat the text, which a stranger may have chosen.
+/// A text that is not an [`Id`]. The error does not repeat the text, which is untrusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("an id is 1 to 64 characters of A-Z a-z 0-9 _ -")]
+#[error("expected 1 to 64 characters of A-Z a-z 0-9 _ -")]
 pub struct InvalidId;
 
 impl Id {
@@ -43,8 +43,8 @@ impl Id {
         &self.0
     }
 
-    /// The id of an event that came without one: the hash of its bytes, so that a repeat of the
-    /// same event has the same id.
+    /// The id of an event without one: the hash of its bytes, so that a repeat of the same event has
+    /// the same id.
     #[must_use]
     pub fn derived(event: &str) -> Self {
         Self(BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(event)))
@@ -81,7 +81,7 @@ impl fmt::Display for Id {
 /// What Gladly sent.
 #[derive(Debug)]
 pub enum WebhookEvent<'a> {
-    /// Gladly asks whether we are there. Nothing but its `type` can be relied on.
+    /// Gladly tests the endpoint. Only its `type` can be relied on.
     Ping,
     /// Something happened at Gladly.
     Event(Event<'a>),
@@ -92,33 +92,33 @@ pub enum WebhookEvent<'a> {
 pub struct Event<'a> {
     /// `NOUN/VERB`; an open list.
     pub event_type: Cow<'a, str>,
-    /// Gladly's id of the event, where it gave one.
+    /// Gladly's id of the event, if it has one.
     pub id: Option<Id>,
     /// The conversation it is about, if it is about one.
     pub conversation: Option<Id>,
-    /// The text of `content`, an object.
+    /// `content`, an object.
     pub content: Option<&'a RawValue>,
-    /// The text of `timestamp`, whatever it is.
+    /// `timestamp`, of any type.
     pub timestamp: Option<&'a RawValue>,
-    /// The text of `initiator`, whatever it is.
+    /// `initiator`, of any type.
     pub initiator: Option<&'a RawValue>,
 }
 
 /// Why bytes are not an event that can be extracted. Its text is safe to store and to show: it
-/// holds nothing of the bytes.
+/// repeats none of the bytes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidEvent {
     /// The bytes are not UTF-8.
     #[error("not UTF-8")]
     NotUtf8,
-    /// Compressed in a way that is not read.
+    /// A `content-encoding` that is not supported.
     #[error("unsupported content-encoding: expected gzip")]
     UnknownEncoding,
-    /// `content-encoding: gzip`, and the bytes are not, or break off.
+    /// `content-encoding: gzip`, but the bytes are not gzip, or are cut off.
     #[error("not valid gzip")]
     BrokenGzip,
-    /// More bytes than are decompressed, so what they say is not known.
-    #[error("more than {} MiB when decompressed", .0 >> 20)]
+    /// More bytes than are decompressed, so the content is unknown.
+    #[error("larger than {} MiB when decompressed", .0 >> 20)]
     DecompressedTooLarge(usize),
     /// The text is not JSON.
     #[error("not JSON: error in line {line}, column {column}")]
@@ -131,31 +131,31 @@ pub enum InvalidEvent {
     /// Nested deeper than any webhook is.
     #[error("nested deeper than {DEPTH_LIMIT} levels")]
     TooDeep,
-    /// Parsers disagree on which of two equal fields counts, so neither does.
-    #[error("a field that decides is given twice")]
+    /// Parsers disagree on which of two duplicates counts, so the event is invalid.
+    #[error("duplicate field")]
     Ambiguous,
-    /// `content` is there but is no object.
+    /// `content` is present but not an object.
     #[error("content is not an object")]
     NoContent,
-    /// The queue message around the event is not one we know.
+    /// The queue message around the event is not of a known version.
     #[error("not a queue message of version 1")]
     NotAMessage,
-    /// On the queue, yet about no conversation.
+    /// In the queue, but about no conversation.
     #[error("no conversationId")]
     NoConversation,
-    /// No `type`, or one that is no text.
+    /// No `type`, or one that is not a text.
     #[error("no type")]
     NoType,
-    /// An id that could not go into a URL.
-    #[error("{0} is not 1 to 64 characters of A-Z a-z 0-9 _ -")]
+    /// An id that is not safe in a URL.
+    #[error("invalid {0}: expected 1 to 64 characters of A-Z a-z 0-9 _ -")]
     InvalidId(&'static str),
-    /// More than a message of the queue can hold.
-    #[error("{0} bytes, more than a queue message holds")]
+    /// Larger than a queue message can be.
+    #[error("{0} bytes: larger than a queue message can be")]
     TooLarge(usize),
 }
 
 impl InvalidEvent {
-    /// The code under which it stands in quarantine.
+    /// Its reason code in quarantine.
     #[must_use]
     pub fn reason(&self) -> QuarantineReason {
         match self {
@@ -175,7 +175,7 @@ impl InvalidEvent {
     }
 }
 
-/// Fields stay raw until they are asked for: what does not decide may be anything.
+/// Fields stay raw until they are needed: the others may be of any type.
 #[derive(Deserialize)]
 struct Fields<'a> {
     #[serde(borrow, rename = "type")]
@@ -228,7 +228,7 @@ impl<'a> WebhookEvent<'a> {
     }
 }
 
-/// Missing or null is no id; anything else must keep to the rule.
+/// Missing or null is no id; anything else must be a valid one.
 fn id(name: &'static str, raw: Option<&RawValue>) -> Result<Option<Id>, InvalidEvent> {
     let parse =
         |raw| text(raw).and_then(|text| text.parse().ok()).ok_or(InvalidEvent::InvalidId(name));
@@ -242,7 +242,7 @@ fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
     serde_json::from_str(raw.get()).ok().map(|Text(text)| text)
 }
 
-/// An object's fields. A list is none, though serde would take one for a struct.
+/// An object's fields. A list is rejected, although serde reads one as a struct.
 fn object<'a, T: Deserialize<'a>>(
     json: &'a str,
     not_an_object: InvalidEvent,
@@ -253,13 +253,14 @@ fn object<'a, T: Deserialize<'a>>(
     }
     match serde_json::from_str::<IgnoredAny>(json) {
         Err(err) => Err(InvalidEvent::NotJson { line: err.line(), column: err.column() }),
-        // Its fields take anything, so what is wrong with it is a repetition.
+        // The fields accept any type, so the error is a duplicate.
         Ok(_) if is_object => Err(InvalidEvent::Ambiguous),
         Ok(_) => Err(not_an_object),
     }
 }
 
-/// How deeply arrays and objects are nested, without recursion: the stack is not the sender's.
+/// How deeply arrays and objects are nested; without recursion, so that a sender cannot overflow
+/// the stack.
 fn depth(json: &str) -> usize {
     let (mut depth, mut deepest) = (0_usize, 0);
     let (mut in_string, mut escaped) = (false, false);
@@ -297,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn type_and_conversation_decide_what_an_event_is() {
+    fn an_event_is_classified_by_type_and_conversation() {
         let long =
             format!(r#"{{"type":"A","content":{{"conversationId":"{}"}}}}"#, "x".repeat(10_240));
         let deep = format!(r#"{{"type":"A","x":{}{}}}"#, "[".repeat(100), "]".repeat(100));
@@ -378,12 +379,12 @@ mod tests {
     }
 
     #[test]
-    fn why_an_event_is_unusable_is_told_without_its_content() {
+    fn the_reason_that_an_event_is_invalid_repeats_none_of_its_content() {
         for json in
             ["{\"secret", r#"{"type":"A","id":"secret !"}"#, r#"{"type":"A","content":"secret"}"#]
         {
-            let told = WebhookEvent::read(json).unwrap_err().to_string();
-            assert!(!told.contains("secret"), "{told}");
+            let reason = WebhookEvent::read(json).unwrap_err().to_string();
+            assert!(!reason.contains("secret"), "{reason}");
         }
     }
 

@@ -1,5 +1,5 @@
-//! JSON in ASCII alone: SQS refuses messages with some Unicode characters (U+FFFE, U+FFFF and
-//! most control characters), all of which JSON can spell as escapes.
+//! JSON in ASCII: SQS rejects messages with some Unicode characters (U+FFFE, U+FFFF and most control
+//! characters), all of which JSON can write as escapes.
 
 use std::io::{self, Write};
 
@@ -33,7 +33,7 @@ impl Formatter for Escaping {
         escape(writer, fragment)
     }
 
-    // Raw JSON holds non-ASCII characters inside its strings only, so the same escape is right.
+    // Raw JSON has non-ASCII characters only inside its strings, so the same escape is right.
     fn write_raw_fragment<W: ?Sized + Write>(
         &mut self,
         writer: &mut W,
@@ -62,8 +62,8 @@ fn utf16(character: char) -> impl Iterator<Item = u16> {
     units.into_iter().take(count)
 }
 
-/// Replaces escapes of lone surrogates in JSON: half a character, where its writer cut a text,
-/// is legal in JSON and refused by most parsers.
+/// Replaces escapes of lone surrogates in JSON: half a character, left where a text was truncated,
+/// is legal in JSON and rejected by most parsers.
 #[must_use]
 pub fn replace_lone_surrogates(json: String) -> String {
     let unit = |at: usize| {
@@ -100,20 +100,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn characters_that_sqs_refuses_are_escaped() {
+    fn characters_that_sqs_rejects_are_escaped() {
         let text = "\u{fffe}\u{ffff}\u{0}\u{1f600}é";
         assert_eq!(to_string(&text).unwrap(), r#""\ufffe\uffff\u0000\ud83d\ude00\u00e9""#);
     }
 
     #[test]
-    fn escapes_that_came_in_stay_as_they_came() {
+    fn escapes_in_raw_json_stay_unchanged() {
         let raw = RawValue::from_string(r#"{"a":"\ud800 \u0000 é"}"#.to_owned()).unwrap();
         assert_eq!(to_string(&raw).unwrap(), r#"{"a":"\ud800 \u0000 \u00e9"}"#);
     }
 
     proptest! {
         #[test]
-        fn any_text_comes_back_whole_from_ascii_alone(text in any::<String>()) {
+        fn any_text_survives_the_conversion_to_ascii(text in any::<String>()) {
             let json = to_string(&text).unwrap();
             prop_assert!(json.bytes().all(|byte| (0x20..0x80).contains(&byte)));
             prop_assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text.clone());
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn half_characters_are_replaced_and_nothing_else() {
+    fn only_lone_surrogates_are_replaced() {
         for (json, expected) in [
             (r#""plain é""#, r#""plain é""#),
             (r#""\ud83d\ude00 \u0041 \n""#, r#""\ud83d\ude00 \u0041 \n""#),

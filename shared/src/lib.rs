@@ -1,6 +1,6 @@
-//! What both functions use and must agree on: the queue's messages, the ids in them, settings,
-//! parameters read from SSM, how AWS is reached and when SQS has a message, metrics, log lines, and
-//! how an error is written down.
+//! What both functions use and must agree on: the queues' messages and ids, settings, SSM
+//! parameters, the SDK's configuration, the proof that SQS has stored a message, metrics, log lines
+//! and error texts.
 
 mod clock;
 mod connection;

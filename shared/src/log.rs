@@ -1,12 +1,12 @@
-//! Log lines: JSON on standard output, each an object of its own.
+//! Log lines: one JSON object per line on standard output.
 //!
 //! A message is a constant text, so that it can be searched for; what varies is in fields. Every
 //! line has `timestamp`, `level`, `message` and, within an invocation, `request_id`. A field's name
 //! is in `snake_case`, and begins with what it is about and a dot: `sqs.message_id`,
 //! `gladly.conversation_id`, `batch.records`. Without that prefix are those that mean the same in
 //! any line: `error` (with all of its causes), `reason`, `count`, `parameter` (its name), `task`,
-//! `duration_ms`. ERROR is what needs a person, and whatever tells of data that is lost; WARN what
-//! passes by itself or waits in a queue.
+//! `duration_ms`. ERROR needs a person, or reports data that is lost; WARN passes by itself, or
+//! waits in a queue.
 
 use std::{
     env,
@@ -34,26 +34,26 @@ use tracing_subscriber::{
 /// Starts logging at the level that Lambda's `AWS_LAMBDA_LOG_LEVEL` names, INFO without it.
 pub fn init_log() {
     let level = env::var("AWS_LAMBDA_LOG_LEVEL").ok().and_then(|level| level.parse().ok());
-    // One write a line: Lambda takes each for an event of the log. There is nowhere to report to
-    // when it fails.
+    // One write per line: Lambda treats each write as a log event. A failure cannot be reported
+    // anywhere.
     let print = |line: &[u8]| drop(io::stdout().lock().write_all(line));
     subscriber(level.unwrap_or(LevelFilter::INFO), print).init();
-    // A panic's own message may quote the text it tripped over; its place is enough to find it.
+    // A panic's own message may quote the text that it failed on; its location is enough.
     panic::set_hook(Box::new(|panic| {
         error!(panic.location = panic.location().map(tracing::field::display), "panicked");
     }));
 }
 
-/// What takes log lines from this level on, and writes each of them with its line end. Libraries are
-/// heard from WARN on: at INFO the AWS SDK writes of things that are no news.
+/// The subscriber that writes log lines from this level on. Libraries log from WARN on: the AWS
+/// SDK's lines at INFO are noise.
 pub fn subscriber(
     level: LevelFilter,
     write: impl Fn(&[u8]) + Send + Sync + 'static,
 ) -> impl Subscriber + Send + Sync {
     let targets = Targets::new()
         .with_default(level.min(LevelFilter::WARN))
-        .with_targets(["shared", "ingest_fn", "extractor_fn"].map(|ours| (ours, level)))
-        // The span around the runtime's own lines, such as the one about a failed invocation.
+        .with_targets(["shared", "ingest_fn", "extractor_fn"].map(|target| (target, level)))
+        // The span around the runtime's own lines, such as that of a failed invocation.
         .with_target("lambda_runtime::layers::trace", LevelFilter::INFO);
     tracing_subscriber::registry().with(Lines(write)).with(targets)
 }
@@ -62,11 +62,11 @@ pub fn subscriber(
 /// need `in_current_span`.
 #[must_use]
 pub fn invocation_span(request_id: &str) -> Span {
-    // At the highest level, or a filter would leave it out along with lower ones.
+    // At the highest level: otherwise a filter would drop it with the lower levels.
     error_span!("invocation", request_id)
 }
 
-/// The invocation that this is a part of.
+/// The id of the current invocation.
 pub(crate) fn request_id() -> Option<String> {
     let found = Span::current().with_subscriber(|(id, subscriber)| {
         let span = subscriber.downcast_ref::<Registry>()?.span(id)?;
@@ -81,7 +81,7 @@ struct Lines<W>(W);
 /// The invocation that a span is about.
 struct RequestId(String);
 
-/// What the closest span that is about an invocation says.
+/// The request id of the closest span that has one.
 fn in_scope<'a>(mut scope: Scope<'a, impl LookupSpan<'a>>) -> Option<String> {
     scope.find_map(|span| Some(span.extensions().get::<RequestId>()?.0.clone()))
 }
@@ -114,7 +114,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>, W: Fn(&[u8]) + 'static> Layer<S> fo
     }
 }
 
-/// Finds the request id among a span's fields: ours, or the runtime's, which is in its own style.
+/// Finds the request id among a span's fields: the relay's, or the runtime's `requestId`.
 struct FindRequestId(Option<String>);
 
 impl Visit for FindRequestId {
@@ -179,7 +179,7 @@ mod tests {
 
     use super::*;
 
-    /// What is written at this level while something runs.
+    /// The lines that are written at this level while something runs.
     fn lines(level: LevelFilter, run: impl FnOnce()) -> Vec<Value> {
         let written = Arc::new(Mutex::new(Vec::new()));
         let lines = Arc::clone(&written);
@@ -221,12 +221,15 @@ mod tests {
     fn every_level_names_the_invocation_and_so_do_the_runtimes_own_lines() {
         for level in ["TRACE", "INFO", "WARN", "ERROR"] {
             let lines = lines(level.parse().unwrap(), || {
-                invocation_span("r-1").in_scope(|| error!("ours"));
+                invocation_span("r-1").in_scope(|| error!("own"));
                 let runtimes = tracing::info_span!(
                     target: "lambda_runtime::layers::trace", "Lambda runtime invoke", requestId = "r-2"
                 );
-                runtimes.in_scope(|| error!(target: "lambda_runtime::layers::panic", "its own"));
-                runtimes.in_scope(|| invocation_span("r-3").in_scope(|| error!("ours within")));
+                runtimes
+                    .in_scope(|| error!(target: "lambda_runtime::layers::panic", "the runtime's"));
+                runtimes.in_scope(|| {
+                    invocation_span("r-3").in_scope(|| error!("own within the runtime's"));
+                });
             });
             let ids: Vec<_> = lines.iter().map(|line| line["request_id"].as_str()).collect();
             assert_eq!(ids, [Some("r-1"), Some("r-2"), Some("r-3")], "{level}");
@@ -234,19 +237,19 @@ mod tests {
     }
 
     #[test]
-    fn libraries_are_heard_from_warn_on() {
+    fn libraries_log_from_warn_on() {
         let lines = lines(LevelFilter::TRACE, || {
-            info!(target: "aws_smithy_runtime", "no news");
-            warn!(target: "aws_smithy_runtime", "news");
-            tracing::trace!("ours");
+            info!(target: "aws_smithy_runtime", "noise");
+            warn!(target: "aws_smithy_runtime", "warning");
+            tracing::trace!("own");
         });
         let messages: Vec<_> = lines.iter().map(|line| line["message"].as_str()).collect();
-        assert_eq!(messages, [Some("news"), Some("ours")]);
+        assert_eq!(messages, [Some("warning"), Some("own")]);
     }
 
     #[test]
     fn what_is_not_within_an_invocation_has_no_request_id() {
-        assert_eq!(request_id(), None, "nobody listens");
+        assert_eq!(request_id(), None, "without a subscriber");
         lines(LevelFilter::ERROR, || {
             assert_eq!(request_id(), None);
             let inner = || error_span!("inner").in_scope(request_id);
@@ -255,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_is_told_with_its_place_and_invocation_and_without_its_message() {
+    fn a_panic_is_logged_with_its_location_and_invocation_and_without_its_message() {
         let run = Command::new(env::current_exe().unwrap())
             .args(["--exact", "log::tests::panics", "--ignored", "--nocapture"])
             .output()
@@ -266,14 +269,14 @@ mod tests {
         assert_eq!((&line["level"], &line["message"]), (&json!("ERROR"), &json!("panicked")));
         assert_eq!(line["request_id"], "r-1");
         assert!(line["panic.location"].as_str().unwrap().contains("shared/src/log.rs:"), "{line}");
-        assert!(!stdout.contains("what somebody wrote"), "{stdout}");
+        assert!(!stdout.contains("what a person wrote"), "{stdout}");
     }
 
     #[tokio::test]
     #[ignore = "run by the test above, which reads what this writes"]
     async fn panics() {
         init_log();
-        let task = async { panic!("what somebody wrote") };
+        let task = async { panic!("what a person wrote") };
         let task = invocation_span("r-1").in_scope(|| task.in_current_span());
         tokio::spawn(task).await.unwrap_err();
     }

@@ -10,32 +10,32 @@ use crate::{
     json,
 };
 
-/// The most a message's body may have, in bytes. SQS takes 1 MiB, attributes included
+/// The largest body of a message, in bytes. SQS accepts 1 MiB, attributes included
 /// (<https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html>).
 pub const MESSAGE_LIMIT: usize = (1 << 20) - 1024;
 
-/// Longest `type` attribute. The attribute is for people looking at the queue; the event has all of it.
+/// The longest `type` attribute, which is for people looking at the queue; the event has all of it.
 const TYPE_ATTRIBUTE_LIMIT: usize = 128;
 
-/// How an event came to us.
+/// How an event came to the relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
     /// Gladly sent it.
     #[default]
     Webhook,
-    /// We asked Gladly for it.
+    /// The relay read it from Gladly.
     Backfill,
 }
 
 impl Origin {
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
     fn is_webhook(&self) -> bool {
         *self == Self::Webhook
     }
 }
 
-/// An event on the events queue. Its JSON is ASCII.
+/// A message of the events queue. Its JSON is ASCII.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct QueueMessage<'a> {
@@ -49,7 +49,7 @@ pub struct QueueMessage<'a> {
 }
 
 impl<'a> QueueMessage<'a> {
-    /// Wraps an event's JSON, which must have been read as an [`WebhookEvent`] before.
+    /// Wraps an event's JSON, which must have been read as a [`WebhookEvent`] before.
     pub fn wrap(
         event: &'a str,
         received_at: Timestamp,
@@ -62,7 +62,7 @@ impl<'a> QueueMessage<'a> {
 
     /// The message's body.
     pub fn to_json(&self) -> Result<String, InvalidEvent> {
-        // Escapes make it longer still: what cannot fit is not written first to find that out.
+        // Escapes only make it longer, so what cannot fit is rejected before it is written.
         if self.event.get().len() > MESSAGE_LIMIT {
             return Err(InvalidEvent::TooLarge(self.event.get().len()));
         }
@@ -79,8 +79,8 @@ impl<'a> QueueMessage<'a> {
             serde_json::error::Category::Data => InvalidEvent::NotAMessage,
             _ => InvalidEvent::NotJson { line: err.line(), column: err.column() },
         })?;
-        // A list is none of ours, though serde would take one for a struct; nor is what came before
-        // there was a relay, in a year that RFC 3339 may not even have.
+        // A list is rejected, although serde reads one as a struct; so is a time before the relay
+        // existed, in a year that RFC 3339 may not have.
         let is_ours = message.v == 1
             && message.received_at >= Timestamp::UNIX_EPOCH
             && body.trim_start().starts_with('{');
@@ -122,7 +122,7 @@ impl<'a> QueueMessage<'a> {
     }
 }
 
-/// Writes a time as the relay's messages have it: RFC 3339, in milliseconds, `Z`.
+/// Writes a time as in the relay's messages: RFC 3339, in milliseconds, `Z`.
 pub fn serialize_rfc3339_millis<S: serde::Serializer>(
     at: &Timestamp,
     to: S,
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_message_is_as_the_contract_has_it() {
+    fn a_queue_message_matches_the_contract() {
         let event = r#"{ "type":"A", "content":{"conversationId":"c"}, "note":"é" }"#;
         let received = at("2026-01-02T03:04:05.006789Z");
         let body = QueueMessage::wrap(event, received, Origin::Webhook).unwrap().to_json().unwrap();
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_is_not_ours_is_told_from_one_that_is() {
+    fn only_queue_messages_of_the_relay_are_read() {
         let cases = [
             ("", "not JSON: error in line 1, column 0"),
             ("hello", "not JSON: error in line 1, column 1"),
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_takes_more_than_a_message_is_too_large() {
+    fn a_body_larger_than_a_message_is_too_large() {
         let event = format!(r#"{{"type":"A","text":"{}"}}"#, "é".repeat(200_000));
         let message =
             QueueMessage::wrap(&event, at("2026-01-01T00:00:00Z"), Origin::Webhook).unwrap();
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn the_type_attribute_is_one_that_sqs_accepts() {
+    fn sqs_accepts_the_type_attribute() {
         assert_eq!(QueueMessage::type_attribute("CONTACT/MESSAGE_SENT"), "CONTACT/MESSAGE_SENT");
         assert_eq!(QueueMessage::type_attribute("\u{0}é\n"), "???");
         assert_eq!(QueueMessage::type_attribute(""), "?");

@@ -1,4 +1,4 @@
-//! A parameter of SSM's Parameter Store, kept for a while, served stale while SSM is down.
+//! A parameter of SSM's Parameter Store, cached for a while, and served stale while SSM is down.
 
 use std::{fmt::Display, str::FromStr, sync::Arc, time::Duration};
 
@@ -17,17 +17,17 @@ use tracing::warn;
 
 use crate::{Clock, ClockErrors, error_chain, without_bom};
 
-/// How long a read may take, tries included. The shortest promise that waits on one is the
-/// pause's: 15 s, of which its age takes 10.
+/// The longest that a read may take, retries included. The shortest promise that depends on it is
+/// the pause's: 15 s, of which the cache takes 10.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long one try may take.
+/// The longest that one attempt may take.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(1_400);
-/// How long a failed read keeps the next one away while there is an old value to serve.
+/// How long a failed read is not repeated while there is a cached value to serve.
 const FAILURE_TTL: SignedDuration = SignedDuration::from_secs(2);
-/// The longest wait between two reads that SSM throttles: the first, which doubles, and the most.
+/// The longest wait between two throttled reads: at first, doubling from there, and at most.
 const THROTTLED_WAITS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
 
-/// SSM's answers that stay the same until the operator writes the parameter or lets us read it.
+/// SSM's errors that last until the operator writes the parameter or grants access to it.
 /// <https://docs.aws.amazon.com/systems-manager/latest/APIReference/API_GetParameter.html>
 const LASTING: [&str; 6] = [
     "AccessDenied",
@@ -55,60 +55,60 @@ pub struct Parameter<T> {
     clock: Clock,
     name: String,
     ttl: SignedDuration,
-    /// What holds while there is no such parameter.
+    /// The value while there is no such parameter.
     default: Option<Arc<T>>,
-    /// Held across a read, so that many callers cost one.
+    /// Locked during a read, so that many callers share one.
     kept: Mutex<Kept<T>>,
 }
 
 struct Kept<T> {
     good: Option<Arc<T>>,
-    /// When the good value was written; nothing while there is no such parameter.
+    /// When the good value was written; `None` while there is no such parameter.
     written_at: Option<Timestamp>,
     read_at: Timestamp,
     /// When a read failed, until one succeeds.
     failed_at: Timestamp,
-    /// When a value was last read before its time.
+    /// When a value was last read early.
     early_refresh_at: Timestamp,
 }
 
 /// Why a parameter has no value.
 #[derive(Debug, thiserror::Error)]
 pub enum ParameterError {
-    /// SSM did not give it.
+    /// SSM did not return it.
     #[error("could not read the parameter {name}")]
     Unreadable {
         /// The parameter's name.
         name: String,
-        /// What SSM said.
+        /// SSM's error.
         source: Box<SdkError<GetParameterError>>,
     },
-    /// Its text is not what it should be.
-    #[error("the parameter {name} is not usable: {reason}")]
+    /// Its value is not valid.
+    #[error("the parameter {name} is not valid: {reason}")]
     Invalid {
         /// The parameter's name.
         name: String,
-        /// What it should be.
+        /// What was expected.
         reason: String,
     },
-    /// SSM did not take it.
+    /// SSM did not store it.
     #[error("could not write the parameter {name}")]
     NotWritten {
         /// The parameter's name.
         name: String,
-        /// What SSM said.
+        /// SSM's error.
         source: Box<SdkError<PutParameterError>>,
     },
 }
 
 impl ParameterError {
-    /// Whether it lasts until the operator writes the parameter or lets us read it. The other failures
-    /// pass by themselves.
+    /// Whether it lasts until the operator writes the parameter or grants access to it. Other failures
+    /// are transient.
     #[must_use]
     pub fn is_lasting(&self) -> bool {
         match self {
-            // Whatever else SSM answers, an overload, a fault of its own or a code not known yet,
-            // is better tried again than taken for a secret that is not there.
+            // Any other error, such as throttling, an internal error or an unknown code, is better
+            // retried than treated as a missing secret.
             Self::Unreadable { source, .. } => {
                 let code = source.as_service_error().and_then(ProvideErrorMetadata::code);
                 code.is_some_and(|code| LASTING.contains(&code))
@@ -118,8 +118,8 @@ impl ParameterError {
         }
     }
 
-    /// Whether SSM would have answered, had it been asked less: 40 reads a second an account, unless
-    /// its higher throughput is switched on
+    /// Whether SSM throttled the read: it allows 40 per second and account, unless higher throughput
+    /// is enabled
     /// (<https://docs.aws.amazon.com/systems-manager/latest/userguide/parameter-store-throughput.html>).
     fn is_throttled(&self) -> bool {
         let Self::Unreadable { source, .. } = self else { return false };
@@ -129,7 +129,7 @@ impl ParameterError {
 }
 
 impl<T: FromStr<Err: Display>> Parameter<T> {
-    /// A parameter to be read again once its value is `ttl` old.
+    /// A parameter whose value is cached for `ttl`.
     #[must_use]
     pub fn new(ssm: Client, name: String, ttl: SignedDuration, clock: Clock) -> Self {
         let kept = Kept {
@@ -142,14 +142,14 @@ impl<T: FromStr<Err: Display>> Parameter<T> {
         Self { ssm, clock, name, ttl, default: None, kept: Mutex::new(kept) }
     }
 
-    /// The same parameter, which may be missing: then its value is this.
+    /// The same parameter, with this value if it is missing.
     #[must_use]
     pub fn with_default(self, default: T) -> Self {
         Self { default: Some(Arc::new(default)), ..self }
     }
 
-    /// The value, at most `ttl` old. Where it cannot be read, the last good one, and an
-    /// error only if there has never been any.
+    /// The value, at most `ttl` old. If it cannot be read, the last good one; an error only if there
+    /// has never been one.
     pub async fn value(&self) -> Result<Arc<T>, ParameterError> {
         let mut kept = self.kept.lock().await;
         let now = self.clock.now();
@@ -161,9 +161,9 @@ impl<T: FromStr<Err: Display>> Parameter<T> {
         self.renew(&mut kept, now).await
     }
 
-    /// The value as [`Parameter::value`] has it. Where there is none yet and SSM throttles, it is read
-    /// again and again until so much time has passed, each time after a wait drawn anywhere up to a
-    /// bound that doubles: of many environments that start at once, none keeps step with another.
+    /// The value as from [`Parameter::value`]. If there is none yet and SSM throttles, the read is
+    /// retried for `limit`, with exponential back-off and full jitter, so that many environments that
+    /// start at once do not retry in step.
     pub async fn value_within(&self, limit: Duration) -> Result<Arc<T>, ParameterError> {
         let until = Instant::now() + limit;
         let (mut longest, most) = THROTTLED_WAITS;
@@ -181,13 +181,16 @@ impl<T: FromStr<Err: Display>> Parameter<T> {
         }
     }
 
-    /// The value as [`Parameter::value`] has it, but read before its time, since it may have
-    /// changed. That happens at most once in `pause`, so a stranger cannot make us ask more often.
-    pub async fn refresh_if_older(&self, pause: SignedDuration) -> Result<Arc<T>, ParameterError> {
+    /// The value as from [`Parameter::value`], but read early, since it may have changed; at most once
+    /// per `interval`, so that unauthenticated requests cannot cause more reads.
+    pub async fn refresh_if_older(
+        &self,
+        interval: SignedDuration,
+    ) -> Result<Arc<T>, ParameterError> {
         let mut kept = self.kept.lock().await;
         let now = self.clock.now();
         if let Some(good) = &kept.good
-            && within(kept.early_refresh_at, now, pause)
+            && within(kept.early_refresh_at, now, interval)
         {
             return Ok(Arc::clone(good));
         }
@@ -195,8 +198,8 @@ impl<T: FromStr<Err: Display>> Parameter<T> {
         self.renew(&mut kept, now).await
     }
 
-    /// The value as it is now, and when it was written. An error if that cannot be read, whatever
-    /// was read before.
+    /// The current value, and when it was written. An error if that cannot be read, even if there is
+    /// a cached value.
     pub async fn fetch(&self) -> Result<(Arc<T>, Option<Timestamp>), ParameterError> {
         let mut kept = self.kept.lock().await;
         let now = self.clock.now();
@@ -211,7 +214,7 @@ impl<T: FromStr<Err: Display>> Parameter<T> {
         kept.good.as_ref().map(|good| (Arc::clone(good), kept.written_at))
     }
 
-    /// Writes another value, which then is the one that is kept.
+    /// Writes a value, and caches it.
     pub async fn write(&self, text: String) -> Result<(), ParameterError> {
         let value = text.parse().map_err(|err| self.invalid(&err))?;
         let mut kept = self.kept.lock().await;
@@ -229,7 +232,7 @@ impl<T: FromStr<Err: Display>> Parameter<T> {
     async fn renew(&self, kept: &mut Kept<T>, now: Timestamp) -> Result<Arc<T>, ParameterError> {
         match self.read().await {
             Ok((value, written_at)) => {
-                // Dated before the read: what was written during it may not be in it.
+                // Dated before the read, which may miss a concurrent write.
                 kept.keep(Arc::clone(&value), written_at, now);
                 Ok(value)
             }
@@ -241,7 +244,7 @@ impl<T: FromStr<Err: Display>> Parameter<T> {
                 warn!(
                     parameter = self.name,
                     error = error_chain(&err),
-                    "keeping the last good value"
+                    "could not refresh parameter; using the cached value"
                 );
                 Ok(Arc::clone(good))
             }
@@ -292,7 +295,7 @@ fn is_missing(err: &SdkError<GetParameterError>) -> bool {
     err.as_service_error().is_some_and(GetParameterError::is_parameter_not_found)
 }
 
-/// Whether `then` is less than `age` ago. A clock set back makes nothing young.
+/// Whether `then` is less than `age` ago; `false` if the clock was set back.
 fn within(then: Timestamp, now: Timestamp, age: SignedDuration) -> bool {
     let ago = now.duration_since(then);
     !ago.is_negative() && ago < age
@@ -311,7 +314,7 @@ mod tests {
     use crate::Secret;
 
     #[tokio::test]
-    async fn a_value_is_kept_then_read_again_then_served_stale() {
+    async fn a_value_is_cached_then_read_again_then_served_stale() {
         let (aws, now) = (Aws::default(), Arc::new(AtomicI64::new(0)));
         let clock = {
             let now = Arc::clone(&now);
@@ -330,14 +333,14 @@ mod tests {
         assert_eq!(at(1_059, "2").await, 1, "kept");
         assert_eq!(at(1_060, "2").await, 2, "read again");
         assert_eq!(at(1_120, "").await, 2, "SSM fails: the last good value");
-        assert_eq!(at(1_121, "3").await, 2, "no second try at once");
-        assert_eq!(at(1_122, "not a number").await, 2, "an unusable value is a failure too");
-        assert_eq!(at(1_124, "3").await, 3, "mended");
-        assert_eq!(at(1_000, "4").await, 4, "a clock set back makes nothing young");
+        assert_eq!(at(1_121, "3").await, 2, "not retried at once");
+        assert_eq!(at(1_122, "not a number").await, 2, "an invalid value is a failure too");
+        assert_eq!(at(1_124, "3").await, 3, "recovered");
+        assert_eq!(at(1_000, "4").await, 4, "a clock set back expires the cache");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_throttled_first_read_is_tried_for_as_long_as_there_is_time() {
+    async fn a_throttled_first_read_is_retried_until_the_limit() {
         let (aws, minute) = (Aws::default(), SignedDuration::from_mins(1));
         aws.put("/p", "7");
         let parameter = |aws: &Aws| {
@@ -355,7 +358,7 @@ mod tests {
         let took = began.elapsed();
         assert!((Duration::from_secs(7)..=limit).contains(&took), "{took:?}");
 
-        // What is no matter of time is not waited for.
+        // Other failures are not retried.
         aws.state().ssm_fault = Some(Fault::Refused(400, "AccessDeniedException"));
         aws.state().ssm_calls = 0;
         parameter.value_within(limit).await.unwrap_err();
@@ -363,7 +366,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_byte_order_mark_at_a_values_start_is_no_part_of_it() {
+    async fn a_byte_order_mark_is_not_part_of_the_value() {
         let (aws, minute) = (Aws::default(), SignedDuration::from_mins(1));
         aws.put("/p", "\u{feff}s3cret\r\n");
         let ssm = ssm_client(&aws.config());
@@ -372,7 +375,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_expired_request_is_tried_again() {
+    async fn an_expired_request_is_retried() {
         let (aws, minute) = (Aws::default(), SignedDuration::from_mins(1));
         aws.put("/p", "7");
         let ssm = ssm_client(&aws.config());
@@ -384,22 +387,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_any_good_value_the_reason_is_told_but_not_the_text() {
+    async fn without_a_good_value_the_error_has_the_reason_but_not_the_text() {
         let (aws, minute) = (Aws::default(), SignedDuration::from_mins(1));
         let ssm = ssm_client(&aws.config());
         let parameter = Parameter::<Secret>::new(ssm, "/p".into(), minute, Clock::system());
 
-        let told = error_chain(&parameter.value().await.unwrap_err());
-        assert!(told.contains("/p") && told.contains("ParameterNotFound"), "{told}");
+        let error = error_chain(&parameter.value().await.unwrap_err());
+        assert!(error.contains("/p") && error.contains("ParameterNotFound"), "{error}");
         aws.put("/p", "s3cret\u{7}");
         assert_eq!(
             parameter.value().await.unwrap_err().to_string(),
-            "the parameter /p is not usable: it should be one line of printable ASCII"
+            "the parameter /p is not valid: expected one line of printable ASCII"
         );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_parameter_that_is_missing_lasts_and_an_ssm_that_fails_passes() {
+    async fn a_missing_parameter_is_lasting_and_a_failure_of_ssm_is_transient() {
         for (fault, lasts) in [
             (None, true),
             (Some(Fault::Refused(400, "AccessDeniedException")), true),

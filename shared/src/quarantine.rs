@@ -1,4 +1,4 @@
-//! What is quarantined for a person to look at.
+//! Quarantined messages, for a person to look at.
 
 use std::borrow::Cow;
 
@@ -15,15 +15,15 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum QuarantineReason {
-    /// Not an event: not UTF-8, not JSON, or not of an event's form.
+    /// Not an event: not UTF-8, not JSON, or not in an event's form.
     Unreadable,
     /// No `type`.
     NoType,
-    /// An id that could not go into a URL.
+    /// An id that is not safe in a URL.
     InvalidId,
-    /// Too large for the queue; stored cut.
+    /// Too large for the queue; stored truncated.
     TooLarge,
-    /// The destination will not have its conversation.
+    /// The destination rejected its conversation.
     Rejected,
     /// It failed too often for too long.
     Exhausted,
@@ -55,7 +55,7 @@ pub struct QuarantinedMessage<'a> {
     pub received_at: Timestamp,
     /// Why it is quarantined.
     pub reason: QuarantineReason,
-    /// The same in words that hold nothing of the content.
+    /// A description that repeats none of the content.
     pub detail: Cow<'a, str>,
     /// The function that quarantined it.
     pub origin: Cow<'a, str>,
@@ -69,7 +69,7 @@ pub struct QuarantinedMessage<'a> {
 }
 
 impl<'a> QuarantinedMessage<'a> {
-    /// A message of at most [`MESSAGE_LIMIT`] bytes: `raw` is cut to fit, and base64 where it is not
+    /// A message of at most [`MESSAGE_LIMIT`] bytes: `raw` is truncated to fit, and base64 if it is not
     /// UTF-8.
     pub fn new(
         received_at: Timestamp,
@@ -107,7 +107,7 @@ impl<'a> QuarantinedMessage<'a> {
         json::to_string(self)
     }
 
-    /// Reads a message's body. `None` if it is without the relay's envelope: SQS moved it.
+    /// Reads a message's body. `None` without the relay's envelope: then SQS moved it.
     #[must_use]
     pub fn read(body: &str) -> Option<QuarantinedMessage<'static>> {
         body.trim_start().starts_with('{').then(|| serde_json::from_str(body).ok()).flatten()
@@ -119,8 +119,8 @@ impl<'a> QuarantinedMessage<'a> {
         String::from_utf8(self.bytes()?).ok()
     }
 
-    /// The original, as far as it was kept. `None` if another program wrote the message and it is not
-    /// encoded as it says.
+    /// The original, as far as it was kept. `None` if it is not encoded as declared, in a message of
+    /// another program.
     #[must_use]
     pub fn bytes(&self) -> Option<Vec<u8>> {
         match self.encoding.as_deref() {
@@ -130,7 +130,7 @@ impl<'a> QuarantinedMessage<'a> {
     }
 }
 
-/// The longest beginning of `text` that takes at most `room` bytes once escaped.
+/// The longest prefix of `text` that takes at most `room` bytes once escaped.
 fn fitting(text: &str, room: usize) -> &str {
     let mut used = 0;
     let end = text.char_indices().find(|(_, character)| {
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quarantine_message_is_as_the_contract_has_it() {
+    fn a_quarantine_message_matches_the_contract() {
         assert_eq!(
             quarantined(b"{\"a\":\"\xc3\xa9\"}"),
             json!({"v": 1, "receivedAt": "2026-01-02T03:04:05.000Z", "reason": "no-type", "detail": "no type",
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn the_codes_are_the_contracts() {
+    fn the_codes_match_the_contract() {
         for reason in [
             QuarantineReason::Unreadable,
             QuarantineReason::NoType,
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_cut_between_characters_and_says_so() {
+    fn what_does_not_fit_is_truncated_between_characters_and_marked() {
         for raw in ["\u{1f600}".repeat(300_000), "\"".repeat(2_000_000), "a".repeat(3_000_000)] {
             let message = quarantined(raw.as_bytes());
             assert_eq!(message["truncated"], true);
@@ -206,7 +206,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_come_back_from_quarantine(raw in any::<Vec<u8>>()) {
+        fn any_bytes_survive_quarantine(raw in any::<Vec<u8>>()) {
             let message = quarantined(&raw);
             let read = QuarantinedMessage::read(&message.to_string()).unwrap();
             prop_assert_eq!(read.raw().map(String::into_bytes), str::from_utf8(&raw).ok().map(Into::into));

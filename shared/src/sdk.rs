@@ -1,7 +1,7 @@
-//! AWS as Lambda lends it to a function: settings from the environment, one HTTPS connector.
+//! The AWS SDK's configuration in a Lambda function: settings from the environment, one connector.
 //!
-//! The SDK's own default chain also asks profiles, containers and instance metadata. A function has
-//! none of them, and would carry and start their code all the same.
+//! The SDK's default chain also tries profiles, containers and instance metadata. A function has none
+//! of them, but would contain and initialize their code.
 
 use std::{env, time::Duration};
 
@@ -26,26 +26,25 @@ use serde::Deserialize;
 
 use crate::{ConfigError, Env, connection::Retiring, setting::HttpUrl};
 
-/// How long a connection may take. What has less time in all has a limit of its own.
+/// The longest that connecting may take. Callers with less time have a limit of their own.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The variables that point the functions' clients elsewhere. The SDK reads them at the first call.
+/// The variables that override the clients' endpoints. The SDK reads them at the first call.
 const ENDPOINTS: [&str; 4] =
     ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_LAMBDA", "AWS_ENDPOINT_URL_SQS", "AWS_ENDPOINT_URL_SSM"];
 
-/// The process's one connector: TLS as the SDK has it, with the machine's root certificates, which
-/// are read once for everything that is reached through it. It never follows a redirect, and it
-/// leaves a connection on which an answer did not come to its end.
+/// The process's one connector: the SDK's TLS, with the system's root certificates, which are read
+/// once. It never follows a redirect, and it retires a connection whose response did not end.
 #[must_use]
 pub fn https_connector() -> SharedHttpConnector {
     connector(TlsContext::default())
 }
 
-/// The same connector, trusting these root certificates (PEM) instead of the machine's.
+/// The same connector, trusting these root certificates (PEM) instead of the system's.
 ///
 /// # Errors
 ///
-/// Roots that TLS cannot be set up with.
+/// The certificates cannot be used.
 pub fn https_connector_trusting<'a>(
     roots: impl IntoIterator<Item = &'a str>,
 ) -> Result<SharedHttpConnector, HttpClientError> {
@@ -65,13 +64,13 @@ fn connector(tls: TlsContext) -> SharedHttpConnector {
     SharedHttpConnector::new(Retiring(connector))
 }
 
-/// The settings of the SDK's clients, from the variables that Lambda sets, and those by which AWS's
-/// tools are pointed elsewhere: `AWS_ENDPOINT_URL`, also for a service alone, `AWS_USE_FIPS_ENDPOINT`
+/// The settings of the SDK's clients, from the variables that Lambda sets, and the standard ones that
+/// override endpoints: `AWS_ENDPOINT_URL`, also per service, `AWS_USE_FIPS_ENDPOINT`
 /// and `AWS_USE_DUALSTACK_ENDPOINT` (<https://docs.aws.amazon.com/sdkref/latest/guide/settings-reference.html>).
 ///
 /// # Errors
 ///
-/// A variable that is missing or says what it cannot.
+/// A variable is missing or not valid.
 pub fn sdk_config(connector: &SharedHttpConnector) -> Result<SdkConfig, ConfigError> {
     read(connector, |name| env::var(name).ok())
 }
@@ -100,16 +99,16 @@ fn read(connector: &SharedHttpConnector, lookup: Lookup) -> Result<SdkConfig, Co
         .use_dual_stack(dual_stack)
         .http_client(sdk_client(connector))
         .sleep_impl(sleep())
-        // Every call has a limit of its own, and watching what trickles takes a tenth of its time.
+        // Every call has a timeout of its own, and stalled-stream protection costs a tenth of its time.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .build())
 }
 
-/// Has a client try again where AWS found the time of a request off, which holds for the try and not
-/// for what it asks for: the SDK signs the next one by the time in AWS's answer.
+/// Retries requests whose signing time AWS rejected: the SDK signs the next attempt by the time in
+/// AWS's response.
 ///
-/// The SDK itself does so for `RequestTimeTooSkewed` and for refused signatures, but only where that
-/// answer has a time, and never for the other two.
+/// The SDK itself does so for `RequestTimeTooSkewed` and for rejected signatures, but only if the
+/// response has a time, and never for the other two.
 #[derive(Debug)]
 pub struct ClockErrors;
 
@@ -127,20 +126,20 @@ impl ClassifyRetry for ClockErrors {
     }
 
     fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
-        /// An error of the JSON protocols. What operation it is of does not matter here.
+        /// An error of the JSON protocols, of any operation.
         #[derive(Deserialize)]
-        struct Refusal {
+        struct ErrorBody {
             #[serde(rename = "__type")]
             code: String,
         }
         let response = context.response().filter(|response| !response.status().is_success());
         let code = response.and_then(|response| {
             let body = response.body().bytes().unwrap_or_default();
-            let in_body = || serde_json::from_slice(body).ok().map(|Refusal { code }| code);
+            let in_body = || serde_json::from_slice(body).ok().map(|ErrorBody { code }| code);
             let in_header = response.headers().get("x-amzn-errortype").map(ToOwned::to_owned);
             in_header.or_else(in_body)
         });
-        // Between a namespace and an address, either of which may be missing.
+        // Between a namespace and a URL, either of which may be missing.
         let code = code.as_deref().unwrap_or_default();
         let code = code.split(':').next().and_then(|code| code.rsplit('#').next());
         match code {
@@ -150,7 +149,7 @@ impl ClassifyRetry for ClockErrors {
     }
 }
 
-/// The connector as the SDK takes it.
+/// Wraps the connector for the SDK.
 fn sdk_client(connector: &SharedHttpConnector) -> SharedHttpClient {
     let connector = connector.clone();
     http_client_fn(move |_, _| connector.clone())
@@ -163,7 +162,7 @@ fn sleep() -> SharedAsyncSleep {
 /// The process's variables, or a test's.
 type Lookup = fn(&str) -> Option<String>;
 
-/// Where services are, if not where AWS has them.
+/// The overridden endpoints of services.
 #[derive(Debug)]
 struct Endpoints(Lookup);
 
@@ -180,27 +179,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_region_there_must_be_and_a_switch_says_true_or_false() {
+    fn a_region_is_required_and_a_switch_is_true_or_false() {
         let connector = https_connector();
-        let told = |lookup: Lookup| read(&connector, lookup).map_err(|err| err.to_string());
-        assert_eq!(told(|_| None).unwrap_err(), "AWS_DEFAULT_REGION is not set");
-        let config = told(|name| (name == "AWS_DEFAULT_REGION").then(|| "eu-west-1".into()));
+        let read = |lookup: Lookup| read(&connector, lookup).map_err(|err| err.to_string());
+        assert_eq!(read(|_| None).unwrap_err(), "AWS_DEFAULT_REGION is not set");
+        let config = read(|name| (name == "AWS_DEFAULT_REGION").then(|| "eu-west-1".into()));
         assert_eq!(config.unwrap().region().unwrap().as_ref(), "eu-west-1");
         assert_eq!(
-            told(|name| Some(name.replace("AWS_REGION", "us-gov-west-1"))).unwrap_err(),
-            "AWS_USE_FIPS_ENDPOINT is not valid: it should be true or false"
+            read(|name| Some(name.replace("AWS_REGION", "us-gov-west-1"))).unwrap_err(),
+            "AWS_USE_FIPS_ENDPOINT is not valid: expected true or false"
         );
-        let told = told(|name| match name {
+        let config = read(|name| match name {
             "AWS_REGION" => Some("eu-west-1".into()),
             "AWS_ENDPOINT_URL_SQS" => Some("http://localhost:4566o".into()),
             _ => None,
         });
-        let told = told.unwrap_err();
-        assert!(told.starts_with("AWS_ENDPOINT_URL_SQS is not valid: invalid port"), "{told}");
+        let error = config.unwrap_err();
+        assert!(error.starts_with("AWS_ENDPOINT_URL_SQS is not valid: invalid port"), "{error}");
     }
 
     #[test]
-    fn an_endpoint_is_one_services_or_all_of_them_have_it() {
+    fn an_endpoint_is_set_for_one_service_or_for_all() {
         let endpoint = |service: &str, lookup: Lookup| {
             let key = ServiceConfigKey::builder().service_id(service).env("AWS_ENDPOINT_URL");
             Endpoints(lookup).load_config(key.profile("endpoint_url").build().unwrap())

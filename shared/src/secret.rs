@@ -1,13 +1,13 @@
-//! Secrets, which never show themselves.
+//! Secrets, which are never printed.
 
 use std::{fmt, str::FromStr};
 
-/// A text that never shows itself.
+/// A text that is never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// The text itself, to be sent and nothing else.
+    /// The text itself, only to be sent.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
@@ -27,7 +27,7 @@ impl FromStr for Secret {
         let text = text.trim();
         let sendable =
             !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
-        sendable.then(|| Self(text.to_owned())).ok_or("it should be one line of printable ASCII")
+        sendable.then(|| Self(text.to_owned())).ok_or("expected one line of printable ASCII")
     }
 }
 
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_does_not_show_itself() {
+    fn a_secret_is_not_printed() {
         let secret: Secret = " t0ken\n".parse().unwrap();
         assert_eq!((secret.expose(), format!("{secret:?}").as_str()), ("t0ken", "Secret(…)"));
     }

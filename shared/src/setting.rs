@@ -1,5 +1,5 @@
-//! Forms of settings that both functions have, read strictly: what a lenient reader would correct
-//! or leave out in silence keeps the function from starting.
+//! Settings of both functions, read strictly: what a lenient reader would silently correct or omit
+//! keeps the function from starting.
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
@@ -10,14 +10,14 @@ use http::Uri;
 
 use crate::{ConfigError, Env};
 
-/// SSM's own limit, less what the relay appends to a name.
+/// SSM's limit, less what the relay appends to a name.
 const PARAMETER_NAME_LIMIT: usize = 1_000;
-/// DNS's own limits.
+/// The limits of DNS.
 const HOST_LIMIT: usize = 253;
 const LABEL_LIMIT: usize = 63;
 
-/// An absolute `http` or `https` URL as a request can be sent to it: without a user name and a
-/// fragment, which would be lost on the way, and with a port that is one.
+/// An absolute `http` or `https` URL that a request can be sent to: without a user name and a
+/// fragment, which would be dropped, and with a valid port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpUrl {
     text: String,
@@ -51,7 +51,7 @@ impl HttpUrl {
         &self.text[self.authority_end..]
     }
 
-    /// Whether a request travels encrypted.
+    /// Whether a request is encrypted.
     #[must_use]
     pub fn is_https(&self) -> bool {
         self.scheme_end == "https://".len()
@@ -106,7 +106,7 @@ impl FromStr for HttpUrl {
                 "invalid port: expected a number from 1 to 65535 after the colon, or no colon",
             );
         }
-        // The client reads it again for every request.
+        // The HTTP client parses it for every request.
         text.parse::<Uri>().map_err(|_| "invalid path: expected a URL as RFC 3986 defines it")?;
         Ok(Self {
             text: text.to_owned(),
@@ -123,7 +123,7 @@ fn is_host(host: &str) -> bool {
             .strip_suffix(']')
             .is_some_and(|literal| literal.parse::<Ipv6Addr>().is_ok());
     }
-    // A name whose last label is a number is an IPv4 address to most readers, in one form or another.
+    // Most readers take a name whose last label is a number for an IPv4 address in some form.
     let last = host.rsplit('.').next().unwrap_or_default();
     if last.bytes().all(|byte| byte.is_ascii_digit()) {
         return host.parse::<Ipv4Addr>().is_ok();
@@ -131,13 +131,13 @@ fn is_host(host: &str) -> bool {
     is_dns_name(host)
 }
 
-/// Whether a text is a host's name in DNS, without a dot at its end.
+/// Whether a text is a DNS name, without a trailing dot.
 #[must_use]
 pub fn is_dns_name(name: &str) -> bool {
     let is_label = |label: &str| {
-        let known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
         (1..=LABEL_LIMIT).contains(&label.len())
-            && label.bytes().all(known)
+            && label.bytes().all(is_allowed)
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
@@ -155,9 +155,9 @@ fn is_queue_url(text: &str) -> bool {
 }
 
 fn is_parameter_name(text: &str) -> bool {
-    let known =
+    let is_allowed =
         |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-' | b'/');
-    text.len() <= PARAMETER_NAME_LIMIT && text.bytes().all(known)
+    text.len() <= PARAMETER_NAME_LIMIT && text.bytes().all(is_allowed)
 }
 
 impl Env<'_> {
@@ -166,8 +166,8 @@ impl Env<'_> {
         self.checked(name, is_queue_url, "expected the URL of an SQS queue")
     }
 
-    /// The two queues, events and quarantine: one queue for both would return to itself whatever
-    /// is to leave it.
+    /// The events and the quarantine queue. One queue for both would receive again what is
+    /// quarantined.
     pub fn queue_urls(&self) -> Result<[String; 2], ConfigError> {
         const QUARANTINE: &str = "QUARANTINE_QUEUE_URL";
         let events = self.queue_url("EVENTS_QUEUE_URL")?;
@@ -179,8 +179,8 @@ impl Env<'_> {
         Ok([events, quarantine])
     }
 
-    /// The name of an SSM parameter: not its ARN, which other calls refuse, and without a version
-    /// or label, at which it would stay for ever.
+    /// The name of an SSM parameter: not its ARN, which other calls reject, and without a version
+    /// or label, which would pin it.
     pub fn parameter_name(&self, name: &'static str) -> Result<String, ConfigError> {
         self.checked(
             name,
@@ -195,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_is_what_a_request_can_be_sent_to() {
+    fn a_url_is_one_that_a_request_can_be_sent_to() {
         let label = "a".repeat(64);
         for (text, expected) in [
             ("https://ingest.example.com", Ok("ingest.example.com")),
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_is_known_by_its_names_and_by_no_other() {
+    fn only_loopback_names_and_addresses_are_this_machine() {
         for (text, expected) in [
             ("http://localhost:4000/", true),
             ("http://LOCALHOST", true),
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_or_parameter_that_cannot_be_one_is_named() {
+    fn an_invalid_queue_or_parameter_is_named() {
         let queue = "https://sqs.eu-west-1.amazonaws.com/123456789012/events";
         let read = |value: &'static str| {
             let lookup = move |_: &str| Some(value.to_owned());
@@ -290,16 +290,22 @@ mod tests {
         assert!(read("/relay/pause-2.x_y")[1].is_ok());
         for bad in ["x", "https://h:8o80/1/events", "https://h/", "sqs.eu-west-1.amazonaws.com/1/a"]
         {
-            let told = read(bad)[0].as_ref().unwrap_err().to_string();
-            assert!(told.starts_with("EVENTS_QUEUE_URL is not valid: expected the URL"), "{told}");
+            let error = read(bad)[0].as_ref().unwrap_err().to_string();
+            assert!(
+                error.starts_with("EVENTS_QUEUE_URL is not valid: expected the URL"),
+                "{error}"
+            );
         }
         for bad in ["/relay/pause:3", "/relay pause", "/relay/päuse", "arn:aws:ssm:x:1:parameter/a"]
         {
-            let told = read(bad)[1].as_ref().unwrap_err().to_string();
-            assert!(told.starts_with("PAUSE_PARAMETER is not valid: expected the name"), "{told}");
+            let error = read(bad)[1].as_ref().unwrap_err().to_string();
+            assert!(
+                error.starts_with("PAUSE_PARAMETER is not valid: expected the name"),
+                "{error}"
+            );
         }
         let lookup = |_: &str| Some(queue.to_owned());
-        let told = Env::new(&lookup).queue_urls().unwrap_err().to_string();
-        assert!(told.starts_with("QUARANTINE_QUEUE_URL is not valid: expected "), "{told}");
+        let error = Env::new(&lookup).queue_urls().unwrap_err().to_string();
+        assert!(error.starts_with("QUARANTINE_QUEUE_URL is not valid: expected "), "{error}");
     }
 }

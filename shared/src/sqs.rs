@@ -1,4 +1,4 @@
-//! When SQS has a message.
+//! The proof that SQS has stored a message.
 
 use aws_sdk_sqs::{
     config::{
@@ -14,10 +14,10 @@ use aws_smithy_runtime_api::client::{
 use aws_smithy_types::config_bag::{Storable, StoreReplace};
 use md5::{Digest, Md5};
 
-/// Whether SQS's answer to a message shows that it has the message: it names it, and the MD5 of what
-/// it has is that of the body
+/// Whether SQS's response proves that it has stored a message: it has a message id, and its MD5 is
+/// that of the body
 /// (<https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html>).
-/// A status of 200 alone may be a proxy's.
+/// A status of 200 alone may come from a proxy.
 #[must_use]
 pub fn has_stored(body: &str, message_id: Option<&str>, md5: Option<&str>) -> bool {
     is_proof(md5_of(body), message_id, md5)
@@ -32,13 +32,12 @@ fn md5_of(body: &str) -> u128 {
     u128::from_be_bytes(Md5::digest(body).into())
 }
 
-/// Has a client take `SendMessage` for sent only if SQS has the message, as [`has_stored`] says.
-/// Without that proof an attempt has failed, and is retried within the call's limits as one whose
-/// answer was cut off is.
+/// Makes `SendMessage` succeed only with the proof of [`has_stored`]. Without it an attempt has
+/// failed, and is retried within the call's limits like one whose response was cut off.
 #[derive(Debug)]
 pub struct ProofOfSending;
 
-/// The MD5 of the body that is being sent.
+/// The MD5 of the body being sent.
 #[derive(Debug)]
 struct Sent(u128);
 
@@ -90,8 +89,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_named_message_with_the_bodys_md5_is_stored() {
-        // RFC 1321's own value.
+    fn only_a_message_with_an_id_and_the_bodys_md5_is_stored() {
+        // The value in RFC 1321.
         const MD5: &str = "900150983cd24fb0d6963f7d28e17f72";
         let cases = [
             (Some("m"), Some(MD5), true),

@@ -1,4 +1,4 @@
-//! The destination: one POST a delivery, and what its answers mean.
+//! The destination: one POST per delivery, and what its responses mean.
 
 use std::{io::Write as _, time::Duration};
 
@@ -16,12 +16,12 @@ use crate::{
     gate::{Interrupted, Permission},
 };
 
-/// The most one delivery may take, tries included.
+/// The longest that one delivery may take, retries included.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(30);
-/// How old the token may be when the destination refuses it.
+/// How old a cached token may be when the destination rejects it; an older one is read again.
 const REJECTED_TOKEN_TTL: SignedDuration = SignedDuration::from_secs(10);
 
-/// Where deliveries go.
+/// The destination's client.
 pub(crate) struct Destination {
     http: Http,
     url: DestinationUrl,
@@ -31,20 +31,20 @@ pub(crate) struct Destination {
     clock: Clock,
 }
 
-/// What became of a delivery.
+/// The result of a delivery.
 #[derive(Debug)]
 pub(crate) enum DeliveryResult {
-    /// The destination has it.
+    /// The destination accepted it.
     Accepted,
-    /// It will never have all of it, with this status.
-    Refused(u16),
-    /// It may have it later.
+    /// It will never accept all of it; with this status.
+    Rejected(u16),
+    /// It may accept it later.
     NotReady { why: String, retry_after: Option<Duration> },
-    /// It was not asked with a token that may work, so this says nothing of the destination.
+    /// It was not called with a token that may work, so this is no evidence about the destination.
     Inconclusive(String),
     /// It accepts nothing until the operator corrects the configuration.
-    Fault(String),
-    /// Nobody asked again: extraction is to stop.
+    Fatal(String),
+    /// Not called again: extraction has to stop.
     Interrupted(Interrupted),
 }
 
@@ -60,13 +60,13 @@ impl Destination {
         Self { http, url, header, token, gzip, clock }
     }
 
-    /// How bodies are encoded: part of what makes a delivery the one it is.
+    /// How bodies are encoded: part of a delivery's identity.
     pub(crate) fn content_encoding(&self) -> &'static str {
         if self.gzip { "gzip" } else { "identity" }
     }
 
-    /// Sends a delivery, the same bytes in every try, by the deadline and only while extraction may
-    /// run. Reports every request that failed.
+    /// Sends a delivery, the same bytes in every attempt, by the deadline and only while extraction
+    /// may run. Reports every failed request.
     pub(crate) async fn deliver(
         &self,
         id: &str,
@@ -88,7 +88,7 @@ impl Destination {
                 return DeliveryResult::Interrupted(interrupted);
             }
             let request = self.request(id, &token, &body);
-            // A status is all there is to know: what an answer's text says may be anything.
+            // Only the status matters: a response's body may be anything.
             let answer = retry.send(&self.http, request, Wanted::Head).await;
             if let Some(status) = failure(&answer) {
                 on_failure(status);
@@ -96,50 +96,50 @@ impl Destination {
             let result = match answer {
                 Ok(answer) => match answer.status {
                     200..=299 => return DeliveryResult::Accepted,
-                    status @ (400 | 413 | 422) => return DeliveryResult::Refused(status),
+                    status @ (400 | 413 | 422) => return DeliveryResult::Rejected(status),
                     status if is_transient(status) => {
-                        let why = format!("the destination is not ready, status {status}");
+                        let why = format!("the destination answered {status}");
                         DeliveryResult::NotReady {
                             why,
                             retry_after: answer.retry_after(self.clock.now()),
                         }
                     }
                     status @ (401 | 403) => {
-                        // The token may have been replaced since we read it.
+                        // The token may have been replaced since it was read.
                         match self.token.refresh_if_older(REJECTED_TOKEN_TTL).await {
                             Ok(read) if read != token => token = read,
-                            _ => return refused(status),
+                            _ => return rejected(status),
                         }
                         DeliveryResult::Inconclusive(
                             "the token was replaced during the delivery".into(),
                         )
                     }
-                    status => return refused(status),
+                    status => return rejected(status),
                 },
                 Err(err) => {
                     let why = format!("could not reach the destination: {}", error_chain(&err));
                     DeliveryResult::NotReady { why, retry_after: None }
                 }
             };
-            let asked = match &result {
+            let retry_after = match &result {
                 DeliveryResult::NotReady { retry_after, .. } => *retry_after,
                 _ => None,
             };
-            if !retry.backoff(asked).await {
+            if !retry.backoff(retry_after).await {
                 return result;
             }
         }
     }
 
-    /// When the token was written. It is read again for that.
+    /// When the token was written. Reads it again.
     pub(crate) async fn token_written_at(&self) -> Result<Option<Timestamp>, ParameterError> {
         self.token.fetch().await.map(|(_, written_at)| written_at)
     }
 
     fn request(&self, id: &str, token: &Secret, body: &Bytes) -> HttpRequest {
-        // The same bytes in every try, not a copy of them.
+        // Shares the bytes between attempts instead of copying them.
         let mut request = HttpRequest::new(SdkBody::from(body.clone()));
-        // Neither can fail: the URL was checked when the settings were read.
+        // Neither can fail: the URL was validated when the settings were read.
         let _ = request.set_method("POST");
         let _ = request.set_uri(self.url.as_str());
         let headers = request.headers_mut();
@@ -159,17 +159,17 @@ fn failure(answer: &Result<Response, HttpError>) -> Option<FailureStatus> {
     match answer {
         Ok(Response { status: 200..=299, .. }) => None,
         Ok(Response { status, .. }) => Some(FailureStatus::code(*status)),
-        Err(HttpError::Late) => Some(FailureStatus::Timeout),
+        Err(HttpError::TimedOut) => Some(FailureStatus::Timeout),
         Err(_) => Some(FailureStatus::Connect),
     }
 }
 
-fn refused(status: u16) -> DeliveryResult {
-    DeliveryResult::Fault(format!("the destination answered {status}"))
+fn rejected(status: u16) -> DeliveryResult {
+    DeliveryResult::Fatal(format!("the destination answered {status}"))
 }
 
 fn no_token(err: &ParameterError) -> DeliveryResult {
-    DeliveryResult::Fault(format!("no destination token: {}", error_chain(err)))
+    DeliveryResult::Fatal(format!("no usable destination token: {}", error_chain(err)))
 }
 
 fn compress(json: &[u8]) -> Vec<u8> {

@@ -1,4 +1,4 @@
-//! The event source mapping: what hands events to this function, and what a pause switches off.
+//! The event source mapping, which polls the events queue for this function; a pause disables it.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use shared::ClockErrors;
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// The mapping between our queue and our function.
+/// The mapping between the events queue and this function.
 pub(crate) struct Mapping {
     lambda: Client,
     function: String,
@@ -27,12 +27,12 @@ pub(crate) struct Mapping {
 /// The mapping as it was found.
 pub(crate) struct Found {
     id: String,
-    /// `Enabled`, `Disabled`, or what Lambda calls the way there.
+    /// `Enabled`, `Disabled`, or one of Lambda's transitional states.
     pub(crate) state: String,
 }
 
 impl Found {
-    /// Whether it hands out events, unless it is about to change.
+    /// Whether it delivers events; `None` during a transition.
     pub(crate) fn enabled(&self) -> Option<bool> {
         match &*self.state {
             "Enabled" => Some(true),
@@ -42,12 +42,12 @@ impl Found {
     }
 }
 
-/// Why the mapping is not as it should be.
+/// Why the mapping could not be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MappingError {
-    #[error("could not look for the event source mapping")]
+    #[error("could not list the event source mappings")]
     List(#[source] Box<SdkError<ListEventSourceMappingsError>>),
-    #[error("could not switch the event source mapping")]
+    #[error("could not update the event source mapping")]
     Update(#[source] Box<SdkError<UpdateEventSourceMappingError>>),
     #[error("there is no event source mapping between the events queue and this function")]
     Missing,
@@ -64,7 +64,7 @@ impl Mapping {
         Self { lambda, function, queue_arn }
     }
 
-    /// Finds it by function and queue: Lambda allows one.
+    /// Finds it by function and queue: Lambda allows only one.
     pub(crate) async fn find(&self) -> Result<Found, MappingError> {
         let request = self.lambda.list_event_source_mappings();
         let request = request.function_name(&self.function).event_source_arn(&self.queue_arn);
@@ -77,8 +77,8 @@ impl Mapping {
         found.ok_or(MappingError::Missing)
     }
 
-    /// Switches it, which takes a while to be done. Where another caller is changing it at this
-    /// moment, it is left to them.
+    /// Enables or disables it, which takes effect after a while. Does nothing while another caller is
+    /// changing it.
     pub(crate) async fn switch(&self, found: &Found, enabled: bool) -> Result<(), MappingError> {
         let request = self.lambda.update_event_source_mapping().uuid(&found.id).enabled(enabled);
         match Box::pin(request.send()).await {

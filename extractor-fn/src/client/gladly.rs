@@ -1,4 +1,4 @@
-//! Gladly's REST API: who we are, at which pace we ask, and what its answers mean.
+//! Gladly's REST API: authentication, the rate of requests, and what its responses mean.
 
 use std::{
     sync::{
@@ -23,15 +23,15 @@ use crate::{
     gate::{Interrupted, Permission, breaker::Upstream},
 };
 
-/// The most one call may take, tries included.
+/// The longest that one call may take, retries included.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
-/// What some writers put before a text in UTF-8.
+/// Written by some programs at the start of a UTF-8 text.
 const BYTE_ORDER_MARK: char = '\u{feff}';
-/// The largest answer taken, in bytes. A thousand items are a few MiB.
-const ANSWER_LIMIT: usize = 32 << 20;
-/// The file of an export with what was said.
+/// The largest response accepted, in bytes. A thousand items are a few MiB.
+const RESPONSE_LIMIT: usize = 32 << 20;
+/// The file of an export job that holds the conversation items.
 pub(crate) const EXPORTED_ITEMS: &str = "conversation_items.jsonl";
-/// How old the token may be when Gladly refuses it.
+/// How old a cached token may be when Gladly rejects it; an older one is read again.
 const REJECTED_TOKEN_TTL: SignedDuration = SignedDuration::from_secs(10);
 
 /// The API of one organisation.
@@ -46,40 +46,40 @@ pub(crate) struct Gladly {
     throttled: AtomicU64,
 }
 
-/// Why Gladly gave us nothing.
+/// Why a call to Gladly failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum GladlyError {
-    /// Nobody asked: extraction is to stop.
+    /// Not called: extraction has to stop.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
     /// Permanent until the operator corrects the credentials.
-    #[error("Gladly refused our credentials with {0}")]
-    Refused(u16),
+    #[error("Gladly rejected the API credentials (HTTP {0})")]
+    Rejected(u16),
     /// Permanent until the operator writes the token.
-    #[error("no Gladly token")]
+    #[error("no usable Gladly token")]
     NoToken(#[from] ParameterError),
-    /// The call will work later; with this status, or with none.
-    #[error("Gladly is not ready, status {status}")]
+    /// Transient: the call may succeed later.
+    #[error("Gladly answered {status}")]
     NotReady { status: u16, retry_after: Option<Duration> },
-    /// Nobody asked: the rate limit has no room for the call before this.
-    #[error("the relay's own rate limit leaves no room for the call")]
+    /// Not called: the rate limit allows the call only after this.
+    #[error("the relay's own rate limit does not allow the call in time")]
     RateLimited(Duration),
-    /// Gladly refused a token that was replaced meanwhile, and there is no try left for the new one.
+    /// Gladly rejected a token that has since been replaced, and no attempt is left for the new one.
     #[error("the Gladly token was replaced during the call")]
     TokenReplaced,
-    /// There is no whole answer.
-    #[error("Gladly did not answer")]
+    /// There is no complete response.
+    #[error("no complete response from Gladly")]
     Unreachable(#[source] HttpError),
-    /// Not an answer that this call can have.
-    #[error("Gladly answered {0}, which this call never does")]
+    /// Not a status that this call can have.
+    #[error("unexpected HTTP {0} from Gladly")]
     UnexpectedStatus(u16),
-    /// A 200 that is not what it should be.
-    #[error("Gladly's answer is not {0}")]
+    /// A 200 with an unexpected body.
+    #[error("unexpected response from Gladly: expected {0}")]
     Unreadable(&'static str),
 }
 
 impl GladlyError {
-    /// How long Gladly asks us to wait.
+    /// How long Gladly asks to wait.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::NotReady { retry_after, .. } => *retry_after,
@@ -88,15 +88,15 @@ impl GladlyError {
     }
 
     /// Whether every other call would fail the same way.
-    pub(crate) fn is_fault(&self) -> bool {
+    pub(crate) fn is_fatal(&self) -> bool {
         match self {
-            Self::Refused(_) => true,
+            Self::Rejected(_) => true,
             Self::NoToken(err) => err.is_lasting(),
             _ => false,
         }
     }
 
-    /// Whether nothing was asked with a token that may work, so that it says nothing of Gladly.
+    /// Whether no call with a token that may work was made, so that this is no evidence about Gladly.
     pub(crate) fn is_inconclusive(&self) -> bool {
         match self {
             Self::Interrupted(_) | Self::RateLimited(_) | Self::TokenReplaced => true,
@@ -105,7 +105,7 @@ impl GladlyError {
         }
     }
 
-    /// Whether the failure is Gladly's and passes by itself.
+    /// Whether the failure is Gladly's and transient.
     pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::NotReady { .. } => true,
@@ -115,14 +115,14 @@ impl GladlyError {
     }
 }
 
-/// A webhook at Gladly, as far as it matters to us.
+/// A webhook at Gladly: the fields that the relay uses.
 #[derive(Debug)]
 pub(crate) struct Webhook {
     pub(crate) id: Id,
     pub(crate) url: String,
     pub(crate) enabled: bool,
     pub(crate) events: Vec<String>,
-    /// When Gladly gave it up, if it did.
+    /// When Gladly disabled it, if it did.
     pub(crate) disabled_at_due_to_retry_limit: Option<Timestamp>,
 }
 
@@ -174,13 +174,13 @@ fn texts(fields: &Fields<'_>, name: &str) -> Vec<String> {
     entries.filter_map(json::text).map(Into::into).collect()
 }
 
-/// A list of items, which may be cut.
+/// A list of items, which may be truncated.
 pub(crate) struct Items {
     pub(crate) json: String,
     pub(crate) truncated: bool,
 }
 
-/// What became of a customer.
+/// The result of looking up a customer.
 pub(crate) enum Profile {
     Found(String),
     /// Merged into another one.
@@ -201,7 +201,7 @@ impl Gladly {
         Self { http, host, email, token, rate_limiter, clock, calls, throttled }
     }
 
-    /// Requests and 429s since the last time this was asked.
+    /// Requests and 429s since the last call of this.
     pub(crate) fn take_counts(&self) -> (u64, u64) {
         (self.calls.swap(0, Ordering::Relaxed), self.throttled.swap(0, Ordering::Relaxed))
     }
@@ -229,14 +229,14 @@ impl Gladly {
     ) -> Result<Option<Items>, GladlyError> {
         let answer = self.get(&format!("/conversations/{id}/items"), permission).await?;
         Ok(found(answer)?.map(|answer| {
-            // The header's value is not documented: being there says that there are more.
+            // The header's value is not documented: its presence means that there are more.
             let limited = answer.header("gladly-limited-data");
             let truncated = limited.is_some_and(|value| !value.eq_ignore_ascii_case("false"));
             Items { truncated, json: text(answer) }
         }))
     }
 
-    /// One item. `None` where there is none, or none of a type that the API can show (400).
+    /// One item. `None` if there is none, or if the API cannot show its type (400).
     pub(crate) async fn item(
         &self,
         id: &Id,
@@ -255,7 +255,7 @@ impl Gladly {
         self.optional(&format!("/conversations/{conversation}/notes/{id}"), permission).await
     }
 
-    /// What was said in a call or a voicemail, if there is a transcript yet.
+    /// The transcript of a call or a voicemail, if there is one yet.
     pub(crate) async fn transcript(
         &self,
         item: &Id,
@@ -273,14 +273,14 @@ impl Gladly {
         let answer = self.get(&format!("/customer-profiles/{id}"), permission).await?;
         match answer.status {
             200 => Ok(Profile::Found(text(answer))),
-            // A move to nowhere leaves no customer to ask for.
+            // Without a readable target there is no customer to fetch.
             301 => Ok(moved_to(&text(answer)).map_or(Profile::Gone, Profile::Merged)),
             404 => Ok(Profile::Gone),
             other => Err(GladlyError::UnexpectedStatus(other)),
         }
     }
 
-    /// Asks for what every API user may see, to find out whether Gladly answers and knows us.
+    /// Fetches what every API user may see, to find out whether Gladly accepts the credentials.
     pub(crate) async fn probe(&self, permission: &impl Permission) -> Result<(), GladlyError> {
         match self.call("GET", "/organization", None, Wanted::Head, permission).await?.status {
             200 => Ok(()),
@@ -301,7 +301,7 @@ impl Gladly {
         }
     }
 
-    /// Switches a webhook on again. Gladly sends it a PING first, and refuses (400) if that is not
+    /// Re-enables a webhook. Gladly sends it a PING first, and answers 400 if that is not
     /// answered.
     pub(crate) async fn enable(
         &self,
@@ -337,7 +337,7 @@ impl Gladly {
         }
     }
 
-    /// What happened in a range of the last 24 hours, oldest first, a line an event.
+    /// The events in a range of the last 24 hours, oldest first, one per line.
     pub(crate) async fn events(
         &self,
         from: Timestamp,
@@ -353,7 +353,7 @@ impl Gladly {
         .await
     }
 
-    /// The conversations' items of an export, a line an item, from this byte of the file on.
+    /// The conversation items of an export job, one per line, from this byte of the file on.
     pub(crate) async fn exported_items(
         &self,
         job: &Id,
@@ -363,8 +363,8 @@ impl Gladly {
         self.lines(&format!("/export/jobs/{job}/files/{EXPORTED_ITEMS}"), offset, permission).await
     }
 
-    /// An answer that may be too long for memory, from this byte of it on. The caller knows how far
-    /// it came when it breaks off, and asks for the rest.
+    /// A response that may be too long for memory, from this byte of it on. The caller tracks its
+    /// position, and resumes there after an interruption.
     async fn lines(
         &self,
         path: &str,
@@ -378,7 +378,7 @@ impl Gladly {
         let request = self.request("GET", path, None, &token);
         let answer = self.http.lines(request, from).await;
         let (answer, lines) = answer.map_err(GladlyError::Unreachable)?;
-        self.heed(&answer);
+        self.apply_rate_limit_headers(&answer);
         if let Some(lines) = lines {
             return Ok(lines);
         }
@@ -394,23 +394,23 @@ impl Gladly {
         })
     }
 
-    /// The token that has taken the place of one that Gladly refused with this status, since it may
-    /// have been replaced after it was read.
+    /// The token that replaced one that Gladly rejected with this status: it may have been replaced
+    /// after it was read.
     async fn replaced_token(
         &self,
-        refused: &Arc<Secret>,
+        rejected: &Arc<Secret>,
         status: u16,
     ) -> Result<Arc<Secret>, GladlyError> {
         let read = self.token.refresh_if_older(REJECTED_TOKEN_TTL).await?;
-        if read == *refused { Err(GladlyError::Refused(status)) } else { Ok(read) }
+        if read == *rejected { Err(GladlyError::Rejected(status)) } else { Ok(read) }
     }
 
-    /// When the token was written. It is read again for that.
+    /// When the token was written. Reads it again.
     pub(crate) async fn token_written_at(&self) -> Result<Option<Timestamp>, ParameterError> {
         self.token.fetch().await.map(|(_, written_at)| written_at)
     }
 
-    /// A list of everything of a kind: `agents`, `topics` or `inboxes`.
+    /// A complete list: `agents`, `topics` or `inboxes`.
     pub(crate) async fn list(
         &self,
         kind: &'static str,
@@ -436,10 +436,10 @@ impl Gladly {
         }
     }
 
-    /// One call: tried again while its failure is one that passes, at our pace, and only while
+    /// One call: retried while its failure is transient, within the rate limit, and only while
     /// extraction may run.
     async fn get(&self, path: &str, permission: &impl Permission) -> Result<Response, GladlyError> {
-        self.call("GET", path, None, Wanted::Body(ANSWER_LIMIT), permission).await
+        self.call("GET", path, None, Wanted::Body(RESPONSE_LIMIT), permission).await
     }
 
     async fn call(
@@ -455,13 +455,13 @@ impl Gladly {
         loop {
             permission.check().await?;
             self.rate_limiter.turn(OPERATION_TIMEOUT).await.map_err(GladlyError::RateLimited)?;
-            // Asked again: the wait for our turn may have been long.
+            // Checked again: the wait for the turn may have been long.
             permission.check().await?;
             self.calls.fetch_add(1, Ordering::Relaxed);
             let request = self.request(method, path, body, &token);
             let err = match Box::pin(retry.send(&self.http, request, wanted)).await {
                 Ok(answer) => {
-                    self.heed(&answer);
+                    self.apply_rate_limit_headers(&answer);
                     match answer.status {
                         status @ (401 | 403) => {
                             token = self.replaced_token(&token, status).await?;
@@ -503,7 +503,7 @@ impl Gladly {
         if json {
             request.headers_mut().insert("content-type", "application/json");
         }
-        // The host was checked when the settings were read, and ids hold nothing that a URL cannot.
+        // Cannot fail: the host was validated with the settings, and ids are safe in a URL.
         let _ = request.set_uri(url);
         request.headers_mut().insert("authorization", format!("Basic {credentials}"));
         request.headers_mut().insert("accept", "application/json");
@@ -511,7 +511,7 @@ impl Gladly {
         request
     }
 
-    fn heed(&self, answer: &Response) {
+    fn apply_rate_limit_headers(&self, answer: &Response) {
         let left = answer.header("ratelimit-remaining-second").and_then(|left| left.parse().ok());
         if let Some(left) = left {
             self.rate_limiter.remaining(left);
@@ -531,7 +531,7 @@ fn found(answer: Response) -> Result<Option<Response>, GladlyError> {
     }
 }
 
-/// Reads a list. One entry of another kind does not hide the others.
+/// Reads a list, without the entries that cannot be read.
 fn list<T>(json: &str, read: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
     Some(json::list(json)?.into_iter().filter_map(|entry| read(entry.get())).collect())
 }
@@ -547,9 +547,9 @@ fn moved_to(body: &str) -> Option<Id> {
     }
 }
 
-/// An answer's body as text that JSON readers can read: without a byte order mark, and with half a
-/// character, where its writer cut a text, replaced, since it would otherwise cost the whole
-/// conversation.
+/// A response's body as text that JSON readers can read: without a byte order mark, and with lone
+/// surrogates replaced (half a character where a text was truncated), which would otherwise cost the
+/// whole conversation.
 fn text(answer: Response) -> String {
     let mut body = String::from_utf8(answer.body)
         .unwrap_or_else(|err| String::from_utf8_lossy(err.as_bytes()).into_owned());

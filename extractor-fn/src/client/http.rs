@@ -1,4 +1,4 @@
-//! Exchanges over the process's one HTTP client, which is the AWS SDK's own: one TLS stack, one pool
+//! Exchanges over the process's one HTTP client, the AWS SDK's own: one TLS stack, one pool
 //! of connections. It never follows a redirect.
 
 use std::time::Duration;
@@ -14,35 +14,35 @@ use http_body_util::BodyExt as _;
 use jiff::Timestamp;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-/// The longest line of a stream that is kept, in bytes.
+/// The longest line of a stream that is returned, in bytes.
 const LINE_LIMIT: usize = 4 << 20;
-/// How long a stream may be silent.
-const LINE_PATIENCE: Duration = Duration::from_secs(30);
-/// Tries of one call.
-const TRIES: u32 = 3;
-/// The longest wait that a server can ask for: what is returned to the queue is received again then.
-const LONGEST_WAIT: Duration = Duration::from_hours(1);
-/// Bytes that are read of a body that does not matter, so that its connection can be used again …
+/// How long a stream may send nothing.
+const LINE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Attempts of one call.
+const ATTEMPTS: u32 = 3;
+/// The longest wait that a server can ask for: as long as a returned record can stay hidden.
+const MAX_WAIT: Duration = Duration::from_hours(1);
+/// How much of an unwanted body is read so that its connection can be reused, in bytes.
 const DRAIN_BYTES: usize = 64 << 10;
-/// … and the longest time that takes.
+/// How long an unwanted body is read.
 const DRAIN_TIME: Duration = Duration::from_millis(500);
-/// Wait before the second try; it doubles from there.
+/// The wait before the second attempt; it doubles from there.
 const FIRST_WAIT: Duration = Duration::from_millis(300);
 
 /// The client.
 #[derive(Debug, Clone)]
 pub struct Http(SharedHttpConnector);
 
-/// What a call needs of its answer.
+/// What a call needs of its response.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Wanted {
-    /// Its status and headers: they decide, and nothing that follows changes that.
+    /// Its status and headers only.
     Head,
-    /// The whole body too where one has a meaning (200 and 301); it may have so many bytes.
+    /// Also the whole body where it has a meaning (200 and 301); at most this many bytes.
     Body(usize),
 }
 
-/// An answer, with the body that was wanted.
+/// A response, with its body if that was wanted.
 #[derive(Debug)]
 pub(crate) struct Response {
     pub(crate) status: u16,
@@ -55,7 +55,7 @@ impl Response {
         self.head.headers().get(name)
     }
 
-    /// How long the server asks us to wait, in seconds or until a date; an hour at most.
+    /// How long the server asks to wait, in seconds or until a date; an hour at most.
     pub(crate) fn retry_after(&self, now: Timestamp) -> Option<Duration> {
         let text = self.header("retry-after")?.trim();
         let wait = if let Ok(seconds) = text.parse() {
@@ -64,20 +64,20 @@ impl Response {
             let date = Timestamp::try_from(httpdate::parse_http_date(text).ok()?).ok()?;
             date.duration_since(now).try_into().unwrap_or(Duration::ZERO)
         };
-        Some(wait.min(LONGEST_WAIT))
+        Some(wait.min(MAX_WAIT))
     }
 }
 
-/// Why there is no whole answer.
+/// Why there is no complete response.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HttpError {
-    #[error("no connection, or a broken one")]
-    Broken(#[source] ConnectorError),
-    #[error("the answer broke off")]
-    Cut(#[source] aws_smithy_types::body::Error),
-    #[error("no answer in time")]
-    Late,
-    #[error("the answer has more than {0} bytes")]
+    #[error("connection failed")]
+    ConnectionFailed(#[source] ConnectorError),
+    #[error("the response was cut off")]
+    Truncated(#[source] aws_smithy_types::body::Error),
+    #[error("timed out")]
+    TimedOut,
+    #[error("the response is larger than {0} bytes")]
     TooLarge(usize),
 }
 
@@ -88,9 +88,9 @@ impl Http {
         Self(connector)
     }
 
-    /// Begins an exchange whose answer is read as it comes, from this byte of it on. A server that
-    /// answers no part of it sends all of it (RFC 9110, 14.2), of which the bytes before are left out.
-    /// No lines unless its status is one of success.
+    /// Begins an exchange whose response is read as it arrives, from this byte of it on. A server
+    /// that ignores the range sends all of it (RFC 9110, 14.2), and the bytes before are skipped.
+    /// No lines unless the status is a success.
     pub(crate) async fn lines(
         &self,
         mut request: HttpRequest,
@@ -99,8 +99,9 @@ impl Http {
         if from > 0 {
             request.headers_mut().insert("range", format!("bytes={from}-"));
         }
-        let answer = timeout(LINE_PATIENCE, self.0.call(request)).await;
-        let mut response = answer.map_err(|_| HttpError::Late)?.map_err(HttpError::Broken)?;
+        let answer = timeout(LINE_TIMEOUT, self.0.call(request)).await;
+        let mut response =
+            answer.map_err(|_| HttpError::TimedOut)?.map_err(HttpError::ConnectionFailed)?;
         let range = response.headers().get("content-range").unwrap_or_default();
         let begins_there = range.starts_with(&format!("bytes {from}-"));
         let status = response.status().as_u16();
@@ -122,7 +123,7 @@ impl Http {
         Ok((Response { status, body: Vec::new(), head: response }, lines))
     }
 
-    /// One exchange within `time`. A body that is not wanted can neither fail it nor hold it up.
+    /// One exchange within `time`. An unwanted body can neither fail nor delay it.
     async fn exchange(
         &self,
         request: HttpRequest,
@@ -131,7 +132,8 @@ impl Http {
     ) -> Result<Response, HttpError> {
         let end = Instant::now() + time;
         let response = timeout_at(end, self.0.call(request)).await;
-        let mut response = response.map_err(|_| HttpError::Late)?.map_err(HttpError::Broken)?;
+        let mut response =
+            response.map_err(|_| HttpError::TimedOut)?.map_err(HttpError::ConnectionFailed)?;
         let stream = std::mem::replace(response.body_mut(), SdkBody::empty());
         let status = response.status().as_u16();
         let body = match wanted {
@@ -139,10 +141,10 @@ impl Http {
                 let announced = response.headers().get("content-length");
                 let announced = announced.and_then(|length| length.parse().ok()).unwrap_or(0);
                 let body = timeout_at(end, whole(stream, announced, limit)).await;
-                body.map_err(|_| HttpError::Late)??
+                body.map_err(|_| HttpError::TimedOut)??
             }
             _ => {
-                // Whether it ended is the connector's to know: it leaves the connection if not.
+                // If the body did not end, the connector does not reuse the connection.
                 let _ = timeout_at(end.min(Instant::now() + DRAIN_TIME), drain(stream)).await;
                 Vec::new()
             }
@@ -154,7 +156,7 @@ impl Http {
 async fn whole(mut stream: SdkBody, announced: usize, limit: usize) -> Result<Vec<u8>, HttpError> {
     let mut body = Vec::with_capacity(announced.min(limit));
     while let Some(frame) = stream.frame().await {
-        if let Ok(data) = frame.map_err(HttpError::Cut)?.into_data() {
+        if let Ok(data) = frame.map_err(HttpError::Truncated)?.into_data() {
             if body.len() + data.len() > limit {
                 return Err(HttpError::TooLarge(limit));
             }
@@ -174,34 +176,34 @@ async fn drain(mut stream: SdkBody) {
     }
 }
 
-/// An answer that is read line by line, however long it is.
+/// A response that is read line by line, however long it is.
 pub(crate) struct Lines {
     body: SdkBody,
     buffer: BytesMut,
-    /// So many bytes of the buffer are known to hold no line's end.
+    /// How many bytes of the buffer have been searched for a line's end.
     searched: usize,
-    /// The line that is being read is too long to be kept.
+    /// The line that is being read is too long to be returned.
     skipping: bool,
-    /// So many bytes are still to come of what was not asked for.
+    /// How many bytes before the requested range are still to be skipped.
     left_out: u64,
-    /// Where the next line begins, in bytes from the answer's begin.
+    /// Where the next line begins, in bytes from the start of the response.
     position: u64,
-    /// Lines that were too long to be kept.
+    /// How many lines were too long to be returned.
     too_long: u64,
 }
 
 impl Lines {
-    /// Where the next line begins, in bytes from the answer's begin.
+    /// Where the next line begins, in bytes from the start of the response.
     pub(crate) fn position(&self) -> u64 {
         self.position
     }
 
-    /// How many lines were too long to be kept.
+    /// How many lines were too long to be returned.
     pub(crate) fn too_long(&self) -> u64 {
         self.too_long
     }
 
-    /// The next line, or `None` after the last. One with more than [`LINE_LIMIT`] bytes is left out.
+    /// The next line, or `None` after the last. Lines of more than [`LINE_LIMIT`] bytes are skipped.
     pub(crate) async fn next(&mut self) -> Result<Option<BytesMut>, HttpError> {
         loop {
             let unsearched = &self.buffer[self.searched..];
@@ -221,9 +223,9 @@ impl Lines {
                 self.skipping = true;
             }
             self.searched = self.buffer.len();
-            match timeout(LINE_PATIENCE, self.body.frame()).await.map_err(|_| HttpError::Late)? {
+            match timeout(LINE_TIMEOUT, self.body.frame()).await.map_err(|_| HttpError::TimedOut)? {
                 Some(frame) => {
-                    if let Ok(mut data) = frame.map_err(HttpError::Cut)?.into_data() {
+                    if let Ok(mut data) = frame.map_err(HttpError::Truncated)?.into_data() {
                         let left_out = self.left_out.min(data.len() as u64);
                         self.left_out -= left_out;
                         data.advance(usize::try_from(left_out).unwrap_or(usize::MAX));
@@ -241,8 +243,8 @@ impl Lines {
     }
 }
 
-/// The tries of one call and the time they may take together. What passes between them, such as
-/// the wait for our turn, does not count.
+/// The attempts of one call and the time they may take together. Waits between them, such as for
+/// the rate limiter, do not count.
 pub(crate) struct Retry {
     left: u32,
     time: Duration,
@@ -251,10 +253,10 @@ pub(crate) struct Retry {
 
 impl Retry {
     pub(crate) fn new(time: Duration) -> Self {
-        Self { left: TRIES, time, wait: FIRST_WAIT }
+        Self { left: ATTEMPTS, time, wait: FIRST_WAIT }
     }
 
-    /// One try, with a share of the time left that leaves some for another.
+    /// One attempt, with a share of the time left so that another remains possible.
     pub(crate) async fn send(
         &mut self,
         http: &Http,
@@ -268,10 +270,11 @@ impl Retry {
         answer
     }
 
-    /// Waits before another try, for as long as the server asked; `false` if there is none.
-    pub(crate) async fn backoff(&mut self, asked: Option<Duration>) -> bool {
+    /// Waits before the next attempt, at least `retry_after`; returns `false` if there is none.
+    pub(crate) async fn backoff(&mut self, retry_after: Option<Duration>) -> bool {
         self.left -= 1;
-        let wait = self.wait.mul_f64(0.8 + 0.4 * fastrand::f64()).max(asked.unwrap_or_default());
+        let wait =
+            self.wait.mul_f64(0.8 + 0.4 * fastrand::f64()).max(retry_after.unwrap_or_default());
         if self.left == 0 || wait >= self.time {
             return false;
         }
@@ -282,7 +285,7 @@ impl Retry {
     }
 }
 
-/// Statuses that pass by themselves.
+/// Whether a status is transient.
 pub(crate) fn is_transient(status: u16) -> bool {
     matches!(status, 408 | 425 | 429 | 500..=599)
 }

@@ -9,7 +9,7 @@ use shared::exceeds_max_depth;
 /// A field that may be missing, null, or of any type.
 pub(crate) type Field<'a> = Option<&'a RawValue>;
 
-/// An object's fields. If a field is given twice the last one counts, as it does for most readers.
+/// An object's fields. Of duplicates the last one counts, as for most readers.
 #[derive(Debug, Default)]
 pub(crate) struct Fields<'a>(HashMap<Cow<'a, str>, &'a RawValue>);
 
@@ -24,7 +24,7 @@ impl<'a> Fields<'a> {
         field.and_then(|raw| Self::read(raw.get())).unwrap_or_default()
     }
 
-    /// A field that is there and not null.
+    /// A field that is present and not null.
     pub(crate) fn get(&self, name: &str) -> Field<'a> {
         self.0.get(name).copied().filter(|raw| raw.get() != "null")
     }
@@ -38,7 +38,7 @@ impl<'a> Fields<'a> {
         list(self.get(name)?.get())
     }
 
-    /// An object, as it was given, that every reader can read.
+    /// An object, unchanged, that is not nested too deeply for other readers.
     pub(crate) fn object(&self, name: &str) -> Field<'a> {
         self.get(name).filter(|raw| raw.get().starts_with('{') && !exceeds_max_depth(raw.get()))
     }
@@ -49,7 +49,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// A text that is not empty: Gladly shows unset fields as empty texts, too.
+/// A text that is not empty: Gladly also writes unset fields as empty texts.
 pub(crate) fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
     #[derive(Deserialize)]
     struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
@@ -57,13 +57,13 @@ pub(crate) fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
     (!text.is_empty()).then_some(text)
 }
 
-/// The entries of a list. Null is an empty one: that is how some servers write it.
+/// The entries of a list. Null counts as an empty list: some servers write it so.
 pub(crate) fn list(json: &str) -> Option<Vec<&RawValue>> {
     serde_json::from_str::<Option<Vec<&RawValue>>>(json).ok().map(Option::unwrap_or_default)
 }
 
-/// Who did something, as Gladly gives it, less an `id` or `type` that is not a text. `None` if it is
-/// not an object, or if nothing of the two is left.
+/// Who did something, as Gladly gives it, without an `id` or `type` that is not a text. `None` if it
+/// is not an object, or if it had only malformed ones.
 pub(crate) fn participant(raw: &RawValue) -> Option<Box<RawValue>> {
     let is_named = |name: &str| matches!(name, "id" | "type");
     let is_malformed = |depth: usize, name: &str, value: &str| {
@@ -81,8 +81,9 @@ pub(crate) fn participant(raw: &RawValue) -> Option<Box<RawValue>> {
     }
 }
 
-/// JSON less the members that are unwanted by their depth, name and value; the outermost have depth
-/// 1. Everything else stays byte for byte. The text is valid JSON, and not deep ([`exceeds_max_depth`]).
+/// JSON without the members that `unwanted` selects by depth, name and value; the outermost have
+/// depth 1. Everything else stays byte for byte. The text must be valid JSON and not nested too
+/// deeply ([`exceeds_max_depth`]).
 pub(crate) fn without(json: &str, unwanted: impl Fn(usize, &str, &str) -> bool) -> String {
     let out = String::with_capacity(json.len());
     let mut copy = Copying { json, at: 0, out, unwanted };
@@ -105,7 +106,7 @@ impl<F: Fn(usize, &str, &str) -> bool> Copying<'_, F> {
         self.json.as_bytes().get(self.at).copied()
     }
 
-    /// Copies so many bytes.
+    /// Copies this many bytes.
     fn take(&mut self, bytes: usize) {
         let end = self.at.saturating_add(bytes).min(self.json.len());
         self.out.push_str(&self.json[self.at..end]);
@@ -142,7 +143,7 @@ impl<F: Fn(usize, &str, &str) -> bool> Copying<'_, F> {
         }
     }
 
-    /// A list, or an object less what is unwanted in it.
+    /// A list, or an object without its unwanted members.
     fn entries(&mut self, depth: usize, named: bool) {
         self.take(1);
         let mut is_first = true;
@@ -168,7 +169,7 @@ impl<F: Fn(usize, &str, &str) -> bool> Copying<'_, F> {
         self.take(1);
     }
 
-    /// Copies an entry and the space behind it, and says whether it is to stay.
+    /// Copies an entry and the space after it, and returns whether to keep it.
     fn entry(&mut self, depth: usize, named: bool) -> bool {
         let mut name = None;
         if named {
@@ -187,7 +188,7 @@ impl<F: Fn(usize, &str, &str) -> bool> Copying<'_, F> {
     }
 }
 
-/// What a JSON string says.
+/// A JSON string's value.
 fn unescaped(json: &str) -> Cow<'_, str> {
     match json.strip_prefix('"').and_then(|json| json.strip_suffix('"')) {
         Some(plain) if !plain.contains('\\') => plain.into(),

@@ -1,5 +1,4 @@
-//! A message of one of the queues, whether Lambda handed it over, the relay received it, or it is
-//! about to be sent.
+//! A message of one of the queues: delivered by Lambda, received by the relay, or about to be sent.
 
 use std::{borrow::Cow, collections::HashMap, str::FromStr};
 
@@ -19,7 +18,7 @@ pub(crate) struct Message {
     pub(crate) id: String,
     pub(crate) receipt: String,
     pub(crate) body: String,
-    /// How often SQS has handed it out, this time included.
+    /// How often SQS has delivered it, including this time.
     pub(crate) receives: u32,
     /// When it was sent, by SQS's clock.
     pub(crate) sent_at: Option<Timestamp>,
@@ -68,11 +67,11 @@ impl From<types::Message> for Message {
 
 /// The batch cannot be settled record by record, so SQS keeps all of it.
 #[derive(Debug, thiserror::Error)]
-#[error("a record has no message id, so it cannot be reported alone")]
+#[error("a record has no message id, so the batch cannot be settled record by record")]
 pub struct MissingMessageId;
 
-/// A record of a batch as Lambda hands it over, as far as it can be read: what is malformed about
-/// it costs neither its other fields nor its neighbours.
+/// A record of a batch as Lambda delivers it, as far as it can be read: a malformed field costs
+/// neither the other fields nor the other records.
 pub(crate) fn sqs_message(json: &str) -> SqsMessage {
     let fields = Fields::read(json).unwrap_or_default();
     let owned = |name| fields.text(name).map(Cow::into_owned);
@@ -80,7 +79,7 @@ pub(crate) fn sqs_message(json: &str) -> SqsMessage {
     message.message_id = owned("messageId");
     message.receipt_handle = owned("receiptHandle");
     message.body = fields.get("body").map(|raw| {
-        // A body that is not a text stands in quarantine as it came.
+        // A body that is not a text is quarantined unchanged.
         serde_json::from_str(raw.get()).unwrap_or_else(|_| raw.get().to_owned())
     });
     let attributes = Fields::of(fields.get("attributes"));
@@ -93,7 +92,7 @@ pub(crate) fn sqs_message(json: &str) -> SqsMessage {
     let attributes = attributes.iter().filter_map(|(name, raw)| {
         let fields = Fields::of(Some(raw));
         let mut attribute = SqsMessageAttribute::default();
-        // SQS takes none without a type and a value.
+        // SQS accepts none without a type and a value.
         attribute.data_type = Some(fields.text("dataType")?.into_owned());
         attribute.string_value = fields.text("stringValue").map(Cow::into_owned);
         let binary = fields.get("binaryValue");
@@ -105,7 +104,7 @@ pub(crate) fn sqs_message(json: &str) -> SqsMessage {
     message
 }
 
-/// A message that Lambda handed over.
+/// A message that Lambda delivered.
 impl TryFrom<SqsMessage> for Message {
     type Error = MissingMessageId;
 
@@ -121,7 +120,7 @@ impl TryFrom<SqsMessage> for Message {
             attributes: message
                 .message_attributes
                 .into_iter()
-                // What SQS would not take again is left out.
+                // What SQS would not accept again is left out.
                 .filter_map(|(name, value)| Some((name, attribute(value)?)))
                 .collect(),
         })
@@ -136,7 +135,7 @@ fn instant(attributes: &HashMap<String, String>, name: &str) -> Option<Timestamp
     Timestamp::from_millisecond(number(attributes, name)?).ok()
 }
 
-/// An attribute as Lambda hands it over, for SQS.
+/// An attribute as Lambda delivers it, converted for SQS.
 fn attribute(value: SqsMessageAttribute) -> Option<MessageAttributeValue> {
     MessageAttributeValue::builder()
         .set_data_type(value.data_type)

@@ -1,4 +1,4 @@
-//! What the function reaches: Gladly, the destination, SQS and Lambda.
+//! The services that the function calls: Gladly, the destination, SQS and Lambda.
 
 pub(crate) mod destination;
 pub(crate) mod event_source_mapping;

@@ -1,4 +1,4 @@
-//! Our share of the organisation's quota, spread evenly: never a burst.
+//! The relay's share of the organisation's quota, spread evenly: never a burst.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -11,14 +11,14 @@ use crate::config::Rate;
 
 /// With this many requests left in the organisation's second, others are using the quota too.
 /// <https://developer.gladly.com/rest/> documents the header `Ratelimit-Remaining-Second`.
-const LOW: u64 = 2;
-/// How long a 429 without `Retry-After` keeps us quiet: Gladly counts by the second.
-const QUIET: Duration = Duration::from_secs(1);
+const LOW_REMAINING: u64 = 2;
+/// How long a 429 without `Retry-After` stops requests: Gladly counts by the second.
+const THROTTLED_WAIT: Duration = Duration::from_secs(1);
 
 /// Lets requests through one at a time, `interval` apart.
 pub(crate) struct RateLimiter {
     interval: Duration,
-    /// Whoever holds it is next; the others wait in the order they came.
+    /// Its holder is next; the others wait in the order they came.
     turn: tokio::sync::Mutex<()>,
     next: Mutex<Instant>,
 }
@@ -32,15 +32,15 @@ impl RateLimiter {
         }
     }
 
-    /// Waits for our turn, unless it is more than `patience` away: then how far it is.
-    pub(crate) async fn turn(&self, patience: Duration) -> Result<(), Duration> {
+    /// Waits for the caller's turn, unless that is more than `max_wait` away: then returns the wait.
+    pub(crate) async fn turn(&self, max_wait: Duration) -> Result<(), Duration> {
         let _turn = self.turn.lock().await;
         loop {
             let wait = self.next().saturating_duration_since(Instant::now());
             if wait.is_zero() {
                 break;
             }
-            if wait > patience {
+            if wait > max_wait {
                 return Err(wait);
             }
             sleep_until(Instant::now() + wait).await;
@@ -51,15 +51,15 @@ impl RateLimiter {
 
     /// Slows down while little of the organisation's quota is left.
     pub(crate) fn remaining(&self, left: u64) {
-        if let Some(short @ 1..) = (LOW + 1).checked_sub(left) {
+        if let Some(short @ 1..) = (LOW_REMAINING + 1).checked_sub(left) {
             let steps = u32::try_from(short + 1).unwrap_or(u32::MAX);
             self.not_before(Instant::now() + self.interval * steps);
         }
     }
 
-    /// Keeps quiet after a 429.
+    /// Stops requests for a while after a 429.
     pub(crate) fn throttled(&self, retry_after: Option<Duration>) {
-        self.not_before(Instant::now() + retry_after.unwrap_or(QUIET));
+        self.not_before(Instant::now() + retry_after.unwrap_or(THROTTLED_WAIT));
     }
 
     fn next(&self) -> Instant {
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn no_second_has_more_requests_than_our_share() {
+    async fn no_second_has_more_requests_than_the_share() {
         let rate_limiter = RateLimiter::new("4".parse().unwrap());
         let began = Instant::now();
         let times = join_all((0..40).map(|_| async {
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_low_quota_slows_us_and_a_429_stops_us() {
+    async fn a_low_quota_slows_requests_and_a_429_stops_them() {
         let rate_limiter = RateLimiter::new("4".parse().unwrap());
         let wait = async || {
             let began = Instant::now();

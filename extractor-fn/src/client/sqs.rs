@@ -25,31 +25,31 @@ use tracing::warn;
 
 use crate::client::message::Message;
 
-/// SQS takes this many entries in one request.
+/// The most entries that SQS accepts in one request.
 pub(crate) const ENTRIES: usize = 10;
-/// SQS takes this many bytes in one request, attributes included; some room is left for them.
+/// The most bytes of bodies in one request: SQS accepts 1 MiB, attributes included.
 const REQUEST_LIMIT: usize = (1 << 20) - (16 << 10);
 /// The longest delay of a message, in seconds.
 const LONGEST_DELAY: i32 = 900;
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long what a queue said of its retention is believed.
+/// How long a queue's retention is cached.
 const RETENTION_TTL: SignedDuration = SignedDuration::from_mins(10);
-/// How long it is not asked again after a failure.
+/// How long it is not read again after a failure.
 const FAILURE_TTL: SignedDuration = SignedDuration::from_secs(10);
 
 /// One of the queues.
 pub(crate) struct Queue {
     sqs: Client,
     url: String,
-    /// When SQS was asked, and what it said.
+    /// When it was read, and the value; `None` after a failure.
     retention: Mutex<Option<(Timestamp, Option<SignedDuration>)>>,
 }
 
-/// What a queue says of itself. SQS calls its numbers approximate: they settle within a minute.
+/// A queue's attributes. SQS calls its numbers approximate: they settle within a minute.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Depth {
-    /// Messages that are in flight or come back later.
+    /// Messages that are in flight or delayed.
     pub(crate) hidden: u64,
     /// All messages.
     pub(crate) total: u64,
@@ -57,7 +57,7 @@ pub(crate) struct Depth {
     pub(crate) created_at: Timestamp,
 }
 
-/// Why a queue did not do what it was asked for.
+/// Why a queue operation failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum QueueError {
     #[error("could not write the message")]
@@ -72,10 +72,10 @@ pub(crate) enum QueueError {
     Receive(#[source] Box<SdkError<ReceiveMessageError>>),
     #[error("could not read the queue's attributes")]
     Attributes(#[source] Box<SdkError<GetQueueAttributesError>>),
-    #[error("the queue's attributes are not what they should be")]
+    #[error("the queue's attributes are missing or invalid")]
     Invalid,
-    #[error("SQS did not take some of the messages: {0}")]
-    NotTaken(String),
+    #[error("SQS did not accept some of the messages: {0}")]
+    NotAccepted(String),
 }
 
 /// An SQS client with this module's timeouts and retries.
@@ -93,8 +93,8 @@ impl Queue {
         Self { sqs, url, retention: Mutex::default() }
     }
 
-    /// Makes messages come back after so many seconds. One that cannot be told comes back when its
-    /// visibility timeout ends, so a failure costs time and nothing else.
+    /// Sets the visibility timeout of received messages, in seconds. After a failure the queue's own
+    /// visibility timeout applies, so it costs only time.
     pub(crate) async fn return_to_queue(&self, receipts: &[(&str, i32)]) {
         let entries = receipts.iter().enumerate().filter_map(|(index, (receipt, seconds))| {
             let entry = ChangeMessageVisibilityBatchRequestEntry::builder()
@@ -115,7 +115,7 @@ impl Queue {
         }
     }
 
-    /// Puts a record aside for good. It may be deleted once this has returned.
+    /// Quarantines a record. The record may be deleted once this has returned.
     pub(crate) async fn quarantine(
         &self,
         record: &Message,
@@ -128,8 +128,8 @@ impl Queue {
         self.send(&Message::new(message.to_json()?, "reason", reason.code())?, 0).await
     }
 
-    /// Sends a record again, as it came, to be handed out after so many seconds or a quarter of an
-    /// hour. The old one may be deleted once this has returned.
+    /// Sends a record again, unchanged, delayed by this many seconds, 15 minutes at most. The old one
+    /// may be deleted once this has returned.
     pub(crate) async fn re_enqueue(
         &self,
         record: &Message,
@@ -152,15 +152,15 @@ impl Queue {
             let sent = self.send_all(some).await?.len();
             if sent < some.len() {
                 let failed = some.len() - sent;
-                return Err(QueueError::NotTaken(format!("{failed} of {}", some.len())));
+                return Err(QueueError::NotAccepted(format!("{failed} of {}", some.len())));
             }
         }
         Ok(())
     }
 
-    /// Copies received messages byte for byte to the queue's end, then deletes the old ones: the
-    /// new ones have all of the retention before them. Says how many were copied; the others stay
-    /// as they are, and so does an old one that cannot be deleted.
+    /// Re-sends received messages byte for byte, then deletes the originals: the copies have the full
+    /// retention ahead of them. Returns how many were copied; the others stay, and so does an
+    /// original that cannot be deleted.
     pub(crate) async fn renew(&self, messages: &[Message]) -> usize {
         let mut renewed = 0;
         for some in requests(messages) {
@@ -174,7 +174,7 @@ impl Queue {
         renewed
     }
 
-    /// The messages of these that SQS has proved to have taken.
+    /// Sends messages, and returns those that SQS has proved to have stored.
     async fn send_all<'a>(&self, messages: &'a [Message]) -> Result<Vec<&'a Message>, QueueError> {
         let entries = messages.iter().enumerate().map(|(index, message)| {
             let entry = SendMessageBatchRequestEntry::builder()
@@ -200,7 +200,7 @@ impl Queue {
         Ok(messages.iter().enumerate().filter(is_sent).map(|(_, message)| message).collect())
     }
 
-    /// Deletes received messages, at most [`ENTRIES`]. One that stays comes back and is only
+    /// Deletes received messages, at most [`ENTRIES`]. One that stays is received again and only
     /// delivered twice.
     pub(crate) async fn delete(&self, messages: &[&Message]) {
         if messages.is_empty() {
@@ -234,7 +234,7 @@ impl Queue {
         Ok(answer.messages.unwrap_or_default().into_iter().map(Message::from).collect())
     }
 
-    /// How full it is, and how long it keeps what it holds.
+    /// Reads the queue's attributes.
     pub(crate) async fn depth(&self) -> Result<Depth, QueueError> {
         use QueueAttributeName as Name;
         let names = [
@@ -266,7 +266,7 @@ impl Queue {
         })
     }
 
-    /// How long it keeps a message, as of some minutes ago. `None` if SQS did not say so just now.
+    /// The queue's retention, cached for some minutes. `None` shortly after a failure to read it.
     pub(crate) async fn retention(
         &self,
         now: Timestamp,
@@ -275,7 +275,7 @@ impl Queue {
         let until = |age| known.is_some_and(|(read_at, _)| now.duration_since(read_at) < age);
         match *known {
             Some((_, Some(retention))) if until(RETENTION_TTL) => return Ok(Some(retention)),
-            // Or a batch of many records would wait for as many failures.
+            // Otherwise a batch of many records would wait for as many failures.
             Some((_, None)) if until(FAILURE_TTL) => return Ok(None),
             _ => {}
         }
@@ -285,7 +285,7 @@ impl Queue {
     }
 }
 
-/// Messages in as many as fit into one request each.
+/// Splits messages into slices that each fit into one request.
 fn requests(messages: &[Message]) -> impl Iterator<Item = &[Message]> {
     let mut rest = messages;
     std::iter::from_fn(move || {

@@ -8,14 +8,14 @@ use crate::config::Rate;
 
 /// Environments that extract at once: the template's `MaximumConcurrency`.
 const ENVIRONMENTS: f64 = 2.0;
-/// Calls to Gladly an event is taken to cost until enough of them were counted.
+/// The assumed calls to Gladly per event until enough events were counted.
 const CALLS_PER_EVENT: f64 = 2.0;
-/// Events after which what was counted is believed.
+/// Events after which the counted value is used.
 const COUNTED_EVENTS: u64 = 100;
 /// Calls that fetching a conversation takes: itself, its items and its customer.
 const CALLS_PER_CONVERSATION: u32 = 3;
 
-/// How fast a backlog drains, by what events have cost so far.
+/// How fast a backlog drains, estimated from the calls per event so far.
 pub(crate) struct ThroughputEstimate {
     rate: Rate,
     calls: AtomicU64,
@@ -27,18 +27,18 @@ impl ThroughputEstimate {
         Self { rate, calls: AtomicU64::new(0), events: AtomicU64::new(0) }
     }
 
-    /// A batch took so many calls to forward so many events.
+    /// Records the calls that a batch took to forward its events.
     pub(crate) fn note(&self, calls: u64, events: u64) {
         self.calls.fetch_add(calls, Ordering::Relaxed);
         self.events.fetch_add(events, Ordering::Relaxed);
     }
 
-    /// Calls a second, of all environments.
+    /// Calls per second of all environments together.
     fn per_second(&self) -> f64 {
         self.rate.per_second() * ENVIRONMENTS
     }
 
-    /// Seconds that forwarding so many events takes.
+    /// Seconds that forwarding this many events takes.
     #[expect(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
@@ -53,7 +53,7 @@ impl ThroughputEstimate {
         (events as f64 * calls / self.per_second()).ceil() as u64
     }
 
-    /// How long fetching so many conversations at once takes.
+    /// How long fetching this many conversations at once takes.
     pub(crate) fn fetch_time(&self, conversations: usize) -> Duration {
         let calls =
             u32::try_from(conversations).unwrap_or(u32::MAX).saturating_mul(CALLS_PER_CONVERSATION);

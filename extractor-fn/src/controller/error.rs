@@ -1,4 +1,4 @@
-//! Why the controller could not do its work.
+//! Why a task of the controller failed.
 
 use shared::ParameterError;
 
@@ -7,7 +7,7 @@ use crate::{
     controller::backfill::document::StoreError,
 };
 
-/// Why the controller could not do its work.
+/// Why a task of the controller failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ControllerError {
     #[error(transparent)]

@@ -1,5 +1,5 @@
-//! The controller: brings the event source mapping in line with what the parameters say, lets the
-//! breaker try again, has held messages renewed, and tells how things are.
+//! The controller: reconciles the event source mapping with the parameters, probes an open breaker,
+//! renews held messages, monitors the webhook, resumes backfills, and reports the status.
 
 pub(crate) mod backfill;
 pub(crate) mod error;
@@ -26,7 +26,7 @@ use crate::{
         backfill::{Backfill, BackfillStore, Source},
         error::ControllerError,
         quarantine::Quarantine,
-        renewal::{Kind, RenewalStore},
+        renewal::{QueueKind, RenewalStore},
         schedule::RESERVE,
         status::{Facts, Status},
         webhook_monitor::{Watching, WebhookMonitor},
@@ -37,15 +37,15 @@ use crate::{
     },
 };
 
-/// How long a change of the mapping is waited for; the next invocation goes on from there.
+/// How long one invocation waits for a change of the mapping; the next one continues.
 const MAPPING_TRANSITION_TIMEOUT: Duration = Duration::from_secs(40);
-/// How often the mapping is looked at meanwhile.
+/// The interval of polling the mapping meanwhile.
 const MAPPING_POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// How long one invocation renews.
 const RENEWAL_TIME: Duration = Duration::from_secs(45);
-/// What a backfill gets at least, however long the renewal took.
+/// The least time of a backfill, however long the renewal took.
 const MIN_BACKFILL_TIME: Duration = Duration::from_secs(5);
-/// How long an operator who writes the pause parameter by hand has to correct it.
+/// How long the pause parameter may be invalid before the controller fails, which raises an alarm.
 const INVALID_PAUSE_GRACE: SignedDuration = SignedDuration::from_mins(1);
 
 /// What an invocation of the controller is for.
@@ -53,11 +53,11 @@ const INVALID_PAUSE_GRACE: SignedDuration = SignedDuration::from_mins(1);
 pub(crate) enum Occasion {
     /// A parameter has changed.
     Change,
-    /// Nothing special: everything is looked after.
+    /// The schedule: everything is reconciled.
     Schedule,
 }
 
-/// Keeps what AWS and Gladly do in line with what the parameters say.
+/// Reconciles the resources at AWS and Gladly with the parameters.
 pub(crate) struct Controller {
     gate: Arc<Gate>,
     gladly: Arc<Gladly>,
@@ -70,7 +70,7 @@ pub(crate) struct Controller {
     pub(crate) quarantine: Quarantine,
     /// Absent where no webhook is monitored.
     pub(crate) webhook_monitor: Option<WebhookMonitor>,
-    /// Whether events are sent again before the queue lets them expire.
+    /// Whether messages are renewed before they expire.
     renews: bool,
     throughput: Arc<ThroughputEstimate>,
     clock: Clock,
@@ -78,7 +78,7 @@ pub(crate) struct Controller {
 }
 
 impl Controller {
-    /// A controller that watches the webhook with this URL, if there is one.
+    /// Creates a controller that monitors the webhook with this URL, if there is one.
     pub(crate) fn new(
         clients: Clients,
         mapping: Mapping,
@@ -124,10 +124,10 @@ impl Controller {
         self.clock.now()
     }
 
-    /// Sets right what is not as it should be. Safe to run twice at once: everything is decided by
-    /// what is found, and looked at again once it is done.
+    /// Compares the current state with the desired one and corrects it. Safe to run concurrently:
+    /// every decision follows from the state read, which is read again after every change.
     ///
-    /// What fails does not keep the rest from being done; the first failure is returned.
+    /// A failed step does not prevent the others; the first failure is returned.
     pub(crate) async fn reconcile(
         &self,
         occasion: Occasion,
@@ -143,11 +143,11 @@ impl Controller {
         if occasion == Occasion::Schedule {
             let until = end.min(Instant::now() + RENEWAL_TIME);
             if let Some(monitor) = &self.webhook_monitor {
-                let watched = monitor.watch(Watching::Sometimes).await;
+                let watched = monitor.watch(Watching::IfDue).await;
                 check(watched.map(|health| enabled = health.map(|health| health.is_right())));
             }
             for (kind, queue) in
-                [(Kind::Events, &self.events), (Kind::Quarantine, &self.quarantined)]
+                [(QueueKind::Events, &self.events), (QueueKind::Quarantine, &self.quarantined)]
             {
                 check(
                     async {
@@ -184,7 +184,7 @@ impl Controller {
             metrics.record(Metric::WebhookEnabled, enabled.into());
         }
         self.metrics.write(&metrics, self.now());
-        // Everything is done as in a pause; the failure is what raises an alarm.
+        // Everything else is done as in a pause; the failure raises the alarm.
         let invalid = |status: &Status| status.has_been_invalid_for(INVALID_PAUSE_GRACE);
         if occasion == Occasion::Schedule && status.as_ref().is_ok_and(invalid) {
             failures.push(ControllerError::InvalidPause);
@@ -195,7 +195,7 @@ impl Controller {
         }
     }
 
-    /// How things are. Changes nothing.
+    /// The current state. Changes nothing.
     pub(crate) async fn status(&self) -> Result<Status, ControllerError> {
         let (switch, switched_at) = self.gate.switch.fetch().await?;
         let breaker = self.gate.breaker.fetch().await?;
@@ -212,16 +212,16 @@ impl Controller {
             in_flight: events.hidden,
             quarantined: quarantine.total,
             retention: events.retention,
-            low_watermark: self.renewals.low_watermark(Kind::Events, &events, now).await?,
+            low_watermark: self.renewals.low_watermark(QueueKind::Events, &events, now).await?,
             drain_seconds: self.throughput.drain(events.total),
             renews: self.renews,
-            webhook: self.webhook_monitor.as_ref().and_then(WebhookMonitor::known),
+            webhook: self.webhook_monitor.as_ref().and_then(WebhookMonitor::last_health),
             now,
         }))
     }
 
-    /// Brings the mapping in line with the parameters. Both are read again after every change, so
-    /// that an invocation that decided on an older value corrects it.
+    /// Enables or disables the mapping according to the parameters. Both are read again after every
+    /// change, so that an invocation that decided by an older value corrects it.
     async fn sync_mapping(&self, until: Instant) -> Result<(), ControllerError> {
         loop {
             let (switch, _) = self.gate.switch.fetch().await?;
@@ -240,7 +240,7 @@ impl Controller {
                     }
                     self.mapping.switch(&found, wanted).await?;
                 }
-                // On its way: waited for, never fought.
+                // In transition: waited for, never interrupted.
                 None => {}
             }
             if Instant::now() + MAPPING_POLL_INTERVAL >= until {
@@ -251,13 +251,13 @@ impl Controller {
         }
     }
 
-    /// Lets an open breaker try again when it is time, or when the secret it may have failed for
-    /// was replaced since.
+    /// Starts a trial of an open breaker when it is due, or when the secret it may have opened for
+    /// has been replaced since.
     async fn probe_breaker(&self) -> Result<(), ControllerError> {
         let breaker = &self.gate.breaker;
         match &*breaker.fetch().await? {
             State::Closed { .. } | State::HalfOpen(_) => {}
-            // Closed is safe: a fault that still stands opens it at its first call.
+            // Closed is safe: a cause that still exists opens it at the first call.
             State::Invalid => {
                 error!("breaker parameter is malformed; resetting to closed");
                 breaker.close(None).await;
@@ -267,12 +267,12 @@ impl Controller {
                 Upstream::Destination => breaker.half_open(open_state).await,
                 Upstream::Gladly => {
                     match self.gladly.probe(&ControllerPermission).await {
-                        // That it knows us does not show that it has what we ask it for.
+                        // The probe shows that the credentials work, not that conversations exist.
                         Ok(()) => breaker.half_open(open_state).await,
                         Err(err) if err.is_inconclusive() => {
                             warn!(error = error_chain(&err), "could not probe Gladly");
                         }
-                        // Nor that it has it, if it cannot be asked just now.
+                        // A transient failure does not show that conversations exist again.
                         Err(err) if open_state.reason == NONE_FOUND && err.is_transient() => {
                             breaker.keep_open(open_state, NONE_FOUND).await;
                         }

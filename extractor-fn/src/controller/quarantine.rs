@@ -1,4 +1,4 @@
-//! The quarantine as an operator uses it: what lies there, and the way back.
+//! The quarantine as an operator uses it: listing and redriving.
 
 use std::{
     collections::BTreeMap,
@@ -23,31 +23,31 @@ use crate::{
     controller::{error::ControllerError, text::events},
 };
 
-/// How long a message is hidden while it is looked at; at the end it is returned at once.
+/// How long a message is hidden during a scan; at the end of the scan it is returned at once.
 const SCAN_VISIBILITY_TIMEOUT: Duration = Duration::from_mins(5);
-/// The longest look: nothing comes back before it ends.
+/// The longest scan: no message becomes visible again before it ends.
 const MAX_SCAN_TIME: Duration = Duration::from_mins(4);
-/// The quarantine has been seen once so many receives in a row found nothing.
-const EMPTY: u32 = 3;
-/// Messages that a list shows.
-const LISTED: usize = 1_000;
-/// Bytes of receipts that are kept for giving back what stays; of the messages themselves, which
-/// may have a MiB each, nothing is kept. A receipt has some hundred bytes.
-const KEPT_BYTES: usize = 16 << 20;
-/// Characters of each text of a message that a list shows: what others put into the queue may hold
-/// anything, and Lambda's answer has 6 MB.
-const SHOWN: usize = 256;
-/// Time kept for giving back what stays.
+/// A scan is complete once this many receives in a row return nothing.
+const EMPTY_RECEIVES: u32 = 3;
+/// The most messages in a list.
+const MAX_LISTED: usize = 1_000;
+/// The most bytes of receipts, which are kept to return the messages that stay. The messages
+/// themselves, up to 1 MiB each, are not kept. A receipt has some hundred bytes.
+const MAX_RECEIPT_BYTES: usize = 16 << 20;
+/// The most characters of each text in a list: messages of other senders may contain anything, and
+/// Lambda's response is limited to 6 MB.
+const MAX_TEXT_CHARS: usize = 256;
+/// The time reserved for returning the messages that stay.
 const RESERVE: Duration = Duration::from_secs(30);
 
-/// What lies in quarantine.
+/// The list of the messages in quarantine.
 #[derive(Debug, Serialize)]
 pub(crate) struct Contents {
     total: u64,
     messages: Vec<Entry>,
 }
 
-/// A message in quarantine, without what it holds of the event.
+/// A message in quarantine, without the event's content.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Entry {
@@ -61,18 +61,18 @@ struct Entry {
     conversation_id: Option<String>,
 }
 
-/// What became of a redrive.
+/// The result of a redrive.
 #[derive(Debug, Serialize)]
 pub(crate) struct Redriven {
     #[serde(rename = "redriven")]
     sent: u64,
-    /// Truncated, or still no event.
+    /// Truncated, or still not a valid event.
     stayed: u64,
-    /// There are others, for which there was no time or which were not asked for.
+    /// Others remain, for lack of time or beyond the requested maximum.
     more: bool,
 }
 
-/// The quarantine queue, and the way back from it.
+/// The quarantine queue, and the events queue for redriving.
 pub(crate) struct Quarantine {
     queue: Arc<Queue>,
     events: Arc<Queue>,
@@ -84,12 +84,12 @@ impl Quarantine {
         Self { queue, events, clock }
     }
 
-    /// Lists what lies in quarantine, at most [`LISTED`] messages of it.
+    /// Lists the quarantine, at most [`MAX_LISTED`] messages.
     pub(crate) async fn list(&self, time_left: Duration) -> Result<Contents, ControllerError> {
         let total = self.queue.depth().await?.total;
         let mut scan = QuarantineScan::new(&self.queue, time_left);
         let mut messages = Vec::new();
-        while messages.len() < LISTED {
+        while messages.len() < MAX_LISTED {
             let Some(seen) = scan.next().await? else { break };
             messages.extend(seen.iter().map(Entry::read));
             for message in &seen {
@@ -101,9 +101,9 @@ impl Quarantine {
         Ok(Contents { total: total.max(messages.len() as u64), messages })
     }
 
-    /// Sends quarantined events back into the events queue, at most `max`, each before it is taken
-    /// out of quarantine. What came to lie there since this began waits for the next time, or an
-    /// event that is rejected again would go round in circles.
+    /// Sends quarantined events back to the events queue, at most `max`, each before it is deleted
+    /// from quarantine. Messages that arrive meanwhile wait for the next redrive: an event that is
+    /// rejected again would otherwise loop.
     pub(crate) async fn redrive(
         &self,
         max: Option<u64>,
@@ -146,7 +146,7 @@ impl Quarantine {
     }
 }
 
-/// The way through a queue, leaving it as it was.
+/// A pass over a queue that leaves it unchanged.
 struct QuarantineScan<'a> {
     queue: &'a Queue,
     until: Instant,
@@ -154,7 +154,7 @@ struct QuarantineScan<'a> {
     /// Receipts of the messages that stay.
     kept: Vec<String>,
     kept_bytes: usize,
-    /// Some were not seen, for want of time or room.
+    /// Some were not received, for lack of time or memory.
     is_cut_short: bool,
 }
 
@@ -164,17 +164,17 @@ impl<'a> QuarantineScan<'a> {
         Self { queue, until, empty: 0, kept: Vec::new(), kept_bytes: 0, is_cut_short: false }
     }
 
-    /// Remembers that a message stays.
+    /// Notes that a message stays.
     fn keep(&mut self, message: &Message) {
         let receipt = message.receipt.clone();
         self.kept_bytes += size_of::<String>() + receipt.len();
         self.kept.push(receipt);
     }
 
-    /// Messages that were not seen yet, or `None` when there are no others, or no time or room.
+    /// Further messages, or `None` when there are no others, or no time or memory.
     async fn next(&mut self) -> Result<Option<Vec<Message>>, QueueError> {
-        while self.empty < EMPTY {
-            if Instant::now() >= self.until || self.kept_bytes >= KEPT_BYTES {
+        while self.empty < EMPTY_RECEIVES {
+            if Instant::now() >= self.until || self.kept_bytes >= MAX_RECEIPT_BYTES {
                 self.is_cut_short = true;
                 return Ok(None);
             }
@@ -188,7 +188,7 @@ impl<'a> QuarantineScan<'a> {
         Ok(None)
     }
 
-    /// Makes what was kept visible again.
+    /// Makes the messages that stay visible again.
     async fn end(self) {
         let receipts: Vec<_> = self.kept.iter().map(|receipt| (&**receipt, 0)).collect();
         for some in receipts.chunks(ENTRIES) {
@@ -197,30 +197,30 @@ impl<'a> QuarantineScan<'a> {
     }
 }
 
-/// The events queue's message for a quarantined one, if it can be one now.
+/// The events queue's message for a quarantined one, if it is a valid event now.
 fn to_queue_message(message: &Message) -> Option<Message> {
     let body = &*message.body;
     let body = match QuarantinedMessage::read(body) {
-        // SQS moved it here by itself, as it was.
+        // Moved by SQS, unchanged.
         None => body.to_owned(),
-        Some(aside) if aside.truncated => return None,
-        Some(aside) if aside.origin == "ingest-fn" => wrapped(&aside)?,
-        Some(aside) => sendable(aside.raw()?)?,
+        Some(quarantined) if quarantined.truncated => return None,
+        Some(quarantined) if quarantined.origin == "ingest-fn" => wrapped(&quarantined)?,
+        Some(quarantined) => sendable(quarantined.raw()?)?,
     };
     let (event_type, _) = type_and_conversation(&body).ok()?;
     Message::new(body, "type", &event_type).ok()
 }
 
-/// A queue message as SQS takes it. What the relay has written is so already.
+/// A queue message that SQS accepts. One that the relay has written already is.
 fn sendable(body: String) -> Option<String> {
     if body.is_ascii() { Some(body) } else { QueueMessage::read(&body).ok()?.to_json().ok() }
 }
 
-/// A webhook that ingest-fn put aside, as it queues one that it does not.
-fn wrapped(aside: &QuarantinedMessage) -> Option<String> {
-    let raw = aside.raw()?;
+/// A webhook that ingest-fn quarantined, wrapped as ingest-fn wraps an event.
+fn wrapped(quarantined: &QuarantinedMessage) -> Option<String> {
+    let raw = quarantined.raw()?;
     WebhookEvent::read(&raw).ok()?;
-    QueueMessage::wrap(&raw, aside.received_at, Origin::Webhook).ok()?.to_json().ok()
+    QueueMessage::wrap(&raw, quarantined.received_at, Origin::Webhook).ok()?.to_json().ok()
 }
 
 /// An event's type and conversation, from its queue message.
@@ -234,7 +234,7 @@ fn type_and_conversation(body: &str) -> Result<(String, String), InvalidEvent> {
 impl Entry {
     fn read(message: &Message) -> Self {
         let body = &*message.body;
-        let Some(aside) = QuarantinedMessage::read(body) else {
+        let Some(quarantined) = QuarantinedMessage::read(body) else {
             let received_at = QueueMessage::read(body).map(|message| message.received_at());
             let (event_type, conversation_id) = type_and_conversation(body).ok().unzip();
             return Self {
@@ -246,27 +246,31 @@ impl Entry {
                 conversation_id,
             };
         };
-        let queued = if aside.origin == "ingest-fn" { wrapped(&aside) } else { aside.raw() };
+        let queued = if quarantined.origin == "ingest-fn" {
+            wrapped(&quarantined)
+        } else {
+            quarantined.raw()
+        };
         let (event_type, conversation_id) =
             queued.and_then(|body| type_and_conversation(&body).ok()).unzip();
         Self {
-            reason: aside.reason.code().into(),
-            received_at: aside.received_at,
-            origin: shown(&aside.origin),
-            detail: shown(&aside.detail),
+            reason: quarantined.reason.code().into(),
+            received_at: quarantined.received_at,
+            origin: shown(&quarantined.origin),
+            detail: shown(&quarantined.detail),
             event_type,
             conversation_id,
         }
     }
 }
 
-/// A text as a list shows it.
+/// A text truncated for a list.
 fn shown(text: &str) -> String {
-    text.chars().take(SHOWN).collect()
+    text.chars().take(MAX_TEXT_CHARS).collect()
 }
 
 impl Contents {
-    /// How many there are of each reason.
+    /// The count of each reason.
     pub(crate) fn reasons(&self) -> BTreeMap<String, u64> {
         let mut reasons = BTreeMap::new();
         for entry in &self.messages {
@@ -314,7 +318,7 @@ mod tests {
     use crate::client::sqs::sqs_client;
 
     #[tokio::test]
-    async fn what_stays_is_kept_as_receipts_and_those_are_bounded() {
+    async fn kept_receipts_are_bounded() {
         let aws = SdkConfig::builder().behavior_version(BehaviorVersion::latest()).build();
         let queue = Queue::new(sqs_client(&aws), "https://sqs.example/1/quarantine".into());
         let mut scan = QuarantineScan::new(&queue, Duration::from_mins(5));
@@ -328,10 +332,10 @@ mod tests {
         }
         let bytes: usize = scan.kept.iter().map(String::capacity).sum();
         assert!(bytes <= scan.kept_bytes && scan.kept_bytes < 2 << 20, "{bytes}");
-        while scan.kept_bytes < KEPT_BYTES {
+        while scan.kept_bytes < MAX_RECEIPT_BYTES {
             scan.keep(&message);
         }
-        assert!(scan.next().await.unwrap().is_none(), "SQS is not asked for more");
+        assert!(scan.next().await.unwrap().is_none(), "SQS is not called again");
         assert!(scan.is_cut_short);
     }
 }

@@ -1,18 +1,18 @@
-//! Renewal: no held message outlives its queue's retention, because it is sent again before.
+//! Renewal: no held message expires, because it is re-sent before the end of its queue's retention.
 //!
-//! For that one has to know how old the oldest message may be. SQS does not tell: its metric leaves
-//! out messages received three times or more, and receiving all of a queue to look at them would
-//! cost what a pause is to save. So the controller keeps a floor for each queue, a time before which
-//! no message in it was sent, and only ever errs towards the past:
+//! This needs a bound of the oldest message's age. SQS does not report one: its metric leaves out
+//! messages received three times or more, and receiving the whole queue to look at them would cost
+//! what a pause is to save. So the controller keeps a low watermark for each queue: a time before
+//! which no message in it was sent. It is only ever too early:
 //!
 //! - at first the queue's creation, and never further back than its retention: what is older is gone;
-//! - when the queue is seen empty, that time less a margin, because SQS counts approximately;
-//! - when a pass has gone over the whole queue, its begin less a quarter of the retention, for the
-//!   sake of those that it missed because they were in flight elsewhere or came out of order, and an
-//!   eighth more if it saw some that it could not copy. So each has another chance before it expires.
+//! - when the queue is seen empty, that time minus a margin, because SQS counts approximately;
+//! - when a pass has covered the whole queue, its start minus a quarter of the retention, because it
+//!   misses messages that are in flight elsewhere or arrive out of order, and an eighth more if some
+//!   could not be copied. So each of them is covered by another pass before it expires.
 //!
-//! A pass begins when the floor is half the retention ago. In a long pause that is once at half the
-//! retention and then every quarter, each costing a message one receive.
+//! A pass begins when the low watermark is half the retention ago. In a long pause that is once at
+//! half the retention and then every quarter, at the cost of one receive per message.
 
 use std::{
     collections::VecDeque,
@@ -34,20 +34,20 @@ use crate::client::{
     sqs::{Depth, Queue},
 };
 
-/// How long a pass hides what it receives: time enough to copy it, and to see other messages first;
-/// of a short retention an eighth.
-const HIDE: Duration = Duration::from_mins(1);
-/// A pass has seen everything once so many receives in a row found nothing to renew.
-const QUIET: u32 = 50;
-/// Messages that a pass hides at most, less those of one more receive.
-const IN_FLIGHT: usize = 990;
-/// The margin of an observation that a queue is empty; of a short retention an eighth.
-const MARGIN: SignedDuration = SignedDuration::from_hours(1);
+/// How long a pass hides what it receives: enough to copy it, and to receive other messages first.
+/// At most an eighth of the retention.
+const MAX_VISIBILITY_TIMEOUT: Duration = Duration::from_mins(1);
+/// A pass is complete once this many receives in a row return nothing to renew.
+const QUIET_RECEIVES: u32 = 50;
+/// The most messages that a pass hides before another receive.
+const MAX_HIDDEN: usize = 990;
+/// The margin of an observation that a queue is empty. At most an eighth of the retention.
+const MAX_EMPTY_MARGIN: SignedDuration = SignedDuration::from_hours(1);
 
-/// What is known of both queues, kept in a parameter of its own.
+/// The state of both queues, kept in a parameter of its own.
 pub(crate) struct RenewalStore {
     parameter: Parameter<RenewalState>,
-    /// When this environment last saw each queue empty. Only what is worth a write is written.
+    /// When this environment last saw each queue empty. Written only when it changes enough.
     empty: Mutex<[Option<Timestamp>; 2]>,
 }
 
@@ -59,26 +59,26 @@ pub(crate) struct RenewalState {
     pub(crate) quarantine: QueueState,
 }
 
-/// What is known of one queue.
+/// The state of one queue.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct QueueState {
     /// No message in the queue was sent before this.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) low_watermark: Option<Timestamp>,
-    /// The pass that is going on.
+    /// The current pass.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) pass: Option<Pass>,
 }
 
-/// Going over a queue once, in as many invocations as it takes.
+/// One pass over a queue, in as many invocations as it takes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Pass {
-    /// What was sent before this is to be renewed.
+    /// Messages sent before this are renewed.
     pub(crate) begun_at: Timestamp,
     pub(crate) renewed: u64,
-    /// Copies that failed; some of them may have been made since.
+    /// Copies that failed; some of them may have succeeded since.
     #[serde(default)]
     pub(crate) failed: u64,
 }
@@ -86,44 +86,47 @@ pub(crate) struct Pass {
 impl FromStr for RenewalState {
     type Err = Infallible;
 
-    /// Never fails: whatever cannot be read is not known, which only has messages renewed early.
+    /// Never fails: what cannot be read counts as absent, which only renews messages early.
     fn from_str(text: &str) -> Result<Self, Infallible> {
         Ok(serde_json::from_str(text).unwrap_or_default())
     }
 }
 
-/// Which queue a book is about.
+/// One of the two queues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum QueueKind {
     Events,
     Quarantine,
 }
 
 impl RenewalState {
-    fn queue_state(&mut self, kind: Kind) -> &mut QueueState {
+    fn queue_state(&mut self, kind: QueueKind) -> &mut QueueState {
         match kind {
-            Kind::Events => &mut self.events,
-            Kind::Quarantine => &mut self.quarantine,
+            QueueKind::Events => &mut self.events,
+            QueueKind::Quarantine => &mut self.quarantine,
         }
     }
 }
 
 impl QueueState {
-    /// The floor, given what the queue says of itself.
+    /// The low watermark, given the queue's attributes.
     pub(crate) fn low_watermark(&self, depth: &Depth, now: Timestamp) -> Timestamp {
         let oldest = depth.created_at.max(now - depth.retention);
         self.low_watermark.map_or(oldest, |low_watermark| low_watermark.max(oldest)).min(now)
     }
 
-    /// Notes that the queue is empty, or when it last was. Whether there is something to write.
+    /// Notes that the queue is empty, or when it last was. Returns whether the state is to be written.
     fn observe(&mut self, depth: &Depth, seen: &mut Option<Timestamp>, now: Timestamp) -> bool {
         let low_watermark = self.low_watermark(depth, now);
         if depth.total == 0 {
-            let empty = now - MARGIN.min(depth.retention / 8);
+            let empty = now - MAX_EMPTY_MARGIN.min(depth.retention / 8);
             *seen = Some(empty);
-            let worth_it = empty.duration_since(low_watermark) > depth.retention / 8;
-            self.low_watermark = self.low_watermark.max(worth_it.then_some(empty));
-            self.pass.take().is_some() || worth_it
+            // Written only if it moves far enough: an empty queue is observed every minute.
+            let moves = empty.duration_since(low_watermark) > depth.retention / 8;
+            if moves {
+                self.low_watermark = Some(empty);
+            }
+            self.pass.take().is_some() || moves
         } else if let Some(empty) = seen.take().filter(|empty| *empty > low_watermark) {
             self.low_watermark = Some(empty);
             true
@@ -132,12 +135,12 @@ impl QueueState {
         }
     }
 
-    /// Begins a pass if it is time for one.
+    /// Begins a pass if one is due.
     fn begin(&mut self, depth: &Depth, now: Timestamp) -> bool {
         let due = now.duration_since(self.low_watermark(depth, now)) > depth.retention / 2;
         let begins = self.pass.is_none() && due && depth.total > 0;
         if begins {
-            // As precise as SQS, or what is sent in this very millisecond would be taken for older.
+            // As precise as SQS: otherwise a message of the same millisecond would count as older.
             let begun_at = Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now);
             self.pass = Some(Pass { begun_at, renewed: 0, failed: 0 });
         }
@@ -160,10 +163,10 @@ impl RenewalStore {
         Self { parameter: parameter.with_default(RenewalState::default()), empty: Mutex::default() }
     }
 
-    /// The floor of a queue, with what this environment saw besides.
+    /// The low watermark of a queue, including what this environment has observed.
     pub(crate) async fn low_watermark(
         &self,
-        kind: Kind,
+        kind: QueueKind,
         depth: &Depth,
         now: Timestamp,
     ) -> Result<Timestamp, ParameterError> {
@@ -172,11 +175,11 @@ impl RenewalStore {
         Ok(self.seen(kind).map_or(low_watermark, |empty| empty.max(low_watermark)))
     }
 
-    /// Keeps the book of a queue and, where it is time and `renews` says so, goes over it until
-    /// `until`. Says how many messages were renewed.
+    /// Updates the state of a queue and, if a pass is due and `renews` is set, runs it until `until`.
+    /// Returns how many messages were renewed.
     pub(crate) async fn run_pass(
         &self,
-        kind: Kind,
+        kind: QueueKind,
         queue: &Queue,
         depth: &Depth,
         renews: bool,
@@ -197,14 +200,14 @@ impl RenewalStore {
         };
         let pass = queue_state.pass.clone();
         if changed {
-            // Written before anything is renewed: a pass that starts again copies its copies.
+            // Written before anything is renewed: a pass that restarted would copy its copies.
             self.write(&state).await?;
         }
         let Some(mut pass) = pass else {
             return Ok(0);
         };
         let before = pass.renewed;
-        let hide = HIDE.min(depth.retention.unsigned_abs() / 8);
+        let hide = MAX_VISIBILITY_TIMEOUT.min(depth.retention.unsigned_abs() / 8);
         if sweep(queue, &mut pass, hide, until).await {
             let Pass { renewed, failed, .. } = pass;
             let queue = tracing::field::debug(kind);
@@ -222,7 +225,7 @@ impl RenewalStore {
         Ok(pass.renewed - before)
     }
 
-    fn seen(&self, kind: Kind) -> Option<Timestamp> {
+    fn seen(&self, kind: QueueKind) -> Option<Timestamp> {
         self.empty.lock().unwrap_or_else(PoisonError::into_inner)[kind as usize]
     }
 
@@ -231,17 +234,17 @@ impl RenewalStore {
     }
 }
 
-/// Renews what was sent before the pass began. Whether all of it was seen.
+/// Renews the messages sent before the pass began. Returns whether the pass is complete.
 async fn sweep(queue: &Queue, pass: &mut Pass, hide: Duration, until: Instant) -> bool {
     let mut quiet = 0;
-    // What was received and stays hidden, with the time it comes back.
+    // Received messages that stay hidden, by the time they become visible.
     let mut hidden = VecDeque::<(Instant, usize)>::new();
-    while quiet < QUIET {
+    while quiet < QUIET_RECEIVES {
         while hidden.front().is_some_and(|(back, _)| *back <= Instant::now()) {
             hidden.pop_front();
         }
         let in_flight: usize = hidden.iter().map(|(_, count)| count).sum();
-        let next = hidden.front().map(|(back, _)| *back).filter(|_| in_flight > IN_FLIGHT);
+        let next = hidden.front().map(|(back, _)| *back).filter(|_| in_flight > MAX_HIDDEN);
         let begins = next.unwrap_or_else(Instant::now);
         if begins >= until {
             return false;
@@ -251,11 +254,11 @@ async fn sweep(queue: &Queue, pass: &mut Pass, hide: Duration, until: Instant) -
         let messages = match queue.receive(hide).await {
             Ok(messages) => messages,
             Err(err) => {
-                warn!(error = error_chain(&err), "a renewal stopped");
+                warn!(error = error_chain(&err), "could not receive messages to renew");
                 return false;
             }
         };
-        // One whose age is not told is taken for old.
+        // A message without a sent time counts as old.
         let is_old = |message: &Message| message.sent_at.is_none_or(|sent| sent < pass.begun_at);
         let received = messages.len();
         let old: Vec<_> = messages.into_iter().filter(is_old).collect();
@@ -283,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn the_floor_is_the_creation_the_retention_or_what_was_seen() {
+    fn the_low_watermark_is_the_creation_the_retention_or_an_observation() {
         let mut queue_state = QueueState::default();
         assert_eq!(queue_state.low_watermark(&depth(1), at(10)), at(0));
         assert_eq!(queue_state.low_watermark(&depth(1), at(100)), at(4), "what is older is gone");
@@ -314,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_that_cannot_be_read_knows_nothing() {
+    fn an_unreadable_document_counts_as_empty() {
         let text = r#"{"events":{"lowWatermark":"2026-01-02T03:04:05Z","pass":{"begunAt":"2026-01-02T03:04:05Z","renewed":7,"failed":1}},"quarantine":{}}"#;
         let state: RenewalState = text.parse().unwrap();
         assert_eq!(state.events.pass.as_ref().unwrap().renewed, 7);

@@ -1,4 +1,4 @@
-//! What an operator wants to know, as a document and as a screen.
+//! The status, as a document and as a screen.
 
 use std::{
     collections::BTreeMap,
@@ -61,10 +61,10 @@ enum Extraction {
     Breaker,
 }
 
-/// What a status is made of.
+/// What a status is built from.
 pub(crate) struct Facts {
     pub(crate) switch: Switch,
-    /// When the switch was written.
+    /// When the pause parameter was written.
     pub(crate) switched_at: Option<Timestamp>,
     pub(crate) breaker: Breaker,
     pub(crate) mapping: String,
@@ -111,7 +111,7 @@ impl Status {
                 (Extraction::Running, Pause { since, ..Pause::default() })
             }
         };
-        // To the second, as people read it.
+        // To the second: people read it.
         let since = since.map(|since| Timestamp::from_second(since.as_second()).unwrap_or(since));
         let waiting = now.duration_since(facts.low_watermark);
         let age = if facts.backlog == 0 { SignedDuration::ZERO } else { waiting };
@@ -138,17 +138,17 @@ impl Status {
         }
     }
 
-    /// The same, with what the quarantine holds.
+    /// The same, with the count of each reason in quarantine.
     pub(crate) fn with_reasons(self, reasons: BTreeMap<String, u64>) -> Self {
         Self { quarantined_by_reason: Some(reasons), ..self }
     }
 
-    /// Whether the operator's parameter has said nothing intelligible for so long.
+    /// Whether the pause parameter has been invalid for at least this long.
     pub(crate) fn has_been_invalid_for(&self, least: SignedDuration) -> bool {
         self.invalid_for.is_some_and(|span| span >= least)
     }
 
-    /// Records what the document says as metrics.
+    /// Records the document's numbers as metrics.
     pub(crate) fn record(&self, metrics: &mut Metrics) {
         let is_open = matches!(self.breaker, Some(Breaker::Open(_)));
         metrics.record(Metric::Paused, (self.state == Extraction::Paused).into());
@@ -164,7 +164,7 @@ fn seconds(span: SignedDuration) -> u64 {
     span.as_secs().try_into().unwrap_or_default()
 }
 
-/// The screen. Its last line says in a sentence what is the case.
+/// The screen. Its last line sums up the state.
 impl Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let since = self.since.map(|since| format!(", since {}", minute(since)));

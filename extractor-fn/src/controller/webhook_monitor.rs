@@ -1,5 +1,5 @@
-//! The watch over Gladly's webhook: Gladly gives one up after an hour of failures, and tells by
-//! e-mail only. It is switched on again, and what it missed is asked for.
+//! Monitors the webhook at Gladly: Gladly disables one after about an hour of failures, and reports
+//! that only by e-mail. The monitor re-enables it, and records the gap for a backfill.
 
 use std::{
     fmt,
@@ -21,13 +21,14 @@ use crate::{
     gate::ControllerPermission,
 };
 
-/// Gladly tried for an hour before it gave up, or for an hour and a half, and its clock is not ours.
-const BEFORE: SignedDuration = SignedDuration::from_hours(2);
-/// A webhook that was switched on may take a moment to be sent to.
-const AFTER: SignedDuration = SignedDuration::from_secs(30);
-/// What a webhook has to be subscribed to. `MESSAGE/RECEIVED` is no longer on Gladly's list, and
-/// `CONTACT/MESSAGE_RECEIVED` tells of the same.
-const EVENTS: [&str; 9] = [
+/// How long before the disabling a gap may begin: Gladly retries for up to an hour and a half, and
+/// clocks differ.
+const GAP_START_MARGIN: SignedDuration = SignedDuration::from_hours(2);
+/// How long after the re-enabling a gap may end: Gladly may take a moment to send again.
+const GAP_END_MARGIN: SignedDuration = SignedDuration::from_secs(30);
+/// The required subscriptions. `MESSAGE/RECEIVED` is no longer on Gladly's list;
+/// `CONTACT/MESSAGE_RECEIVED` reports the same.
+const REQUIRED_EVENTS: [&str; 9] = [
     "CONVERSATION/CREATED",
     "CONVERSATION/CLOSED",
     "CONVERSATION/NOTE_CREATED",
@@ -39,38 +40,38 @@ const EVENTS: [&str; 9] = [
     "CONTACT/MESSAGE_SENT",
 ];
 
-/// Looks after the webhook with our URL.
+/// Monitors the webhook with this relay's URL.
 pub(crate) struct WebhookMonitor {
     url: String,
     gladly: Arc<Gladly>,
     backfills: Arc<BackfillStore>,
     clock: Clock,
-    /// When Gladly was asked, and what it last said.
-    known: Mutex<Option<(Timestamp, Option<Health>)>>,
+    /// When it was last checked, and the last result.
+    last_check: Mutex<Option<(Timestamp, Option<Health>)>>,
 }
 
-/// How the webhook is.
+/// The webhook's health.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Health {
     enabled: bool,
     checked_at: Timestamp,
-    /// Gladly has no webhook with our URL.
+    /// Gladly has no webhook with this relay's URL.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     missing: bool,
-    /// When Gladly gave it up.
+    /// When Gladly disabled it.
     #[serde(skip_serializing_if = "Option::is_none")]
     disabled_at_due_to_retry_limit: Option<Timestamp>,
-    /// What it is not subscribed to.
+    /// The required subscriptions that it lacks.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     missing_events: Vec<&'static str>,
 }
 
-/// When Gladly is asked.
+/// When to check the webhook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Watching {
-    /// Every five minutes.
-    Sometimes,
+    /// If the last check is five minutes ago.
+    IfDue,
     /// Now.
     Now,
 }
@@ -82,20 +83,20 @@ impl WebhookMonitor {
         backfills: Arc<BackfillStore>,
         clock: Clock,
     ) -> Self {
-        Self { url, gladly, backfills, clock, known: Mutex::default() }
+        Self { url, gladly, backfills, clock, last_check: Mutex::default() }
     }
 
-    /// What this environment knows.
-    pub(crate) fn known(&self) -> Option<Health> {
+    /// The last result in this environment.
+    pub(crate) fn last_health(&self) -> Option<Health> {
         self.locked().as_ref().and_then(|(_, health)| health.clone())
     }
 
     fn locked(&self) -> std::sync::MutexGuard<'_, Option<(Timestamp, Option<Health>)>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.last_check.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn asked(&self, now: Timestamp) {
-        let health = self.known();
+    fn note_check(&self, now: Timestamp) {
+        let health = self.last_health();
         *self.locked() = Some((now, health));
     }
 
@@ -103,14 +104,13 @@ impl WebhookMonitor {
         is_due(self.locked().as_ref().map(|(at, _)| *at), now)
     }
 
-    fn ours<'a>(&self, webhooks: &'a [Webhook]) -> Option<&'a Webhook> {
+    fn own<'a>(&self, webhooks: &'a [Webhook]) -> Option<&'a Webhook> {
         webhooks.iter().find(|webhook| webhook.url == self.url)
     }
 
-    /// Remembers how the webhook is, without having mended anything: the next watch is due.
+    /// Records the webhook's health without having corrected anything: the next watch stays due.
     fn note(&self, webhooks: &[Webhook], now: Timestamp) {
-        *self.locked() =
-            Some((now - GLADLY_INTERVAL, Some(Self::health(self.ours(webhooks), now))));
+        *self.locked() = Some((now - GLADLY_INTERVAL, Some(Self::health(self.own(webhooks), now))));
     }
 
     fn health(webhook: Option<&Webhook>, now: Timestamp) -> Health {
@@ -129,13 +129,13 @@ impl WebhookMonitor {
             checked_at: now,
             missing: false,
             disabled_at_due_to_retry_limit: webhook.disabled_at_due_to_retry_limit,
-            missing_events: EVENTS.into_iter().filter(subscribed).collect(),
+            missing_events: REQUIRED_EVENTS.into_iter().filter(subscribed).collect(),
         }
     }
 }
 
 impl Health {
-    /// Whether there is nothing to mend.
+    /// Whether it is enabled with all required subscriptions.
     pub(crate) fn is_right(&self) -> bool {
         self.enabled && self.missing_events.is_empty()
     }
@@ -148,7 +148,7 @@ impl fmt::Display for Health {
         }
         f.write_str(if self.enabled { "enabled" } else { "DISABLED" })?;
         if let Some(at) = self.disabled_at_due_to_retry_limit {
-            write!(f, ", given up by Gladly at {}", at.strftime("%Y-%m-%d %H:%M UTC"))?;
+            write!(f, ", disabled by Gladly at {}", at.strftime("%Y-%m-%d %H:%M UTC"))?;
         }
         if !self.missing_events.is_empty() {
             write!(f, ", without {}: make webhook", self.missing_events.join(", "))?;
@@ -158,20 +158,20 @@ impl fmt::Display for Health {
 }
 
 impl WebhookMonitor {
-    /// Checks the webhook, and re-enables it where Gladly disabled it. `None` where it is not time.
+    /// Checks the webhook, and re-enables it if Gladly has disabled it. `None` if no check is due.
     pub(crate) async fn watch(
         &self,
         watching: Watching,
     ) -> Result<Option<Health>, ControllerError> {
-        if watching == Watching::Sometimes && !self.is_due(self.clock.now()) {
+        if watching == Watching::IfDue && !self.is_due(self.clock.now()) {
             return Ok(None);
         }
-        // Also where it fails: a Gladly that does not answer is not asked more often.
-        self.asked(self.clock.now());
+        // Also if the call fails: a Gladly that does not answer is not called more often.
+        self.note_check(self.clock.now());
         let webhooks = self.gladly.webhooks(&ControllerPermission).await?;
-        let ours = self.ours(&webhooks);
-        let mut health = Self::health(ours, self.clock.now());
-        match ours {
+        let own = self.own(&webhooks);
+        let mut health = Self::health(own, self.clock.now());
+        match own {
             None => error!("Gladly has no webhook with this relay's URL; no event can arrive"),
             Some(webhook) => self.re_enable(webhook, &mut health).await?,
         }
@@ -183,7 +183,7 @@ impl WebhookMonitor {
         Ok(Some(health))
     }
 
-    /// Asks how the webhook is where this environment does not know. Changes nothing.
+    /// Reads the webhook's health if this environment has no recent result. Changes nothing.
     pub(crate) async fn refresh_health(&self) {
         if !self.is_due(self.clock.now()) {
             return;
@@ -194,8 +194,8 @@ impl WebhookMonitor {
         }
     }
 
-    /// Re-enables a webhook that Gladly disabled. The gap is recorded before, so that it is
-    /// filled whatever happens in between.
+    /// Re-enables a webhook that Gladly disabled. The gap is recorded first, so that it is filled even
+    /// if this fails.
     async fn re_enable(
         &self,
         webhook: &Webhook,
@@ -203,18 +203,18 @@ impl WebhookMonitor {
     ) -> Result<(), ControllerError> {
         match webhook.disabled_at_due_to_retry_limit.filter(|_| !webhook.enabled) {
             None if webhook.enabled => {}
-            // Somebody's decision.
+            // A person's decision.
             None => error!("the webhook was disabled by hand at Gladly; no event can arrive"),
-            Some(given_up) => {
-                let begins = given_up.saturating_sub(BEFORE).unwrap_or(given_up);
+            Some(disabled_at) => {
+                let begins = disabled_at.saturating_sub(GAP_START_MARGIN).unwrap_or(disabled_at);
                 self.backfills.events().update(|ranges| ranges.open(begins)).await?;
-                error!(webhook.disabled_at = %given_up, "Gladly disabled the webhook; re-enabling it");
+                error!(webhook.disabled_at = %disabled_at, "Gladly disabled the webhook; re-enabling it");
                 match self.gladly.enable(&webhook.id, &ControllerPermission).await {
                     Ok(()) => {
                         info!("re-enabled the webhook");
                         health.enabled = true;
                     }
-                    // Gladly asks our endpoint first; the next watch tries again.
+                    // Gladly tests the endpoint with a PING first; the next watch retries.
                     Err(err) => {
                         error!(error = error_chain(&err), "could not re-enable the webhook");
                         return Ok(());
@@ -223,7 +223,7 @@ impl WebhookMonitor {
             }
         }
         if health.enabled {
-            let ends = self.clock.now() + AFTER;
+            let ends = self.clock.now() + GAP_END_MARGIN;
             self.backfills.events().update(|ranges| ranges.close(ends)).await?;
         }
         Ok(())

@@ -1,5 +1,5 @@
-//! The circuit breaker: holds extraction by itself while one side cannot work for everybody, and
-//! lets it go on once that side can. Its state is a parameter of its own, next to the operator's.
+//! The circuit breaker: holds extraction while an upstream cannot work for any conversation, and
+//! ends the hold once it can. Its state is a parameter of its own, next to the operator's.
 
 use std::{
     collections::HashSet,
@@ -18,29 +18,29 @@ use tracing::{error, info};
 
 use crate::gate::pause::PauseReason;
 
-/// How long the breaker stays open at first; each re-opening doubles it …
-const FIRST_WAIT: u32 = 60;
-/// … up to this, in seconds.
-const LONGEST_WAIT: u32 = 3_600;
-/// A side that has only failed for so long …
+/// How long the breaker stays open at first, in seconds; each re-opening doubles it.
+const FIRST_WAIT_SECONDS: u32 = 60;
+/// The longest that the breaker stays open before a retry, in seconds.
+const MAX_WAIT_SECONDS: u32 = 3_600;
+/// An upstream is down once it has only failed for this long, with [`OUTAGE_CONVERSATIONS`] or more.
 const OUTAGE_DURATION: SignedDuration = SignedDuration::from_mins(2);
-/// … over so many conversations is down, and not merely unable to do with one of them.
-const CONVERSATIONS: usize = 2;
-/// Failures further apart than this are not one outage. What failed comes back after 30 s, 60 s and
-/// 120 s, each 20 % up or down, so an outage that lasts is seen more often.
+/// One conversation that keeps failing is not an outage: it may be the conversation's own fault.
+const OUTAGE_CONVERSATIONS: usize = 2;
+/// Failures further apart than this are not one outage. What failed is retried after 30 s, 60 s and
+/// 120 s, ± 20 %, so failures of a lasting outage are closer together.
 const OUTAGE_GAP: SignedDuration = SignedDuration::from_mins(5);
-/// A side that denied so many conversations and served none is itself at fault.
+/// An upstream that denied this many conversations and served none is itself at fault.
 pub(crate) const DENIALS: usize = 10;
-/// Opened again within this time of its closing, the breaker never was right to close.
-const RELAPSE: SignedDuration = SignedDuration::from_hours(1);
-/// How many failed conversations a side is remembered by, for each a hundred bytes or so.
-const FAILED: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
-/// The reason of a breaker that is open because Gladly has none of the conversations.
+/// A breaker that opens again within this time of its closing closed too early.
+const RELAPSE_WINDOW: SignedDuration = SignedDuration::from_hours(1);
+/// How many failed conversations are kept per upstream, about a hundred bytes each.
+const MAX_FAILED: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
+/// The reason of a breaker that is open because Gladly finds none of the conversations.
 pub(crate) const NONE_FOUND: &str = "Gladly answers 404 to every conversation";
-/// The reason of a breaker that is open because the destination takes none of them.
-const NONE_TAKEN: &str = "the destination refuses every conversation";
+/// The reason of a breaker that is open because the destination accepts none of them.
+const NONE_TAKEN: &str = "the destination rejects every conversation";
 
-/// Which side is at fault.
+/// A service that extraction depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Upstream {
@@ -51,7 +51,7 @@ pub(crate) enum Upstream {
 impl Upstream {
     pub(crate) const BOTH: [Self; 2] = [Self::Gladly, Self::Destination];
 
-    /// What a side that denies every conversation is said to do.
+    /// The reason for an upstream that denies every conversation.
     pub(crate) fn denial(self) -> &'static str {
         match self {
             Self::Gladly => NONE_FOUND,
@@ -78,7 +78,7 @@ pub(crate) struct FatalError {
     pub(crate) in_trial: bool,
 }
 
-/// What the breaker parameter says.
+/// The breaker parameter's value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "kebab-case", rename_all_fields = "camelCase")]
 pub(crate) enum State {
@@ -95,7 +95,7 @@ pub(crate) enum State {
     Open(OpenState),
     /// Extract: the first success closes it, the first failure opens it again.
     HalfOpen(OpenState),
-    /// Not ours; the controller rewrites it.
+    /// Not a value that the relay writes; the controller resets it.
     #[serde(skip)]
     Invalid,
 }
@@ -106,55 +106,55 @@ pub(crate) enum State {
 pub(crate) struct OpenState {
     pub(crate) cause: Upstream,
     pub(crate) reason: String,
-    /// The first opening: re-openings keep it.
+    /// When it first opened: re-openings keep it.
     pub(crate) since: Timestamp,
     pub(crate) retry_at: Timestamp,
     pub(crate) wait_seconds: u32,
 }
 
 impl OpenState {
-    /// A breaker that opens, for twice as long as it was last open if that was just now.
+    /// A breaker that opens, for twice the last wait if it has only just closed.
     fn first(cause: Upstream, reason: String, now: Timestamp, last_wait: Option<u32>) -> Self {
-        let wait_seconds = last_wait.map_or(FIRST_WAIT, twice);
+        let wait_seconds = last_wait.map_or(FIRST_WAIT_SECONDS, twice);
         let retry_at = now + SignedDuration::from_secs(wait_seconds.into());
         Self { cause, reason, since: now, retry_at, wait_seconds }
     }
 
-    /// The same breaker, open for twice as long from now on.
+    /// The same breaker, open from now on for twice as long.
     fn extend(&self, reason: String, now: Timestamp) -> Self {
-        let again = Self::first(self.cause, reason, now, Some(self.wait_seconds));
-        // What is decided after a day of missing conversations needs a day of those.
-        let differs = again.reason == NONE_FOUND && self.reason != NONE_FOUND;
-        Self { since: if differs { now } else { self.since }, ..again }
+        let extended = Self::first(self.cause, reason, now, Some(self.wait_seconds));
+        // What follows from a day of missing conversations needs a day of exactly that reason.
+        let differs = extended.reason == NONE_FOUND && self.reason != NONE_FOUND;
+        Self { since: if differs { now } else { self.since }, ..extended }
     }
 
-    /// Whether it has been open for so long.
+    /// Whether it has been open for at least this long.
     pub(crate) fn lasts(&self, span: SignedDuration, now: Timestamp) -> bool {
         now.duration_since(self.since) >= span
     }
 
-    /// When it was last found at fault.
+    /// When it last opened.
     pub(crate) fn opened_at(&self) -> Timestamp {
-        let wait = SignedDuration::from_secs(self.wait_seconds.min(LONGEST_WAIT).into());
+        let wait = SignedDuration::from_secs(self.wait_seconds.min(MAX_WAIT_SECONDS).into());
         self.retry_at.saturating_sub(wait).unwrap_or(self.retry_at)
     }
 }
 
 fn twice(wait_seconds: u32) -> u32 {
-    wait_seconds.saturating_mul(2).clamp(FIRST_WAIT, LONGEST_WAIT)
+    wait_seconds.saturating_mul(2).clamp(FIRST_WAIT_SECONDS, MAX_WAIT_SECONDS)
 }
 
 impl State {
-    /// What holds while there is no parameter: it has never been open.
+    /// The state while there is no parameter: the breaker has never been open.
     const ABSENT: Self =
         Self::Closed { closed_at: Some(Timestamp::UNIX_EPOCH), wait_seconds: None };
 
-    /// What holds extraction, if this does.
+    /// The reason that extraction is held, if the breaker holds it.
     pub(crate) fn held(&self) -> Option<PauseReason> {
         match self {
             Self::Closed { .. } | Self::HalfOpen(_) => None,
             Self::Open(open_state) => Some(PauseReason::Breaker(open_state.reason.clone())),
-            Self::Invalid => Some(PauseReason::Breaker("its parameter is not ours".into())),
+            Self::Invalid => Some(PauseReason::Breaker("its parameter is malformed".into())),
         }
     }
 
@@ -171,7 +171,7 @@ impl FromStr for State {
     type Err = Infallible;
 
     fn from_str(text: &str) -> Result<Self, Infallible> {
-        // A list is no document, though serde would take one for a state.
+        // A list is not a document, although serde reads one as a state.
         let document = text.trim_start().starts_with('{').then(|| serde_json::from_str(text).ok());
         Ok(document.flatten().unwrap_or(Self::Invalid))
     }
@@ -181,44 +181,44 @@ impl FromStr for State {
 pub(crate) struct Breaker {
     parameter: Parameter<State>,
     clock: Clock,
-    /// The state that was last seen.
+    /// The state last seen.
     last: Mutex<State>,
-    /// Gladly and the destination, each counted apart.
-    sides: [Mutex<Record>; 2],
+    /// One per upstream.
+    histories: [Mutex<History>; 2],
 }
 
-/// What one side did, as far as this environment has seen it.
-struct Record {
+/// An upstream's results, as far as this environment has seen them.
+struct History {
     failure_window: FailureWindow,
-    /// Conversations denied since it last served one: refused by the destination, or answered 404.
+    /// Conversations denied since it last served one: rejected by the destination, or answered 404.
     denials: usize,
-    /// Which those were.
+    /// Their ids, without repeats, at most [`DENIALS`].
     denied: HashSet<Id>,
     successes: Successes,
-    /// How many successes there had been when a conversation last failed.
+    /// The number of successes when a conversation last failed.
     failed: LruCache<Id, u64>,
 }
 
-impl Default for Record {
+impl Default for History {
     fn default() -> Self {
         Self {
             failure_window: FailureWindow::default(),
             denials: 0,
             denied: HashSet::new(),
             successes: Successes::default(),
-            failed: LruCache::new(FAILED),
+            failed: LruCache::new(MAX_FAILED),
         }
     }
 }
 
-impl Record {
+impl History {
     fn forget_denials(&mut self) {
         self.denials = 0;
         self.denied.clear();
     }
 }
 
-/// A side's failures since its last success, all of them of a kind that passes.
+/// An upstream's transient failures since its last success.
 #[derive(Default)]
 struct FailureWindow {
     since: Option<Timestamp>,
@@ -227,7 +227,7 @@ struct FailureWindow {
 }
 
 impl FailureWindow {
-    /// Whether another failure makes it one: for everybody, and for more than a moment.
+    /// Adds a failure. Returns whether this is now an outage: several conversations, for long enough.
     fn failed<'a>(
         &mut self,
         conversations: impl IntoIterator<Item = &'a Id>,
@@ -238,16 +238,17 @@ impl FailureWindow {
         }
         self.last = now;
         for conversation in conversations {
-            if self.conversations.len() < CONVERSATIONS {
+            if self.conversations.len() < OUTAGE_CONVERSATIONS {
                 self.conversations.insert(conversation.clone());
             }
         }
         let since = *self.since.get_or_insert(now);
-        self.conversations.len() >= CONVERSATIONS && now.duration_since(since) >= OUTAGE_DURATION
+        self.conversations.len() >= OUTAGE_CONVERSATIONS
+            && now.duration_since(since) >= OUTAGE_DURATION
     }
 }
 
-/// Conversations that a side did, in the order of a count.
+/// Conversations that succeeded at an upstream, each with its number in the count.
 #[derive(Default)]
 struct Successes {
     count: u64,
@@ -265,7 +266,7 @@ impl Successes {
         }
     }
 
-    /// The count at the latest success of a conversation other than this one.
+    /// The number of the latest success of a conversation other than this one.
     fn of_another(&self, than: &Id) -> u64 {
         let another = [&self.latest, &self.other].into_iter().flatten();
         another.filter(|(id, _)| id != than).map(|(_, at)| *at).next().unwrap_or_default()
@@ -278,29 +279,29 @@ impl Breaker {
             parameter: parameter.with_default(State::ABSENT),
             clock,
             last: Mutex::new(State::ABSENT),
-            sides: Default::default(),
+            histories: Default::default(),
         }
     }
 
-    /// The state, as old as its parameter may be.
+    /// The state, at most [`PAUSE_TTL`](crate::gate::PAUSE_TTL) old.
     pub(crate) async fn value(&self) -> Result<Arc<State>, ParameterError> {
         self.parameter.value().await.inspect(|state| self.seen(state))
     }
 
-    /// When it last changed, as far as this environment knows; nothing if it never opened.
+    /// When it last changed, as far as this environment has seen; `None` if it never opened.
     pub(crate) async fn changed_at(&self) -> Option<Timestamp> {
         self.parameter.last().await?.1
     }
 
-    /// The state as it is now.
+    /// The current state.
     pub(crate) async fn fetch(&self) -> Result<Arc<State>, ParameterError> {
         let (state, _) = self.parameter.fetch().await?;
         self.seen(&state);
         Ok(state)
     }
 
-    /// Counts from the beginning once the state has changed, also by another invocation. Denials are
-    /// forgotten only when it closes: then a call was answered, or the operator knows better.
+    /// Resets the counts when the state has changed, also by another invocation. Denials are reset
+    /// only when it closes: then a call succeeded, or the operator decided so.
     fn seen(&self, state: &State) {
         {
             let mut last = self.last();
@@ -322,17 +323,17 @@ impl Breaker {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn record(&self, upstream: Upstream) -> MutexGuard<'_, Record> {
-        self.sides[upstream as usize].lock().unwrap_or_else(PoisonError::into_inner)
+    fn record(&self, upstream: Upstream) -> MutexGuard<'_, History> {
+        self.histories[upstream as usize].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// To the second, as people read it.
+    /// The current time, to the second: people read it.
     fn now(&self) -> Timestamp {
         let now = self.clock.now();
         Timestamp::from_second(now.as_second()).unwrap_or(now)
     }
 
-    /// Why extraction is only tried, if it is: the breaker is half-open.
+    /// Why the breaker is half-open, if it is.
     pub(crate) fn trial(&self) -> Option<OpenState> {
         match &*self.last() {
             State::HalfOpen(open_state) => Some(open_state.clone()),
@@ -340,17 +341,18 @@ impl Breaker {
         }
     }
 
-    /// Whether it is this side that is tried.
+    /// Whether the breaker is half-open for this upstream.
     pub(crate) fn is_on_trial(&self, upstream: Upstream) -> bool {
         self.trial().is_some_and(|open_state| open_state.cause == upstream)
     }
 
-    /// A side gave an answer that tells of a side that is up.
+    /// An upstream answered, so it is up.
     pub(crate) fn answered(&self, upstream: Upstream) {
         self.record(upstream).failure_window = FailureWindow::default();
     }
 
-    /// A side served a conversation: Gladly has one, or the destination took one. That ends a trial.
+    /// An upstream served a conversation: Gladly has it, or the destination accepted it. That ends a
+    /// trial.
     pub(crate) async fn served(&self, upstream: Upstream) {
         {
             let mut record = self.record(upstream);
@@ -362,16 +364,16 @@ impl Breaker {
         }
     }
 
-    /// A side denied a conversation. Whether it has denied so many since it served one that it is
-    /// the side's own fault.
+    /// An upstream denied a conversation. Returns whether it has denied so many since it served one
+    /// that the upstream itself is at fault.
     pub(crate) fn denied(&self, upstream: Upstream, conversation: &Id) -> bool {
         let mut record = self.record(upstream);
         record.denials += 1;
         if record.denied.len() < DENIALS {
             record.denied.insert(conversation.clone());
         }
-        // An event that comes again asks Gladly for the same conversation; what the destination
-        // refuses is put aside and does not come again.
+        // A retried event fetches the same conversation from Gladly; what the destination rejects
+        // is quarantined and is not retried.
         let count = match upstream {
             Upstream::Gladly => record.denied.len(),
             Upstream::Destination => record.denials,
@@ -379,13 +381,13 @@ impl Breaker {
         count >= DENIALS
     }
 
-    /// Whether no more than one conversation was denied since another was served.
+    /// Whether at most one conversation was denied since one was served.
     pub(crate) fn denied_one(&self, upstream: Upstream) -> bool {
         self.record(upstream).denied.len() <= 1
     }
 
-    /// A side failed with these conversations, in a way that passes. Whether that means that it is
-    /// down: for everybody, and for more than a moment, or while it is being tried.
+    /// An upstream failed transiently with these conversations. Returns whether it is down: it has
+    /// failed for several conversations and for long enough, or during a trial.
     pub(crate) fn failed<'a>(
         &self,
         upstream: Upstream,
@@ -395,7 +397,7 @@ impl Breaker {
             || self.record(upstream).failure_window.failed(conversations, self.clock.now())
     }
 
-    /// A side did all that was asked for a conversation.
+    /// An upstream succeeded with these conversations.
     pub(crate) fn succeeded<'a>(
         &self,
         upstream: Upstream,
@@ -405,20 +407,20 @@ impl Breaker {
         conversations.for_each(|conversation| record.successes.add(conversation));
     }
 
-    /// How many of those there were.
+    /// The number of those successes.
     pub(crate) fn successes(&self, upstream: Upstream) -> u64 {
         self.record(upstream).successes.count
     }
 
-    /// Notes that a side failed with a conversation. How many successes there had been when it
-    /// failed with it before, if it did.
+    /// Notes that an upstream failed with a conversation. Returns the number of successes when it
+    /// last failed with it, if it did.
     pub(crate) fn note_failure(&self, upstream: Upstream, conversation: &Id) -> Option<u64> {
         let mut record = self.record(upstream);
         let successes = record.successes.count;
         record.failed.put(conversation.clone(), successes)
     }
 
-    /// Whether a side succeeded with another conversation after so many successes.
+    /// Whether an upstream succeeded with another conversation after this many successes.
     pub(crate) fn another_succeeded(&self, upstream: Upstream, than: &Id, since: u64) -> bool {
         self.record(upstream).successes.of_another(than) > since
     }
@@ -431,30 +433,30 @@ impl Breaker {
             Ok(State::HalfOpen(open_state)) if open_state.cause == error.upstream => {
                 open_state.extend(reason, now)
             }
-            // The trial is over: another environment has seen it succeed.
+            // The trial is over: it succeeded in another environment.
             Ok(_) | Err(_) if error.in_trial => return,
             Ok(State::Closed { closed_at: Some(at), wait_seconds })
-                if now.duration_since(*at) < RELAPSE =>
+                if now.duration_since(*at) < RELAPSE_WINDOW =>
             {
                 OpenState::first(error.upstream, reason, now, *wait_seconds)
             }
-            // Unreadable is no reason to go on: it is written all the same.
+            // An unreadable state does not prevent opening.
             Ok(_) | Err(_) => OpenState::first(error.upstream, reason, now, None),
         };
         self.write(State::Open(open_state)).await;
     }
 
-    /// Keeps it open for longer: what it was opened for still stands.
+    /// Keeps it open for longer: its cause still exists.
     pub(crate) async fn keep_open(&self, open_state: &OpenState, reason: &str) {
         self.write(State::Open(open_state.extend(reason.to_owned(), self.now()))).await;
     }
 
-    /// Lets conversations try.
+    /// Starts a trial.
     pub(crate) async fn half_open(&self, open_state: &OpenState) {
         self.write(State::HalfOpen(open_state.clone())).await;
     }
 
-    /// Lets everything go on, after it was open for so long.
+    /// Ends the hold. The last wait is recorded for a relapse.
     pub(crate) async fn close(&self, wait_seconds: Option<u32>) {
         self.write(State::Closed { closed_at: Some(self.now()), wait_seconds }).await;
     }
@@ -487,10 +489,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_document_is_the_contracts() {
+    fn the_document_matches_the_contract() {
         let open_state = OpenState {
             cause: Upstream::Gladly,
-            reason: "Gladly refused our credentials with 401".into(),
+            reason: "Gladly rejected the API credentials (HTTP 401)".into(),
             since: "2026-01-02T03:04:05Z".parse().unwrap(),
             retry_at: "2026-01-02T03:05:05Z".parse().unwrap(),
             wait_seconds: 60,
@@ -503,11 +505,11 @@ mod tests {
             ),
             (
                 State::Open(open_state.clone()),
-                r#"{"state":"open","cause":"gladly","reason":"Gladly refused our credentials with 401","since":"2026-01-02T03:04:05Z","retryAt":"2026-01-02T03:05:05Z","waitSeconds":60}"#,
+                r#"{"state":"open","cause":"gladly","reason":"Gladly rejected the API credentials (HTTP 401)","since":"2026-01-02T03:04:05Z","retryAt":"2026-01-02T03:05:05Z","waitSeconds":60}"#,
             ),
             (
                 State::HalfOpen(OpenState { cause: Upstream::Destination, ..open_state }),
-                r#"{"state":"half-open","cause":"destination","reason":"Gladly refused our credentials with 401","since":"2026-01-02T03:04:05Z","retryAt":"2026-01-02T03:05:05Z","waitSeconds":60}"#,
+                r#"{"state":"half-open","cause":"destination","reason":"Gladly rejected the API credentials (HTTP 401)","since":"2026-01-02T03:04:05Z","retryAt":"2026-01-02T03:05:05Z","waitSeconds":60}"#,
             ),
         ] {
             assert_eq!(serde_json::to_string(&state).unwrap(), text);
@@ -525,7 +527,7 @@ mod tests {
     }
 
     #[test]
-    fn each_re_opening_waits_twice_as_long_up_to_an_hour() {
+    fn each_re_opening_doubles_the_wait_up_to_an_hour() {
         let now = Timestamp::UNIX_EPOCH;
         let mut open_state = OpenState::first(Upstream::Gladly, String::new(), now, None);
         let mut waits = Vec::new();
@@ -538,7 +540,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_far_apart_are_no_outage() {
+    fn failures_far_apart_are_not_an_outage() {
         let ids = ["a", "b"].map(|id| id.parse::<Id>().unwrap());
         let down = |gaps: &[i64]| {
             let (mut failure_window, mut now) = (FailureWindow::default(), Timestamp::UNIX_EPOCH);
@@ -553,12 +555,12 @@ mod tests {
         assert!(!down(&[301]));
         assert!(!down(&[119]), "not two minutes yet");
         assert!(down(&[120]));
-        assert!(down(&[30, 60, 120]), "as events come back");
+        assert!(down(&[30, 60, 120]), "as events are retried");
         assert!(!down(&[60, 3_600, 60]), "each a minute long, an hour apart");
     }
 
     #[test]
-    fn a_success_of_another_conversation_is_told_from_its_own() {
+    fn a_success_of_another_conversation_is_distinguished_from_its_own() {
         let [a, b] = ["a", "b"].map(|id| id.parse::<Id>().unwrap());
         let mut successes = Successes::default();
         assert_eq!(successes.of_another(&a), 0);

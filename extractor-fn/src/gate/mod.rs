@@ -1,4 +1,4 @@
-//! Whether extraction may go on: the operator's pause and the circuit breaker.
+//! Whether extraction may continue: the operator's pause and the circuit breaker.
 
 pub(crate) mod breaker;
 pub(crate) mod pause;
@@ -12,24 +12,24 @@ use crate::gate::{
     pause::{PauseReason, Switch},
 };
 
-/// How old the states of the pause and of the breaker may be.
+/// How long the states of the pause and of the breaker are cached.
 pub(crate) const PAUSE_TTL: SignedDuration = SignedDuration::from_secs(10);
-/// For so long an event has to have failed by itself, and a fault to have lasted, before an event
+/// How long an event must have failed by itself, or an upstream must have failed, before an event
 /// is quarantined for it.
 pub(crate) const DAY: SignedDuration = SignedDuration::from_hours(24);
 
-/// Why work stops before its end. What is unfinished returns to the queue.
+/// Why work is interrupted. What is unfinished returns to the queue.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum Interrupted {
     /// Extraction is held.
     #[error(transparent)]
     Held(PauseReason),
-    /// An upstream failed in a way that everything else would meet too.
-    #[error("stopped: {}", .0.reason)]
+    /// An upstream failed in a way that affects every conversation.
+    #[error("interrupted: {}", .0.reason)]
     Fatal(FatalError),
 }
 
-/// Permission to call an upstream, asked for before every call.
+/// Permission to call an upstream, checked before every call.
 pub(crate) trait Permission: Sync {
     /// Whether the call may be made now.
     fn check(&self) -> impl Future<Output = Result<(), Interrupted>> + Send;
@@ -38,8 +38,8 @@ pub(crate) trait Permission: Sync {
     fn answered(&self, upstream: Upstream);
 }
 
-/// The controller's permission: it calls Gladly while extraction is held, to find out whether it
-/// still has to be, and its calls say nothing about extraction.
+/// The controller's permission: it calls Gladly while extraction is held, to find out whether the
+/// hold can end, and its calls do not count for the breaker.
 pub(crate) struct ControllerPermission;
 
 impl Permission for ControllerPermission {
@@ -50,7 +50,7 @@ impl Permission for ControllerPermission {
     fn answered(&self, _: Upstream) {}
 }
 
-/// Lets work through while neither the operator nor the breaker holds it.
+/// Lets work through while neither the operator nor the breaker holds extraction.
 pub(crate) struct Gate {
     pub(crate) switch: Parameter<Switch>,
     pub(crate) breaker: Breaker,
@@ -70,7 +70,7 @@ impl Gate {
     }
 
     /// The last time at which the operator or the breaker may have held extraction, as far as this
-    /// environment knows. Whatever wrote a state may have ended a hold by it.
+    /// environment has seen. Every write of a state may have ended a hold.
     pub(crate) async fn last_hold(&self) -> Option<Timestamp> {
         let (switch, changed_at) = join!(self.switch.last(), self.breaker.changed_at());
         let (switch, switched_at) = switch.unzip();
@@ -90,7 +90,7 @@ impl Gate {
         };
         let closed_at = match &*breaker {
             State::Closed { closed_at: Some(closed_at), .. } => *closed_at,
-            // Closed by hand. From now on there is a time that it was closed by at the latest.
+            // Closed by hand. Writing it again records an upper bound of the time of closing.
             State::Closed { closed_at: None, wait_seconds } => {
                 self.breaker.close(*wait_seconds).await;
                 return false;

@@ -1,33 +1,34 @@
-//! The pause parameter, which is the operator's alone, and why extraction may be held.
+//! The pause parameter, which only the operator writes, and why extraction is held.
 
 use std::{convert::Infallible, str::FromStr};
 
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
-/// What the pause parameter says.
+
+/// The pause parameter's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Switch {
     /// Extract.
     Running,
     /// Hold everything.
     Paused(Pause),
-    /// Nobody can tell what the operator meant. Holding loses nothing; running might.
+    /// Neither of the two. Held: waiting loses nothing, running might.
     Invalid,
 }
 
-/// What the operator says of a pause, as far as it can be read.
+/// The operator's description of a pause, as far as it can be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Pause {
     pub(crate) by: Option<String>,
     pub(crate) reason: Option<String>,
     pub(crate) since: Option<Timestamp>,
-    /// It ends by itself then.
+    /// When it ends automatically.
     pub(crate) until: Option<Timestamp>,
 }
 
 impl Switch {
-    /// What holds extraction at this time, if anything does. A pause is over when its time is.
+    /// The reason that extraction is held at this time, if it is. A pause ends at `until`.
     pub(crate) fn held(&self, now: Timestamp) -> Option<PauseReason> {
         match self {
             Self::Running => None,
@@ -47,13 +48,13 @@ impl FromStr for Switch {
         struct Document {
             state: String,
             until: Option<Timestamp>,
-            // For people, so that nothing in them makes a pause unintelligible.
+            // For people only, so nothing in them makes the parameter invalid.
             by: Option<Value>,
             reason: Option<Value>,
             since: Option<Value>,
         }
         let text = text.trim();
-        // A list is no document, though serde would take one for a struct.
+        // A list is not a document, although serde reads one as a struct.
         let document = text.starts_with('{').then(|| serde_json::from_str(text).ok()).flatten();
         let (state, pause) = match document {
             Some(Document { state, until, by, reason, since }) => {
@@ -76,11 +77,11 @@ impl FromStr for Switch {
 pub(crate) enum PauseReason {
     #[error("the operator paused extraction")]
     Paused,
-    #[error("the pause parameter says neither running nor paused")]
+    #[error("invalid pause parameter: expected \"running\" or \"paused\"; treating as paused")]
     Invalid,
     #[error("the circuit breaker is open: {0}")]
     Breaker(String),
-    #[error("the pause or the breaker parameter was never readable: {0}")]
+    #[error("could not read the pause or the breaker parameter: {0}")]
     Unreadable(String),
 }
 
@@ -89,10 +90,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_and_documents_are_understood_and_all_else_is_not() {
+    fn words_and_documents_are_read_and_everything_else_is_invalid() {
         let at = |text: &str| text.parse::<Timestamp>().ok();
         let paused = Switch::Paused(Pause::default());
-        let told = Pause {
+        let described = Pause {
             by: Some("ada".into()),
             reason: Some("audit".into()),
             since: at("2026-01-01T00:00:00Z"),
@@ -107,7 +108,7 @@ mod tests {
             (r#"{"state":"running","by":7,"new":[]}"#, Switch::Running),
             (
                 r#"{"state":"Paused","by":"ada","reason":"audit","since":"2026-01-01T00:00:00Z","until":"2026-01-02T04:04:05+01:00"}"#,
-                Switch::Paused(told),
+                Switch::Paused(described),
             ),
             (r#"{"state":"paused","until":null}"#, paused),
             ("", Switch::Invalid),

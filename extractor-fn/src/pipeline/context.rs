@@ -1,4 +1,4 @@
-//! What the conversations of one batch share: whether it may go on, how the upstreams do, and metrics.
+//! What the conversations of one batch share: whether it may continue, upstream results, and metrics.
 
 use std::{
     collections::HashMap,
@@ -25,20 +25,20 @@ pub(crate) struct BatchContext {
     gate: Arc<Gate>,
     /// The first one of each upstream.
     errors: [OnceLock<FatalError>; 2],
-    /// Whether each side served a conversation, and how many it denied.
+    /// Whether each upstream served a conversation, and how many it denied.
     served: [AtomicBool; 2],
     denied: [AtomicUsize; 2],
-    /// How often each side had succeeded when this began.
+    /// Each upstream's number of successes when the batch began.
     successes: [u64; 2],
-    /// At which side a conversation failed, and how often that side had succeeded when this
-    /// environment last saw it fail there, or when this began.
+    /// The upstream at which a conversation failed, and that upstream's number of successes when
+    /// this environment last saw it fail there, or when the batch began.
     failures: Mutex<HashMap<Id, (Upstream, u64)>>,
     metrics: Mutex<Metrics>,
     pub(crate) deadlines: Deadlines,
 }
 
 impl Permission for BatchContext {
-    /// Asks the pause and the breaker, whose states are at most 10 s old, and whether the batch has
+    /// Checks the pause and the breaker, whose states are at most 10 s old, and whether the batch has
     /// met a fatal error.
     async fn check(&self) -> Result<(), Interrupted> {
         if let Some(error) = self.fatal_error() {
@@ -66,7 +66,7 @@ impl BatchContext {
         }
     }
 
-    /// Stops the batch: everything else would fail the same way.
+    /// Stops the batch: every other conversation would fail the same way.
     pub(crate) fn fail(&self, upstream: Upstream, reason: String) {
         self.stop(FatalError { upstream, reason, in_trial: false });
     }
@@ -91,13 +91,13 @@ impl BatchContext {
         self.errors[upstream as usize].get()
     }
 
-    /// A side served a conversation: Gladly has one, or the destination took one.
+    /// An upstream served a conversation: Gladly has it, or the destination accepted it.
     pub(crate) async fn served(&self, upstream: Upstream) {
         self.served[upstream as usize].store(true, Ordering::Relaxed);
         self.gate.breaker.served(upstream).await;
     }
 
-    /// A side did all that was asked for conversations.
+    /// An upstream succeeded with these conversations.
     pub(crate) fn succeeded<'a>(
         &self,
         upstream: Upstream,
@@ -106,8 +106,8 @@ impl BatchContext {
         self.gate.breaker.succeeded(upstream, conversations);
     }
 
-    /// A side failed with these conversations, in a way that passes. The batch is given up once
-    /// that is all it has done for a while, or while it is being tried.
+    /// An upstream failed transiently with these conversations. The batch stops once it has only
+    /// failed for a while, or at once during a trial.
     pub(crate) fn failed<'a>(
         &self,
         upstream: Upstream,
@@ -117,15 +117,11 @@ impl BatchContext {
         conversations.clone().for_each(|conversation| self.failed_alone(upstream, conversation));
         let in_trial = self.gate.breaker.is_on_trial(upstream);
         if self.gate.breaker.failed(upstream, conversations) {
-            self.stop(FatalError {
-                upstream,
-                reason: format!("{upstream} does not work: {why}"),
-                in_trial,
-            });
+            self.stop(FatalError { upstream, reason: why.to_owned(), in_trial });
         }
     }
 
-    /// A side failed with this conversation, which tells nothing of the others.
+    /// An upstream failed with this conversation, which is no evidence about the others.
     pub(crate) fn failed_alone(&self, upstream: Upstream, conversation: &Id) {
         let before = self.gate.breaker.note_failure(upstream, conversation);
         let since = before.unwrap_or(self.successes[upstream as usize]);
@@ -133,8 +129,8 @@ impl BatchContext {
         failures.entry(conversation.clone()).or_insert((upstream, since));
     }
 
-    /// Whether a conversation failed where another one has succeeded since, so that its failure is
-    /// its own. Unknown is no.
+    /// Whether a conversation failed where another one has succeeded since, so that the failure is
+    /// its own. `false` if unknown.
     pub(crate) fn failed_where_another_succeeded(&self, conversation: &Id) -> bool {
         let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         failures.get(conversation).is_some_and(|(upstream, since)| {
@@ -142,14 +138,14 @@ impl BatchContext {
         })
     }
 
-    /// A side denied a conversation: Gladly has none such, or the destination will not have it. The
-    /// batch is given up once that is all it does.
+    /// An upstream denied a conversation: Gladly does not have it, or the destination rejected it.
+    /// The batch stops once the upstream denies everything.
     pub(crate) fn denied(&self, upstream: Upstream, conversation: &Id) {
         let denied = self.denied[upstream as usize].fetch_add(1, Ordering::Relaxed) + 1;
         let ever = self.gate.breaker.denied(upstream, conversation);
         let at_fault = match self.gate.breaker.trial() {
             Some(open_state) if open_state.cause == upstream => {
-                // After a day of that, what is missing is looked for in turn, and ends.
+                // After a day of this, missing conversations are fetched one after another and settled.
                 let settles =
                     open_state.reason == NONE_FOUND && open_state.lasts(DAY, self.gate.now());
                 denied >= DENIALS && !settles
@@ -161,17 +157,17 @@ impl BatchContext {
         }
     }
 
-    /// Judges a side that denied conversations of this batch and served none: while it is being
-    /// tried for that, it has failed.
+    /// Decides about an upstream that denied conversations of this batch and served none: if it is on
+    /// trial for that, the trial has failed.
     pub(crate) async fn judge(&self, upstream: Upstream) {
         let (denied, served) = (&self.denied[upstream as usize], &self.served[upstream as usize]);
         if denied.load(Ordering::Relaxed) == 0 || served.load(Ordering::Relaxed) {
             return;
         }
-        // As it is now: another environment may have opened or closed it.
+        // Read now: another environment may have opened or closed it.
         let doubtful = match self.gate.breaker.fetch().await.as_deref().map(State::open_state) {
-            // One conversation that Gladly no longer has is nothing special, unless it is what it
-            // was opened for.
+            // One conversation that Gladly no longer has is normal, unless the breaker opened for
+            // that reason.
             Ok(Some(open_state)) => {
                 open_state.cause == upstream
                     && (upstream == Upstream::Destination || open_state.reason == NONE_FOUND)
@@ -200,7 +196,7 @@ impl BatchContext {
         self.metrics.lock().unwrap_or_else(PoisonError::into_inner).delivery_failed(status);
     }
 
-    /// What there is to report, once.
+    /// Takes the metrics, which are reported once.
     pub(crate) fn metrics(&self) -> Metrics {
         mem::take(&mut *self.metrics.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -10,15 +10,14 @@ use shared::Id;
 
 use crate::pipeline::cache::bounded::{Bounded, Weight, hash};
 
-/// How many conversations are remembered at most, and in how many bytes. Forgetting one costs a
-/// fetch.
-const CONVERSATIONS: NonZeroUsize = NonZeroUsize::new(100_000).unwrap();
-const BYTES: usize = 32 << 20;
-/// Items that are remembered of each conversation: its newest ones.
+/// How many conversations are kept at most, and in how many bytes. Evicting one costs a fetch.
+const MAX_CONVERSATIONS: NonZeroUsize = NonZeroUsize::new(100_000).unwrap();
+const MAX_BYTES: usize = 32 << 20;
+/// How many items are kept of each conversation: its newest ones.
 const NEWEST_ITEMS: usize = 64;
-/// How far Gladly's clock may be ahead of ours.
+/// How far Gladly's clock may be ahead of AWS's.
 const SKEW: SignedDuration = SignedDuration::from_secs(5);
-/// How far Gladly's reads may be behind its events: how long an item may stay unseen.
+/// How far Gladly's reads may lag behind its events: how long an item may stay invisible.
 const READ_LAG: SignedDuration = SignedDuration::from_secs(30);
 
 /// Hashes of the newest items that a snapshot shows.
@@ -54,7 +53,7 @@ pub(crate) struct Coverage(Mutex<Bounded<Accepted>>);
 
 impl Coverage {
     pub(crate) fn new() -> Self {
-        Self(Mutex::new(Bounded::new(CONVERSATIONS, BYTES)))
+        Self(Mutex::new(Bounded::new(MAX_CONVERSATIONS, MAX_BYTES)))
     }
 
     /// The destination has a complete snapshot whose fetch began then.
@@ -65,9 +64,9 @@ impl Coverage {
         }
     }
 
-    /// Whether the destination has what an event of this time is about: a snapshot that was begun
-    /// clearly after it and shows the event's item, or was begun so long after it that Gladly shows
-    /// every item of that time.
+    /// Whether the destination has what an event of this time is about: a snapshot whose fetch began
+    /// clearly after it and that shows the event's item, or that began so long after it that Gladly
+    /// shows every item of that time.
     pub(crate) fn covers(
         &self,
         conversation: &Id,
@@ -110,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn an_item_that_a_snapshot_does_not_show_needs_one_begun_after_the_read_lag() {
+    fn an_item_missing_from_a_snapshot_needs_one_begun_after_the_read_lag() {
         let (coverage, id) = (Coverage::new(), "c".parse().unwrap());
         let ids: Vec<_> = (0..100).rev().map(|n| format!("i-{n}")).collect();
         coverage.accepted(&id, at(100), SeenItems::new(ids.iter().map(String::as_str)));
@@ -137,7 +136,7 @@ mod tests {
             let items = (0..200).map(|_| "an item");
             coverage.accepted(&id(n), at(200_000), SeenItems::new(items));
         }
-        let most = BYTES / (NEWEST_ITEMS * 8);
+        let most = MAX_BYTES / (NEWEST_ITEMS * 8);
         assert!(coverage.snapshots().len() < most, "bounded in bytes, too");
     }
 }

@@ -8,13 +8,13 @@ use tokio::time::{Duration, Instant};
 pub(crate) struct Deadlines {
     /// No conversation is begun after this.
     pub(crate) begin: Instant,
-    /// What is not fetched by then returns to the queue.
+    /// What is not fetched by this returns to the queue.
     pub(crate) fetch: Instant,
     /// No delivery is begun after this.
     pub(crate) forward: Instant,
-    /// Deliveries end by then.
+    /// Deliveries end by this.
     pub(crate) deliver: Instant,
-    /// Records are settled by then.
+    /// Records are settled by this.
     pub(crate) settle: Instant,
 }
 

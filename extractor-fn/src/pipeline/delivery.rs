@@ -10,25 +10,25 @@ use shared::{Id, Origin, serialize_rfc3339_millis};
 
 use crate::{pipeline::event::Event, pipeline::fetch::Snapshot};
 
-/// Most conversations in a delivery.
+/// The most conversations in a delivery.
 const MAX_CONVERSATIONS: usize = 100;
-/// Most bytes of a delivery, before compression. A larger conversation travels alone, whole.
+/// The most bytes of a delivery, before compression. A larger conversation is sent alone, whole.
 const MAX_BYTES: usize = 1_000_000;
-/// What surrounds the events and conversations takes less than this.
+/// An upper bound of the bytes around the events and conversations.
 const ENVELOPE_BYTES: usize = 512;
 const SCHEMA: &str = "gladly-relay/delivery/1";
-/// What stands in the id's place until it is known.
+/// The placeholder for the id until it is computed.
 const NO_ID: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 /// Where the id begins in a delivery's JSON.
 const ID_START: usize = r#"{"schema":"","id":""#.len() + SCHEMA.len();
 /// `heldMs` grows until a delivery is sent: room for all its digits.
 const HELD_DIGITS: usize = 20;
 
-/// What the destination will know of a conversation after this event.
+/// How an event's conversation is covered at the destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Coverage {
-    /// Its snapshot travels with the event.
+    /// Its snapshot is sent with the event.
     Included,
     /// An earlier snapshot is newer than the event.
     Covered,
@@ -36,7 +36,7 @@ pub(crate) enum Coverage {
     Gone,
 }
 
-/// The events of one conversation, and its snapshot if one was fetched: they travel together.
+/// The events of one conversation, and its snapshot if one was fetched: they are sent together.
 pub(crate) struct ConversationUpdate {
     pub(crate) conversation: Id,
     pub(crate) events: Vec<Event>,
@@ -88,7 +88,7 @@ impl Batcher {
         self.open.push(update);
     }
 
-    /// No more updates will come for a while.
+    /// Closes the delivery being filled: no more updates will come for a while.
     pub(crate) fn close(&mut self) {
         if !self.open.is_empty() {
             self.full.push_back(std::mem::take(&mut self.open));
@@ -96,12 +96,12 @@ impl Batcher {
         self.bytes = 0;
     }
 
-    /// A delivery that will not grow any more.
+    /// The next complete delivery.
     pub(crate) fn pop(&mut self) -> Option<Vec<ConversationUpdate>> {
         self.full.pop_front()
     }
 
-    /// How many deliveries wait to be sent.
+    /// How many complete deliveries wait to be sent.
     pub(crate) fn waiting(&self) -> usize {
         self.full.len()
     }
@@ -158,17 +158,17 @@ impl<'a> Forwarded<'a> {
     }
 }
 
-/// Milliseconds since the relay received an event; a clock set back makes it none.
+/// Milliseconds since the relay received an event; 0 if the clock was set back.
 pub(crate) fn held_ms(event: &Event, now: Timestamp) -> i64 {
     (now.as_millisecond() - event.received_at.as_millisecond()).max(0)
 }
 
 /// A delivery's id and its JSON.
 ///
-/// The id is the idempotency key too, and the same key must always mean the same bytes. So it is
+/// The id is also the idempotency key, and the same key must always mean the same bytes. So it is
 /// the SHA-256, in lower-case hexadecimal, of everything that decides the bytes: the content
 /// encoding, a line feed, and the JSON with 64 zeros in the id's place. `sentAt`, the event ids and
-/// each conversation's `fetchedAt` are in it, so what is sent again later has another id; the tries
+/// each conversation's `fetchedAt` are in it, so what is sent again later has another id; the attempts
 /// of one call send the same bytes, and those that a delivery is split into have ids of their own.
 pub(crate) fn write(
     updates: &[ConversationUpdate],
@@ -188,7 +188,7 @@ pub(crate) fn write(
         events: events.collect(),
         conversations: snapshots.collect(),
     };
-    // As much as it needs: growing would copy what may be many megabytes.
+    // The exact capacity: growing would copy what may be many megabytes.
     let bytes = updates.iter().map(|update| update.bytes).sum::<usize>() + ENVELOPE_BYTES;
     let mut json = Vec::with_capacity(bytes);
     serde_json::to_writer(&mut json, &delivery)?;

@@ -1,4 +1,4 @@
-//! An event, read from its message alone: what is wrong with one never touches another.
+//! An event, read from its message alone: an error in one never affects another.
 
 use jiff::Timestamp;
 use serde_json::value::RawValue;
@@ -18,7 +18,7 @@ pub(crate) struct RecordIndex(pub(crate) usize);
 #[expect(clippy::struct_field_names, reason = "type is a keyword")]
 pub(crate) struct Event {
     pub(crate) record: RecordIndex,
-    /// How often SQS has handed it out, this time included.
+    /// How often SQS has delivered it, including this time.
     pub(crate) receives: u32,
     pub(crate) id: Id,
     pub(crate) event_type: String,
@@ -27,7 +27,7 @@ pub(crate) struct Event {
     pub(crate) item: Option<ItemRef>,
     pub(crate) timestamp: Option<String>,
     pub(crate) received_at: Timestamp,
-    /// When it came into the queue, the last time if it was renewed or redriven.
+    /// When it was sent to the queue; the last time if it was renewed or redriven.
     pub(crate) queued_at: Timestamp,
     pub(crate) origin: Origin,
     pub(crate) initiator: Option<Box<RawValue>>,
@@ -50,7 +50,7 @@ impl ItemRef {
 }
 
 impl Event {
-    /// Reads the record that stands at `index` in the batch.
+    /// Reads the record at `index` in the batch.
     pub(crate) fn read(index: RecordIndex, record: &Message) -> Result<Self, InvalidEvent> {
         let body = replace_lone_surrogates(record.body.clone());
         let message = QueueMessage::read(&body)?;
@@ -77,7 +77,7 @@ impl Event {
         })
     }
 
-    /// SQS hands it out for the first time.
+    /// Whether SQS delivers it for the first time.
     pub(crate) fn is_new(&self) -> bool {
         self.receives <= 1
     }
@@ -87,16 +87,16 @@ impl Event {
         self.timestamp.as_deref()?.parse().ok()
     }
 
-    /// For how many milliseconds the relay alone has kept it waiting; nothing for an event that an
+    /// How many milliseconds the relay itself has kept it waiting; `None` for an event that an
     /// operator had queued, or that the pause or the breaker may have held since its receipt.
     ///
-    /// An event that was sent again counts from then. A redrive is an operator's too, and a renewal
-    /// leaves enough: what is renewed without a hold waits for days, so its lateness shows again
-    /// within minutes.
+    /// A re-sent event counts from its last sending. A redrive is an operator's action too, and a
+    /// renewal hides little: what is renewed without a hold has waited for days, so its lateness
+    /// shows again within minutes.
     pub(crate) fn lateness(&self, last_hold: Option<Timestamp>, now: Timestamp) -> Option<u64> {
         let counts = self.origin == Origin::Webhook && last_hold < Some(self.received_at);
         let waited = now.as_millisecond() - self.queued_at.as_millisecond();
-        // A clock set back makes it none.
+        // 0 if the clock was set back.
         counts.then(|| waited.try_into().unwrap_or_default())
     }
 }

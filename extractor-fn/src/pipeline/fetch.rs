@@ -1,4 +1,4 @@
-//! Everything that Gladly has to say about a conversation, in as few calls as will do.
+//! Fetches everything that Gladly has about a conversation, in as few calls as possible.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -29,23 +29,23 @@ use crate::{
     pipeline::snapshot::{self, Conversation, Customer, Item, SnapshotInput},
 };
 
-/// How long a customer is used.
+/// How long a customer is cached.
 const CUSTOMER_TTL: SignedDuration = SignedDuration::from_mins(10);
 /// How many customers are kept, and in how many bytes.
 const CUSTOMERS: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 const CUSTOMERS_BYTES: usize = 8 << 20;
 /// How often a customer may have been merged into another.
 const MAX_MERGES: usize = 3;
-/// Calls for parts of one conversation at once: those of other conversations get their turns
-/// between them.
+/// How many parts of one conversation are fetched at once: few, so that other conversations get
+/// their turns between them.
 const PARTS_AT_ONCE: usize = 4;
-/// Bytes of transcripts that a conversation has; what is beyond them is left out.
+/// The most bytes of transcripts in a conversation; the rest is left out.
 const TRANSCRIPTS_BYTES: usize = 4 << 20;
-/// Once an event was received so often, its conversation is delivered with the transcripts that
-/// there was time for.
+/// Once an event has been received this often, its conversation is delivered with the transcripts
+/// that there was time for.
 const LAST_TRY: u32 = 5;
 
-/// Fetches conversations, and keeps what many of them share.
+/// Fetches conversations, and caches what they share.
 pub(crate) struct Fetcher {
     gladly: Arc<Gladly>,
     options: DeliveryOptions,
@@ -57,7 +57,7 @@ pub(crate) struct Fetcher {
     parts: Parts,
 }
 
-/// A customer that was asked for.
+/// A cached lookup of a customer.
 struct Known {
     cell: Arc<Cached<CustomerLookup>>,
     bytes: usize,
@@ -69,9 +69,9 @@ impl Weight for Known {
     }
 }
 
-/// What Gladly said of a customer.
+/// The result of looking up a customer.
 enum CustomerLookup {
-    /// As the destination gets them.
+    /// The customer's JSON, as it is delivered.
     Customer(Arc<RawValue>),
     Merged(Id),
     Gone,
@@ -82,20 +82,20 @@ pub(crate) enum Fetched {
     Snapshot(Snapshot),
     /// Gladly no longer has it.
     Gone {
-        /// Nor its customer, with whom all of theirs went.
+        /// Its customer is gone too, and all of the customer's conversations with it.
         with_customer: bool,
     },
 }
 
-/// A conversation as the destination gets it.
+/// A conversation as it is delivered.
 pub(crate) struct Snapshot {
     pub(crate) fetched_at: Timestamp,
     pub(crate) json: Box<RawValue>,
-    /// Only part of the items or transcripts is in it.
+    /// It has only part of the items or transcripts.
     pub(crate) truncated: bool,
     /// The items that Gladly shows.
     pub(crate) items: SeenItems,
-    /// Ids of the items that the events told of and that Gladly does not show.
+    /// Ids of items that events are about and that Gladly does not show yet.
     pub(crate) missing: HashSet<Id>,
 }
 
@@ -117,12 +117,12 @@ impl Fetcher {
         &self.gladly
     }
 
-    /// Whether an earlier try fetched part of a conversation and did not get it delivered.
+    /// Whether an earlier attempt fetched part of a conversation that was not delivered.
     pub(crate) fn is_unfinished(&self, conversation: &Id) -> bool {
         self.parts.has(conversation)
     }
 
-    /// A conversation was delivered: nothing of it is needed for another try.
+    /// A conversation was delivered: its parts are no longer needed.
     pub(crate) fn finished(&self, conversation: &Id) {
         self.parts.forget(conversation);
     }
@@ -164,7 +164,7 @@ impl Fetcher {
         let seen = SeenItems::new(items.iter().rev().filter_map(Item::id));
         let mut cut_off = Vec::new();
         if list.truncated {
-            // The list may simply end before them.
+            // A truncated list may end before them.
             let wanted: Vec<_> = missing.drain().map(|(_, item)| item.clone()).collect();
             cut_off = stream::iter(wanted)
                 .map(|item| self.item(id, item, context))
@@ -178,9 +178,9 @@ impl Fetcher {
             .customer_id()
             .or_else(|| events.iter().find_map(|event| event.customer.clone()));
         let is_last_try = events.iter().any(|event| event.receives >= LAST_TRY);
-        let spoken = items.iter().filter(|item| item.is_call());
-        // The newest first: they are what the events are about.
-        let spoken = spoken.rev().filter_map(|item| item.id()?.parse().ok()).collect();
+        let calls = items.iter().filter(|item| item.is_call());
+        // The newest first: the events are about those.
+        let calls = calls.rev().filter_map(|item| item.id()?.parse().ok()).collect();
         let agent: Vec<_> = conversation.agent_id().into_iter().collect();
         let inbox: Vec<_> = conversation.inbox_id().into_iter().collect();
         let topics = conversation.topic_ids().unwrap_or_default();
@@ -188,7 +188,7 @@ impl Fetcher {
             list.get(ids, &self.gladly, &self.clock, context).await.map_err(GladlyError::from)
         };
         let ((transcripts, is_cut), customer, agents, topics, inboxes) = try_join!(
-            self.transcripts(id, spoken, is_last_try, context),
+            self.transcripts(id, calls, is_last_try, context),
             self.customer(customer_id, context),
             names(&self.agents, &agent),
             names(&self.topics, &topics),
@@ -226,7 +226,7 @@ impl Fetcher {
         item: ItemRef,
         context: &BatchContext,
     ) -> Result<Arc<str>, GladlyError> {
-        let ask = async {
+        let fetch = async {
             match &item {
                 ItemRef::Message(id) => self.gladly.item(id, context).await,
                 ItemRef::Note(id) if self.options.notes => {
@@ -235,11 +235,10 @@ impl Fetcher {
                 ItemRef::Note(_) => Ok(None),
             }
         };
-        self.part(conversation, Part::Item, item.id(), ask).await
+        self.part(conversation, Part::Item, item.id(), fetch).await
     }
 
-    /// What was said in calls and voicemails that have a transcript, and whether some of it was left
-    /// out.
+    /// The transcripts of calls and voicemails, and whether some were left out.
     async fn transcripts(
         &self,
         conversation: &Id,
@@ -256,11 +255,11 @@ impl Fetcher {
                 let text = match self.parts.get(conversation, Part::Transcript, &id) {
                     None if is_over => None,
                     None => {
-                        let ask = async {
+                        let fetch = async {
                             let transcript = self.gladly.transcript(&id, context).await?;
                             Ok(transcript.as_deref().and_then(snapshot::transcript_text))
                         };
-                        Some(self.part(conversation, Part::Transcript, &id, ask).await?)
+                        Some(self.part(conversation, Part::Transcript, &id, fetch).await?)
                     }
                     known => known,
                 };
@@ -285,17 +284,17 @@ impl Fetcher {
         conversation: &Id,
         part: Part,
         id: &Id,
-        ask: impl Future<Output = Result<Option<String>, GladlyError>>,
+        fetch: impl Future<Output = Result<Option<String>, GladlyError>>,
     ) -> Result<Arc<str>, GladlyError> {
         if let Some(known) = self.parts.get(conversation, part, id) {
             return Ok(known);
         }
-        let text: Arc<str> = ask.await?.unwrap_or_default().into();
+        let text: Arc<str> = fetch.await?.unwrap_or_default().into();
         self.parts.keep(conversation, part, id.clone(), Arc::clone(&text));
         Ok(text)
     }
 
-    /// The customer, wherever merging has taken them. `None` if they are gone.
+    /// The customer, also after merges. `None` if they are gone.
     async fn customer(
         &self,
         id: Option<Id>,
@@ -310,14 +309,14 @@ impl Fetcher {
         })
     }
 
-    /// What Gladly says of a customer, wherever merging has taken them. After too many moves, that
-    /// they moved.
+    /// Looks up a customer, following at most [`MAX_MERGES`] merges: after those the result is
+    /// [`CustomerLookup::Merged`].
     async fn look_up(
         &self,
         mut id: Id,
         context: &BatchContext,
     ) -> Result<Arc<CustomerLookup>, GladlyError> {
-        let mut moves = 0;
+        let mut merges = 0;
         loop {
             let known = self.customers().get(&id).map(|known| Arc::clone(&known.cell));
             let cell = known.unwrap_or_else(|| {
@@ -327,14 +326,14 @@ impl Fetcher {
             });
             let seen = cell.get(self.clock.now(), CUSTOMER_TTL, self.ask_for(&id, context)).await?;
             match &*seen {
-                CustomerLookup::Merged(to) if moves < MAX_MERGES => id = to.clone(),
+                CustomerLookup::Merged(to) if merges < MAX_MERGES => id = to.clone(),
                 CustomerLookup::Customer(customer) => {
                     self.keep(&id, &cell, customer.get().len());
                     return Ok(seen);
                 }
                 _ => return Ok(seen),
             }
-            moves += 1;
+            merges += 1;
         }
     }
 

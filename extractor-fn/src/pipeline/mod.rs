@@ -47,17 +47,17 @@ use crate::{
     },
 };
 
-/// Conversations fetched at once: enough to fill our share of the quota while each call takes up
-/// to a second or two, few enough to bound memory.
-const FETCHES: usize = 8;
+/// Conversations fetched at once: enough to use the full rate while each call takes up to a second
+/// or two, few enough to bound memory.
+const MAX_FETCHES: usize = 8;
 /// Deliveries sent at once.
-const DELIVERIES: usize = 2;
-/// Deliveries that may wait before fetching waits for them.
-const WAITING: usize = 2;
-/// Ids of one kind that a delivery's line names.
-const LISTED: usize = 100;
+const MAX_DELIVERIES: usize = 2;
+/// Deliveries that may wait to be sent before fetching pauses.
+const MAX_WAITING: usize = 2;
+/// How many ids of one kind a delivery's log line lists.
+const MAX_LOGGED_IDS: usize = 100;
 
-/// Turns batches into deliveries, and remembers from batch to batch what saves calls.
+/// Turns batches into deliveries, and keeps caches from batch to batch.
 pub(crate) struct Pipeline {
     gate: Arc<Gate>,
     fetcher: Fetcher,
@@ -75,11 +75,11 @@ struct Group {
     events: Vec<Event>,
 }
 
-/// A group that has been looked into.
+/// A group after its fetch.
 struct Prepared {
     update: Option<ConversationUpdate>,
     returned: Vec<(RecordIndex, Outcome)>,
-    /// Gladly has no such conversation, which may be Gladly's own fault.
+    /// Gladly does not have the conversation, which may be Gladly's own fault.
     is_missing: bool,
 }
 
@@ -101,7 +101,7 @@ impl Pipeline {
         self.clock.now()
     }
 
-    /// Extracts a batch within the time left. What is named in the response stays in the queue.
+    /// Extracts a batch within the time left. Records named in the response stay in the queue.
     pub(crate) async fn batch(
         self: &Arc<Self>,
         messages: Vec<SqsMessage>,
@@ -110,7 +110,7 @@ impl Pipeline {
         let began = Instant::now();
         let context = Arc::new(BatchContext::new(Arc::clone(&self.gate), time_left));
         let records = messages.into_iter().map(Message::try_from).collect::<Result<Vec<_>, _>>()?;
-        // Until something better is known of a record, such as after a panic, it has failed.
+        // The default, which also applies after a panic: the record has failed.
         let mut outcomes = vec![Outcome::Failed(None); records.len()];
 
         match context.check().await {
@@ -184,8 +184,8 @@ impl Pipeline {
         let mut waiting = Self::groups(records, outcomes);
         let is_trial = self.gate.breaker.trial().is_some();
         waiting.make_contiguous().sort_by_key(|group| {
-            // What ran out of time before is last, so that its neighbours do not wait for it again;
-            // what is new is most likely to show whether things work.
+            // What ran out of time before is last, so that others do not wait for it again. In a trial
+            // the newest are first: they are the most likely to show whether the upstream works.
             let newest = || group.events.iter().map(|event| event.received_at).max();
             let is_unfinished = self.fetcher.is_unfinished(&group.conversation);
             (is_unfinished, is_trial.then(newest).map(Reverse))
@@ -197,12 +197,15 @@ impl Pipeline {
         let mut deliveries = JoinSet::<Vec<(RecordIndex, Outcome)>>::new();
         loop {
             let begins = |fetching: usize| {
-                // What is begun is to be finished: unfinished, its calls were wasted and it backs off.
+                // Begun only if it can finish: otherwise its calls are wasted and it backs off.
                 let now = Instant::now();
                 let ends = now + self.throughput.fetch_time(fetching + 1);
                 now < context.deadlines.begin && (fetching == 0 || ends < context.deadlines.fetch)
             };
-            while begins(fetches.len()) && fetches.len() < FETCHES && batcher.waiting() < WAITING {
+            while begins(fetches.len())
+                && fetches.len() < MAX_FETCHES
+                && batcher.waiting() < MAX_WAITING
+            {
                 let Some(group) = waiting.pop_front() else { break };
                 let conversation = group.conversation.clone();
                 let task = Arc::clone(self).prepare(group, Arc::clone(context)).in_current_span();
@@ -213,20 +216,20 @@ impl Pipeline {
                 batcher.extend(Self::judged(mem::take(&mut missing), context, outcomes).await);
                 batcher.close();
             }
-            while deliveries.len() < DELIVERIES {
+            while deliveries.len() < MAX_DELIVERIES {
                 let Some(updates) = batcher.pop() else { break };
                 let task = Arc::clone(self).deliver(updates, Arc::clone(context));
                 deliveries.spawn(task.in_current_span());
             }
             select! {
-                // In this order, so that a simulated run can be repeated.
+                // In a fixed order, so that a simulated run is reproducible.
                 biased;
                 Some(prepared) = fetches.join_next_with_id() => match prepared {
                     Ok((_, Prepared { update, returned, is_missing })) => {
                         if is_missing { missing.extend(update) } else { batcher.extend(update) }
                         note(outcomes, returned);
                     }
-                    // Begun and not finished is a failure, as it was noted beforehand.
+                    // The outcome is already a failure.
                     Err(err) if err.is_cancelled() => {
                         let gladly = fetching.get(&err.id()).map(tracing::field::display);
                         warn!(gladly.conversation_id = gladly, "timed out fetching a conversation; its records return to the queue");
@@ -252,7 +255,7 @@ impl Pipeline {
         note(outcomes, never_begun.map(|event| (event.record, Outcome::DeadlineExceeded)));
     }
 
-    /// Of conversations that Gladly does not have, those that are gone: all, unless it has none of
+    /// The updates of conversations that are gone: all of the missing ones, unless Gladly has none of
     /// the others either.
     async fn judged(
         missing: Vec<ConversationUpdate>,
@@ -271,7 +274,7 @@ impl Pipeline {
         Vec::new()
     }
 
-    /// Makes an update of a group, with a fetch unless all of it is covered already.
+    /// Turns a group into an update; fetches the conversation unless all events are covered.
     async fn prepare(self: Arc<Self>, group: Group, context: Arc<BatchContext>) -> Prepared {
         let Group { conversation, events } = group;
         let covered = |event: &Event| {
@@ -298,7 +301,7 @@ impl Pipeline {
                 return Prepared { update: None, returned, is_missing: false };
             }
         };
-        // What Gladly does not show yet it may show in a moment: its reads lag behind its events.
+        // Gladly's reads lag behind its events: it may show the rest in a moment.
         let lags = |event: &Event| {
             event.is_new()
                 && snapshot.as_ref().is_none_or(|snapshot| {
@@ -316,7 +319,7 @@ impl Pipeline {
         Prepared { update, returned, is_missing }
     }
 
-    /// Delivers updates together. Refused, they are halved until the guilty one stands alone.
+    /// Delivers updates together. If rejected, they are halved until the rejected one is alone.
     async fn deliver(
         self: Arc<Self>,
         updates: Vec<ConversationUpdate>,
@@ -326,14 +329,14 @@ impl Pipeline {
         let mut pending = vec![updates];
         while let Some(mut updates) = pending.pop() {
             let outcome = match self.attempt(&updates, &context).await {
-                Outcome::Refused(_) if updates.len() > 1 => {
+                Outcome::Rejected(_) if updates.len() > 1 => {
                     let rest = updates.split_off(updates.len() / 2);
                     pending.extend([rest, updates]);
                     continue;
                 }
                 outcome => outcome,
             };
-            if let (Outcome::Refused(_), [update]) = (&outcome, &*updates) {
+            if let (Outcome::Rejected(_), [update]) = (&outcome, &*updates) {
                 context.denied(Upstream::Destination, &update.conversation);
             }
             let records =
@@ -365,7 +368,7 @@ impl Pipeline {
                 context.served(Upstream::Destination).await;
                 Outcome::Delivered
             }
-            DeliveryResult::Refused(status) => Outcome::Refused(status),
+            DeliveryResult::Rejected(status) => Outcome::Rejected(status),
             DeliveryResult::Interrupted(interrupted) => interrupted.into(),
             DeliveryResult::NotReady { why, retry_after } => {
                 warn!(
@@ -385,15 +388,15 @@ impl Pipeline {
                 );
                 Outcome::Failed(None)
             }
-            DeliveryResult::Fault(why) => {
+            DeliveryResult::Fatal(why) => {
                 context.fail(Upstream::Destination, why);
                 Outcome::Failed(None)
             }
         }
     }
 
-    /// Notes how late what could not be delivered is by now: what fails again and again would show
-    /// nowhere until it is delivered at last.
+    /// Records the lateness of what could not be delivered: repeated failures would otherwise show in
+    /// no metric until a delivery succeeds.
     async fn note_late(&self, records: &[Message], outcomes: &[Outcome], context: &BatchContext) {
         let (last_hold, now) = (self.gate.last_hold().await, self.now());
         let undelivered = records.iter().zip(outcomes).enumerate().filter_map(|(index, it)| {
@@ -405,7 +408,7 @@ impl Pipeline {
         }
     }
 
-    /// Only what the destination has accepted covers anything.
+    /// Records an accepted delivery. Only accepted snapshots count as coverage.
     fn accepted(
         &self,
         id: &str,
@@ -426,7 +429,7 @@ impl Pipeline {
             if let Some(snapshot) = &update.snapshot {
                 context.count(Metric::Snapshots, 1);
                 self.fetcher.finished(&update.conversation);
-                // A cut list, or one that lacks an item, may lack the next event's item too.
+                // A truncated list, or one that lacks an item, may lack the next event's item too.
                 if !snapshot.truncated && snapshot.missing.is_empty() {
                     let items = snapshot.items.clone();
                     self.coverage.accepted(&update.conversation, snapshot.fetched_at, items);
@@ -451,9 +454,9 @@ impl Pipeline {
     }
 }
 
-/// Ids for the log, at most [`LISTED`] of them: a field of a line cannot be a list.
+/// Ids for the log, at most [`MAX_LOGGED_IDS`] of them, as one text: a field cannot be a list.
 fn listed<'a>(ids: impl Iterator<Item = &'a Id>) -> String {
-    ids.take(LISTED).map(Id::as_str).collect::<Vec<_>>().join(",")
+    ids.take(MAX_LOGGED_IDS).map(Id::as_str).collect::<Vec<_>>().join(",")
 }
 
 fn note(outcomes: &mut [Outcome], ended: impl IntoIterator<Item = (RecordIndex, Outcome)>) {
@@ -483,7 +486,7 @@ fn failure(conversation: &Id, err: &GladlyError, context: &BatchContext) -> Outc
     if let GladlyError::RateLimited(wait) = err {
         return Outcome::RateLimited(*wait);
     }
-    if err.is_fault() {
+    if err.is_fatal() {
         context.fail(Upstream::Gladly, error_chain(err));
     } else if err.is_transient() {
         context.failed(Upstream::Gladly, [conversation].into_iter(), &error_chain(err));

@@ -1,4 +1,4 @@
-//! How each record ends, and what SQS is told of it. Visibility is changed here only.
+//! How each record of a batch is settled. Visibility is changed only here.
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,19 +26,19 @@ use crate::{
 };
 
 /// Requests to SQS at once.
-const AT_ONCE: usize = 8;
-/// The first wait of a record that failed or is held; it doubles with each receive.
-const FIRST_WAIT: u32 = 30;
-/// The longest wait.
-const LONGEST_WAIT: u32 = 3_600;
-/// How long Gladly may take to show what it sent an event about.
+const MAX_REQUESTS: usize = 8;
+/// The first wait of a record that failed or is held, in seconds; it doubles with each receive.
+const FIRST_WAIT_SECONDS: u32 = 30;
+/// The longest wait, in seconds.
+const MAX_WAIT_SECONDS: u32 = 3_600;
+/// How far Gladly's reads may lag behind its events, in seconds.
 const READ_LAG_SECONDS: i32 = 30;
-/// A record that fails by itself is quarantined once it was received more often than this, and
-/// first a day ago.
+/// A record that fails by itself is quarantined once it has been received more often than this, and
+/// first more than a day ago.
 const MIN_RECEIVES: u32 = 20;
-/// A record returned with less than this many sixteenths of the retention left at its next receive
-/// is sent again. A renewal that begins while it is hidden misses it, and the next one begins a quarter
-/// of the retention later; the rest is for what delays that one.
+/// A record with less than this many sixteenths of the retention left at its next receive is
+/// re-enqueued. A renewal that begins while it is hidden misses it, and the next one begins a quarter
+/// (four sixteenths) of the retention later; the fifth is for delays.
 const RE_ENQUEUE_SIXTEENTHS: i32 = 5;
 
 /// How a record ended.
@@ -46,9 +46,9 @@ const RE_ENQUEUE_SIXTEENTHS: i32 = 5;
 pub(crate) enum Outcome {
     /// At the destination.
     Delivered,
-    /// The destination will not have its conversation, and answered with this status.
-    Refused(u16),
-    /// Gladly has no such conversation, nor any other.
+    /// The destination rejected its conversation with this status.
+    Rejected(u16),
+    /// Gladly does not have its conversation, nor any other.
     Missing,
     /// Not an event.
     InvalidEvent(InvalidEvent),
@@ -58,32 +58,32 @@ pub(crate) enum Outcome {
     DeadlineExceeded,
     /// Gladly may show more in a moment.
     NotYetVisible,
-    /// The rate limit leaves no room for its calls before this.
+    /// The rate limit allows its calls only after this.
     RateLimited(Duration),
-    /// Something failed that may work later, or took more time than there was; not before this if
-    /// a server asked for it.
+    /// A failure that may pass, or not enough time; retried not before this if a server asked for
+    /// it.
     Failed(Option<Duration>),
 }
 
-/// What the end of a record depends on beside itself. Unknown, it leaves the record in the queue.
+/// The conditions beyond a record itself for quarantining it. By default it stays in the queue.
 #[derive(Default)]
-struct Grounds {
-    /// Extraction was not held for a day, so what failed all that time did so by itself.
+struct Conditions {
+    /// Extraction was not held for a day, so what failed all that time failed by itself.
     free: bool,
     /// The breaker has been open or half-open for a day.
     open_state: Option<OpenState>,
-    /// One conversation is all that there is to try.
+    /// Only one conversation is left to try.
     lone: bool,
 }
 
-impl Grounds {
-    /// Whether a day of missing conversations is over.
+impl Conditions {
+    /// Whether all conversations have been missing for a day.
     fn ends_missing(&self) -> bool {
         self.open_state.as_ref().is_some_and(|open_state| open_state.reason == NONE_FOUND)
     }
 
-    /// Whether a day of refusals is over in which there was nothing else to try.
-    fn ends_refused(&self) -> bool {
+    /// Whether the only conversation left to try has been rejected for a day.
+    fn ends_rejected(&self) -> bool {
         self.lone
             && self
                 .open_state
@@ -104,23 +104,23 @@ impl Outcome {
         self,
         record: &Message,
         context: &BatchContext,
-        grounds: &Grounds,
+        conditions: &Conditions,
         now: Timestamp,
     ) -> Settlement {
         let exhausted = |detail| Settlement::Quarantine(QuarantineReason::Exhausted, detail);
         match self {
             Self::Delivered => Settlement::Delete,
             Self::InvalidEvent(why) => Settlement::Quarantine(why.reason(), why.to_string()),
-            Self::Refused(status)
+            Self::Rejected(status)
                 if context.fatal_error_of(Upstream::Destination).is_none()
-                    || grounds.ends_refused() =>
+                    || conditions.ends_rejected() =>
             {
                 Settlement::Quarantine(
                     QuarantineReason::Rejected,
                     format!("the destination answered {status}"),
                 )
             }
-            Self::Missing if grounds.ends_missing() && is_a_day_old(record, now) => {
+            Self::Missing if conditions.ends_missing() && is_a_day_old(record, now) => {
                 exhausted("Gladly has answered 404 to every conversation for a day".into())
             }
             Self::DeadlineExceeded => Settlement::Return { visibility_timeout: 0 },
@@ -128,11 +128,13 @@ impl Outcome {
             Self::RateLimited(wait) => {
                 Settlement::Return { visibility_timeout: whole_seconds(wait).max(1) }
             }
-            Self::Held | Self::Refused(_) | Self::Missing => {
+            Self::Held | Self::Rejected(_) | Self::Missing => {
                 Settlement::Return { visibility_timeout: back_off(record.receives, None) }
             }
             Self::Failed(_)
-                if grounds.free && is_tired(record, now) && failed_by_itself(record, context) =>
+                if conditions.free
+                    && is_exhausted(record, now)
+                    && failed_by_itself(record, context) =>
             {
                 exhausted(format!("failed for more than a day, received {} times", record.receives))
             }
@@ -147,21 +149,21 @@ fn is_a_day_old(record: &Message, now: Timestamp) -> bool {
     record.first_received_at.is_some_and(|first| now.duration_since(first) > DAY)
 }
 
-fn is_tired(record: &Message, now: Timestamp) -> bool {
+fn is_exhausted(record: &Message, now: Timestamp) -> bool {
     record.receives > MIN_RECEIVES && is_a_day_old(record, now)
 }
 
-/// Whether another conversation got past where this record's failed.
+/// Whether another conversation succeeded where this record's failed.
 fn failed_by_itself(record: &Message, context: &BatchContext) -> bool {
     Event::read(RecordIndex(0), record)
         .is_ok_and(|event| context.failed_where_another_succeeded(&event.conversation))
 }
 
-/// Seconds until a record comes back: 30 doubling to an hour, 20 % up or down so that records that
+/// Seconds until a record is visible again: 30 doubling to an hour, ± 20 % so that records that
 /// failed together do not return together; later if a server asked for it, within the same hour.
 fn back_off(receives: u32, retry_after: Option<Duration>) -> i32 {
     let doublings = receives.saturating_sub(1).min(16);
-    let seconds = FIRST_WAIT.saturating_mul(1 << doublings).min(LONGEST_WAIT);
+    let seconds = FIRST_WAIT_SECONDS.saturating_mul(1 << doublings).min(MAX_WAIT_SECONDS);
     let jittered = f64::from(seconds) * (0.8 + 0.4 * fastrand::f64());
     #[expect(clippy::cast_possible_truncation, reason = "at most 4,320")]
     let jittered = jittered.round() as i32;
@@ -170,7 +172,7 @@ fn back_off(receives: u32, retry_after: Option<Duration>) -> i32 {
 
 /// A wait in seconds, an hour at most.
 fn whole_seconds(wait: Duration) -> i32 {
-    let longest = Duration::from_secs(LONGEST_WAIT.into());
+    let longest = Duration::from_secs(MAX_WAIT_SECONDS.into());
     #[expect(clippy::cast_possible_truncation, reason = "at most 3,600")]
     let seconds = wait.min(longest).as_secs_f64().ceil() as i32;
     seconds
@@ -181,7 +183,7 @@ pub(crate) struct Settler {
     gate: Arc<Gate>,
     events: Arc<Queue>,
     quarantine: Arc<Queue>,
-    /// Whether events are sent again before the queue lets them expire.
+    /// Whether events are re-enqueued before they expire.
     renews: bool,
     clock: Clock,
 }
@@ -197,7 +199,7 @@ impl Settler {
         }
     }
 
-    /// Tells SQS how each record ended. What cannot be told by the deadline stays in the queue.
+    /// Settles each record. What cannot be settled by the deadline stays in the queue.
     pub(crate) async fn settle(
         &self,
         records: &[Message],
@@ -205,11 +207,10 @@ impl Settler {
         context: &BatchContext,
     ) -> SqsBatchResponse {
         let now = self.clock.now();
-        let grounds =
-            timeout_at(context.deadlines.settle, self.grounds(records, &outcomes, context, now));
-        let grounds = grounds.await.unwrap_or_default();
+        let conditions = self.conditions(records, &outcomes, context, now);
+        let conditions = timeout_at(context.deadlines.settle, conditions).await.unwrap_or_default();
         let settled = records.iter().zip(outcomes).map(async |(record, outcome)| {
-            let kept = match outcome.settlement(record, context, &grounds, now) {
+            let kept = match outcome.settlement(record, context, &conditions, now) {
                 Settlement::Delete => None,
                 Settlement::Return { visibility_timeout } => Some((record, visibility_timeout)),
                 Settlement::Quarantine(reason, detail) => {
@@ -220,14 +221,17 @@ impl Settler {
             let renewed = self.renewed(record, seconds, now, context).await;
             (!renewed).then_some((record, seconds))
         });
-        let kept: Vec<_> =
-            stream::iter(settled).buffered(AT_ONCE).filter_map(async |kept| kept).collect().await;
+        let kept: Vec<_> = stream::iter(settled)
+            .buffered(MAX_REQUESTS)
+            .filter_map(async |kept| kept)
+            .collect()
+            .await;
 
         let receipts: Vec<_> =
             kept.iter().map(|(record, seconds)| (&*record.receipt, *seconds)).collect();
-        let told = stream::iter(receipts.chunks(ENTRIES))
-            .for_each_concurrent(AT_ONCE, |receipts| self.events.return_to_queue(receipts));
-        if timeout_at(context.deadlines.settle, told).await.is_err() {
+        let returns = stream::iter(receipts.chunks(ENTRIES))
+            .for_each_concurrent(MAX_REQUESTS, |receipts| self.events.return_to_queue(receipts));
+        if timeout_at(context.deadlines.settle, returns).await.is_err() {
             warn!(count = kept.len(), "timed out setting the visibility of returned records");
         }
         let mut response = SqsBatchResponse::default();
@@ -235,44 +239,44 @@ impl Settler {
         response
     }
 
-    /// Looks for what decides about these records, and for nothing that decides about none.
-    async fn grounds(
+    /// Determines the conditions, reading only what matters for these records.
+    async fn conditions(
         &self,
         records: &[Message],
         outcomes: &[Outcome],
         context: &BatchContext,
         now: Timestamp,
-    ) -> Grounds {
-        // What fails for everybody is no event's fault.
-        let tired = context.fatal_error().is_none()
+    ) -> Conditions {
+        // A fatal error is not an event's own failure.
+        let exhausted = context.fatal_error().is_none()
             && records.iter().zip(outcomes).any(|(record, outcome)| {
-                matches!(outcome, Outcome::Failed(_)) && is_tired(record, now)
+                matches!(outcome, Outcome::Failed(_)) && is_exhausted(record, now)
             });
-        let refused = context.fatal_error_of(Upstream::Destination).is_some()
-            && outcomes.iter().all(|outcome| matches!(outcome, Outcome::Refused(_)));
+        let rejected = context.fatal_error_of(Upstream::Destination).is_some()
+            && outcomes.iter().all(|outcome| matches!(outcome, Outcome::Rejected(_)));
         let missing = outcomes.iter().any(|outcome| matches!(outcome, Outcome::Missing));
-        let mut grounds = Grounds::default();
-        if tired {
-            grounds.free = self.gate.was_free_for(DAY).await;
+        let mut conditions = Conditions::default();
+        if exhausted {
+            conditions.free = self.gate.was_free_for(DAY).await;
         }
-        if refused || missing {
+        if rejected || missing {
             let state = self.gate.breaker.fetch().await.ok();
             let open_state = state.as_ref().and_then(|state| state.open_state());
-            grounds.open_state =
+            conditions.open_state =
                 open_state.filter(|open_state| open_state.lasts(DAY, now)).cloned();
         }
-        if refused
-            && grounds.open_state.is_some()
+        if rejected
+            && conditions.open_state.is_some()
             && self.gate.breaker.denied_one(Upstream::Destination)
         {
             let waiting = self.events.depth().await;
-            grounds.lone = waiting.is_ok_and(|depth| depth.total <= records.len() as u64);
+            conditions.lone = waiting.is_ok_and(|depth| depth.total <= records.len() as u64);
         }
-        grounds
+        conditions
     }
 
-    /// Re-enqueues a record that the queue would soon let expire after its return.
-    /// Whether that was done: then it is the old one that is to be deleted.
+    /// Re-enqueues a record that would expire soon after its return. Returns whether it did: then the
+    /// original is to be deleted.
     async fn renewed(
         &self,
         record: &Message,
@@ -318,7 +322,7 @@ impl Settler {
         }
     }
 
-    /// Quarantines a record, or gives it back if that fails.
+    /// Quarantines a record, or returns it to the queue if that fails.
     async fn quarantine<'a>(
         &self,
         record: &'a Message,
@@ -382,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_that_was_asked_for_is_kept_within_an_hour() {
+    fn a_requested_wait_is_kept_within_an_hour() {
         assert_eq!(back_off(1, Some(Duration::from_mins(10))), 600);
         assert!(back_off(1, Some(Duration::from_secs(1))) >= 24);
         assert_eq!(back_off(1, Some(Duration::from_secs(1 << 40))), 3_600);

@@ -121,7 +121,7 @@ async fn refused_credentials_open_it_and_a_new_token_closes_it() {
     assert!(settled.visibility.values().all(|wait| FIRST_WAIT.contains(wait)));
     let breaker = app.breaker();
     assert_eq!((&breaker["state"], &breaker["cause"]), (&json!("open"), &json!("gladly")));
-    assert_eq!(breaker["reason"], "Gladly refused our credentials with 401");
+    assert_eq!(breaker["reason"], "Gladly rejected the API credentials (HTTP 401)");
     assert_eq!(breaker["waitSeconds"], 60);
 
     let asked = app.times("").len();
@@ -312,7 +312,7 @@ async fn refusals_count_across_batches_until_something_is_accepted() {
     }
     assert_eq!((app.breaker(), app.reasons().len()), (Value::Null, 16));
     assert_eq!(app.extract(4).await.kept.len(), 4);
-    assert_eq!(app.breaker()["reason"], "the destination refuses every conversation");
+    assert_eq!(app.breaker()["reason"], "the destination rejects every conversation");
     assert_eq!(app.reasons().len(), 16);
 }
 
@@ -626,7 +626,7 @@ async fn a_last_try_with_a_token_that_was_just_replaced_opens_nothing() {
 async fn a_destination_that_refuses_everything_opens_it() {
     let (app, _) = answering(200, 422);
     assert_eq!(app.extract(12).await.kept.len(), 12);
-    assert_eq!(app.breaker()["reason"], "the destination refuses every conversation");
+    assert_eq!(app.breaker()["reason"], "the destination rejects every conversation");
     assert!(app.aws.state().messages.is_empty(), "nothing is put aside");
 }
 

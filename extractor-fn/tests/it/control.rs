@@ -129,7 +129,7 @@ async fn what_cannot_be_read_is_told_and_changes_nothing() {
     app.aws.state().ssm_fault = None;
     app.aws.state().lambda_fault = Some(Fault::Refused(403, "AccessDeniedException"));
     let told = app.invoke(json!({"task": "reconcile"})).await.unwrap_err().to_string();
-    assert!(told.starts_with("could not look for the event source mapping"), "{told}");
+    assert!(told.starts_with("could not list the event source mappings"), "{told}");
     assert!(told.contains("AccessDenied"), "{told}");
 
     app.aws.state().lambda_fault = None;

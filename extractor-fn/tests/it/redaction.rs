@@ -71,7 +71,7 @@ async fn a_failure_is_told_once_with_its_cause() {
         .map(|line| line["fields"].as_object().unwrap().values().map(Value::to_string).collect())
         .collect();
     let [cut, denied]: [String; 2] = told.try_into().unwrap();
-    assert!(cut.contains("Gladly did not answer: ") && cut.contains("c-1"), "{cut}");
+    assert!(cut.contains("no complete response from Gladly: ") && cut.contains("c-1"), "{cut}");
     // An SDK error alone says only "service error".
     assert!(denied.contains("AccessDeniedException"), "{denied}");
 }

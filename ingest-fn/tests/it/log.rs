@@ -80,7 +80,7 @@ async fn a_failure_is_one_error_line_that_names_its_invocation_and_a_healthy_eve
     let app = TestApp::with_keys("");
     app.aws.state().parameters.remove(KEYS);
     app.ingest.warm_up().await;
-    assert!(one("no webhook keys yet").get("request_id").is_none());
+    assert!(one("could not read the webhook keys at start").get("request_id").is_none());
     app.status(KEY).await;
     let line = named("could not check a webhook's key");
     assert!(line["error"].as_str().unwrap().contains("ParameterNotFound"), "{line}");

@@ -41,9 +41,9 @@ async fn no_key_text_or_person_reaches_a_log_line_a_metric_or_an_answer() {
     };
     for text in [
         "ignoring a webhook key",
-        "no webhook keys yet",
+        "could not read the webhook keys at start",
         "could not check a webhook's key",
-        "keeping the last good value",
+        "could not refresh parameter; using the cached value",
         "quarantined a webhook",
         "could not store a webhook",
     ] {

@@ -1,12 +1,12 @@
-//! A document of ranges in a parameter that several invocations change at the same time.
+//! A document of ranges in a parameter that several invocations change concurrently.
 //!
-//! SSM has no compare-and-set: `PutParameter` replaces whatever is there, but it returns the number
-//! of the version that it wrote, and `GetParameterHistory` still has the versions before. So a
-//! writer that has read version 7 and wrote version 9 knows that it replaced version 8 unread; it
-//! reads that one, merges it, makes its change once more and writes again.
+//! SSM has no compare-and-set: `PutParameter` replaces any value, but it returns the number of the
+//! version that it wrote, and `GetParameterHistory` still has the previous versions. So a writer
+//! that has read version 7 and wrote version 9 has replaced version 8 unread; it reads that one,
+//! merges it, repeats its change and writes again.
 //!
-//! A writer may die between the two, or never get its answer. Therefore each version says in its
-//! description which version its writer had read, and a reader merges what lies between. With that,
+//! A writer may crash between the two, or never get its response. Therefore each version's
+//! description names the version that its writer had read, and a reader merges those between. So,
 //! for the ranges that a reader gets ([`Document::read`]) of version *n*, by induction over *n*:
 //! every range that any version up to *n* added is in them, or what is missing of it was queued.
 //!
@@ -16,11 +16,11 @@
 //!   only ever makes ranges larger. So it covers all versions up to *n*.
 //!
 //! Nothing in this depends on who writes: the schedule's progress, an operator's backfill or import
-//! and the watch over the webhook may come in any order, and any of them may die anywhere. The lease
-//! only keeps two of them from doing the same work twice.
+//! and the webhook monitor may write in any order, and any of them may crash at any point. The lease
+//! only prevents that two of them do the same work.
 //!
 //! SSM keeps the last 100 versions, and no writer takes that long between its read and its write. A
-//! parameter that is deleted begins again at version 1, so these documents are never deleted: the
+//! deleted parameter restarts at version 1, so these documents are never deleted: the
 //! empty one is `{}`.
 
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -34,13 +34,13 @@ use tracing::error;
 
 use crate::controller::backfill::ranges::Ranges;
 
-/// How often a change is written again because another writer came between. After that it stays as
-/// it is: what it replaced is found by the next reader.
-const WRITES: usize = 10;
-/// Versions of one page of the history, the most that SSM gives.
-const PAGE: i32 = 50;
-/// What a version's description begins with. The number of the version that was read follows.
-const READ: &str = "Written by gladly-relay after reading version ";
+/// How often a change is rewritten because another writer intervened. After that it stays as it
+/// is: the next reader merges what it replaced.
+const MAX_WRITES: usize = 10;
+/// Versions per page of the history: SSM's maximum.
+const PAGE_VERSIONS: i32 = 50;
+/// The start of a version's description. The number of the version that was read follows.
+const DESCRIPTION_PREFIX: &str = "Written by gladly-relay after reading version ";
 
 /// Why a parameter of the recovery could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -69,12 +69,12 @@ pub(crate) struct Document {
     clean: AtomicI64,
 }
 
-/// What is there.
+/// The parameter as found.
 struct Found {
-    /// The document as it is.
+    /// The current document.
     stored: Ranges,
-    /// The same with every version that it replaced unread.
-    known: Ranges,
+    /// The same, merged with every version that it replaced unread.
+    merged: Ranges,
     /// 0 while there is no parameter.
     version: i64,
 }
@@ -86,21 +86,21 @@ impl Document {
 
     /// The ranges that are still to be done.
     pub(crate) async fn read(&self) -> Result<Ranges, StoreError> {
-        self.find().await.map(|found| found.known)
+        self.find().await.map(|found| found.merged)
     }
 
-    /// Changes the ranges, also while another invocation does. The change may be made more than once, each time to
-    /// ranges of a later version; what it returned last is returned.
+    /// Changes the ranges, also concurrently with another invocation. The change may be applied more
+    /// than once, each time to a later version; its last result is returned.
     pub(crate) async fn update<R>(
         &self,
         change: impl Fn(&mut Ranges) -> R,
     ) -> Result<R, StoreError> {
-        let Found { mut stored, mut known, mut version } = self.find().await?;
+        let Found { mut stored, mut merged, mut version } = self.find().await?;
         let mut writes = 0;
         loop {
-            let mut wanted = known;
+            let mut wanted = merged;
             let result = change(&mut wanted);
-            if wanted == stored || writes == WRITES {
+            if wanted == stored || writes == MAX_WRITES {
                 return Ok(result);
             }
             let written = self.write(&wanted, version).await?;
@@ -109,9 +109,9 @@ impl Document {
                 self.clean.store(written, Ordering::Relaxed);
                 return Ok(result);
             }
-            known = wanted.clone();
+            merged = wanted.clone();
             let history = self.history().await?;
-            between(&history, version, written).for_each(|text| known.merge(self.parse(text)));
+            between(&history, version, written).for_each(|text| merged.merge(self.parse(text)));
             (stored, version) = (wanted, written);
         }
     }
@@ -133,23 +133,23 @@ impl Document {
         let version = answer.as_ref().map_or(0, |parameter| parameter.version);
         let stored = answer.and_then(|parameter| parameter.value);
         let stored = stored.map(|text| self.parse(&text)).unwrap_or_default();
-        let mut known = stored.clone();
+        let mut merged = stored.clone();
         if version > 1 && version != self.clean.load(Ordering::Relaxed) {
             let history = self.history().await?;
             let read = history.iter().find(|entry| entry.version == version).and_then(read_before);
             let read = read.unwrap_or(version - 1);
-            between(&history, read, version).for_each(|text| known.merge(self.parse(text)));
-            if known == stored {
+            between(&history, read, version).for_each(|text| merged.merge(self.parse(text)));
+            if merged == stored {
                 self.clean.store(version, Ordering::Relaxed);
             }
         }
-        Ok(Found { stored, known, version })
+        Ok(Found { stored, merged, version })
     }
 
     /// Writes the document and returns its version.
     async fn write(&self, ranges: &Ranges, read: i64) -> Result<i64, StoreError> {
         let request = self.ssm.put_parameter().name(&self.name).value(ranges.text());
-        let request = request.description(format!("{READ}{read}"));
+        let request = request.description(format!("{DESCRIPTION_PREFIX}{read}"));
         let request = request.overwrite(true).r#type(ParameterType::String);
         let written = Box::pin(request.send()).await;
         written
@@ -161,7 +161,8 @@ impl Document {
     async fn history(&self) -> Result<Vec<ParameterHistory>, StoreError> {
         let (mut versions, mut token) = (Vec::new(), None);
         loop {
-            let request = self.ssm.get_parameter_history().name(&self.name).max_results(PAGE);
+            let request =
+                self.ssm.get_parameter_history().name(&self.name).max_results(PAGE_VERSIONS);
             let page = Box::pin(request.set_next_token(token).send()).await;
             let page =
                 page.map_err(|err| StoreError::new("read the history of", &self.name, err))?;
@@ -190,7 +191,7 @@ fn between(history: &[ParameterHistory], read: i64, written: i64) -> impl Iterat
 
 /// The version that the writer of this one had read.
 fn read_before(entry: &ParameterHistory) -> Option<i64> {
-    entry.description()?.strip_prefix(READ)?.parse().ok()
+    entry.description()?.strip_prefix(DESCRIPTION_PREFIX)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -229,7 +230,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_another_wrote_between_the_read_and_the_write_is_merged() {
+    async fn a_write_of_another_between_read_and_write_is_merged() {
         let aws = Aws::default();
         other(&aws, &[(10, 20)], 0).await;
         let mine = document(&aws);
@@ -250,17 +251,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_writer_that_dies_before_it_merges_loses_nothing_either() {
+    async fn a_writer_that_crashes_before_it_merges_loses_nothing() {
         let aws = Aws::default();
         other(&aws, &[(10, 20)], 0).await;
         other(&aws, &[(10, 20), (30, 40)], 1).await;
-        // It had finished the only range there was, and never saw its answer.
+        // It had finished the only range, and never got its response.
         other(&aws, &[], 1).await;
         assert_eq!(aws.state().parameters[NAME], "{}");
         let reader = document(&aws);
         assert_eq!(shown(&reader.read().await.unwrap()), [(10, 20), (30, 40)]);
         reader.update(|ranges| ranges.add(at(50), Some(at(60)))).await.unwrap();
-        // Now all of it stands in the newest version, for readers that know of no history.
+        // Now the newest version has all of it, also for readers without the history.
         assert_eq!(aws.state().parameters[NAME], with(&[(10, 20), (30, 40), (50, 60)]).text());
     }
 
@@ -293,11 +294,11 @@ mod tests {
         for _ in 0..5 {
             reader.read().await.unwrap();
         }
-        assert_eq!(aws.state().ssm_calls - before, 5, "its own write is known to be clean");
+        assert_eq!(aws.state().ssm_calls - before, 5, "its own write replaced none unread");
     }
 
     #[tokio::test]
-    async fn two_writers_at_once_both_have_their_way() {
+    async fn the_changes_of_two_concurrent_writers_are_both_kept() {
         let aws = Aws::default();
         let writers: Vec<_> = (0..8).map(|_| document(&aws)).collect();
         let all = writers.iter().enumerate().map(async |(n, writer)| {

@@ -1,10 +1,10 @@
-//! The lease of the recovery: one invocation at a time asks Gladly for what was missed.
+//! The lease of the recovery: one invocation at a time recovers events from Gladly.
 //!
 //! `PutParameter` without `Overwrite` is atomic: of two invocations one creates the lease and the
-//! other is refused. A lease whose end has passed is of an invocation that died; it is deleted and
-//! then created. Two that find the same stale lease may both come to hold one, for the second may
-//! delete what the first has just created; then both do the same work, and the documents are right
-//! all the same (see [`crate::controller::backfill::document`]).
+//! other fails. An expired lease belongs to an invocation that crashed; it is deleted and created
+//! again. Two that find the same expired lease may both come to hold one, since the second may
+//! delete what the first has just created; then both do the same work, and the documents are still
+//! correct (see [`crate::controller::backfill::document`]).
 
 use aws_sdk_ssm::{
     Client,
@@ -45,19 +45,19 @@ impl Lease {
         Self { ssm, name, clock }
     }
 
-    /// Takes the lease for so long, unless another invocation holds it.
+    /// Takes the lease for this long, unless another invocation holds it.
     pub(crate) async fn acquire(&self, lasts: Duration) -> Result<Option<HeldLease>, StoreError> {
         let owner = format!("{:016x}", fastrand::u64(..));
         let lasts = SignedDuration::try_from(lasts).unwrap_or_default();
         let holder = Holder { owner, until: self.clock.now() + lasts };
         let text = serde_json::to_string(&holder).unwrap_or_default();
-        // Once more after a stale one was deleted, or one was released meanwhile.
+        // Retried once after an expired one was deleted, or one was released meanwhile.
         for _ in 0..2 {
             if self.create(&text).await? {
                 return Ok(Some(HeldLease(holder.owner)));
             }
             match self.holder().await? {
-                // The answer to its creation was lost.
+                // The response to its creation was lost.
                 Some(other) if other.owner == holder.owner => {
                     return Ok(Some(HeldLease(other.owner)));
                 }
@@ -100,7 +100,7 @@ impl Lease {
         }
     }
 
-    /// Who holds it, if there is one. What is not a lease is one that has expired.
+    /// Its holder, if there is one. A malformed lease counts as expired.
     async fn holder(&self) -> Result<Option<Holder>, StoreError> {
         let request = self.ssm.get_parameter().name(&self.name).with_decryption(true);
         match Box::pin(request.send()).await {
@@ -176,7 +176,7 @@ mod tests {
         aws.put(NAME, "not a lease");
         let held = first.acquire(MINUTE).await.unwrap().unwrap();
         first.release(held).await;
-        // It was created, which its owner does not hear at first.
+        // It was created, but the response to that was lost.
         aws.state().ssm_faults = [Some(Fault::Lost)].into();
         assert!(first.acquire(MINUTE).await.unwrap().is_some());
     }

@@ -1,9 +1,9 @@
-//! What Gladly did not send: events of a gap, and conversations of its exports, are asked for and
-//! queued as if they had come.
+//! Recovers what Gladly did not send: events of a gap, and conversations of its exports, are read
+//! from Gladly and queued as if they had come by webhook.
 //!
 //! What is still to be done is in two parameters, one for events and one for exports, so that any
-//! invocation goes on where another ended or died ([`document`] says why no range is lost).
-//! A mark is moved on only after everything before it is durable in the queue. Repeats are harmless:
+//! invocation continues where another ended or crashed ([`document`] explains why no range is lost).
+//! A mark advances only after everything before it is durable in the queue. Repeats are harmless:
 //! deliveries are upserts, and coverage makes most of them cheap.
 
 pub(crate) mod document;
@@ -46,18 +46,18 @@ use crate::{
     gate::ControllerPermission,
 };
 
-/// How long Gladly lists an event (<https://developer.gladly.com/rest/>), less the time of asking.
-const KEPT: SignedDuration = SignedDuration::from_mins(24 * 60 - 1);
-/// How long Gladly keeps an export, less the time of asking: it refuses to list older ones.
-const EXPORTS_KEPT: SignedDuration = SignedDuration::from_mins(14 * 24 * 60 - 1);
-/// How far Gladly's list is behind at most, and some time for its clock and ours.
-const BEHIND: SignedDuration = SignedDuration::from_secs(25);
-/// Queued events after which the progress is written down.
-const STEP: u64 = 20_000;
-/// Conversations of an export that are gathered before they are queued.
-const GATHERED: usize = 100_000;
+/// How long Gladly lists an event (<https://developer.gladly.com/rest/>), less a minute for the call.
+const EVENTS_WINDOW: SignedDuration = SignedDuration::from_mins(24 * 60 - 1);
+/// How long Gladly lists an export job, less a minute for the call: it rejects older ranges.
+const EXPORTS_WINDOW: SignedDuration = SignedDuration::from_mins(14 * 24 * 60 - 1);
+/// How far Gladly's list may lag behind, with a margin for clock skew.
+const EVENT_LIST_LAG: SignedDuration = SignedDuration::from_secs(25);
+/// How many events are queued before the progress is written.
+const EVENTS_PER_MARK: u64 = 20_000;
+/// How many conversations of an export are collected before they are queued.
+const MAX_COLLECTED: usize = 100_000;
 
-/// What there is to recover, and who is at it.
+/// What is still to be recovered, and the lease of who recovers it.
 pub(crate) struct BackfillStore {
     events: PendingBackfill,
     exports: PendingBackfill,
@@ -76,7 +76,7 @@ pub(crate) enum Source {
 /// What is still to be recovered from one source.
 struct PendingBackfill {
     document: Document,
-    /// When Gladly last kept this environment from going on with it.
+    /// When a call to Gladly last failed for it in this environment.
     failed_at: Mutex<Option<Timestamp>>,
 }
 
@@ -104,25 +104,25 @@ impl BackfillStore {
     }
 }
 
-/// What a backfill or an import came to so far.
+/// The result of a backfill or an import so far.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Backfilled {
     queued: u64,
     from: Timestamp,
     to: Timestamp,
-    /// Part of what was asked for is no longer at Gladly.
+    /// Part of the requested range is no longer at Gladly.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     cut: bool,
-    /// Nothing of it is left to do; otherwise the controller goes on every minute.
+    /// Nothing is left to do; otherwise the controller continues every minute.
     done: bool,
-    /// Lines of Gladly's that cannot be used.
+    /// Gladly's lines that cannot be used.
     #[serde(skip_serializing_if = "is_zero")]
     invalid_lines: u64,
     /// Export jobs that no longer exist.
     #[serde(skip_serializing_if = "is_zero")]
     missing_jobs: u64,
-    /// What is left is what happened just now.
+    /// Only events of the last moments are left.
     #[serde(skip)]
     settling: bool,
 }
@@ -139,7 +139,7 @@ impl fmt::Display for Backfilled {
             writeln!(f, "Gladly has nothing older than {from}: the range begins there.")?;
         }
         if self.invalid_lines > 0 {
-            writeln!(f, "{} of Gladly's lines cannot be used.", self.invalid_lines)?;
+            writeln!(f, "{} of Gladly's lines are malformed.", self.invalid_lines)?;
         }
         if self.missing_jobs > 0 {
             writeln!(f, "{} of Gladly's export jobs no longer exist.", self.missing_jobs)?;
@@ -147,8 +147,8 @@ impl fmt::Display for Backfilled {
         write!(f, "{} queued", events(self.queued))?;
         f.write_str(match (self.done, self.settling) {
             (true, _) => ".",
-            (false, true) => "; what happened just now follows by itself, in a minute or two.",
-            (false, false) => "; the rest follows by itself, every minute.",
+            (false, true) => "; events from the last minute follow automatically.",
+            (false, false) => "; the rest follows automatically, every minute.",
         })
     }
 }
@@ -159,15 +159,15 @@ struct Recovery<'a> {
     gladly: &'a Gladly,
     clock: &'a Clock,
     sender: Sender<'a>,
-    /// Nothing is begun after this, and nothing is waited for.
+    /// Nothing is begun and nothing waits after this.
     until: Instant,
-    /// Whether any mark was moved on.
+    /// Whether any mark has advanced.
     moved: bool,
     invalid_lines: u64,
     missing_jobs: u64,
 }
 
-/// What one invocation did.
+/// What one invocation recovered.
 #[derive(Debug, Default)]
 struct Recovered {
     queued: u64,
@@ -197,8 +197,8 @@ impl Backfill {
         self.clock.now()
     }
 
-    /// Whether the schedule may continue: a Gladly that fails is left alone for as long as by the
-    /// webhook monitor.
+    /// Whether the schedule may continue: after a failure, Gladly is not called again before the
+    /// webhook monitor's interval.
     pub(crate) fn is_due(&self, source: Source) -> bool {
         let failed_at = &self.store.recovery(source).failed_at;
         is_due(*failed_at.lock().unwrap_or_else(PoisonError::into_inner), self.now())
@@ -212,7 +212,7 @@ impl Backfill {
         time_left: Duration,
     ) -> Result<Backfilled, ControllerError> {
         let now = self.now();
-        let (to, oldest) = (to.min(now), now - KEPT);
+        let (to, oldest) = (to.min(now), now - EVENTS_WINDOW);
         let begins = from.max(oldest).min(to);
         if from >= to || to <= oldest {
             return Err(ControllerError::NoRange("the last 24 hours"));
@@ -229,7 +229,7 @@ impl Backfill {
     ) -> Result<Backfilled, ControllerError> {
         let until = Instant::now() + time_left;
         let now = self.now();
-        let (to, oldest) = (to.min(now), now - EXPORTS_KEPT);
+        let (to, oldest) = (to.min(now), now - EXPORTS_WINDOW);
         let begins = from.max(oldest).min(to);
         if from >= to || to <= oldest {
             return Err(ControllerError::NoRange("the last 14 days"));
@@ -244,7 +244,7 @@ impl Backfill {
         self.begin(Source::Exports, begins, to, exported, exported > from, time_left).await
     }
 
-    /// Writes a range down and begins with it; it stays written down if this fails.
+    /// Records a range and begins with it; it stays recorded if this fails.
     async fn begin(
         &self,
         source: Source,
@@ -261,12 +261,12 @@ impl Backfill {
         let Recovered { queued, invalid_lines, missing_jobs } =
             recovered.map_err(|err| ControllerError::Noted(Box::new(err)))?;
         let left = document.read().await?;
-        let settling = left.within(begins, to).all(|left| left.from >= began - BEHIND);
+        let settling = left.within(begins, to).all(|left| left.from >= began - EVENT_LIST_LAG);
         let done = left.within(begins, to).next().is_none();
         Ok(Backfilled { queued, from, to, cut, done, invalid_lines, missing_jobs, settling })
     }
 
-    /// Goes on with what there is to recover, as far as time allows.
+    /// Continues with what is recorded, as far as time allows.
     pub(crate) async fn resume(
         &self,
         source: Source,
@@ -275,7 +275,7 @@ impl Backfill {
         self.recover(source, time_left).await.map(drop)
     }
 
-    /// Recovers what is written down, unless another invocation is at it, which then finds that too.
+    /// Recovers what is recorded, unless another invocation does, which then also finds new ranges.
     async fn recover(
         &self,
         source: Source,
@@ -311,7 +311,7 @@ impl Backfill {
             info!(source = ?source, count, "backfill queued events");
         }
         if invalid_lines > 0 {
-            warn!(source = ?source, count = invalid_lines, "ignored lines that cannot be used");
+            warn!(source = ?source, count = invalid_lines, "ignored malformed lines");
         }
         let failed = matches!(ended, Err(ControllerError::Gladly(_))) && !moved;
         *pending.failed_at.lock().unwrap_or_else(PoisonError::into_inner) =
@@ -320,7 +320,7 @@ impl Backfill {
     }
 }
 
-/// What became of an export job's file.
+/// The result of reading an export job's file.
 enum FileProgress {
     /// It was read to its end, or no longer exists.
     Complete,
@@ -335,13 +335,13 @@ impl Recovery<'_> {
         Instant::now() >= self.until
     }
 
-    /// Waits until time is over at most: then `None`.
+    /// Waits for a future; `None` if time is over first.
     async fn in_time<T>(&self, future: impl Future<Output = T>) -> Option<T> {
         timeout_at(self.until, future).await.ok()
     }
 
-    /// Moves the mark of a range on, whose events before it are durable. `None` if the range is no
-    /// longer what it was.
+    /// Advances the mark of a range, before which all events are durable. `None` if the range has
+    /// changed.
     async fn advance(
         &mut self,
         began: &Range,
@@ -356,10 +356,10 @@ impl Recovery<'_> {
 
     /// Queues what Gladly lists, oldest first.
     async fn events(&mut self) -> Result<(), ControllerError> {
-        // What happened just now may not be listed yet.
-        let settled = self.clock.now() - BEHIND;
+        // The newest events may not be listed yet.
+        let settled = self.clock.now() - EVENT_LIST_LAG;
         while !self.is_over() {
-            let oldest = self.clock.now() - KEPT;
+            let oldest = self.clock.now() - EVENTS_WINDOW;
             let ranges = self.document.read().await?;
             let is_listed = |range: &&Range| {
                 range.end() <= oldest || range.from.max(oldest) < range.end().min(settled)
@@ -382,8 +382,7 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// Queues what Gladly lists of a range, and writes down how far that came, also where the list
-    /// breaks off.
+    /// Queues what Gladly lists of a range, and records the progress, also if the list is cut off.
     async fn list(
         &mut self,
         mut range: Range,
@@ -396,7 +395,7 @@ impl Recovery<'_> {
             return Ok(());
         };
         let mut lines = lines?;
-        let (mut reached, mut step) = (begins, self.sender.queued + STEP);
+        let (mut reached, mut step) = (begins, self.sender.queued + EVENTS_PER_MARK);
         let ended = loop {
             if self.is_over() {
                 break Ok(reached);
@@ -410,8 +409,8 @@ impl Recovery<'_> {
             match Line::read(&line, self.clock.now()) {
                 Line::Event(message, recorded) => {
                     self.sender.add(message).await?;
-                    // The list is in the order of this time. One outside of what was asked for is
-                    // not, and would have the mark skip what follows.
+                    // The list is ordered by this time. A time outside the requested range is not in
+                    // order, and would make the mark skip what follows.
                     let recorded = recorded.filter(|at| (begins..=end).contains(at));
                     reached = recorded.unwrap_or(reached);
                 }
@@ -420,7 +419,7 @@ impl Recovery<'_> {
             }
             if self.sender.queued >= step {
                 self.sender.flush().await?;
-                step = self.sender.queued + STEP;
+                step = self.sender.queued + EVENTS_PER_MARK;
                 let Some(left) = self.advance(&range, reached, None).await? else {
                     return Ok(());
                 };
@@ -439,7 +438,7 @@ impl Recovery<'_> {
     /// Queues the conversations of Gladly's exports, in the order of the exports' ends.
     async fn exports(&mut self) -> Result<(), ControllerError> {
         while !self.is_over() {
-            let oldest = self.clock.now() - EXPORTS_KEPT;
+            let oldest = self.clock.now() - EXPORTS_WINDOW;
             let Some(range) = self.document.read().await?.iter().next().cloned() else { break };
             if range.from < oldest {
                 error!(
@@ -474,7 +473,7 @@ impl Recovery<'_> {
                 FileProgress::Partial => return Ok(false),
                 FileProgress::Changed => return Ok(true),
             }
-            // The mark says that every export that ends before it is done.
+            // The mark means that every export job that ends before it is done.
             let ends = job.parameters.end_at;
             let is_last = jobs.get(index + 1).is_none_or(|next| next.parameters.end_at > ends);
             if is_last && ends < end {
@@ -535,7 +534,7 @@ impl Recovery<'_> {
                 Some(_) => {}
                 None => self.invalid_lines += u64::from(!line.is_empty()),
             }
-            if seen.len() >= GATHERED {
+            if seen.len() >= MAX_COLLECTED {
                 self.send(&mut seen).await?;
                 let mark = JobMark { id: job.clone(), offset: lines.position() };
                 let Some(left) = self.advance(range, range.from, Some(mark)).await? else {
@@ -577,24 +576,23 @@ impl Recovery<'_> {
     }
 }
 
-/// Whether an export job has something of a range.
+/// Whether an export job overlaps a range.
 fn is_wanted(job: &Export, from: Timestamp, to: Timestamp) -> bool {
     let Exported { start_at, end_at } = job.parameters;
     let overlaps = start_at < to && end_at > from;
     overlaps && job.files.iter().any(|file| file == EXPORTED_ITEMS)
 }
 
-/// When something was last said in a conversation.
+/// The last activity in a conversation.
 #[derive(Debug, Clone)]
 struct LastActivity {
     customer: Option<String>,
-    /// Unknown if Gladly writes it in a way that cannot be read.
+    /// `None` if it cannot be read.
     at: Option<Timestamp>,
 }
 
 impl LastActivity {
-    /// Reads a line of an export. Only the conversation's id is needed: what else is in the line may
-    /// be anything.
+    /// Reads a line of an export. Only the conversation's id is required.
     fn read(line: &str) -> Option<(Id, Self)> {
         #[derive(Deserialize)]
         struct Item<'a>(#[serde(borrow)] HashMap<Cow<'a, str>, &'a RawValue>);
@@ -605,13 +603,13 @@ impl LastActivity {
         Some((conversation, Self { customer: text("customerId"), at }))
     }
 
-    /// Whether it belongs to what was asked for. What may belong to it does.
+    /// Whether it is in the requested range. An unknown time is.
     fn is_in(&self, range: &Range) -> bool {
         self.at.is_none_or(|at| (range.since..range.end()).contains(&at))
     }
 }
 
-/// Reads a time, whose fraction of a second may have more digits than nine.
+/// Reads a time whose fraction of a second may have more than nine digits.
 fn instant(text: &str) -> Option<Timestamp> {
     text.parse().ok().or_else(|| {
         let (whole, rest) = text.split_once('.')?;
@@ -620,16 +618,16 @@ fn instant(text: &str) -> Option<Timestamp> {
     })
 }
 
-/// A line without the space around it, and without the byte order mark that a file may begin with.
+/// A line without surrounding whitespace and without a byte order mark.
 fn trimmed(line: &str) -> &str {
     line.trim_start_matches('\u{feff}').trim()
 }
 
-/// What a line of Gladly's list is to the queue.
+/// A line of Gladly's list, as the queue needs it.
 enum Line {
     /// A queue message, and when the event was recorded.
     Event(Message, Option<Timestamp>),
-    /// Nothing that ingest-fn would queue either.
+    /// Not about a conversation, or empty: ingest-fn would not queue it either.
     Ignored,
     /// Not an event.
     Invalid,

@@ -1,12 +1,12 @@
 //! The time ranges that are still to be recovered from Gladly, and how far each has come.
 //!
-//! What a [`Ranges`] says is a claim: *whatever was asked for and is in no range is queued*. Each
-//! operation keeps it, so that a range is lost by none of them:
+//! [`Ranges`] keeps an invariant: *everything requested that is in no range is queued*. Each
+//! operation preserves it, so that none of them loses a range:
 //!
 //! - [`Ranges::add`], [`Ranges::open`] and [`Ranges::merge`] only make ranges larger;
 //! - [`Ranges::close`] ends a gap that lasts, once Gladly sends again;
 //! - [`Ranges::advance`] alone makes ranges smaller, by what its caller has queued, and only while
-//!   the range is exactly as it was when the caller began: whatever changed it meanwhile wins.
+//!   the range is exactly as it was when the caller began: a concurrent change wins.
 //!
 //! Merging two versions of the same ranges takes the earlier mark. That queues events again, which
 //! is harmless, and loses none.
@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use shared::Id;
 
-/// The longest document, in bytes. SSM takes 4,096 characters.
+/// The longest document, in bytes. SSM accepts 4,096 characters.
 const TEXT_LIMIT: usize = 3_900;
 
 /// Ranges, oldest first, of which no two overlap or touch.
@@ -29,13 +29,13 @@ pub(crate) struct Ranges {
 /// One range: `from..to` is still to be queued.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Range {
-    /// Where it was asked to begin: everything from here to `from` is queued.
+    /// Its requested start: everything from here to `from` is queued.
     pub(crate) since: Timestamp,
     /// The mark: everything before it is done.
     pub(crate) from: Timestamp,
-    /// The end that was asked for, and of a gap that lasts the earliest that it may have.
+    /// Its requested end; for a gap that lasts, the earliest possible one.
     pub(crate) to: Timestamp,
-    /// The gap still lasts: there is no end.
+    /// The gap still lasts: it has no end yet.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) lasts: bool,
     /// How far the export job after the mark has been read.
@@ -47,7 +47,7 @@ pub(crate) struct Range {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct JobMark {
     pub(crate) id: Id,
-    /// In bytes; a line begins there, unless one goes on that is too long to be kept.
+    /// In bytes; a line begins there, unless it is within one that is too long to be returned.
     pub(crate) offset: u64,
 }
 
@@ -72,7 +72,7 @@ impl Range {
             from: self.from.min(other.from),
             to: self.to.max(other.to),
             lasts: self.lasts || other.lasts,
-            // What was read of a job was read for these very bounds.
+            // A job's progress holds only for exactly these bounds.
             job: self.job.clone().zip(other.job.clone()).and_then(|(job, other_job)| {
                 let same = bounds(self) == bounds(other) && job.id == other_job.id;
                 same.then(|| JobMark { offset: job.offset.min(other_job.offset), id: job.id })
@@ -90,12 +90,12 @@ impl Ranges {
         self.ranges.iter()
     }
 
-    /// What is left of a range that was asked for.
+    /// What is left of a requested range.
     pub(crate) fn within(&self, from: Timestamp, to: Timestamp) -> impl Iterator<Item = &Range> {
         self.ranges.iter().filter(move |range| range.from < to && range.end() > from)
     }
 
-    /// Adds a range. One that was asked for before and is not finished goes on from its mark.
+    /// Adds a range. An unfinished one with the same start continues from its mark.
     pub(crate) fn add(&mut self, from: Timestamp, to: Option<Timestamp>) {
         let added = Range::new(from, to);
         match self.ranges.iter().position(|known| known.since == from) {
@@ -114,7 +114,7 @@ impl Ranges {
         }
     }
 
-    /// Adds a gap that began then and still lasts, unless it is already here: then it goes on from
+    /// Adds a gap that began then and still lasts, unless it is already known: then it continues from
     /// its mark.
     pub(crate) fn open(&mut self, from: Timestamp) {
         if !self.ranges.iter().any(|known| known.lasts && known.since <= from) {
@@ -122,8 +122,8 @@ impl Ranges {
         }
     }
 
-    /// Ends the gap that lasts, if there is one, but not before the end of another range that has
-    /// become a part of it.
+    /// Ends the gap that lasts, if there is one, but not before the end of another range that was
+    /// merged into it.
     pub(crate) fn close(&mut self, to: Timestamp) {
         for range in self.ranges.iter_mut().filter(|range| range.lasts) {
             (range.to, range.lasts) = (range.to.max(to), false);
@@ -131,8 +131,8 @@ impl Ranges {
         self.ranges.retain(|range| range.from < range.end());
     }
 
-    /// Moves a range's mark on from where it was when the work began. `None`, and no change, if the
-    /// range is no longer the same; otherwise what is left of it.
+    /// Advances a range's mark from where it was when the work began. Returns what is left of the
+    /// range; `None`, without a change, if it is no longer the same.
     pub(crate) fn advance(
         &mut self,
         began: &Range,
@@ -154,8 +154,8 @@ impl Ranges {
         other.ranges.into_iter().for_each(|range| self.insert(range));
     }
 
-    /// Adds a range. One parameter holds some thirty: beyond that the two that are closest become
-    /// one, which queues the events between them too.
+    /// Adds a range. One parameter holds some thirty: beyond that the two closest are merged, which
+    /// also queues the events between them.
     fn insert(&mut self, mut new: Range) {
         self.ranges.retain(|known| {
             let apart = !known.touches(&new);
@@ -210,7 +210,7 @@ mod tests {
         assert_eq!(shown(&ranges), [(100, 100, 200), (300, 300, -1)]);
         ranges.advance(&first(&ranges), at(150), None).unwrap();
         ranges.add(at(100), Some(at(180)));
-        assert_eq!(shown(&ranges)[0], (100, 150, 200), "asked for again, it goes on");
+        assert_eq!(shown(&ranges)[0], (100, 150, 200), "requested again, it continues");
         ranges.add(at(100), Some(at(220)));
         assert_eq!(shown(&ranges)[0], (100, 150, 220), "and may end later");
         ranges.add(at(50), Some(at(160)));
@@ -221,14 +221,14 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_that_lasts_goes_on_from_its_mark_at_every_watch() {
+    fn a_gap_that_lasts_continues_from_its_mark_at_every_watch() {
         let mut ranges = Ranges::default();
         ranges.open(at(100));
         ranges.advance(&first(&ranges), at(500), None).unwrap();
         ranges.open(at(100));
         ranges.open(at(200));
         assert_eq!(shown(&ranges), [(100, 500, -1)]);
-        // Ended too early, by a watch that had looked before.
+        // Ended too early, by a watch with an older observation.
         ranges.close(at(600));
         ranges.open(at(100));
         assert_eq!(shown(&ranges), [(100, 500, -1)]);
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_gap_ends_no_range_that_has_become_a_part_of_it() {
+    fn the_end_of_a_gap_does_not_end_a_range_merged_into_it() {
         let mut ranges = Ranges::default();
         ranges.open(at(100));
         ranges.add(at(150), Some(at(200)));
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_moves_on_only_from_where_it_was() {
+    fn a_mark_advances_only_from_where_it_was() {
         let mut ranges = Ranges::default();
         ranges.add(at(100), Some(at(200)));
         let began = first(&ranges);
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_read_of_a_job_counts_for_the_same_bounds_only() {
+    fn a_jobs_progress_counts_only_for_the_same_bounds() {
         let mut ranges = Ranges::default();
         ranges.add(at(100), Some(at(200)));
         let job = |offset| Some(JobMark { id: "j-1".parse().unwrap(), offset });
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn the_document_fits_into_its_parameter_and_covers_everything_still() {
+    fn the_document_fits_into_its_parameter_and_still_covers_everything() {
         let mut ranges = Ranges::default();
         for n in 0..500 {
             ranges.add(at(n * 1_000), Some(at(n * 1_000 + 10 + n % 7)));
@@ -309,9 +309,9 @@ mod tests {
         Add(i64, i64),
         Open(i64),
         Close(i64),
-        /// Queues so much of the oldest range and says so, to a copy that may be stale.
+        /// Queues this much of the oldest range and advances it, in a copy that may be stale.
         Queue(i64),
-        /// Takes over what the other has.
+        /// Merges the other's ranges.
         Merge,
     }
 
@@ -328,9 +328,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_was_asked_for_is_queued_or_in_a_range(steps in prop::collection::vec(step(), 1..40)) {
+        fn everything_requested_is_queued_or_in_a_range(steps in prop::collection::vec(step(), 1..40)) {
             let mut copies = [Ranges::default(), Ranges::default()];
-            let (mut asked, mut queued) = ([[false; 100]; 2], [false; 100]);
+            let (mut requested, mut queued) = ([[false; 100]; 2], [false; 100]);
             let mut open: [Option<i64>; 2] = [None; 2];
             for (second, step) in steps {
                 let this = usize::from(second);
@@ -339,7 +339,7 @@ mod tests {
                 match step {
                     Step::Add(from, to) => {
                         ranges.add(at(from), Some(at(to)));
-                        (from..to).for_each(|n| asked[this][usize::try_from(n).unwrap()] = true);
+                        (from..to).for_each(|n| requested[this][usize::try_from(n).unwrap()] = true);
                     }
                     Step::Open(from) => {
                         ranges.open(at(from));
@@ -348,7 +348,7 @@ mod tests {
                     Step::Close(to) => {
                         ranges.close(at(to));
                         if let Some(from) = open[this].take() {
-                            (from..to).for_each(|n| asked[this][usize::try_from(n).unwrap()] = true);
+                            (from..to).for_each(|n| requested[this][usize::try_from(n).unwrap()] = true);
                         }
                     }
                     Step::Queue(length) => {
@@ -361,19 +361,19 @@ mod tests {
                     }
                     Step::Merge => {
                         ranges.merge(other);
-                        let theirs = asked[1 - this];
-                        for (mine, theirs) in asked[this].iter_mut().zip(theirs) {
+                        let theirs = requested[1 - this];
+                        for (mine, theirs) in requested[this].iter_mut().zip(theirs) {
                             *mine |= theirs;
                         }
                         open[this] = open[this].into_iter().chain(open[1 - this]).min();
                     }
                 }
-                for (ranges, (asked, open)) in copies.iter().zip(asked.iter().zip(open)) {
+                for (ranges, (requested, open)) in copies.iter().zip(requested.iter().zip(open)) {
                     let all: Vec<_> = ranges.iter().collect();
                     prop_assert!(all.windows(2).all(|two| two[0].end() < two[1].from), "{:?}", all);
                     for n in 0..100_i64 {
                         let index = usize::try_from(n).unwrap();
-                        let wanted = asked[index] || open.is_some_and(|from| from <= n);
+                        let wanted = requested[index] || open.is_some_and(|from| from <= n);
                         let there = ranges.iter().any(|r| (r.from..r.end()).contains(&at(n)));
                         prop_assert!(!wanted || there || queued[index], "{} of {:?}", n, all);
                     }

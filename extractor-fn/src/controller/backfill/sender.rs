@@ -9,11 +9,12 @@ use crate::client::{
     sqs::{Queue, QueueError},
 };
 
-/// Messages of one request to SQS.
-const BATCH: usize = 10;
+/// Messages per request to SQS.
+const BATCH_MESSAGES: usize = 10;
 /// Requests to SQS at once.
-const AT_ONCE: usize = 8;
-/// Sends events in batches, some at once. What was added is durable once it is flushed.
+const MAX_REQUESTS: usize = 8;
+
+/// Sends events in batches, some at once. Events are durable after a flush.
 pub(super) struct Sender<'a> {
     queue: &'a Queue,
     batch: Vec<Message>,
@@ -31,14 +32,14 @@ impl<'a> Sender<'a> {
 
     pub(super) async fn add(&mut self, message: Message) -> Result<(), QueueError> {
         self.batch.push(message);
-        if self.batch.len() >= BATCH {
+        if self.batch.len() >= BATCH_MESSAGES {
             self.send().await?;
         }
         Ok(())
     }
 
     async fn send(&mut self) -> Result<(), QueueError> {
-        while self.sending.len() >= AT_ONCE {
+        while self.sending.len() >= MAX_REQUESTS {
             self.sent().await?;
         }
         let (queue, batch) = (self.queue, std::mem::take(&mut self.batch));
@@ -51,8 +52,9 @@ impl<'a> Sender<'a> {
 
     async fn sent(&mut self) -> Result<(), QueueError> {
         if let Some(sent) = self.sending.next().await {
-            self.queued +=
-                sent.inspect_err(|err| warn!(error = error_chain(err), "could not queue"))?;
+            self.queued += sent.inspect_err(|err| {
+                warn!(error = error_chain(err), "could not queue recovered events");
+            })?;
         }
         Ok(())
     }

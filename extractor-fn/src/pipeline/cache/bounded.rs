@@ -1,4 +1,4 @@
-//! Memory that is bounded both in entries and in bytes.
+//! A cache that is bounded both in entries and in bytes.
 
 use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
@@ -8,19 +8,18 @@ use std::{
 use lru::LruCache;
 use shared::Id;
 
-/// What an entry takes besides its value: an id, and the map's own book-keeping.
+/// Bytes of an entry besides its value: an id, and the map's own overhead.
 const ENTRY_BYTES: usize = 200;
-/// A value that would take more than this part of all bytes is not kept: it would push out the
-/// others.
-const LARGEST_PART: usize = 4;
+/// A value larger than this fraction of all bytes is not kept: it would evict the others.
+const MAX_VALUE_FRACTION: usize = 4;
 
-/// How much memory a value takes, besides its entry.
+/// A value's memory, besides its entry.
 pub(crate) trait Weight {
     /// In bytes. It does not change while the value is kept.
     fn bytes(&self) -> usize;
 }
 
-/// Values by id. What was used least recently is forgotten first.
+/// Values by id. The least recently used are evicted first.
 pub(crate) struct Bounded<V> {
     entries: LruCache<Id, V>,
     bytes: usize,
@@ -28,7 +27,7 @@ pub(crate) struct Bounded<V> {
 }
 
 impl<V: Weight> Bounded<V> {
-    /// Holds so many entries and bytes at most.
+    /// Holds at most this many entries and bytes.
     pub(crate) fn new(entries: NonZeroUsize, bytes: usize) -> Self {
         Self { entries: LruCache::new(entries), bytes: 0, limit: bytes }
     }
@@ -37,7 +36,7 @@ impl<V: Weight> Bounded<V> {
         self.entries.get(id)
     }
 
-    /// The value, which does not count as used.
+    /// The value, without counting as a use.
     pub(crate) fn peek(&self, id: &Id) -> Option<&V> {
         self.entries.peek(id)
     }
@@ -45,7 +44,7 @@ impl<V: Weight> Bounded<V> {
     pub(crate) fn put(&mut self, id: Id, value: V) {
         self.remove(&id);
         let bytes = cost(&value);
-        if bytes > self.limit / LARGEST_PART {
+        if bytes > self.limit / MAX_VALUE_FRACTION {
             return;
         }
         self.bytes += bytes;
@@ -93,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn neither_entries_nor_bytes_grow_over_their_limit() {
+    fn neither_entries_nor_bytes_exceed_their_limit() {
         let id = |n: usize| format!("i-{n}").parse::<Id>().unwrap();
         let mut few = Bounded::new(NonZeroUsize::new(3).unwrap(), 1_000_000);
         for n in 0..10 {

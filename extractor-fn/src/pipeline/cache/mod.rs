@@ -1,4 +1,4 @@
-//! A value kept for a while and fetched by one caller at a time.
+//! Caches. [`Cached`] is a value with a TTL, fetched by one caller at a time.
 
 pub(crate) mod bounded;
 pub(crate) mod names;
@@ -19,8 +19,8 @@ impl<T> Default for Cached<T> {
 }
 
 impl<T> Cached<T> {
-    /// The kept value if it is younger than `age`, else a new one. Callers that come meanwhile
-    /// wait for it; a failure is not kept.
+    /// The cached value if it is younger than `age`, else a new one. Concurrent callers wait for the
+    /// same fetch; a failure is not cached.
     pub(crate) async fn get<E>(
         &self,
         now: Timestamp,

@@ -1,5 +1,5 @@
-//! Names of agents, topics and inboxes. They are an extra: whatever happens to a list of them, no
-//! conversation waits for it longer than for one call, and none fails.
+//! Names of agents, topics and inboxes. They are optional: if a list of them fails, no conversation
+//! waits longer than for one call, and none fails.
 
 use std::{borrow::Cow, collections::HashMap, num::NonZeroUsize, sync::Arc};
 
@@ -17,22 +17,22 @@ use crate::{
     pipeline::cache::bounded::hash,
 };
 
-/// How long a list is used.
-const LIST_AGE: SignedDuration = SignedDuration::from_hours(1);
-/// How long a list is not read again before its time, for an id that it lacks or after a failure.
-const PAUSE: SignedDuration = SignedDuration::from_mins(1);
-/// Bytes that are kept of a list: some 30,000 names. What is beyond them has no name.
+/// How long a list is cached.
+const LIST_TTL: SignedDuration = SignedDuration::from_hours(1);
+/// The least time between two reads of a list, for an id that it lacks or after a failure.
+const MIN_REFRESH_INTERVAL: SignedDuration = SignedDuration::from_mins(1);
+/// The most bytes kept of a list: some 30,000 names. Ids beyond them have no name.
 const LIST_BYTES: usize = 4 << 20;
-/// What an entry takes besides its texts.
+/// Bytes of an entry besides its texts.
 const ENTRY_BYTES: usize = 80;
-/// Ids that no list has, of which so many are remembered.
+/// How many ids that the list lacks are kept.
 const ABSENT_IDS: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 
-/// What a list says, by id.
+/// A list's entries, by id.
 #[derive(Debug, Default)]
 pub(crate) struct Names(HashMap<Box<str>, Label>);
 
-/// What a list says of one agent, topic or inbox.
+/// The name of one agent, topic or inbox.
 #[derive(Debug, Default)]
 pub(crate) struct Label {
     pub(crate) name: Option<Box<str>>,
@@ -67,18 +67,18 @@ impl Names {
 /// A list of names, kept for an hour, and read again for an id that it lacks.
 pub(crate) struct NameList {
     kind: &'static str,
-    /// Held across a read, so that many callers cost one.
+    /// Locked during a read, so that many callers share one.
     kept: Mutex<Kept>,
 }
 
 struct Kept {
-    /// The last list that could be read.
+    /// The last list read successfully.
     names: Arc<Names>,
     read_at: Timestamp,
     failed_at: Timestamp,
     /// When it was last read for an id that it lacks.
     early_at: Timestamp,
-    /// Hashes of the ids that were looked for and that a newer list did not have.
+    /// Hashes of the ids that a list read after their first lookup did not have.
     default: LruCache<u64, ()>,
 }
 
@@ -96,7 +96,7 @@ impl NameList {
         Self { kind, kept: Mutex::new(kept) }
     }
 
-    /// Names for these ids, as far as there are any.
+    /// The names of these ids, where there are any.
     pub(crate) async fn get(
         &self,
         ids: &[Cow<'_, str>],
@@ -121,14 +121,14 @@ impl NameList {
                     kept.read_at = now;
                 }
                 Err(GladlyError::Interrupted(interrupted)) => return Err(interrupted),
-                // Refused credentials, too: a token may be allowed everything but this list, and a
-                // token that is allowed nothing is found out by the calls that matter.
+                // Also for rejected credentials: a token may lack only the permission for this
+                // list, and a token without any permission fails in the calls that matter.
                 Err(err) => {
                     kept.failed_at = clock.now();
                     let error = error_chain(&err);
                     warn!(
                         gladly.list = self.kind,
-                        error, "could not read names; using the last list"
+                        error, "could not read names; using the cached list"
                     );
                 }
             }
@@ -139,26 +139,26 @@ impl NameList {
 }
 
 impl Kept {
-    /// Whether the list is to be read now, for ids that were seen at `wanted_at`.
+    /// Whether to read the list now, for ids that were seen at `wanted_at`.
     fn is_due(&mut self, ids: &[Cow<'_, str>], wanted_at: Timestamp, now: Timestamp) -> bool {
-        if within(self.failed_at, now, PAUSE) {
+        if within(self.failed_at, now, MIN_REFRESH_INTERVAL) {
             return false;
         }
-        if !within(self.read_at, now, LIST_AGE) {
+        if !within(self.read_at, now, LIST_TTL) {
             return true;
         }
         let is_new =
             |id: &Cow<'_, str>| self.names.get(id).is_none() && !self.default.contains(&hash(id));
         let is_due = self.read_at < wanted_at
             && ids.iter().any(is_new)
-            && !within(self.early_at, now, PAUSE);
+            && !within(self.early_at, now, MIN_REFRESH_INTERVAL);
         if is_due {
             self.early_at = now;
         }
         is_due
     }
 
-    /// An id that a list lacks although it was read after the id was seen does not exist.
+    /// Notes ids that do not exist: a list read after they were seen lacks them.
     fn note_absent(&mut self, ids: &[Cow<'_, str>], wanted_at: Timestamp) {
         if self.read_at >= wanted_at {
             for id in ids.iter().filter(|id| self.names.get(id).is_none()) {
@@ -168,7 +168,7 @@ impl Kept {
     }
 }
 
-/// Whether `then` is less than `age` ago. A clock set back makes nothing young.
+/// Whether `then` is less than `age` ago; `false` if the clock was set back.
 fn within(then: Timestamp, now: Timestamp, age: SignedDuration) -> bool {
     let ago = now.duration_since(then);
     !ago.is_negative() && ago < age

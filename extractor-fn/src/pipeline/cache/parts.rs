@@ -1,5 +1,5 @@
-//! What was fetched one by one of a conversation, for its next try: a conversation that takes more
-//! calls than an invocation has time for gets further with each.
+//! The parts of a conversation that were fetched one by one, kept for its next attempt: a
+//! conversation that needs more calls than an invocation has time for makes progress with each.
 
 use std::{
     collections::HashMap,
@@ -12,20 +12,20 @@ use shared::{Clock, Id};
 
 use crate::pipeline::cache::bounded::{Bounded, Weight};
 
-/// How long parts are used: they are as old as the first of them.
-const PARTS_AGE: SignedDuration = SignedDuration::from_hours(1);
+/// How long parts are cached, counted from the first of a conversation.
+const PARTS_TTL: SignedDuration = SignedDuration::from_hours(1);
 /// Conversations whose parts are kept, and the bytes they take together.
-const CONVERSATIONS: NonZeroUsize = NonZeroUsize::new(1_000).unwrap();
-const BYTES: usize = 32 << 20;
-/// What a part takes besides its text.
+const MAX_CONVERSATIONS: NonZeroUsize = NonZeroUsize::new(1_000).unwrap();
+const MAX_BYTES: usize = 32 << 20;
+/// Bytes of a part besides its text.
 const PART_BYTES: usize = 120;
 
-/// A part of a conversation that takes a call of its own.
+/// A part of a conversation that needs a call of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Part {
     /// An item, as JSON.
     Item,
-    /// What was said in a call or a voicemail.
+    /// The transcript of a call or a voicemail.
     Transcript,
 }
 
@@ -50,7 +50,7 @@ impl Weight for Kept {
 
 impl Parts {
     pub(crate) fn new(clock: Clock) -> Self {
-        Self { kept: Mutex::new(Bounded::new(CONVERSATIONS, BYTES)), clock }
+        Self { kept: Mutex::new(Bounded::new(MAX_CONVERSATIONS, MAX_BYTES)), clock }
     }
 
     pub(crate) fn get(&self, conversation: &Id, part: Part, id: &Id) -> Option<Arc<str>> {
@@ -72,19 +72,19 @@ impl Parts {
         all.put(conversation.clone(), kept);
     }
 
-    /// Whether some of a conversation was fetched and did not get to the destination.
+    /// Whether part of a conversation was fetched and not delivered.
     pub(crate) fn has(&self, conversation: &Id) -> bool {
         self.kept().peek(conversation).is_some()
     }
 
-    /// The conversation is at the destination.
+    /// The conversation was delivered.
     pub(crate) fn forget(&self, conversation: &Id) {
         self.kept().remove(conversation);
     }
 
     fn is_young(&self, kept: &Kept) -> bool {
         let age = self.clock.now().duration_since(kept.since);
-        !age.is_negative() && age < PARTS_AGE
+        !age.is_negative() && age < PARTS_TTL
     }
 
     fn kept(&self) -> MutexGuard<'_, Bounded<Kept>> {
@@ -107,14 +107,14 @@ mod tests {
         let (parts, id) = (Parts::new(clock), |text: &str| text.parse::<Id>().unwrap());
         let get = |item: &str| parts.get(&id("c"), Part::Transcript, &id(item));
 
-        parts.keep(&id("c"), Part::Transcript, id("a"), "said".into());
-        assert_eq!(get("a").as_deref(), Some("said"));
+        parts.keep(&id("c"), Part::Transcript, id("a"), "hello".into());
+        assert_eq!(get("a").as_deref(), Some("hello"));
         assert_eq!(parts.get(&id("c"), Part::Item, &id("a")), None);
         assert_eq!(parts.get(&id("d"), Part::Transcript, &id("a")), None);
 
         now.store(3_599, Ordering::Relaxed);
         parts.keep(&id("c"), Part::Transcript, id("b"), "".into());
-        assert_eq!((get("a").as_deref(), get("b").as_deref()), (Some("said"), Some("")));
+        assert_eq!((get("a").as_deref(), get("b").as_deref()), (Some("hello"), Some("")));
         now.store(3_600, Ordering::Relaxed);
         assert_eq!((get("a"), get("b")), (None, None), "as old as the first");
         parts.keep(&id("c"), Part::Transcript, id("b"), "more".into());

@@ -1,5 +1,5 @@
-//! A conversation as the destination gets it, made from Gladly's answers. Nothing here asks
-//! anybody anything, and no odd item, field or type fails a conversation.
+//! A conversation as it is delivered, built from Gladly's responses. Nothing here does I/O, and no
+//! malformed item, field or type fails a conversation.
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
@@ -13,11 +13,11 @@ use crate::{
     pipeline::cache::names::Names,
 };
 
-/// Where customers' means of contact stand inside an item's content.
+/// The fields of an item's content that hold customers' contact details.
 const CONTACT_FIELDS: [&str; 7] =
     ["from", "to", "cc", "bcc", "customerNumber", "customerAddress", "userId"];
 
-/// What Gladly says about a conversation itself.
+/// The conversation itself, without its items.
 #[derive(Debug)]
 pub(crate) struct Conversation<'a>(Fields<'a>);
 
@@ -38,7 +38,7 @@ impl<'a> Conversation<'a> {
         self.0.text("agentId")
     }
 
-    /// Those that are texts. `None` if there is no list of them.
+    /// The texts of a list. `None` if there is no list.
     pub(crate) fn topic_ids(&self) -> Option<Vec<Cow<'a, str>>> {
         Some(self.0.list("topicIds")?.into_iter().filter_map(text).collect())
     }
@@ -64,7 +64,7 @@ struct Author<'a> {
 }
 
 impl<'a> Item<'a> {
-    /// Reads a list of items, oldest first. What is no object at all is left out.
+    /// Reads a list of items, oldest first, without entries that are not objects.
     pub(crate) fn list(json: &'a str) -> Option<Vec<Self>> {
         Some(list(json)?.into_iter().filter_map(|item| Self::read(item.get())).collect())
     }
@@ -94,7 +94,7 @@ impl<'a> Item<'a> {
         self.id.as_deref()
     }
 
-    /// Whether what was said in it may be had as a transcript.
+    /// Whether it may have a transcript.
     pub(crate) fn is_call(&self) -> bool {
         matches!(self.kind.as_deref(), Some("PHONE_CALL" | "VOICEMAIL"))
     }
@@ -103,7 +103,7 @@ impl<'a> Item<'a> {
         self.kind.as_deref() == Some("CONVERSATION_NOTE")
     }
 
-    /// Subject and text, from the fields that an item of this type has them in.
+    /// Subject and text, from the fields that hold them in an item of this type.
     fn subject_and_text(
         &self,
         transcripts: &HashMap<Id, Arc<str>>,
@@ -121,19 +121,19 @@ impl<'a> Item<'a> {
                 let transcript = id.and_then(|id| transcripts.get(&id).map(ToString::to_string));
                 (None, transcript.or_else(|| summary(content.get("recordingSummary"))))
             }
-            // Custom channels: either type has either of two contents.
+            // Custom channels: both types may have either content.
             "TEXT" | "FILES" => {
                 let content = content.get("content");
                 (None, inner(content, "text").or_else(|| inner(content, "caption")))
             }
             "TOPIC_CHANGE" | "CONVERSATION_STATUS_CHANGE" => (None, None),
-            // A type that did not exist when this was written most likely looks like the others.
+            // An unknown type most likely resembles the others.
             _ => (owned("subject"), owned("content").or_else(|| owned("body"))),
         }
     }
 }
 
-/// A call's summary, unless it was redacted or is not there yet.
+/// A call's summary, unless it was redacted or does not exist yet.
 fn summary(field: Field<'_>) -> Option<String> {
     let ready = inner(field, "status").is_none_or(|status| status == "READY");
     inner(field, "summary").filter(|_| ready)
@@ -148,12 +148,12 @@ fn is_object(raw: &&RawValue) -> bool {
     raw.get().starts_with('{')
 }
 
-/// Whether every reader can read what holds it.
+/// Whether it is shallow enough for every reader.
 fn is_readable(raw: &&RawValue) -> bool {
     !exceeds_max_depth(raw.get())
 }
 
-/// What was said in a call, a line for each paragraph.
+/// A call's transcript, one line per paragraph.
 pub(crate) fn transcript_text(transcript: &str) -> Option<String> {
     let paragraphs = Fields::read(transcript)?.list("paragraphs")?;
     let lines = paragraphs
@@ -162,7 +162,7 @@ pub(crate) fn transcript_text(transcript: &str) -> Option<String> {
     Some(lines.collect::<Vec<_>>().join("\n")).filter(|text| !text.is_empty())
 }
 
-/// A customer as the destination gets it.
+/// A customer as it is delivered.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Customer<'a> {
@@ -182,13 +182,13 @@ pub(crate) struct Customer<'a> {
 }
 
 impl<'a> Customer<'a> {
-    /// Reads a profile, of the customer asked for.
-    pub(crate) fn read(profile: &'a str, asked_for: &'a Id, contact: bool) -> Option<Self> {
+    /// Reads a profile. `requested` is the id if the profile has no valid one.
+    pub(crate) fn read(profile: &'a str, requested: &'a Id, contact: bool) -> Option<Self> {
         let profile = Fields::read(profile)?;
         let id = profile.text("id").filter(|id| id.parse::<Id>().is_ok());
         let addresses = |name| profile.list(name).map(addresses);
         Some(Self {
-            id: id.unwrap_or_else(|| asked_for.as_str().into()),
+            id: id.unwrap_or_else(|| requested.as_str().into()),
             name: profile.text("name"),
             emails: Some("emails").filter(|_| contact).and_then(addresses),
             phones: Some("phones").filter(|_| contact).and_then(addresses),
@@ -199,13 +199,13 @@ impl<'a> Customer<'a> {
     }
 }
 
-/// Addresses or numbers, in the form that can be compared where Gladly has one.
+/// Addresses or numbers, normalized where Gladly has a normalized form.
 fn addresses(list: Vec<&RawValue>) -> Vec<String> {
     let one = |raw| inner(Some(raw), "normalized").or_else(|| inner(Some(raw), "original"));
     list.into_iter().filter_map(one).collect()
 }
 
-/// Everything that a snapshot is made from.
+/// Everything that a snapshot is built from.
 pub(crate) struct SnapshotInput<'a> {
     pub(crate) id: &'a Id,
     pub(crate) fetched_at: Timestamp,
@@ -217,9 +217,9 @@ pub(crate) struct SnapshotInput<'a> {
     pub(crate) agents: &'a Names,
     pub(crate) topics: &'a Names,
     pub(crate) inboxes: &'a Names,
-    /// Whether items may show customers' means of contact.
+    /// Whether items may contain customers' contact details.
     pub(crate) contact: bool,
-    /// Whether internal notes may be seen.
+    /// Whether internal notes are included.
     pub(crate) notes: bool,
 }
 
@@ -310,7 +310,7 @@ pub(crate) fn build(from: SnapshotInput<'_>) -> serde_json::Result<Box<RawValue>
                     None => Cow::Owned(no_content()),
                 };
                 Entry {
-                    // As an event without an id has it: the hash of its bytes.
+                    // As for an event without an id: the hash of its bytes.
                     id: item.id.unwrap_or_else(|| Id::derived(item.json).to_string().into()),
                     timestamp: item.timestamp,
                     kind: item.kind,
@@ -339,7 +339,7 @@ impl<'a> Named<'a> {
 }
 
 /// Oldest first, compared as times: as text, "05.1Z" would come after "05.10Z". An item without a
-/// readable time stays behind the one it came after.
+/// readable time stays after its predecessor.
 fn sort_by_time(items: &mut [Item<'_>]) {
     let mut latest = Timestamp::MIN;
     items.sort_by_cached_key(|item| {
@@ -349,7 +349,7 @@ fn sort_by_time(items: &mut [Item<'_>]) {
     });
 }
 
-/// The content less every field that says how to reach the customer, at any depth.
+/// The content without contact details, at any depth.
 fn without_contact(content: &RawValue) -> Box<RawValue> {
     let content = without(content.get(), |_, name, _| CONTACT_FIELDS.contains(&name));
     RawValue::from_string(content).unwrap_or_else(|_| no_content())
@@ -376,7 +376,7 @@ mod tests {
             conversation: &Conversation::read(conversation).unwrap(),
             items: Item::list(items).unwrap(),
             truncated: false,
-            transcripts: &HashMap::from([(call, "said".into())]),
+            transcripts: &HashMap::from([(call, "hello".into())]),
             customer: None,
             agents: &names,
             topics: &names,
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn text_comes_from_the_field_that_its_type_has_it_in() {
+    fn text_comes_from_the_field_of_the_items_type() {
         let plain = |kind: &str| json!({"type": kind, "content": "t", "body": "b"});
         for kind in
             ["CHAT_MESSAGE", "SMS", "FACEBOOK_MESSAGE", "WHATSAPP", "INSTAGRAM_DIRECT", "TWITTER"]
@@ -423,7 +423,7 @@ mod tests {
             (json!({"type": "FILES", "content": {"text": null, "caption": 7}}), (None, None)),
             (
                 json!({"type": "PHONE_CALL", "recordingSummary": {"status": "READY", "summary": "x"}}),
-                (None, Some("said")),
+                (None, Some("hello")),
             ),
             (json!({"type": "TOPIC_CHANGE", "addedTopicIds": ["t"]}), (None, None)),
             (json!({"type": "CONVERSATION_STATUS_CHANGE", "status": "OPEN"}), (None, None)),
@@ -459,13 +459,13 @@ mod tests {
         ] {
             assert_eq!(kind(json!({"type": given, "id": "x"})), expected, "{given}");
         }
-        for odd in [json!(null), json!("CUSTOMER"), json!({}), json!({"type": 7})] {
-            assert_eq!(kind(odd), "unknown");
+        for malformed in [json!(null), json!("CUSTOMER"), json!({}), json!({"type": 7})] {
+            assert_eq!(kind(malformed), "unknown");
         }
     }
 
     #[test]
-    fn items_stand_in_the_order_of_their_times_not_of_their_texts() {
+    fn items_are_sorted_by_time_and_not_by_text() {
         let at = |id: &str, time: &str| json!({"id": id, "timestamp": time});
         let items = json!([
             at("d", "2026-01-01T00:00:05.10Z"),
@@ -480,7 +480,7 @@ mod tests {
     }
 
     #[test]
-    fn content_stays_as_gladly_gave_it_and_absent_fields_are_left_out() {
+    fn content_is_unchanged_and_absent_fields_are_left_out() {
         let items = r#"[{"id":"i","content":{"type":"X","z":1.10,"a":12345678901234567890123,"n":null}}, 7, null, "x"]"#;
         let conversation = r#"{"id":"other","status":"OPEN","agentId":"","inboxId":"a","topicIds":["a","b"],
                                "closedAt":null,"customAttributes":[{"id":"k","value":1},{"id":"k","value":2}],"new":1}"#;
@@ -513,7 +513,7 @@ mod tests {
     }
 
     #[test]
-    fn a_customer_is_known_by_what_can_be_compared() {
+    fn a_customer_has_normalized_addresses_and_numbers() {
         let profile = r#"{"id":"u","name":"","emails":[{"original":"Sam@Example.com","normalized":"sam@example.com"},{"original":"x@example.com"},7],
                           "phones":[{"original":"(555) 0100","normalized":""}],"externalCustomerId":"e","customAttributes":{"plan":"gold"}}"#;
         let asked_for: Id = "asked".parse().unwrap();
@@ -569,16 +569,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_conversation_is_too_odd_to_be_told(
+        fn a_snapshot_can_be_built_from_any_json(
             conversation in prop::collection::btree_map("id|status|topicIds|agentId|customAttributes", any_json(), 0..5),
             items in prop::collection::vec(any_json(), 0..6),
             contact in any::<bool>(),
         ) {
             let conversation = Value::from_iter(conversation).to_string();
             let objects = items.iter().filter(|item| item.is_object()).count();
-            let told = snapshot(&conversation, &Value::from(items).to_string(), contact, true);
-            prop_assert_eq!(told["items"].as_array().unwrap().len(), objects);
-            prop_assert!(contact || !told["items"].to_string().contains("\"from\":"));
+            let built = snapshot(&conversation, &Value::from(items).to_string(), contact, true);
+            prop_assert_eq!(built["items"].as_array().unwrap().len(), objects);
+            prop_assert!(contact || !built["items"].to_string().contains("\"from\":"));
         }
     }
 }
