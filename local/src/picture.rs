@@ -457,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_counted_is_0_in_between() {
+    fn a_count_is_0_between_samples() {
         let mut counts = [0.0; 12];
         (counts[0], counts[2]) = (5.0, 4.0);
         assert_eq!(series("Queued", "Sum").points, (0..).zip(counts).collect::<Vec<_>>());
@@ -465,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_measured_is_unknown_in_between() {
+    fn a_measurement_is_unknown_between_samples() {
         let series = series("Backlog", "Maximum");
         let parts: Vec<_> = series.parts().collect();
         assert_eq!(parts, [&[(0, 7.0), (1, 5.0)][..], &[(11, 2.0)]]);

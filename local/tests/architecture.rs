@@ -103,7 +103,7 @@ fn the_layers_of_extractor_fn_import_downwards_only() {
 }
 
 #[test]
-fn no_function_has_a_circle_of_modules() {
+fn no_function_has_circular_imports() {
     for function in ["ingest-fn", "extractor-fn"] {
         let mut imports = imports(&root().join(function).join("src"));
         let known = imports.clone();

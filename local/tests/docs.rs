@@ -187,7 +187,7 @@ fn the_deployment_page_lists_every_parameter_of_the_template_and_no_other() {
 }
 
 #[test]
-fn the_code_map_is_what_the_folders_hold() {
+fn the_code_map_matches_the_folders() {
     let page = read("ARCHITECTURE.md");
     for folder in ["ingest-fn/src", "extractor-fn/src", "shared/src"] {
         let table = section(&page, &format!("### {folder}"));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use local::soak::{Plan, soak};
 
 #[tokio::test]
-async fn every_accepted_event_is_accounted_for_after_a_run_under_fire() {
+async fn every_accepted_event_is_accounted_for_after_a_run_with_faults() {
     let plan = Plan { name: "soak-test", ..Plan::new(1, 300, Duration::from_secs(15)) };
     let ledger = soak(&plan).await.unwrap();
     assert_eq!(ledger.sent, 300);

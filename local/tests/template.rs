@@ -30,7 +30,7 @@ fn a_failed_record_is_never_deleted_and_a_deploy_never_switches_the_mapping() {
 }
 
 #[test]
-fn a_deploy_never_writes_over_a_pause() {
+fn a_deploy_never_overwrites_a_pause() {
     // Frozen whole: CloudFormation writes the value again, "running", as soon as any property differs.
     let parameter = &template()["Resources"]["PauseParameter"];
     let frozen = json!({
@@ -46,7 +46,7 @@ fn a_deploy_never_writes_over_a_pause() {
 }
 
 #[test]
-fn a_message_is_not_handed_out_twice_while_it_is_worked_on() {
+fn a_message_is_not_received_twice_while_it_is_processed() {
     let visibility = properties("EventsQueue")["VisibilityTimeout"].as_u64().unwrap();
     let timeout = function("ExtractorFunction")["Timeout"].as_u64().unwrap();
     assert_eq!(timeout, 300);
@@ -65,7 +65,7 @@ fn a_message_is_not_handed_out_twice_while_it_is_worked_on() {
 }
 
 #[test]
-fn no_pause_that_the_guard_alone_holds_uses_up_an_events_receives() {
+fn no_pause_held_by_the_gate_alone_uses_up_an_events_receives() {
     let budget = properties("EventsQueue")["RedrivePolicy"]["maxReceiveCount"].as_u64().unwrap();
     let visibility = properties("EventsQueue")["VisibilityTimeout"].as_u64().unwrap();
     let template = template();
@@ -93,7 +93,7 @@ fn no_pause_that_the_guard_alone_holds_uses_up_an_events_receives() {
 }
 
 #[test]
-fn only_a_thousand_receives_move_an_event_to_quarantine_unasked() {
+fn sqs_moves_an_event_to_quarantine_only_after_a_thousand_receives() {
     let redrive = json!({
         "deadLetterTargetArn": {"Fn::GetAtt": "QuarantineQueue.Arn"},
         "maxReceiveCount": 1000,
@@ -105,7 +105,7 @@ fn only_a_thousand_receives_move_an_event_to_quarantine_unasked() {
 }
 
 #[test]
-fn retention_is_what_the_parameter_says_in_days() {
+fn retention_is_the_parameter_in_days() {
     let template = template();
     let lookup = json!({"Fn::FindInMap": ["Retention", {"Ref": "RetentionDays"}, "Seconds"]});
     assert_eq!(properties("EventsQueue")["MessageRetentionPeriod"], lookup);
@@ -124,7 +124,7 @@ fn retention_is_what_the_parameter_says_in_days() {
 }
 
 #[test]
-fn what_a_queue_holds_outlives_the_stack_and_is_only_read_over_tls() {
+fn queues_outlive_the_stack_and_require_tls() {
     let queues = of_type("AWS::SQS::Queue");
     assert_eq!(queues, ["EventsQueue", "QuarantineQueue"]);
     let mut guarded = BTreeSet::new();
@@ -172,7 +172,7 @@ fn assert_retained(resource: &str) {
 const ROLES: [&str; 3] = ["ExtractorRole", "IngestRole", "ReconcileScheduleRole"];
 
 #[test]
-fn each_function_has_a_role_of_its_own_and_nothing_from_elsewhere() {
+fn each_function_has_its_own_role_and_no_other_policies() {
     assert_eq!(of_type("AWS::IAM::Role"), ROLES);
     for (function, role) in
         [("IngestFunction", "IngestRole"), ("ExtractorFunction", "ExtractorRole")]
@@ -201,7 +201,7 @@ fn each_function_has_a_role_of_its_own_and_nothing_from_elsewhere() {
 }
 
 #[test]
-fn only_what_has_no_narrower_resource_is_allowed_on_everything() {
+fn only_actions_without_a_narrower_resource_are_allowed_on_everything() {
     let everywhere = ROLES.into_iter().flat_map(|role| {
         let pairs = Role::named(role).pairs();
         pairs.into_iter().filter(|(_, on)| on.ends_with('*')).map(move |(action, _)| (role, action))
@@ -222,7 +222,7 @@ fn only_what_has_no_narrower_resource_is_allowed_on_everything() {
 }
 
 #[test]
-fn nothing_here_may_write_the_operators_parameter() {
+fn no_role_may_write_the_operators_parameter() {
     let (mut written, mut deleted) = (BTreeSet::new(), BTreeSet::new());
     for role in ROLES {
         for (action, on) in Role::named(role).pairs() {
@@ -267,7 +267,7 @@ fn a_change_of_pause_or_breaker_calls_the_controller() {
 }
 
 #[test]
-fn the_controller_is_called_every_minute_and_never_again_for_the_minute_before() {
+fn the_controller_is_called_every_minute_without_retries() {
     let schedule = json!({
         "Description":
             "Invokes extractor-fn to reconcile with the pause and the circuit breaker",
@@ -399,7 +399,7 @@ fn the_functions_get_the_settings_that_they_read() {
 }
 
 #[test]
-fn every_parameter_explains_itself_and_refuses_nonsense() {
+fn every_parameter_is_described_and_validated() {
     for (name, parameter) in parameters() {
         let description = parameter["Description"].as_str().unwrap_or_default();
         assert!(description.len() > 40 && description.ends_with('.'), "{name}: {description:?}");
@@ -429,7 +429,7 @@ fn no_parameter_takes_a_secret() {
 }
 
 #[test]
-fn hosts_and_urls_are_gladlys_encrypted_or_on_this_machine() {
+fn hosts_and_urls_are_gladlys_https_or_loopback() {
     for (parameter, value, taken) in [
         ("GladlyHost", "acme.gladly.com", true),
         ("GladlyHost", "acme.us-1.gladly.qa", true),
@@ -474,7 +474,7 @@ fn hosts_and_urls_are_gladlys_encrypted_or_on_this_machine() {
 }
 
 #[test]
-fn a_name_that_aws_keeps_to_itself_is_refused() {
+fn a_parameter_name_reserved_by_aws_is_refused() {
     let refused = ["/aws", "/ssm", "/AWS/x", "/Ssm-x", "/awsome/x", "/aws-relay/token", "aws", "x"];
     let taken = [
         "/a",
@@ -510,7 +510,7 @@ fn a_name_that_aws_keeps_to_itself_is_refused() {
 }
 
 #[test]
-fn setting_up_refuses_what_the_template_refuses() {
+fn setup_refuses_what_the_template_refuses() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tools/setup");
     let setup = std::fs::read_to_string(path).unwrap();
     for (name, parameter) in
@@ -524,7 +524,7 @@ fn setting_up_refuses_what_the_template_refuses() {
 }
 
 #[test]
-fn the_stack_policy_keeps_updates_off_the_pause_and_nothing_else() {
+fn the_stack_policy_protects_only_the_pause_from_updates() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tools/stack-policy.json");
     let policy = std::fs::read_to_string(path).unwrap();
     let rule = |effect: &str, resource: &str| json!({"Effect": effect, "Action": "Update:*", "Principal": "*", "Resource": resource});
@@ -574,7 +574,7 @@ fn the_late_alarm_compares_milliseconds() {
 }
 
 #[test]
-fn the_endpoint_takes_gladlys_webhooks_and_logs_nothing_of_them() {
+fn the_endpoint_accepts_gladlys_webhooks_and_logs_none_of_their_content() {
     assert_eq!(of_type("AWS::ApiGatewayV2::Route"), ["WebhookRoute"]);
     assert_eq!(properties("WebhookRoute")["RouteKey"], "POST /webhooks/gladly");
     assert_eq!(properties("WebhookIntegration")["PayloadFormatVersion"], "2.0");
@@ -607,7 +607,7 @@ fn the_endpoint_takes_gladlys_webhooks_and_logs_nothing_of_them() {
 }
 
 #[test]
-fn no_log_is_kept_for_ever() {
+fn every_log_group_has_a_retention() {
     let logs = of_type("AWS::Logs::LogGroup");
     assert_eq!(logs, ["AccessLogs", "ExtractorLogs", "IngestLogs"]);
     for group in logs {
@@ -617,7 +617,7 @@ fn no_log_is_kept_for_ever() {
 }
 
 #[test]
-fn what_scripts_read_off_the_stack_is_there() {
+fn the_outputs_that_scripts_read_exist() {
     let Value::Object(outputs) = template()["Outputs"].take() else { panic!("no outputs") };
     assert_eq!(
         outputs.into_iter().map(|(name, _)| name).collect::<BTreeSet<_>>(),

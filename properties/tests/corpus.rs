@@ -67,7 +67,7 @@ fn every_record_of_a_batch_ends_in_exactly_one_way() {
 }
 
 #[test]
-fn no_parameter_or_list_has_the_controller_lose_a_message() {
+fn no_parameter_or_list_makes_the_controller_lose_a_message() {
     run("control", 209);
 }
 
@@ -77,17 +77,17 @@ fn what_is_not_clearly_running_is_paused() {
 }
 
 #[test]
-fn only_a_key_is_a_key() {
+fn only_valid_keys_are_accepted() {
     run("keys", 20);
 }
 
 #[test]
-fn every_message_reads_back_as_it_was() {
+fn every_message_round_trips() {
     run("message", 433);
 }
 
 #[test]
-fn every_webhook_is_answered_and_kept() {
+fn every_webhook_is_answered_and_stored() {
     run("webhook", 244);
 }
 
@@ -102,7 +102,7 @@ fn every_target_is_fuzzed_and_has_a_corpus() {
 
 /// So that keeping one input more changes no other byte, and keeping none changes nothing.
 #[test]
-fn packing_what_an_archive_holds_makes_the_same_archive() {
+fn unpacking_and_packing_reproduces_an_archive() {
     let tool = |arguments: [&Path; 3]| {
         let status = Command::new(fuzz("../tools/corpus")).args(arguments).status().unwrap();
         assert!(status.success(), "{arguments:?}");

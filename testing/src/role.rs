@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_role_allows_what_its_statements_say_and_nothing_near_it() {
+    fn a_role_allows_exactly_its_statements() {
         let (ingest, extractor) = (Role::named("IngestRole"), Role::named("ExtractorRole"));
         let parameter =
             |name: &str| format!("arn:aws:ssm:eu-west-1:123456789012:parameter/relay/{name}");

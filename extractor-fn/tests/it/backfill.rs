@@ -238,7 +238,7 @@ impl TestApp {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_webhook_is_asked_about_every_five_minutes_and_told() {
+async fn the_webhook_is_checked_and_reported_every_five_minutes() {
     let mut few = webhook(true);
     few["events"] = json!(EVENT_TYPES[1..]);
     let other = json!({"id": "w-2", "url": "https://elsewhere.example.com", "enabled": true, "events": EVENT_TYPES});
@@ -267,7 +267,7 @@ async fn the_webhook_is_asked_about_every_five_minutes_and_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_gladly_that_refuses_us_is_not_asked_more_often() {
+async fn the_webhook_is_checked_no_more_often_while_gladly_rejects_the_credentials() {
     let app = TestApp::with(&[("WEBHOOK_URL", URL)], |_| Reply::status(401));
     for _ in 0..20 {
         let _ = app.invoke(json!({"task": "reconcile"})).await;
@@ -277,7 +277,7 @@ async fn a_gladly_that_refuses_us_is_not_asked_more_often() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_gladly_that_fails_is_not_asked_more_often_for_a_gap_either() {
+async fn a_failing_backfill_is_retried_every_five_minutes() {
     let app = TestApp::new(|_| Reply::status(500));
     let now = app.clock.now();
     let range = |hours| (now - SignedDuration::from_hours(hours)).to_string();
@@ -299,7 +299,7 @@ async fn a_gladly_that_fails_is_not_asked_more_often_for_a_gap_either() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_is_asked_where_nobody_watches() {
+async fn gladly_is_not_called_when_the_webhook_is_not_monitored() {
     for settings in [&[("WEBHOOK_URL", URL), ("WATCH_WEBHOOK", "false")][..], &[]] {
         let app = TestApp::with(settings, |_| Reply::status(500));
         app.task("reconcile").await;
@@ -309,7 +309,7 @@ async fn nobody_is_asked_where_nobody_watches() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_webhook_that_gladly_gave_up_is_switched_on_and_its_gap_is_filled() {
+async fn a_webhook_that_gladly_disabled_is_re_enabled_and_its_gap_is_backfilled() {
     let mut given_up = webhook(false);
     let (app, upstream) = watched(Upstream::default());
     let now = app.clock.now();
@@ -359,7 +359,7 @@ async fn a_webhook_that_gladly_gave_up_is_switched_on_and_its_gap_is_filled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_crash_after_the_switching_on_loses_no_gap() {
+async fn a_crash_after_re_enabling_the_webhook_loses_no_gap() {
     let (app, upstream) =
         watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
     let now = app.clock.now();
@@ -374,7 +374,7 @@ async fn a_crash_after_the_switching_on_loses_no_gap() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_range_is_cut_to_what_gladly_has_and_goes_on_after_a_fault() {
+async fn a_range_is_limited_to_what_gladly_lists_and_resumes_after_a_fault() {
     let (app, upstream) =
         watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
     let now = app.clock.now();
@@ -409,7 +409,7 @@ async fn a_range_is_cut_to_what_gladly_has_and_goes_on_after_a_fault() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_sqs_took_only_in_part_is_queued_again() {
+async fn a_partly_accepted_batch_is_queued_again() {
     let (app, upstream) =
         watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
     let begins = app.clock.now() - SignedDuration::from_hours(1);
@@ -489,7 +489,7 @@ fn ids(numbers: std::ops::Range<i32>) -> BTreeSet<String> {
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
 
 #[tokio::test(start_paused = true)]
-async fn a_range_that_is_added_while_another_is_worked_on_is_kept() {
+async fn a_range_added_during_another_backfill_is_kept() {
     // With the lease, and where two have come to work at once.
     for at_once in [false, true] {
         let (app, upstream) =
@@ -529,7 +529,7 @@ async fn a_range_that_is_added_while_another_is_worked_on_is_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_gap_that_is_noted_while_exports_are_read_is_kept() {
+async fn a_gap_recorded_during_an_import_is_kept() {
     for list in [None, Some(List::Unavailable)] {
         let (app, upstream) = watched(Upstream { pings: true, ..Upstream::default() });
         let now = app.clock.now();
@@ -623,7 +623,7 @@ async fn an_import_of_fourteen_days_of_hourly_exports_fits_into_its_parameter() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_export_job_longer_than_an_invocation_goes_on_from_where_it_ended() {
+async fn an_export_job_longer_than_an_invocation_resumes_where_it_stopped() {
     for parts in [true, false] {
         let (app, upstream) =
             watched(Upstream { webhooks: json!([webhook(true)]), parts, ..Upstream::default() });
@@ -652,7 +652,7 @@ async fn an_export_job_longer_than_an_invocation_goes_on_from_where_it_ended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_line_that_takes_too_long_costs_neither_the_deadline_nor_what_came_before() {
+async fn a_slow_line_exceeds_no_deadline_and_loses_no_earlier_line() {
     let now = Timestamp::now();
     let from = now - 2 * HOUR;
     let events = series(0..3, from);
@@ -669,7 +669,7 @@ async fn a_line_that_takes_too_long_costs_neither_the_deadline_nor_what_came_bef
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_export_job_that_is_gone_costs_only_itself() {
+async fn a_deleted_export_job_does_not_stop_the_others() {
     let (app, upstream) =
         watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
     let now = app.clock.now();
@@ -706,7 +706,7 @@ async fn an_export_job_that_is_gone_costs_only_itself() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_list_that_breaks_off_goes_on_from_where_it_broke() {
+async fn a_truncated_list_resumes_where_it_was_cut() {
     let (app, upstream) =
         watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
     let begins = app.clock.now() - 10 * HOUR;
@@ -723,7 +723,7 @@ async fn a_list_that_breaks_off_goes_on_from_where_it_broke() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_download_that_gladly_throttles_quiets_every_call_for_as_long_as_it_asks() {
+async fn a_throttled_download_pauses_all_calls_for_its_retry_after() {
     let (app, upstream) =
         watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
     let begins = app.clock.now() - 2 * HOUR;
@@ -741,7 +741,7 @@ async fn a_download_that_gladly_throttles_quiets_every_call_for_as_long_as_it_as
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_download_refused_with_a_token_that_was_just_replaced_is_asked_again_with_the_new_one() {
+async fn a_download_rejected_during_a_token_change_is_retried_with_the_new_token() {
     let (app, upstream) =
         watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
     let now = app.clock.now();
@@ -760,7 +760,7 @@ async fn a_download_refused_with_a_token_that_was_just_replaced_is_asked_again_w
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_the_webhook_stays_off_each_watch_goes_on_from_the_mark() {
+async fn while_the_webhook_is_disabled_each_check_resumes_where_the_last_one_stopped() {
     let (app, upstream) = watched(Upstream::default());
     let now = app.clock.now();
     let mut given_up = webhook(false);
@@ -781,7 +781,7 @@ async fn while_the_webhook_stays_off_each_watch_goes_on_from_the_mark() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_import_begins_where_gladly_lets_it() {
+async fn an_import_starts_at_the_oldest_time_that_gladly_accepts() {
     let asked = Arc::new(Mutex::new(None));
     let app = TestApp::new({
         let asked = Arc::clone(&asked);
@@ -808,7 +808,7 @@ async fn an_import_begins_where_gladly_lets_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_line_needs_nothing_but_its_conversation_and_what_cannot_be_used_is_counted() {
+async fn a_line_needs_only_its_conversation_and_invalid_lines_are_counted() {
     let (app, upstream) =
         watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
     let now = app.clock.now();

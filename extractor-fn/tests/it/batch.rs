@@ -21,7 +21,7 @@ use crate::{
 };
 
 #[test]
-fn the_response_names_what_stays_as_lambda_reads_it() {
+fn the_response_lists_failed_records_in_lambdas_format() {
     // Any other name, an empty id or a missing list would delete every record that was to stay.
     let mut response = SqsBatchResponse::default();
     assert_eq!(serde_json::to_string(&response).unwrap(), r#"{"batchItemFailures":[]}"#);
@@ -33,7 +33,7 @@ fn the_response_names_what_stays_as_lambda_reads_it() {
 }
 
 #[tokio::test]
-async fn a_record_that_cannot_be_named_keeps_the_whole_batch() {
+async fn a_record_without_a_message_id_keeps_the_whole_batch() {
     let app = TestApp::new();
     let nameless = json!({"receiptHandle": "r", "body": "{}"});
     for id in [json!(null), json!("")] {
@@ -46,7 +46,7 @@ async fn a_record_that_cannot_be_named_keeps_the_whole_batch() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_malformed_record_costs_neither_its_other_fields_nor_its_neighbours() {
+async fn a_malformed_field_affects_neither_its_record_nor_the_others() {
     let app = deadlines::TestApp::new(working);
     let message = |id: &Value, body: &Value, more: Value| {
         let mut message =
@@ -102,7 +102,7 @@ async fn a_malformed_record_costs_neither_its_other_fields_nor_its_neighbours() 
 }
 
 #[tokio::test]
-async fn an_unreadable_record_goes_to_quarantine_and_never_fails_its_neighbours() {
+async fn an_unreadable_record_is_quarantined_and_never_fails_the_others() {
     let app = TestApp::new();
     let good = app.conversation("c-1");
     let wrapped = |event: &str| {
@@ -135,7 +135,7 @@ async fn an_unreadable_record_goes_to_quarantine_and_never_fails_its_neighbours(
 }
 
 #[tokio::test]
-async fn what_quarantine_does_not_take_stays_in_the_queue() {
+async fn a_record_that_cannot_be_quarantined_stays_in_the_queue() {
     let app = TestApp::new();
     app.aws.state().sqs_fault = Some(THROTTLED);
     let settled = app.batch(&[raw_record(0, "not JSON")]).await;
@@ -150,7 +150,7 @@ async fn what_quarantine_does_not_take_stays_in_the_queue() {
 }
 
 #[tokio::test]
-async fn one_poison_event_among_499_good_ones_is_alone_in_its_fate() {
+async fn one_poison_event_among_499_good_ones_is_quarantined_alone() {
     let app = TestApp::new();
     let events: Vec<Value> = (0..500).map(|n| app.conversation(&format!("c-{n}"))).collect();
     app.gladly.fault(Fault::garbled().on("/api/v1/conversations/c-250/items"));
@@ -162,7 +162,7 @@ async fn one_poison_event_among_499_good_ones_is_alone_in_its_fate() {
 }
 
 #[tokio::test]
-async fn an_event_that_fails_for_a_day_is_put_aside_at_last() {
+async fn an_event_that_fails_for_a_day_is_quarantined() {
     let app = TestApp::new();
     let (event, other) = (app.conversation("c-1"), app.conversation("c-2"));
     app.gladly.fault(Fault::status(418).on("/api/v1/conversations/c-1"));
@@ -190,7 +190,7 @@ async fn an_event_that_fails_for_a_day_is_put_aside_at_last() {
 }
 
 #[tokio::test]
-async fn what_is_no_batch_is_refused_in_words() {
+async fn an_unknown_payload_is_rejected_with_an_explanation() {
     let app = TestApp::new();
     for (payload, expected) in [
         (json!({"task": "backfill"}), "from is missing"),

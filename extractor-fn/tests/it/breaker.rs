@@ -166,7 +166,7 @@ async fn refused_credentials_open_it_and_a_new_token_closes_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_missing_secret_opens_it_and_one_that_cannot_be_read_just_now_does_not() {
+async fn a_missing_secret_opens_it_and_a_failed_read_does_not() {
     for (name, cause) in
         [("/relay/gladly-token", "gladly"), ("/relay/destination-token", "destination")]
     {
@@ -348,7 +348,7 @@ async fn a_lone_conversation_that_is_refused_for_a_day_is_rejected() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_gladly_that_has_no_conversation_is_itself_at_fault() {
+async fn a_gladly_without_any_of_the_conversations_opens_it() {
     let (app, has_all) = forgetful();
     let settled = app.settle(&second_look(0..12)).await;
     assert_eq!(settled.kept.len(), 12);
@@ -397,7 +397,7 @@ async fn missing_conversations_count_across_batches_each_once_until_one_is_found
 }
 
 #[tokio::test(start_paused = true)]
-async fn conversations_that_went_with_their_customer_are_gone() {
+async fn conversations_deleted_with_their_customer_are_gone() {
     let customers = AtomicUsize::new(0);
     let app = TestApp::new(move |path| match path {
         path if path.contains("/conversations/") => Reply::status(404),
@@ -428,7 +428,7 @@ async fn conversations_that_went_with_their_customer_are_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_gladly_does_not_have_for_a_day_is_exhausted_and_never_gone() {
+async fn a_conversation_missing_for_a_day_is_exhausted_and_never_gone() {
     let (app, _) = forgetful();
     let all = second_look(0..40);
     assert_eq!(app.settle(&all).await.kept.len(), 40);
@@ -472,7 +472,7 @@ async fn while_half_open_the_newest_events_are_tried_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fault_that_the_probe_does_not_meet_opens_it_seldom() {
+async fn a_fault_that_the_probe_misses_reopens_it_with_longer_waits() {
     let app = TestApp::new(|path| {
         if path.contains("/conversations/") { Reply::status(403) } else { working(path) }
     });
@@ -489,7 +489,7 @@ async fn a_fault_that_the_probe_does_not_meet_opens_it_seldom() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_held_for_a_day_is_not_exhausted_by_the_next_failure() {
+async fn an_event_held_for_a_day_is_not_exhausted_by_its_next_failure() {
     let failing = Arc::new([AtomicU16::new(403), AtomicU16::new(200)]);
     let app = TestApp::new({
         let failing = Arc::clone(&failing);
@@ -519,7 +519,7 @@ async fn what_was_held_for_a_day_is_not_exhausted_by_the_next_failure() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hold_that_may_have_been_in_the_last_day_exhausts_nothing() {
+async fn nothing_is_exhausted_after_a_possible_hold_in_the_last_day() {
     let hours = SignedDuration::from_hours;
     let failing = || {
         TestApp::new(|path| if path.contains("c-1") { Reply::status(418) } else { working(path) })
@@ -561,7 +561,7 @@ async fn a_hold_that_may_have_been_in_the_last_day_exhausts_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_what_fails_where_another_succeeds_is_exhausted() {
+async fn an_event_is_exhausted_only_if_another_succeeds() {
     let only_one = Arc::new(AtomicBool::new(false));
     let app = TestApp::new({
         let only_one = Arc::clone(&only_one);
@@ -595,7 +595,7 @@ async fn only_what_fails_where_another_succeeds_is_exhausted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_last_try_with_a_token_that_was_just_replaced_opens_nothing() {
+async fn a_token_replaced_during_the_last_attempt_does_not_open_it() {
     for (upstream, name) in
         [("api/v1", "/relay/gladly-token"), ("deliveries", "/relay/destination-token")]
     {
@@ -631,7 +631,7 @@ async fn a_destination_that_refuses_everything_opens_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_opens_it_exhausts_no_event() {
+async fn a_failure_that_opens_it_exhausts_no_event() {
     for (gladly, destination) in [(401, 200), (200, 401), (200, 302)] {
         let (app, _) = answering(gladly, destination);
         let old: Vec<_> = records(3)
@@ -645,7 +645,7 @@ async fn what_opens_it_exhausts_no_event() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_holds_beside_the_operators_pause_and_lifts_none() {
+async fn it_holds_independently_of_the_operators_pause() {
     let (app, statuses) = answering(401, 200);
     app.extract(2).await;
     app.aws.put("/relay/pause", "paused");
@@ -659,7 +659,7 @@ async fn it_holds_beside_the_operators_pause_and_lifts_none() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_state_that_is_not_ours_holds_until_the_controller_mends_it() {
+async fn a_malformed_state_holds_until_the_controller_resets_it() {
     let app = TestApp::new(working);
     app.aws.put(BREAKER, "{\"state\":\"ajar\"}");
     assert_eq!(app.extract(2).await.kept.len(), 2);

@@ -46,7 +46,7 @@ impl TestApp {
 }
 
 #[test]
-fn an_answer_to_a_batch_is_as_lambda_reads_it() {
+fn a_batch_response_serializes_in_lambdas_format() {
     let mut response = SqsBatchResponse::default();
     response.set_failures(["a"]);
     let text = serde_json::to_string(&Response::Batch(response)).unwrap();
@@ -80,7 +80,7 @@ async fn the_mapping_follows_the_parameter_through_its_transitions() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_decided_on_something_older_corrects_it() {
+async fn a_decision_on_stale_state_is_corrected() {
     let app = TestApp::new(working);
     app.aws.state().mapping.transition = SignedDuration::from_secs(10);
     app.aws.put("/relay/pause", "paused");
@@ -117,7 +117,7 @@ async fn a_transition_that_takes_too_long_is_left_to_the_next_invocation() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_read_is_told_and_changes_nothing() {
+async fn a_failed_read_is_an_error_and_changes_nothing() {
     let app = TestApp::new(working);
     app.task("reconcile").await;
     app.aws.put("/relay/pause", "paused");
@@ -139,7 +139,7 @@ async fn what_cannot_be_read_is_told_and_changes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_status_tells_what_an_operator_asks() {
+async fn the_status_shows_pause_backlog_and_quarantine() {
     let app = TestApp::new(working);
     let now = app.clock.now();
     let paused =
@@ -190,7 +190,7 @@ async fn the_status_tells_what_an_operator_asks() {
 
 /// One that fails every call would be asked for only if something were extracted.
 #[tokio::test(start_paused = true)]
-async fn looking_after_a_pause_asks_gladly_for_nothing() {
+async fn while_paused_the_controller_does_not_call_gladly() {
     let app = TestApp::new(|_| Reply::status(500));
     app.aws.put("/relay/pause", "paused");
     for _ in 0..10 {

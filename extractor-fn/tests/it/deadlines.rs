@@ -142,7 +142,7 @@ pub(crate) fn records(count: usize) -> Vec<SqsRecord> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_gladly_that_hangs_costs_its_conversation_ten_seconds() {
+async fn a_hanging_gladly_delays_its_conversation_by_ten_seconds() {
     let app = TestApp::new(|path| if path.contains("c-0") { Reply::Hang } else { working(path) });
     app.batch(&records(3), LEFT).await.gives_back(&["m-0"], FIRST_WAIT);
     assert!(app.began.elapsed() <= Duration::from_secs(11), "{:?}", app.began.elapsed());
@@ -150,14 +150,14 @@ async fn a_gladly_that_hangs_costs_its_conversation_ten_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_destination_that_hangs_costs_half_a_minute() {
+async fn a_hanging_destination_delays_a_delivery_by_half_a_minute() {
     let app = TestApp::new(|path| if path == "deliveries" { Reply::Hang } else { working(path) });
     app.batch(&records(2), LEFT).await.gives_back(&["m-0", "m-1"], FIRST_WAIT);
     assert!(app.began.elapsed() <= Duration::from_secs(35), "{:?}", app.began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_never_ends_does_not_undo_a_status() {
+async fn an_endless_body_does_not_change_what_its_status_means() {
     for status in [200, 202] {
         let app = TestApp::new(move |path| match path {
             "deliveries" => Reply::endless(status),
@@ -191,7 +191,7 @@ async fn a_body_that_never_ends_does_not_undo_a_status() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_deadline_leaves_no_time_for_comes_back_at_once() {
+async fn records_without_time_before_the_deadline_return_immediately() {
     for seconds in [1, 3, 20, 60, 300] {
         let left = Duration::from_secs(seconds);
         let app = TestApp::new(move |path| match path {
@@ -211,7 +211,7 @@ async fn what_the_deadline_leaves_no_time_for_comes_back_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn everything_may_hang_at_once_and_the_deadline_is_still_kept() {
+async fn the_deadline_is_met_even_if_everything_hangs() {
     let app = TestApp::new(|_| Reply::Hang);
     app.aws.state().sqs_fault = Some(Fault::Hang);
     let settled = app.batch(&records(50), Duration::from_mins(1)).await;
@@ -225,7 +225,7 @@ async fn everything_may_hang_at_once_and_the_deadline_is_still_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_rate_is_kept_and_used() {
+async fn the_rate_limit_is_used_and_never_exceeded() {
     let app = TestApp::at_rate("4", working);
     app.batch(&records(100), LEFT).await.is_done();
     let times = app.times("api/v1");
@@ -245,7 +245,7 @@ async fn the_rate_is_kept_and_used() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_429_quiets_every_call_for_as_long_as_it_asks() {
+async fn a_429_pauses_all_calls_for_its_retry_after() {
     let hits = Mutex::new(0);
     let app = TestApp::new(move |path| {
         let mut hits = hits.lock().unwrap();
@@ -259,7 +259,7 @@ async fn a_429_quiets_every_call_for_as_long_as_it_asks() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_429_that_asks_for_long_ends_the_asking() {
+async fn a_long_retry_after_stops_all_calls_of_the_batch() {
     let app = TestApp::new(|path| {
         if path.contains("api/v1") {
             Reply::status(429).header("retry-after", "600")
@@ -275,7 +275,7 @@ async fn a_429_that_asks_for_long_ends_the_asking() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_our_own_rate_leaves_no_room_for_comes_back_when_there_is_and_is_nobodys_failure() {
+async fn records_beyond_the_rate_limit_return_later_and_count_as_no_failure() {
     let app = TestApp::at_rate("0.05", working);
     for round in 0..10 {
         let records: Vec<_> = records(3).into_iter().map(|record| record.received(10)).collect();
@@ -291,7 +291,7 @@ async fn what_our_own_rate_leaves_no_room_for_comes_back_when_there_is_and_is_no
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_in_mid_batch_stops_calls_and_deliveries_within_the_switchs_age() {
+async fn a_pause_in_mid_batch_stops_calls_and_deliveries_within_ten_seconds() {
     let app = TestApp::at_rate("4", working);
     let aws = app.aws.clone();
     tokio::spawn(async move {
@@ -312,7 +312,7 @@ async fn a_pause_in_mid_batch_stops_calls_and_deliveries_within_the_switchs_age(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_stops_the_tries_of_a_delivery_too() {
+async fn a_pause_stops_the_retries_of_a_delivery() {
     let app = TestApp::new(|path| {
         if path == "deliveries" {
             Reply::status(503).header("retry-after", "8")
@@ -331,7 +331,7 @@ async fn a_pause_stops_the_tries_of_a_delivery_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_in_one_conversation_is_its_own() {
+async fn a_panic_affects_only_its_conversation() {
     let app =
         TestApp::new(
             |path| if path.contains("c-1/items") { panic!("a bug") } else { working(path) },
@@ -344,7 +344,7 @@ async fn a_panic_in_one_conversation_is_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn names_last_an_hour_and_customers_ten_minutes() {
+async fn names_are_cached_for_an_hour_and_customers_for_ten_minutes() {
     let app = TestApp::new(|path| match path {
         path if path.ends_with("/items") => Reply::json(json!([])),
         path if path.contains("/conversations/") => {
@@ -368,7 +368,7 @@ async fn names_last_an_hour_and_customers_ten_minutes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_was_replaced_works_at_once() {
+async fn a_replaced_token_is_used_immediately() {
     let (account, calls) = (Arc::new(OnceLock::<Aws>::new()), AtomicUsize::new(0));
     let app = TestApp::new({
         let account = Arc::clone(&account);

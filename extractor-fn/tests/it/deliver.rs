@@ -15,7 +15,7 @@ fn conversations(app: &TestApp, count: usize) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn a_delivery_is_as_the_contract_has_it() {
+async fn a_delivery_matches_the_contract() {
     let app = TestApp::new();
     let event = app.conversation("c-1");
     app.extract(&[event]).await.is_done();
@@ -43,7 +43,7 @@ async fn a_delivery_is_as_the_contract_has_it() {
 }
 
 #[tokio::test]
-async fn the_same_delivery_has_the_same_id_in_every_try() {
+async fn the_same_delivery_has_the_same_id_in_every_attempt() {
     let app = TestApp::new();
     let event = app.conversation("c-1");
     app.destination.fault(Fault::lost().times(2));
@@ -54,7 +54,7 @@ async fn the_same_delivery_has_the_same_id_in_every_try() {
 }
 
 #[tokio::test]
-async fn a_key_never_comes_again_with_other_bytes() {
+async fn an_idempotency_key_is_never_reused_for_other_bytes() {
     let app = TestApp::new();
     let event = app.conversation("c-1");
     // Accepted, but unknown here: each invocation sends the event again, and the last one twice.
@@ -83,7 +83,7 @@ async fn a_key_never_comes_again_with_other_bytes() {
 }
 
 #[tokio::test]
-async fn switches_compress_move_the_token_and_leave_things_out() {
+async fn settings_control_compression_the_token_header_and_omitted_fields() {
     let app = TestApp::with(&[
         ("DESTINATION_GZIP", "true"),
         ("DESTINATION_TOKEN_HEADER", "X-Api-Key"),
@@ -154,7 +154,7 @@ async fn deliveries_hold_at_most_100_conversations_and_a_megabyte() {
 }
 
 #[tokio::test]
-async fn a_refusal_finds_the_guilty_conversation_and_spares_the_others() {
+async fn a_rejected_conversation_is_isolated_and_the_others_are_delivered() {
     for status in
         [StatusCode::BAD_REQUEST, StatusCode::PAYLOAD_TOO_LARGE, StatusCode::UNPROCESSABLE_ENTITY]
     {
@@ -179,7 +179,7 @@ async fn a_refusal_finds_the_guilty_conversation_and_spares_the_others() {
 }
 
 #[tokio::test]
-async fn a_destination_that_refuses_everything_is_itself_at_fault() {
+async fn a_destination_that_rejects_everything_quarantines_nothing() {
     let app = TestApp::new();
     let events = conversations(&app, 60);
     app.destination.fault(Fault::status(422));
@@ -197,7 +197,7 @@ async fn a_destination_that_refuses_everything_is_itself_at_fault() {
 }
 
 #[tokio::test]
-async fn a_destination_that_is_not_ready_or_not_willing_gets_everything_again() {
+async fn everything_is_redelivered_after_an_unavailable_or_unwilling_destination() {
     let elsewhere =
         testing::destination::Destination::start(testing::destination::Options::default()).unwrap();
     let cases = [
@@ -237,7 +237,7 @@ async fn a_destination_that_is_not_ready_or_not_willing_gets_everything_again() 
 }
 
 #[tokio::test]
-async fn a_2xx_is_a_delivery_whatever_follows_it() {
+async fn a_2xx_is_a_delivery_whatever_its_body() {
     let cut = |status| Fault::status(status).body("x").header("content-length", "9");
     for (name, fault) in [
         ("1 MiB and more", Fault::large(1)),
@@ -256,7 +256,7 @@ async fn a_2xx_is_a_delivery_whatever_follows_it() {
 }
 
 #[tokio::test]
-async fn a_status_decides_though_its_body_breaks_off() {
+async fn a_status_counts_even_if_its_body_is_cut() {
     let cut = |status| Fault::status(status).body("x").header("content-length", "9");
     let app = TestApp::new();
     let event = app.conversation("c-1");

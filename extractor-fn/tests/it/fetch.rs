@@ -22,7 +22,7 @@ fn again(event: &Value, id: &str) -> Value {
 }
 
 #[tokio::test]
-async fn the_ten_events_of_a_conversation_travel_with_one_snapshot() {
+async fn ten_events_of_a_conversation_share_one_snapshot() {
     let app = TestApp::new();
     app.conversation("c-1");
     let events: Vec<Value> =
@@ -112,7 +112,7 @@ async fn an_event_older_than_a_delivered_fetch_is_covered_by_it() {
 }
 
 #[tokio::test]
-async fn what_the_destination_has_not_accepted_covers_nothing() {
+async fn a_snapshot_that_was_not_accepted_covers_nothing() {
     let app = TestApp::new();
     let event = recorded(app.conversation("c-1"), 60);
     app.destination.fault(Fault::status(503).times(3));
@@ -122,7 +122,7 @@ async fn what_the_destination_has_not_accepted_covers_nothing() {
 }
 
 #[tokio::test]
-async fn a_customer_is_asked_for_once_and_found_wherever_merging_took_them() {
+async fn a_customer_is_fetched_once_and_followed_through_merges() {
     let app = TestApp::new();
     let events: Vec<Value> = (0..5).map(|n| app.conversation(&format!("c-{n}"))).collect();
     {
@@ -152,7 +152,7 @@ async fn a_customer_is_asked_for_once_and_found_wherever_merging_took_them() {
 }
 
 #[tokio::test]
-async fn a_conversation_that_is_gone_is_looked_for_once_more_then_told_of() {
+async fn a_missing_conversation_is_retried_once_then_forwarded_as_gone() {
     let app = TestApp::new();
     let event = app.conversation("c-1");
     app.gladly.organization().delete_conversation("c-1");
@@ -167,7 +167,7 @@ async fn a_conversation_that_is_gone_is_looked_for_once_more_then_told_of() {
 }
 
 #[tokio::test]
-async fn an_item_that_gladly_does_not_show_yet_is_waited_for_once() {
+async fn an_item_that_is_not_listed_yet_is_waited_for_once() {
     let app = TestApp::new();
     let closed = app.conversation("c-1");
     let mut message = app.gladly.organization().event("CONTACT/MESSAGE_RECEIVED", "c-1");
@@ -191,7 +191,7 @@ async fn an_item_that_gladly_does_not_show_yet_is_waited_for_once() {
 }
 
 #[tokio::test]
-async fn the_items_behind_a_cut_list_are_fetched_one_by_one() {
+async fn items_beyond_a_truncated_list_are_fetched_individually() {
     let app = TestApp::new();
     app.conversation("c-1");
     let events: Vec<Value> = {
@@ -255,7 +255,7 @@ async fn calls_and_voicemails_have_their_transcript_or_their_summary() {
 }
 
 #[tokio::test]
-async fn a_fault_of_gladly_costs_the_conversation_and_no_other() {
+async fn a_fault_of_gladly_affects_only_its_conversation() {
     let elsewhere = testing::gladly::Gladly::start(testing::gladly::Options::default()).unwrap();
     let away = format!("{}/api/v1/conversations/c-1", elsewhere.url());
     let faults = [
@@ -296,7 +296,7 @@ async fn a_fault_of_gladly_costs_the_conversation_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_fault_that_passes_is_not_even_noticed() {
+async fn a_transient_fault_is_retried() {
     for fault in [
         Fault::status(500),
         Fault::status(429),
@@ -313,7 +313,7 @@ async fn a_fault_that_passes_is_not_even_noticed() {
 }
 
 #[tokio::test]
-async fn refused_credentials_give_everything_back_and_ask_no_more() {
+async fn rejected_credentials_return_everything_and_stop_all_calls() {
     for status in [401, 403] {
         let app = TestApp::new();
         let events: Vec<Value> = (0..50).map(|n| app.conversation(&format!("c-{n}"))).collect();
@@ -327,7 +327,7 @@ async fn refused_credentials_give_everything_back_and_ask_no_more() {
 }
 
 #[tokio::test]
-async fn a_missing_token_gives_everything_back() {
+async fn a_missing_token_returns_everything() {
     for name in ["/relay/gladly-token", "/relay/destination-token"] {
         let app = TestApp::new();
         let event = app.conversation("c-1");
@@ -339,7 +339,7 @@ async fn a_missing_token_gives_everything_back() {
 }
 
 #[tokio::test]
-async fn half_a_character_costs_neither_its_event_nor_its_conversation() {
+async fn a_lone_surrogate_is_replaced_in_events_and_conversations() {
     let app = TestApp::new();
     let event = app.conversation("c-1");
     let items = r#"[{"id":"i","content":{"type":"SMS","content":"cut \ud83d"}}]"#;
@@ -355,7 +355,7 @@ async fn half_a_character_costs_neither_its_event_nor_its_conversation() {
 }
 
 #[tokio::test]
-async fn odd_ids_never_reach_a_url() {
+async fn invalid_ids_never_reach_a_url() {
     let app = TestApp::new();
     let mut event = app.conversation("c-1");
     app.gladly.organization().change_conversation("c-1", json!({"customerId": "../agents"}));
@@ -368,7 +368,7 @@ async fn odd_ids_never_reach_a_url() {
 }
 
 #[tokio::test]
-async fn what_analysts_ask_for_is_forwarded_where_gladly_gives_it() {
+async fn analytics_fields_are_forwarded_where_gladly_provides_them() {
     for contact in ["true", "false"] {
         let app = TestApp::with(&[("FORWARD_CUSTOMER_CONTACT", contact)]);
         let event = app.conversation("c-1");

@@ -62,7 +62,7 @@ fn batch(bodies: impl IntoIterator<Item = String>) -> Value {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_line_of_a_batch_names_its_invocation_also_those_of_spawned_tasks() {
+async fn every_line_of_a_batch_names_its_invocation_even_from_spawned_tasks() {
     let app = TestApp::new(|path| match path {
         path if path.contains("c-1/items") => Reply::status(500),
         path if path.contains("c-2/items") => panic!("a bug"),
@@ -106,7 +106,7 @@ async fn every_line_of_a_batch_names_its_invocation_also_those_of_spawned_tasks(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_delivery_of_many_names_the_first_hundred() {
+async fn a_large_delivery_logs_its_first_hundred_ids() {
     let app = TestApp::new(working);
     let lines = Lines::listen();
     // Two events of each.
@@ -130,7 +130,7 @@ async fn a_delivery_of_many_names_the_first_hundred() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_task_and_a_pause_are_a_line_each_that_names_its_invocation() {
+async fn a_task_and_a_pause_each_log_one_line_that_names_its_invocation() {
     let app = TestApp::new(working);
     let lines = Lines::listen();
     app.task("status").await;

@@ -42,7 +42,7 @@ fn with_text(snapshot: &Value) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_conversation_longer_than_an_invocation_gets_further_with_each_and_delays_no_neighbour() {
+async fn a_conversation_longer_than_an_invocation_progresses_in_each_and_delays_no_other() {
     let app = with_voicemails(1_000, "4");
     let began = Instant::now();
     settle(&app.extractor, &app.aws, &records(41), LEFT).await.gives_back(&["m-0"], FIRST_WAIT);
@@ -70,7 +70,7 @@ async fn a_conversation_longer_than_an_invocation_gets_further_with_each_and_del
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_conversation_that_never_gets_finished_is_delivered_with_what_there_was_time_for() {
+async fn a_conversation_that_is_never_finished_is_delivered_truncated() {
     // Each try in another environment, which knows nothing of the others.
     for receives in 1..=4 {
         let app = with_voicemails(1_000, "1");
@@ -90,7 +90,7 @@ async fn a_conversation_that_never_gets_finished_is_delivered_with_what_there_wa
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_begun_backs_off_and_only_what_was_not_comes_back_at_once() {
+async fn started_conversations_back_off_and_the_others_return_immediately() {
     // 20 s leave 9 s to begin in and 11.5 s to fetch in.
     let app = TestApp::with(&[("GLADLY_REQUESTS_PER_SECOND", "2")], |path| match path {
         "api/v1/conversations/c-0" => Reply::json(json!({"customerId": "slow"})),

@@ -53,7 +53,7 @@ async fn an_item_or_topic_without_an_id_still_fits_the_schema() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_initiator_that_names_nobody_is_left_out() {
+async fn a_malformed_initiator_is_omitted() {
     let event = |initiator: Value| {
         let event =
             json!({"type": "A", "initiator": initiator, "content": {"conversationId": "c-0"}});
@@ -75,7 +75,7 @@ async fn an_initiator_that_names_nobody_is_left_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_nested_too_deeply_for_most_readers_is_left_out() {
+async fn deeply_nested_content_is_omitted() {
     let items = format!(r#"[{{"id":"i-1","content":{}}}]"#, nested(200));
     let app = answering("conversations/c-0/items", items);
     let delivery = delivered(&app, &records(1)).await;
@@ -89,7 +89,7 @@ async fn what_is_nested_too_deeply_for_most_readers_is_left_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_note_whose_type_is_given_twice_is_still_a_note() {
+async fn a_note_with_a_duplicate_type_is_still_a_note() {
     let items = r#"[{"id":"i-1","content":{"type":"SMS","type":"CONVERSATION_NOTE","body":"hm"}}]"#;
     let app = TestApp::with(&[("FORWARD_NOTES", "false")], move |path| match path {
         "api/v1/conversations/c-0/items" => Reply::text(items),
@@ -100,7 +100,7 @@ async fn a_note_whose_type_is_given_twice_is_still_a_note() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wait_of_centuries_is_an_hour() {
+async fn an_excessive_retry_after_is_limited_to_an_hour() {
     let centuries = "18446744073709551615";
     for at in ["deliveries", "api/v1/conversations/c-0"] {
         let app = TestApp::new(move |path| match path {
@@ -118,7 +118,7 @@ async fn a_wait_of_centuries_is_an_hour() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn times_at_the_ends_of_time_harm_nobody() {
+async fn timestamps_at_the_limits_cause_no_failure() {
     const FIRST: &str = "-009999-01-02T01:59:59Z";
     let open = json!({"state": "open", "cause": "gladly", "reason": "x", "since": FIRST, "retryAt": FIRST, "waitSeconds": 60});
     let pass = json!({"events": {"pass": {"begunAt": FIRST, "renewed": 0}}});
@@ -144,7 +144,7 @@ async fn times_at_the_ends_of_time_harm_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_odd_webhook_or_export_hides_no_other() {
+async fn a_malformed_webhook_or_export_hides_no_other() {
     let ours = json!({"id": "w-1", "url": "https://relay.example.com", "enabled": true,
                       "disabledAtDueToRetryLimit": "", "events": null});
     let odd = [json!({"id": "../w", "url": "x"}), json!({"id": "w-2", "url": null}), json!(7)];
@@ -175,7 +175,7 @@ async fn one_odd_webhook_or_export_hides_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_sqs_would_refuse_goes_back_escaped() {
+async fn characters_that_sqs_rejects_are_redriven_escaped() {
     let event = r#"{"type":"A","content":{"conversationId":"c-1","note":"\uffff"}}"#;
     let message = format!(r#"{{"v":1,"receivedAt":"2026-01-02T03:04:05.678Z","event":{event}}}"#);
     // Somebody else's JSON: what was an escape is the character itself once it is read.
@@ -189,7 +189,7 @@ async fn what_sqs_would_refuse_goes_back_escaped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_malformed_field_costs_only_itself() {
+async fn a_malformed_field_is_omitted_alone() {
     let conversation = r#"{"customerId":"x","customerId":"u","status":"OPEN","status":7,"createdAt":["2026"],
         "closedAt":"2026-01-02T03:04:05Z","inboxId":{},"agentId":"a","agentId":"b","topicIds":[null,"tp1",7,"",{"id":"t"}],
         "customAttributes":[1.10,null],"customAttributes":[{"id":"k","value":2.50}]}"#;
@@ -349,7 +349,7 @@ fn event_without_item(app: &TestApp) -> SqsRecord {
 }
 
 #[tokio::test(start_paused = true)]
-async fn large_customers_are_forgotten_before_they_fill_the_memory() {
+async fn large_customers_are_evicted_before_they_fill_the_memory() {
     let app = TestApp::new(|path| match path {
         path if path.ends_with("/items") => Reply::json(json!([])),
         path if path.starts_with("api/v1/conversations/c-") => Reply::json(

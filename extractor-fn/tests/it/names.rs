@@ -45,7 +45,7 @@ const GOOD: List = || {
 };
 
 #[tokio::test(start_paused = true)]
-async fn a_list_of_names_that_fails_costs_names_only() {
+async fn a_failing_list_of_names_costs_only_the_names() {
     let failures: [List; 11] = [
         || Reply::status(400),
         || Reply::status(401),
@@ -89,7 +89,7 @@ async fn a_list_of_names_that_fails_costs_names_only() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_name_made_within_the_hour_is_asked_for_at_once() {
+async fn a_new_name_is_fetched_immediately() {
     let ids = json!({"customerId": "u", "topicIds": ["b"]});
     let (app, lists) = with_lists(ids);
     lists(|| Reply::json(json!([{"id": "a", "name": "Ada"}])));
@@ -110,7 +110,7 @@ async fn a_name_made_within_the_hour_is_asked_for_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_list_is_asked_for_again_at_most_once_a_minute() {
+async fn a_list_is_refreshed_at_most_once_a_minute() {
     let count = Arc::new(Mutex::new(0));
     let app = TestApp::new({
         let count = Arc::clone(&count);

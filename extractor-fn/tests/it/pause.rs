@@ -6,7 +6,7 @@ use testing::aws::{Fault, THROTTLED};
 use crate::{TestApp, record};
 
 #[tokio::test]
-async fn while_paused_everything_is_given_back_and_nobody_is_asked() {
+async fn while_paused_everything_is_returned_and_nothing_is_called() {
     let until = |hours| (Timestamp::now() + SignedDuration::from_hours(hours)).to_string();
     for (text, held) in [
         ("paused".to_owned(), true),
@@ -36,7 +36,7 @@ async fn while_paused_everything_is_given_back_and_nobody_is_asked() {
 }
 
 #[tokio::test]
-async fn a_switch_that_was_never_readable_holds_and_one_that_was_is_remembered() {
+async fn an_unreadable_pause_parameter_holds_unless_a_value_is_cached() {
     for fault in
         [THROTTLED, Fault::Refused(400, "AccessDeniedException"), Fault::Reset, Fault::Garbage(200)]
     {

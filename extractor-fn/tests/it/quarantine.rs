@@ -30,7 +30,7 @@ impl TestApp {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_can_be_an_event_goes_back_and_the_rest_stays() {
+async fn valid_events_are_redriven_and_the_rest_stays() {
     let mut cut = aside("extractor-fn", "rejected", &queued());
     cut["truncated"] = json!(true);
     let mut coded = aside("ingest-fn", "unreadable", "/wA=");
@@ -78,7 +78,7 @@ async fn what_can_be_an_event_goes_back_and_the_rest_stays() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_more_go_back_than_were_asked_for() {
+async fn a_redrive_moves_at_most_the_requested_number() {
     let app = TestApp::new(working);
     for _ in 0..25 {
         app.put_aside(&aside("extractor-fn", "rejected", &queued()).to_string());
@@ -101,7 +101,7 @@ async fn no_more_go_back_than_were_asked_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_that_sqs_does_not_prove_to_have_stays_in_quarantine() {
+async fn an_event_that_sqs_does_not_confirm_stays_in_quarantine() {
     for how in [Unproven::Unnamed, Unproven::OtherMd5, Unproven::NoMd5] {
         let app = TestApp::new(working);
         app.put_aside(&aside("extractor-fn", "rejected", &queued()).to_string());
@@ -116,7 +116,7 @@ async fn an_event_that_sqs_does_not_prove_to_have_stays_in_quarantine() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_that_was_not_taken_stays_in_quarantine() {
+async fn an_event_that_sqs_does_not_accept_stays_in_quarantine() {
     let app = TestApp::new(working);
     app.put_aside(&aside("extractor-fn", "rejected", &queued()).to_string());
     app.aws.state().sqs_faults = [Fault::Hang; 1].into_iter().collect();
@@ -130,7 +130,7 @@ async fn an_event_that_was_not_taken_stays_in_quarantine() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_list_of_the_quarantine_fits_into_an_answer_whatever_its_messages_hold() {
+async fn a_list_of_the_quarantine_fits_into_a_response() {
     let app = TestApp::new(working);
     let mut message = aside("extractor-fn", "rejected", &queued());
     for field in ["detail", "origin"] {

@@ -52,7 +52,7 @@ impl Log {
 }
 
 #[tokio::test]
-async fn a_failure_is_told_once_with_its_cause() {
+async fn a_failure_is_logged_once_with_its_cause() {
     let app = TestApp::new();
     let event = app.conversation("c-1");
     app.gladly.fault(Fault::cut().on("/api/v1/conversations/c-1/items"));
@@ -77,7 +77,7 @@ async fn a_failure_is_told_once_with_its_cause() {
 }
 
 #[tokio::test]
-async fn no_error_path_logs_a_secret_or_what_people_wrote() {
+async fn no_error_path_logs_a_secret_or_message_text() {
     const SAID: &str = "my cat is called Mitzi";
     let log = Log::default();
     let _guard = log.listen(Level::TRACE);

@@ -39,7 +39,7 @@ impl TestApp {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_given_back_late_is_sent_anew_first() {
+async fn records_near_expiry_are_re_enqueued() {
     for (said, waits) in [("paused", true), ("running", false)] {
         let app = TestApp::new(move |path| {
             if waits { working(path) } else { testing::connector::Reply::status(503) }
@@ -68,7 +68,7 @@ async fn what_is_given_back_late_is_sent_anew_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_operator_who_chose_expiry_gets_it() {
+async fn events_expire_when_renewal_is_disabled() {
     let app = TestApp::with(&[("RENEW_HELD_EVENTS", "false")], working);
     app.aws.put("/relay/pause", "paused");
     let records: Vec<_> = records(3).into_iter().map(|record| record.sent_ago(HOUR * 95)).collect();
@@ -86,7 +86,7 @@ async fn an_operator_who_chose_expiry_gets_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_sent_anew_is_given_back() {
+async fn records_that_cannot_be_re_enqueued_are_returned() {
     let app = TestApp::new(working);
     app.aws.put("/relay/pause", "paused");
     let records: Vec<_> = records(1).into_iter().map(|record| record.sent_ago(HOUR * 95)).collect();
@@ -104,7 +104,7 @@ async fn what_cannot_be_sent_anew_is_given_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_copies_that_sqs_proves_to_have_take_their_originals_place() {
+async fn an_original_is_deleted_only_after_sqs_confirms_its_copy() {
     for how in [Unproven::Unnamed, Unproven::OtherMd5, Unproven::NoMd5] {
         let app = TestApp::new(working);
         app.aws.put("/relay/pause", "paused");
@@ -133,7 +133,7 @@ fn bodies(app: &TestApp) -> BTreeSet<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_long_pause_loses_nothing_and_costs_a_receive_a_renewal() {
+async fn a_long_pause_loses_nothing_and_costs_one_receive_per_renewal() {
     let app = TestApp::new(working);
     app.aws.put("/relay/pause", "paused");
     app.task("reconcile").await;
@@ -166,7 +166,7 @@ async fn a_long_pause_loses_nothing_and_costs_a_receive_a_renewal() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pass_goes_on_where_a_fault_ended_it() {
+async fn a_renewal_pass_resumes_after_a_fault() {
     let app = TestApp::new(working);
     app.aws.put("/relay/pause", "paused");
     app.task("reconcile").await;

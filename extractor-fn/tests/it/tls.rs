@@ -12,7 +12,7 @@ fn protocols(traffic: &testing::server::Traffic) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn fetches_and_deliveries_share_a_connection_each_over_http_2() {
+async fn fetches_and_deliveries_each_share_one_http_2_connection() {
     let (gladly, destination) = (Tls::new().unwrap(), Tls::new().unwrap());
     let app = TestApp::connected(&[], Some(gladly.clone()), Some(destination.clone()));
     for id in ["c-1", "c-2", "c-3"] {
@@ -30,7 +30,7 @@ async fn fetches_and_deliveries_share_a_connection_each_over_http_2() {
 }
 
 #[tokio::test]
-async fn a_gladly_whose_connection_falls_silent_is_asked_on_another_one() {
+async fn a_silent_connection_to_gladly_is_replaced() {
     let tls = Tls::new().unwrap();
     let app = TestApp::connected(&[], Some(tls.clone()), None);
     let first = app.conversation("c-1");
@@ -44,7 +44,7 @@ async fn a_gladly_whose_connection_falls_silent_is_asked_on_another_one() {
 }
 
 #[tokio::test]
-async fn a_destination_whose_connection_falls_silent_gets_its_delivery_on_another_one() {
+async fn a_silent_connection_to_the_destination_is_replaced() {
     let tls = Tls::new().unwrap();
     let app = TestApp::connected(&[], None, Some(tls.clone()));
     let first = app.conversation("c-1");

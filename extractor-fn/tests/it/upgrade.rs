@@ -90,7 +90,7 @@ async fn events_of_every_version_are_delivered_as_they_came() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_every_version_put_aside_is_shown_and_sent_back() {
+async fn events_quarantined_by_every_version_are_listed_and_redriven() {
     for golden in golden() {
         let app = next_version();
         for name in ["extractor", "ingest", "ingest.base64", "ingest.truncated"] {
@@ -123,7 +123,7 @@ async fn what_every_version_put_aside_is_shown_and_sent_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_of_every_version_holds_and_ends_as_it_says() {
+async fn a_pause_of_every_version_holds_until_its_end() {
     let told = json!({"by": "ada", "reason": "audit", "since": "2026-01-02T03:00:00Z", "until": "2026-01-02T04:00:00Z"});
     for golden in golden() {
         for (name, state, people) in [
@@ -148,7 +148,7 @@ async fn a_pause_of_every_version_holds_and_ends_as_it_says() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_breaker_of_every_version_holds_and_heals() {
+async fn a_breaker_of_every_version_holds_and_closes() {
     for golden in golden() {
         let breaker = |name: &str| golden.read(&format!("breaker.{name}.json")).unwrap();
         let event = [golden.read("event.webhook.json").unwrap()];
@@ -187,7 +187,7 @@ async fn a_breaker_of_every_version_holds_and_heals() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_renewal_of_every_version_goes_on() {
+async fn a_renewal_of_every_version_resumes() {
     for golden in golden() {
         let app = next_version();
         let created = written() - SignedDuration::from_hours(24 * 30);
@@ -215,7 +215,7 @@ async fn a_renewal_of_every_version_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_backfill_of_every_version_goes_on() {
+async fn a_backfill_of_every_version_resumes() {
     for golden in golden() {
         let app = TestApp::at(written() + SignedDuration::from_mins(1), &[], gladly);
         for name in ["backfill", "import"] {
@@ -279,7 +279,7 @@ fn gladly(path: &str) -> Reply {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_delivery_and_the_answer_to_its_batch_are_written_as_before() {
+async fn a_delivery_and_its_batch_response_are_unchanged() {
     let event = [Golden::newest().unwrap().read("event.webhook.json").unwrap()];
     let app = TestApp::at(written(), &[], gladly);
     app.hand_out(&event).await.is_done();
@@ -293,7 +293,7 @@ async fn a_delivery_and_the_answer_to_its_batch_are_written_as_before() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_put_aside_and_the_breaker_are_written_as_before() {
+async fn quarantine_and_breaker_documents_are_unchanged() {
     let event = [Golden::newest().unwrap().read("event.webhook.json").unwrap()];
     let answers = |status: u16| {
         let answer = move |path: &str| match path {
@@ -320,7 +320,7 @@ async fn what_is_put_aside_and_the_breaker_are_written_as_before() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_controller_goes_on_with_is_written_as_before() {
+async fn renewal_backfill_and_import_documents_are_unchanged() {
     let app = TestApp::at(written(), &[], gladly);
     app.aws.put(PAUSE, "paused");
     let created = written() - SignedDuration::from_hours(24 * 30);

@@ -131,7 +131,7 @@ async fn every_subscribed_event_is_queued_and_a_ping_is_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_odd_body_has_its_one_place() {
+async fn every_unusual_body_has_exactly_one_outcome() {
     let event = |content: &str| format!(r#"{{"type":"A","content":{content}}}"#);
     let about = |id: &str| event(&format!(r#"{{"conversationId":{id}}}"#));
     let with =
@@ -215,7 +215,7 @@ async fn every_odd_body_has_its_one_place() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_too_large_for_the_queue_is_stored_cut_and_says_so() {
+async fn a_body_too_large_for_the_queue_is_quarantined_truncated() {
     let sized = |length: usize| {
         let event = r#"{"type":"A","content":{"conversationId":"c"},"x":"#;
         format!(r#"{event}"{}"}}"#, "a".repeat(length - event.len() - 3))
@@ -242,7 +242,7 @@ async fn what_is_too_large_for_the_queue_is_stored_cut_and_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_events_own_encoding_is_undone_and_nothing_else_decides() {
+async fn only_the_base64_flag_decides_how_a_body_is_decoded() {
     let whole = payload(&json!({"x-api-key": KEY}), EVENT.as_bytes());
     let (encoded, queued) = (BASE64_STANDARD.encode(EVENT), Queued("CONVERSATION/CLOSED"));
     let rows = [
@@ -310,7 +310,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_bytes_with_a_right_key_get_200_and_stand_in_exactly_one_place(body in bodies()) {
+    fn any_bytes_with_a_valid_key_get_200_and_exactly_one_outcome(body in bodies()) {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {

@@ -30,7 +30,7 @@ fn sized(bytes: usize) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_gzipped_body_is_read_as_what_it_says() {
+async fn a_gzipped_body_is_decompressed() {
     let marked = format!("\u{feff}{EVENT}");
     let no_utf8 = b"{\"type\":\"A\xff\"}";
     let large = sized(2 * MIB);
@@ -60,7 +60,7 @@ async fn a_gzipped_body_is_read_as_what_it_says() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_decompressed_is_quarantined_as_it_came() {
+async fn a_body_that_cannot_be_decompressed_is_quarantined_unchanged() {
     let event = gzip(EVENT.as_bytes());
     let mut spoilt = event.clone();
     let checksum = spoilt.len() - 8;
@@ -99,7 +99,7 @@ async fn no_more_than_10_mib_are_decompressed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stranger_has_nothing_decompressed() {
+async fn an_unauthorized_body_is_not_decompressed() {
     let app = TestApp::new();
     let bomb = gzip(&vec![0; 10 * MIB + 1]);
     let headers = json!({"x-api-key": "a stranger's key", "content-encoding": "gzip"});
@@ -108,7 +108,7 @@ async fn a_stranger_has_nothing_decompressed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_header_in_two_places_is_one_list() {
+async fn a_repeated_header_is_one_list() {
     for (values, want) in
         [(["identity", "gzip"], CLOSED), (["gzip", "br"], Quarantined("unreadable"))]
     {

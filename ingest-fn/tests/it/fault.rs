@@ -11,7 +11,7 @@ use crate::{EVENT, KEY, Outcome, TestApp, answer};
 const UNAVAILABLE: (Outcome, &str) = (Outcome::Unavailable, "Unavailable=1 KeySlot=1");
 
 #[tokio::test(start_paused = true)]
-async fn a_queue_that_will_not_take_it_is_answered_503_within_10_s() {
+async fn a_queue_failure_gets_503_within_10_s() {
     let faults = [
         (Fault::Refused(403, "com.amazon.coral.service#AccessDeniedException"), 1..=1),
         (Fault::Refused(400, "com.amazonaws.sqs#QueueDoesNotExist"), 1..=1),
@@ -51,7 +51,7 @@ async fn a_queue_that_will_not_take_it_is_answered_503_within_10_s() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_passing_fault_costs_time_but_no_event_and_counts_once() {
+async fn a_transient_fault_delays_the_event_and_counts_once() {
     let faults = [
         vec![THROTTLED; 4],
         vec![Fault::Refused(503, "ServiceUnavailable"); 4],
@@ -80,7 +80,7 @@ async fn a_passing_fault_costs_time_but_no_event_and_counts_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_long_outage_does_not_use_up_the_retries_of_the_events_after_it() {
+async fn a_long_outage_does_not_use_up_the_retries_of_later_events() {
     let app = TestApp::new();
     for fault in [THROTTLED, Fault::Hang] {
         app.aws.state().sqs_fault = Some(fault);
@@ -95,7 +95,7 @@ async fn a_long_outage_does_not_use_up_the_retries_of_the_events_after_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn keys_that_come_late_and_a_queue_that_hangs_leave_time_for_an_answer() {
+async fn late_keys_and_a_hanging_queue_leave_time_for_a_response() {
     let app = TestApp::new();
     app.aws.state().ssm_faults = vec![Some(THROTTLED); 15].into();
     app.aws.state().sqs_fault = Some(Fault::Hang);
@@ -106,7 +106,7 @@ async fn keys_that_come_late_and_a_queue_that_hangs_leave_time_for_an_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn keys_and_queue_that_both_hang_leave_gladly_an_answer_within_its_15_s() {
+async fn hanging_keys_and_a_hanging_queue_get_503_within_gladlys_15_s() {
     let app = TestApp::new();
     assert_eq!(app.status(KEY).await, 200);
     tokio::time::advance(Duration::from_mins(2)).await;

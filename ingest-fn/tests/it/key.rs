@@ -9,7 +9,7 @@ use tokio::time::advance;
 use crate::{EVENT, KEY, KEYS, NEXT_KEY, TestApp, answer, payload};
 
 #[tokio::test(start_paused = true)]
-async fn only_one_right_key_gets_in_and_nothing_of_the_others_is_stored() {
+async fn only_a_single_valid_key_is_accepted_and_nothing_else_is_stored() {
     let app = TestApp::new();
     let twice = format!("{KEY},{KEY}");
     let refused = [
@@ -50,7 +50,7 @@ async fn only_one_right_key_gets_in_and_nothing_of_the_others_is_stored() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rotation_leaves_no_gap() {
+async fn a_key_rotation_rejects_no_event() {
     let app = TestApp::new();
     assert_eq!((app.status(KEY).await, app.status(NEXT_KEY).await), (200, 401));
 
@@ -78,7 +78,7 @@ async fn a_key_added_right_after_the_keys_were_read_works_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn keys_are_kept_for_60_s_and_strangers_cost_one_read_in_10_s() {
+async fn keys_are_cached_for_60_s_and_unknown_keys_cause_one_read_in_10_s() {
     let app = TestApp::new();
     app.ingest.warm_up().await;
     for _ in 0..59 {
@@ -101,7 +101,7 @@ async fn keys_are_kept_for_60_s_and_strangers_cost_one_read_in_10_s() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_last_good_keys_serve_while_ssm_fails_or_the_parameter_is_spoilt() {
+async fn cached_keys_serve_while_ssm_fails_or_the_parameter_is_malformed() {
     let app = TestApp::new();
     assert_eq!(app.status(KEY).await, 200);
     let faults = [
@@ -129,7 +129,7 @@ async fn the_last_good_keys_serve_while_ssm_fails_or_the_parameter_is_spoilt() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_any_good_key_nobody_is_let_in_and_nobody_is_told_unauthorized() {
+async fn without_a_usable_key_requests_get_503_and_not_401() {
     let app = TestApp::with_keys("short-and-never-used");
     app.ingest.warm_up().await;
     let body = EVENT.as_bytes();
@@ -153,7 +153,7 @@ async fn without_any_good_key_nobody_is_let_in_and_nobody_is_told_unauthorized()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_burst_of_cold_starts_that_ssm_throttles_gets_its_keys_in_time() {
+async fn throttled_cold_starts_get_their_keys_in_time() {
     for throttled in [1, 3, 10] {
         let app = TestApp::new();
         app.aws.state().ssm_faults = vec![Some(THROTTLED); throttled].into();
@@ -175,7 +175,7 @@ async fn a_burst_of_cold_starts_that_ssm_throttles_gets_its_keys_in_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_throttled_ssm_costs_warm_up_and_first_request_less_than_gladly_waits() {
+async fn a_throttled_ssm_delays_warm_up_and_first_response_less_than_gladlys_timeout() {
     let app = TestApp::new();
     app.aws.state().ssm_fault = Some(THROTTLED);
     let began = tokio::time::Instant::now();

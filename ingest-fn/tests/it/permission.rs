@@ -17,7 +17,7 @@ async fn every_permission_is_needed_and_none_is_missing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_role_does_not_allow_is_refused() {
+async fn actions_outside_the_role_are_denied() {
     let app = TestApp::new();
     // It may send to the same queues, and read other secrets.
     app.aws.assume("ExtractorRole");

@@ -16,7 +16,7 @@ const MAIL: &str = "mary@example.com";
 const SECRETS: [&str; 6] = [KEY, "s3cret", NEXT_KEY, "card", MAIL, "mary"];
 
 #[test]
-fn no_key_text_or_person_reaches_a_log_line_a_metric_or_an_answer() {
+fn no_key_text_or_personal_data_reaches_a_log_a_metric_or_a_response() {
     let run = Command::new(env::current_exe().unwrap())
         .args(["--exact", "redaction::every_path", "--ignored", "--nocapture"])
         .envs([("AWS_LAMBDA_LOG_LEVEL", "TRACE"), ("AWS_LAMBDA_FUNCTION_NAME", "ingest")])

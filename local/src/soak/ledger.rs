@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn every_broken_promise_fails_the_run() {
+    fn every_broken_invariant_fails_the_run() {
         type Break = fn(&mut Ledger);
         assert_eq!(sound().failures(), Vec::<String>::new());
         let breaks: [(&str, Break); 17] = [
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_answered_queued_is_accepted() {
+    fn only_events_answered_queued_are_accepted() {
         let attempt = |event: &str, number, status, answer: &str| Attempt {
             webhook: "w".into(),
             event: event.into(),
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_delivered_or_stands_in_quarantine_with_a_ground_or_is_lost() {
+    fn an_event_is_delivered_or_quarantined_for_a_reason_or_lost() {
         let event = |id: &str, conversation: &str| json!({"id": id, "content": {"conversationId": conversation}});
         let by_extractor = |id: &str, conversation: &str, reason: &str| {
             let raw = json!({"v": 1, "event": event(id, conversation)}).to_string();

@@ -218,7 +218,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_is_the_same_plan_every_time_and_holds_everything() {
+    fn a_seed_always_gives_the_same_plan_with_every_act() {
         for (events, length) in [(300, 12), (3_000, 60), (30_000, 600)] {
             for seed in 0..50 {
                 let plan = || Plan::new(seed, events, Duration::from_secs(length));

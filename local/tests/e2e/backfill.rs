@@ -103,7 +103,7 @@ async fn heal(seed: u64) {
 
 /// `HEALINGS=20` has as many stacks healed, each with other events, some at once.
 #[tokio::test]
-async fn a_webhook_that_gladly_gave_up_is_healed_and_loses_nothing() {
+async fn a_webhook_that_gladly_disabled_is_re_enabled_and_loses_nothing() {
     let healings = env::var("HEALINGS").map_or(1, |count| count.parse().unwrap());
     stream::iter(0..healings).for_each_concurrent(AT_ONCE, heal).await;
 }

@@ -91,7 +91,7 @@ async fn five_thousand_events_are_held_without_a_receive_and_then_delivered() {
 }
 
 #[tokio::test]
-async fn whoever_toggles_the_mapping_by_hand_is_set_right() {
+async fn a_mapping_toggled_by_hand_is_corrected() {
     let app = TestApp::new("by-hand").await;
     app.stack.enable_mapping(false).await.unwrap();
     let event = json!({"source": "aws.ssm", "detail-type": "Parameter Store Change", "detail": {"name": "/x", "operation": "Update"}});
@@ -189,7 +189,7 @@ async fn held_events_outlive_the_queues_retention() {
 }
 
 #[tokio::test]
-async fn what_was_put_aside_goes_back_once_its_cause_is_gone() {
+async fn quarantined_events_are_redriven_once_their_cause_is_gone() {
     let app = TestApp::new("redriven").await;
     app.destination.refuse("c-bad", StatusCode::UNPROCESSABLE_ENTITY);
     let ids = app.queue_all(&["c-bad", "c-good"]).await;

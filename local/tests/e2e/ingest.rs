@@ -10,7 +10,7 @@ use crate::{TestApp, answer, assert_is_a_time, eventually, json_lines};
 const PING: &str = r#"{"type":"PING"}"#;
 
 #[tokio::test]
-async fn without_the_one_right_key_nothing_is_let_in() {
+async fn requests_without_the_valid_key_are_rejected() {
     let app = TestApp::new("unauthorized").await;
     let event = app.event("c").to_string();
     let key = app.key();
@@ -42,7 +42,7 @@ async fn without_the_one_right_key_nothing_is_let_in() {
 }
 
 #[tokio::test]
-async fn a_ping_is_answered_and_leaves_nothing_behind() {
+async fn a_ping_is_answered_and_stores_nothing() {
     let app = TestApp::new("ping").await;
     assert_eq!(app.post(PING).await, answer(200, "pong"));
     assert_eq!(app.post(r#"{"type":"PING","content":7}"#).await, answer(200, "pong"));
@@ -130,7 +130,7 @@ async fn a_queued_event_waits_in_the_queue_as_gladly_sent_it() {
 }
 
 #[tokio::test]
-async fn what_is_about_no_conversation_is_ignored() {
+async fn an_event_without_a_conversation_is_ignored() {
     let app = TestApp::new("ignores").await;
     let bodies = [
         json!({"type": "AGENT_AVAILABILITY/UPDATED", "content": {"agentId": "a"}}),
@@ -147,7 +147,7 @@ async fn what_is_about_no_conversation_is_ignored() {
 }
 
 #[tokio::test]
-async fn awkward_characters_arrive_unharmed() {
+async fn special_characters_arrive_unchanged() {
     let app = TestApp::new("characters").await;
     // The first are sent as they are, the others in escapes.
     let said = "\u{fffe}\u{ffff}\u{fdd0}\u{1f600}é\u{2028}\u{7f}\u{85}";
@@ -175,7 +175,7 @@ async fn awkward_characters_arrive_unharmed() {
 }
 
 #[tokio::test]
-async fn a_queue_that_refuses_has_gladly_send_the_event_again() {
+async fn gladly_retries_an_event_that_the_queue_rejects() {
     let app = TestApp::new("refuses").await;
     app.gladly.subscribe(app.stack.webhook_url(), &[("x-api-key", app.key())]);
     app.conversation("c");
@@ -208,7 +208,7 @@ async fn a_queue_that_refuses_has_gladly_send_the_event_again() {
 }
 
 #[tokio::test]
-async fn a_queue_that_is_gone_is_answered_503() {
+async fn a_missing_queue_gets_503() {
     let app = TestApp::new("gone-queues").await;
     app.gather().await;
     let event = app.event("c").to_string();
@@ -222,7 +222,7 @@ async fn a_queue_that_is_gone_is_answered_503() {
 }
 
 #[tokio::test]
-async fn keys_that_were_never_readable_let_nobody_in_until_they_are() {
+async fn keys_that_were_never_readable_get_503_until_they_are() {
     let app = TestApp::new("no-keys").await;
     let parameter = "/no-keys/webhook-keys";
     let short = &app.key()[1..32];
@@ -271,7 +271,7 @@ async fn a_key_is_replaced_without_a_gap() {
 }
 
 #[tokio::test]
-async fn keys_are_remembered_while_nobody_can_read_them() {
+async fn keys_are_cached_while_they_cannot_be_read() {
     let app = TestApp::new("remembers").await;
     assert_eq!(app.post(PING).await, answer(200, "pong"));
     app.stack.delete_parameter("/remembers/webhook-keys").await.unwrap();

@@ -7,7 +7,7 @@ use local::stack::Queue;
 use crate::{TestApp, eventually, is_given_back};
 
 #[tokio::test]
-async fn nothing_moves_while_paused_and_everything_after() {
+async fn nothing_is_extracted_while_paused_and_everything_after() {
     let app = TestApp::new("paused").await;
     app.stack.stop_schedule().await.unwrap();
     app.stack.set_pause(r#"{"state":"paused","by":"ada","reason":"audit"}"#).await.unwrap();
@@ -28,7 +28,7 @@ async fn nothing_moves_while_paused_and_everything_after() {
 }
 
 #[tokio::test]
-async fn a_running_extractor_heeds_a_pause_within_15_s() {
+async fn a_running_extractor_stops_within_15_s_of_a_pause() {
     let app = TestApp::new("heeds").await;
     app.stack.stop_schedule().await.unwrap();
     let first = app.queue_all(&["c-0"]).await;

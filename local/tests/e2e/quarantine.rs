@@ -22,7 +22,7 @@ fn assert_is_quarantined(message: &Message, reason: &str, origin: &str) -> Value
 }
 
 #[tokio::test]
-async fn a_webhook_that_is_no_event_stands_in_quarantine_with_its_reason() {
+async fn an_invalid_event_is_quarantined_with_its_reason() {
     let app = TestApp::new("quarantines").await;
     let about =
         |id: &str| format!(r#"{{"type":"A","content":{{"conversationId":{id},"said":"{SAID}"}}}}"#);
@@ -57,7 +57,7 @@ async fn a_webhook_that_is_no_event_stands_in_quarantine_with_its_reason() {
 }
 
 #[tokio::test]
-async fn bytes_that_are_no_text_stand_in_quarantine_as_they_came() {
+async fn bytes_that_are_not_utf_8_are_quarantined_unchanged() {
     let app = TestApp::new("no-text").await;
     assert_eq!(app.post(&b"{\"type\":\"A\xff\"}\x00"[..]).await, answer(200, "quarantined"));
     let messages = app.quarantined(1).await;
@@ -70,7 +70,7 @@ async fn bytes_that_are_no_text_stand_in_quarantine_as_they_came() {
 }
 
 #[tokio::test]
-async fn what_no_message_can_hold_is_cut_and_says_so() {
+async fn an_event_larger_than_a_message_is_quarantined_truncated() {
     let app = TestApp::new("too-large").await;
     let said = "\u{1f600}".repeat(120_000);
     let event = format!(r#"{{"type":"A","content":{{"conversationId":"c"}},"said":"{said}"}}"#);
@@ -98,7 +98,7 @@ async fn a_large_event_is_delivered_whole() {
 }
 
 #[tokio::test]
-async fn what_the_destination_rejects_is_quarantined_and_its_neighbours_are_delivered() {
+async fn a_rejected_event_is_quarantined_and_the_others_are_delivered() {
     let app = TestApp::new("rejected").await;
     app.gather().await;
     let refusals = [
@@ -136,7 +136,7 @@ async fn what_the_destination_rejects_is_quarantined_and_its_neighbours_are_deli
 }
 
 #[tokio::test]
-async fn an_unreadable_message_is_quarantined_and_its_neighbours_are_delivered() {
+async fn an_unreadable_message_is_quarantined_and_the_others_are_delivered() {
     let app = TestApp::new("poison").await;
     app.gather().await;
     let mut ids = app.queue_all(&["c-1", "c-2"]).await;

@@ -5,7 +5,7 @@ use local::stack::Function;
 use crate::{TestApp, eventually, summaries};
 
 #[tokio::test]
-async fn whatever_was_missed_is_put_right_within_a_minute() {
+async fn a_missed_change_is_corrected_within_a_minute() {
     let app = TestApp::new("schedule").await;
     // As by somebody who has switched it off by hand, with nobody to tell the controller.
     app.stack.enable_mapping(false).await.unwrap();

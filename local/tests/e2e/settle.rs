@@ -15,7 +15,7 @@ fn assert_backs_off(message: &Peeked) {
 }
 
 #[tokio::test]
-async fn what_is_given_back_is_delivered_once_its_cause_is_gone() {
+async fn returned_events_are_delivered_once_the_fault_is_gone() {
     let app = TestApp::new("transient").await;
     // The bodies of both may repeat what they were sent.
     let said = format!("{SAID}, {}, {}", app.settings.gladly_token, app.settings.destination_token);
@@ -56,7 +56,7 @@ async fn what_is_given_back_is_delivered_once_its_cause_is_gone() {
 }
 
 #[tokio::test]
-async fn what_gladly_cannot_give_is_given_back_alone() {
+async fn only_events_that_gladly_cannot_serve_are_returned() {
     let app = TestApp::new("alone").await;
     app.gather().await;
     let elsewhere = format!("{}/elsewhere", app.destination.url());
@@ -84,7 +84,7 @@ async fn what_gladly_cannot_give_is_given_back_alone() {
 }
 
 #[tokio::test]
-async fn a_destination_that_rejects_everything_is_at_fault_itself() {
+async fn a_destination_that_rejects_everything_quarantines_nothing() {
     let app = TestApp::new("at-fault").await;
     app.gather().await;
     app.destination.fault(Fault::status(422));
@@ -101,7 +101,7 @@ async fn a_destination_that_rejects_everything_is_at_fault_itself() {
 }
 
 #[tokio::test]
-async fn refused_credentials_cost_time_and_no_event() {
+async fn rejected_credentials_lose_no_event() {
     for (name, secret) in [("gladly-401", "gladly-token"), ("destination-401", "destination-token")]
     {
         let app = TestApp::new(name).await;
@@ -120,7 +120,7 @@ async fn refused_credentials_cost_time_and_no_event() {
 }
 
 #[tokio::test]
-async fn a_wait_that_was_asked_for_is_kept() {
+async fn a_retry_after_is_honored() {
     let app = TestApp::new("retry-after").await;
     app.gather().await;
     app.queue_all(&["c-1"]).await;
@@ -133,7 +133,7 @@ async fn a_wait_that_was_asked_for_is_kept() {
 }
 
 #[tokio::test]
-async fn what_does_not_fit_into_an_invocation_is_delivered_by_the_next_ones() {
+async fn events_beyond_one_invocation_are_delivered_by_the_next() {
     let app = TestApp::with("short", &[("GladlyRequestsPerSecond", "2")]).await;
     app.stack.configure(Function::Extractor, &json!({"Timeout": 20})).await.unwrap();
     app.gather().await;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::{SAID, TestApp, json_lines};
 
 #[tokio::test]
-async fn a_bad_setting_keeps_a_function_from_starting_and_is_named() {
+async fn an_invalid_setting_prevents_the_start_and_is_named() {
     let app = TestApp::new("settings").await;
     let cases = [
         (
@@ -42,7 +42,7 @@ async fn a_bad_setting_keeps_a_function_from_starting_and_is_named() {
 }
 
 #[tokio::test]
-async fn an_invocation_that_means_nothing_is_told_so() {
+async fn an_unknown_invocation_is_rejected_with_an_explanation() {
     let app = TestApp::new("invocations").await;
     // Nothing else may invoke it while its lines are counted.
     app.stack.stop_schedule().await.unwrap();

@@ -63,7 +63,7 @@ async fn a_burst_costs_two_calls_a_conversation() {
 }
 
 #[tokio::test]
-async fn the_template_decides_the_form_of_a_delivery() {
+async fn the_template_parameters_control_the_format_of_a_delivery() {
     let parameters = [
         ("DestinationGzip", "true"),
         ("DestinationTokenHeader", "x-token"),

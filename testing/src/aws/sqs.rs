@@ -586,7 +586,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_received_hides_and_comes_back_with_its_count() {
+    fn a_received_message_is_hidden_and_returns_with_its_count() {
         let mut state = State::default();
         state.send("events", "a", Vec::new(), 0, at(0));
         let first = state.receive("events", 10, Some(30), at(5)).unwrap();
@@ -608,7 +608,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_old_is_gone_even_in_flight() {
+    fn an_expired_message_is_deleted_even_in_flight() {
         let mut state = State::default();
         state.queue("events", at(0)).retention = SignedDuration::from_hours(1);
         state.send("events", "a", Vec::new(), 0, at(0));
