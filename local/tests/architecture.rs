@@ -14,7 +14,7 @@ use testing::root;
 type Imports = BTreeMap<String, BTreeSet<String>>;
 
 /// The layers of extractor-fn, lowest first; a module imports from its own layer's folder or from
-/// below. Pipeline and controller stand side by side.
+/// below. Pipeline and controller are on one layer.
 const LAYERS: [&[&str]; 6] = [
     &["config"],
     &["gate"],

@@ -1,4 +1,4 @@
-//! What the simulator and the destination claim to do.
+//! Tests of the Gladly simulator and the destination.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -48,7 +48,7 @@ async fn fetch_json(gladly: &Gladly, path: &str) -> Value {
     fetch(gladly, path).await.json().await.unwrap()
 }
 
-/// A webhook receiver that answers these statuses, the last one for ever, and keeps what it got.
+/// A webhook receiver that answers these statuses, repeating the last one, and keeps what it received.
 #[derive(Clone)]
 struct Receiver {
     url: String,
@@ -138,8 +138,8 @@ async fn a_merged_customer_redirects_hop_by_hop_without_a_location() {
     assert_eq!(fetch(&gladly, "/api/v1/customer-profiles/u-2").await.status(), 301);
     let profile = fetch_json(&gladly, "/api/v1/customer-profiles/u-3").await;
     assert_eq!((&profile["name"], &profile["phones"]), (&json!("Ingrid"), &Value::Null));
-    let nobody = fetch_json(&gladly, "/api/v1/customer-profiles/u-9").await;
-    assert_eq!(nobody["errors"]["code"], "not_exist");
+    let missing = fetch_json(&gladly, "/api/v1/customer-profiles/u-9").await;
+    assert_eq!(missing["errors"]["code"], "not_exist");
 }
 
 #[tokio::test]
@@ -273,7 +273,7 @@ async fn faults_affect_only_matching_calls() {
     for (fault, name) in [(Fault::reset(), "reset"), (Fault::lost(), "lost answer")] {
         gladly.fault(fault.on(any).times(1));
         assert!(request(&gladly, "GET", path).send().await.unwrap_err().is_request());
-        assert_eq!(gladly.traffic().befallen()[&(any.to_owned(), name.to_owned())], 1);
+        assert_eq!(gladly.traffic().fault_hits()[&(any.to_owned(), name.to_owned())], 1);
     }
 
     gladly.fault(Fault::drip(1).on(any).times(1));
@@ -378,7 +378,7 @@ async fn a_webhook_is_enabled_only_when_its_ping_is_answered_200() {
     for (method, body, status) in [
         ("POST", settings.clone(), 400),
         ("POST", json!({"url": "http://shop.example.com", "events": []}), 400),
-        ("PATCH", json!({"url": "http://127.0.0.1:1/nobody"}), 400),
+        ("PATCH", json!({"url": "http://127.0.0.1:1/closed"}), 400),
         ("DELETE", Value::Null, 400),
         ("PATCH", json!({"enabled": false}), 204),
         ("DELETE", Value::Null, 204),
@@ -595,8 +595,8 @@ async fn the_destination_rejects_wrong_tokens_chosen_conversations_and_large_bod
     .unwrap();
     let body = delivery("e-1", "2025-02-03T15:04:05Z");
 
-    let stranger = client().post(destination.url()).json(&body).send().await.unwrap();
-    assert_eq!(stranger.status(), 401);
+    let unauthorized = client().post(destination.url()).json(&body).send().await.unwrap();
+    assert_eq!(unauthorized.status(), 401);
     destination.refuse("c-1", StatusCode::BAD_REQUEST);
     assert_eq!(deliver(&destination, &body, false).await, 400);
     destination.accept();

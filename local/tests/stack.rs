@@ -1,4 +1,4 @@
-//! The template, deployed.
+//! The deployed template.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 

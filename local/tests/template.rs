@@ -1,4 +1,4 @@
-//! What must never change in `template.yaml`, each with what it would cost.
+//! What must never change in `template.yaml`, and what each change would cost.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
@@ -10,8 +10,8 @@ use testing::{role::Role, template::read as template};
 
 #[test]
 fn a_failed_record_is_never_deleted_and_a_deploy_never_switches_the_mapping() {
-    // Frozen whole. Without the response type Lambda deletes what the function failed; with Enabled a deploy would undo
-    // a pause; with FilterCriteria Lambda deletes what does not match; without ScalingConfig Gladly is stampeded.
+    // Every property is fixed. Without the response type Lambda deletes failed records; with Enabled a deploy would undo
+    // a pause; with FilterCriteria Lambda deletes what does not match; without ScalingConfig Gladly is overloaded.
     let mapping = &template()["Resources"]["EventsMapping"];
     let frozen = json!({
         "Type": "AWS::Lambda::EventSourceMapping",
@@ -31,7 +31,7 @@ fn a_failed_record_is_never_deleted_and_a_deploy_never_switches_the_mapping() {
 
 #[test]
 fn a_deploy_never_overwrites_a_pause() {
-    // Frozen whole: CloudFormation writes the value again, "running", as soon as any property differs.
+    // Every property is fixed: CloudFormation writes the value "running" again as soon as any property differs.
     let parameter = &template()["Resources"]["PauseParameter"];
     let frozen = json!({
         "Type": "AWS::SSM::Parameter",
@@ -52,7 +52,7 @@ fn a_message_is_not_received_twice_while_it_is_processed() {
     assert_eq!(timeout, 300);
     assert!(visibility >= 6 * timeout, "visibility {visibility} s, timeout {timeout} s");
 
-    // Lambda's own limits; a message waits out the window before the function begins with it.
+    // Lambda's own limits; a message waits for the window before the function starts on it.
     let mapping = properties("EventsMapping");
     let window = mapping["MaximumBatchingWindowInSeconds"].as_u64().unwrap();
     let batch = mapping["BatchSize"].as_u64().unwrap();
@@ -60,7 +60,7 @@ fn a_message_is_not_received_twice_while_it_is_processed() {
     assert!((1..=300).contains(&window) && (11..=10_000).contains(&batch));
     assert!((2..=1_000).contains(&most));
     assert!(window + timeout < visibility);
-    // Else batches that run at once would hide more than SQS lets a queue hide.
+    // Otherwise concurrent batches would hide more messages than SQS allows in flight.
     assert!(batch * most < 120_000);
 }
 
@@ -71,8 +71,8 @@ fn no_pause_held_by_the_gate_alone_uses_up_an_events_receives() {
     let template = template();
     let retentions = template["Mappings"]["Retention"].as_object().unwrap();
     for (days, retention) in retentions {
-        // Renewal sends it anew before that, and so does whoever gives it back late; without either, this is all the
-        // time it has.
+        // Renewal re-enqueues it before that, as does a late return to the queue; without either, this is its whole
+        // lifetime.
         let retention = retention["Seconds"].as_u64().unwrap();
 
         // extractor-fn hides a held event for 30 s, doubling to 1 h, and each time for 20 % less at worst.
@@ -85,7 +85,7 @@ fn no_pause_held_by_the_gate_alone_uses_up_an_events_receives() {
         // 14 days: 7 receives in the first 51 minutes, then one in every 48, which makes 426.
         assert!(2 * receives <= budget, "{days} days: {receives} of {budget} receives");
 
-        // Where it is throttled, or dies each time before it hides anything, the queue's own visibility decides: 672.
+        // If it is throttled, or crashes before it hides anything, the queue's own visibility timeout applies: 672.
         let unsettled = retention.div_ceil(visibility);
         assert!(4 * unsettled <= 3 * budget, "{days} days: {unsettled} of {budget} receives");
     }
@@ -99,8 +99,8 @@ fn sqs_moves_an_event_to_quarantine_only_after_a_thousand_receives() {
         "maxReceiveCount": 1000,
     });
     assert_eq!(properties("EventsQueue")["RedrivePolicy"], redrive);
-    let nobody = json!({"redrivePermission": "denyAll"});
-    assert_eq!(properties("EventsQueue")["RedriveAllowPolicy"], nobody);
+    let deny_all = json!({"redrivePermission": "denyAll"});
+    assert_eq!(properties("EventsQueue")["RedriveAllowPolicy"], deny_all);
     assert_eq!(properties("QuarantineQueue")["RedrivePolicy"], Value::Null);
 }
 
@@ -119,7 +119,7 @@ fn retention_is_the_parameter_in_days() {
     });
     assert_eq!(template["Mappings"]["Retention"], Value::Object(spans.collect()));
 
-    // The longest that SQS knows, since what is moved there keeps the age it came with.
+    // SQS's maximum, since a moved message keeps its age.
     assert_eq!(properties("QuarantineQueue")["MessageRetentionPeriod"], 14 * 24 * 60 * 60);
 }
 
@@ -127,7 +127,7 @@ fn retention_is_the_parameter_in_days() {
 fn queues_outlive_the_stack_and_require_tls() {
     let queues = of_type("AWS::SQS::Queue");
     assert_eq!(queues, ["EventsQueue", "QuarantineQueue"]);
-    let mut guarded = BTreeSet::new();
+    let mut with_policy = BTreeSet::new();
     for policy in of_type("AWS::SQS::QueuePolicy") {
         let found = properties(&policy);
         let queue = found["Queues"][0]["Ref"].as_str().unwrap().to_owned();
@@ -147,28 +147,27 @@ fn queues_outlive_the_stack_and_require_tls() {
         });
         assert_eq!(found, only_over_tls, "{policy}");
         assert_retained(&policy);
-        guarded.insert(queue);
+        with_policy.insert(queue);
     }
     for queue in queues {
-        assert!(guarded.contains(&queue), "{queue} has no policy");
+        assert!(with_policy.contains(&queue), "{queue} has no policy");
         assert_retained(&queue);
         let properties = properties(&queue);
         assert_eq!(properties["SqsManagedSseEnabled"], true, "{queue}");
         assert_eq!(properties["MaximumMessageSize"], 1024 * 1024, "{queue}");
-        // A retained queue would keep its name, and the stack could not be created again.
+        // A retained queue with a fixed name would prevent the stack from being created again.
         assert_eq!(properties["QueueName"], Value::Null, "{queue}");
     }
 }
 
 fn assert_retained(resource: &str) {
     let found = &template()["Resources"][resource];
-    // Without the exception a first deploy that fails would leave an empty queue behind, which nothing ever deletes.
+    // Without the exception a failed first deploy would leave an empty queue behind for ever.
     assert_eq!(found["DeletionPolicy"], "RetainExceptOnCreate", "{resource}");
     assert_eq!(found["UpdateReplacePolicy"], "Retain", "{resource}");
 }
 
-/// The roles that there are. That each function needs all of its own and nothing else is shown beside the code, in
-/// `permission.rs` of both; the reasons are in `docs/THREAT_MODEL.md`, which `docs.rs` compares with this.
+/// The template's roles. `permission.rs` of each function tests that it needs all of its role and nothing else; the reasons are in `docs/THREAT_MODEL.md`, which `docs.rs` compares with this.
 const ROLES: [&str; 3] = ["ExtractorRole", "IngestRole", "ReconcileScheduleRole"];
 
 #[test]
@@ -192,7 +191,7 @@ fn each_function_has_its_own_role_and_no_other_policies() {
     }
     let calls = [("lambda:InvokeFunction".to_owned(), "ExtractorFunction".to_owned())];
     assert_eq!(Role::named("ReconcileScheduleRole").pairs(), BTreeSet::from(calls));
-    // Within the role it would close a circle: role, function, mapping, role.
+    // Within the role it would be a circular dependency: role, function, mapping, role.
     assert_eq!(of_type("AWS::IAM::Policy"), ["MappingSwitchPolicy"]);
     assert_eq!(properties("MappingSwitchPolicy")["Roles"], json!([{"Ref": "ExtractorRole"}]));
     for elsewhere in ["AWS::IAM::ManagedPolicy", "AWS::IAM::RolePolicy"] {
@@ -234,10 +233,10 @@ fn no_role_may_write_the_operators_parameter() {
             }
         }
     }
-    // Whole names: the pause parameter's is how both begin.
+    // Complete names: all of them start with the pause parameter's.
     let own = ["breaker", "renewal", "backfill", "import", "recovery-lease"];
     assert_eq!(written, own.map(|state| format!("parameter${{PauseParameter}}-{state}")).into());
-    // What is deleted begins again at version 1, so a document never is.
+    // A deleted parameter starts again at version 1, so documents are never deleted.
     assert_eq!(deleted, ["parameter${PauseParameter}-recovery-lease".to_owned()].into());
 }
 
@@ -283,7 +282,7 @@ fn the_controller_is_called_every_minute_without_retries() {
     assert_eq!(properties("ReconcileSchedule"), schedule);
     assert_eq!(of_type("AWS::Scheduler::Schedule"), ["ReconcileSchedule"]);
 
-    // Without the condition, the service could be made to use the role for somebody else's schedule.
+    // Without the condition, the service could use the role for another account's schedule (confused deputy).
     let only_our_schedules = json!([{
         "Effect": "Allow",
         "Principal": {"Service": "scheduler.amazonaws.com"},
@@ -296,7 +295,7 @@ fn the_controller_is_called_every_minute_without_retries() {
     let role = properties("ReconcileScheduleRole");
     assert_eq!(role["AssumeRolePolicyDocument"]["Statement"], only_our_schedules);
 
-    // Lambda would try for six hours what it could not start, and twice more what failed.
+    // By default Lambda retries an event for six hours if throttled, and twice more if the function fails.
     let calls = json!({
         "FunctionName": {"Ref": "ExtractorFunction"},
         "Qualifier": "$LATEST",
@@ -348,13 +347,13 @@ fn the_functions_are_what_cargo_lambda_builds() {
         assert_eq!(function["Architectures"], json!([{"Ref": "Architecture"}]), "{name}");
         assert_eq!(function["LoggingConfig"]["LogFormat"], "JSON", "{name}");
         assert_eq!(function["LoggingConfig"]["LogGroup"], json!({"Ref": logs}), "{name}");
-        // SAM would make resources of them that this test does not see.
+        // SAM would generate resources that this test does not see.
         assert_eq!(function["Events"], Value::Null, "{name}");
     }
     assert_eq!(template()["Parameters"]["Architecture"]["Default"], "arm64");
-    // Gladly hangs up after 15 s.
+    // Gladly closes the connection after 15 s.
     assert!(function("IngestFunction")["Timeout"].as_u64().unwrap() < 15);
-    // Lambda stops a function that feeds its own queue, as the extractor does with what is about to expire.
+    // By default Lambda stops a function that sends to its own queue, as the extractor does with what is about to expire.
     assert_eq!(function("ExtractorFunction")["RecursiveLoop"], "Allow");
 }
 
@@ -364,7 +363,7 @@ fn the_functions_get_the_settings_that_they_read() {
         let variables = function(name)["Environment"]["Variables"].clone();
         let Value::Object(variables) = variables else { panic!("{name} has no environment") };
         for (variable, value) in &variables {
-            // A dynamic reference would resolve a secret into what everyone can read who may see the function.
+            // A dynamic reference would expose the secret to everyone who may read the function's configuration.
             assert!(value.is_object(), "{variable} of {name} is neither Ref, GetAtt nor Sub");
             assert!(!value.to_string().contains("{{resolve:"), "{variable} of {name}");
         }
@@ -407,7 +406,7 @@ fn every_parameter_is_described_and_validated() {
         let anchored = pattern.is_some_and(|it| it.starts_with('^') && it.ends_with('$'));
         let listed = parameter["AllowedValues"].is_array();
         let ranged = parameter["MinValue"].is_number() && parameter["MaxValue"].is_number();
-        assert!(anchored || listed || ranged, "{name} takes anything");
+        assert!(anchored || listed || ranged, "{name} accepts any value");
         // CloudFormation would show the bare pattern otherwise.
         assert!(listed || parameter["ConstraintDescription"].is_string(), "{name}");
     }
@@ -495,7 +494,7 @@ fn a_parameter_name_reserved_by_aws_is_refused() {
         for name in taken {
             assert!(accepts(parameter, name), "{parameter}: {name}");
         }
-        // No rule that is easier to read takes less or more.
+        // The pattern accepts exactly what the readable rule accepts.
         for text in ["a", "w", "s", "m", "S", "-"].map(|last| {
             let names = ["", "a", "aw", "s", "ss", "W", "as", "sw"].into_iter();
             names.map(move |first| format!("/{first}{last}x/aws"))
@@ -580,7 +579,7 @@ fn the_endpoint_accepts_gladlys_webhooks_and_logs_none_of_their_content() {
     assert_eq!(properties("WebhookIntegration")["PayloadFormatVersion"], "2.0");
     let source = properties("WebhookPermission")["SourceArn"]["Fn::Sub"].clone();
     assert!(source.as_str().unwrap().ends_with(":${WebhookApi}/*/POST/webhooks/gladly"));
-    // The emulated AWS ignores the routes of this one without a word.
+    // The emulated AWS silently ignores this one's routes.
     assert_eq!(of_type("AWS::Serverless::HttpApi"), [""; 0]);
 
     let limits = &properties("WebhookStage")["DefaultRouteSettings"];
@@ -675,7 +674,7 @@ fn parameters() -> BTreeMap<String, Value> {
     parameters.into_iter().collect()
 }
 
-/// Whether a parameter takes a value; CloudFormation matches the whole of it.
+/// Whether a parameter accepts a value; CloudFormation matches the whole of it.
 fn accepts(parameter: &str, value: &str) -> bool {
     let pattern = parameters()[parameter]["AllowedPattern"].as_str().unwrap().to_owned();
     Regex::new(&pattern).unwrap().is_match(value)

@@ -1,5 +1,4 @@
-//! The workflows of the hosting service, as far as they can be held to something here; `make lint-workflows` reads them as
-//! the service does.
+//! The CI workflows, as far as they can be tested locally; `make lint-workflows` parses them as the service does.
 
 #![expect(clippy::unwrap_used, reason = "all of this crate is a test")]
 

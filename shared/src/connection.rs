@@ -180,7 +180,7 @@ mod tests {
     async fn a_request_that_is_dropped_on_a_silent_connection_is_the_last_one_on_it() {
         let test = TestServer::new();
         assert!(read(test.answer().await).await);
-        test.tls.silence();
+        test.tls.stall();
         let mut waiting = Box::pin(test.call());
         assert!(poll!(&mut waiting).is_pending());
         drop(waiting);

@@ -25,7 +25,7 @@ async fn while_paused_everything_is_returned_and_nothing_is_called() {
         for (receives, least, most) in [(1, 24, 36), (3, 96, 144), (99, 2_880, 4_320)] {
             let settled = app.batch(&[record(0, &event).received(receives)]).await;
             if held {
-                settled.gives_back(&["m-0"], least..=most);
+                settled.assert_returned(&["m-0"], least..=most);
             } else {
                 settled.is_done();
             }
@@ -43,7 +43,7 @@ async fn an_unreadable_pause_parameter_holds_unless_a_value_is_cached() {
         let app = TestApp::new();
         let event = app.conversation("c-1");
         app.aws.state().ssm_fault = Some(fault);
-        app.extract([&event]).await.gives_back(&["m-0"], 24..=36);
+        app.extract([&event]).await.assert_returned(&["m-0"], 24..=36);
 
         app.aws.state().ssm_fault = None;
         app.extract([&event]).await.is_done();
@@ -53,5 +53,5 @@ async fn an_unreadable_pause_parameter_holds_unless_a_value_is_cached() {
     let app = TestApp::new();
     let event = app.conversation("c-1");
     app.aws.state().parameters.remove("/relay/pause");
-    app.extract(&[event]).await.gives_back(&["m-0"], 24..=36);
+    app.extract(&[event]).await.assert_returned(&["m-0"], 24..=36);
 }

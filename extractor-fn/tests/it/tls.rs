@@ -1,5 +1,4 @@
-//! Gladly and the destination as they are reached on the internet: over TLS, with the protocol that
-//! both sides prefer.
+//! Gladly and the destination over TLS, with the negotiated protocol.
 
 use std::time::Duration;
 
@@ -24,7 +23,7 @@ async fn fetches_and_deliveries_each_share_one_http_2_connection() {
         let protocols = protocols(traffic);
         assert!(protocols.iter().all(|protocol| protocol == "HTTP/2.0"), "{protocols:?}");
     }
-    // Conversation and items are asked for at once: the first time there was no connection to share.
+    // Conversation and items are fetched concurrently: the first time there was no connection to share.
     assert!(gladly.connections() <= 2, "{}", gladly.connections());
     assert_eq!(destination.connections(), 1);
 }
@@ -35,7 +34,7 @@ async fn a_silent_connection_to_gladly_is_replaced() {
     let app = TestApp::connected(&[], Some(tls.clone()), None);
     let first = app.conversation("c-1");
     app.extract([&first]).await.is_done();
-    tls.silence();
+    tls.stall();
     let opened = tls.connections();
     let second = app.conversation("c-2");
     app.extract([&second]).await.is_done();
@@ -49,9 +48,9 @@ async fn a_silent_connection_to_the_destination_is_replaced() {
     let app = TestApp::connected(&[], None, Some(tls.clone()));
     let first = app.conversation("c-1");
     app.extract([&first]).await.is_done();
-    tls.silence();
+    tls.stall();
     let second = app.conversation("c-2");
-    // So little time that a try on the silent connection is a short one.
+    // So little time that an attempt on the silent connection is short.
     let left = Duration::from_secs(12);
     crate::settle(&app.extractor, &app.aws, &[record(0, &second)], left).await.is_done();
     assert_eq!((tls.connections(), app.destination.deliveries().len()), (2, 2));

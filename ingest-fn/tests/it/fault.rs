@@ -1,13 +1,13 @@
-//! What happens when the queue does not take it.
+//! Failures of SQS and SSM.
 
 use std::time::Duration;
 
-use testing::aws::{Fault, THROTTLED, Unproven};
+use testing::aws::{Fault, THROTTLED, Unconfirmed};
 use tokio::time::Instant;
 
 use crate::{EVENT, KEY, Outcome, TestApp, answer};
 
-/// Gladly must send it again.
+/// The outcome after which Gladly sends the event again.
 const UNAVAILABLE: (Outcome, &str) = (Outcome::Unavailable, "Unavailable=1 KeySlot=1");
 
 #[tokio::test(start_paused = true)]
@@ -18,9 +18,9 @@ async fn a_queue_failure_gets_503_within_10_s() {
         (Fault::Refused(400, "com.amazonaws.sqs#InvalidMessageContents"), 1..=1),
         (Fault::Refused(400, "com.amazonaws.sqs#KmsDisabled"), 1..=1),
         (Fault::Garbage(200), 1..=20),
-        (Fault::Unproven(Unproven::Unnamed), 5..=20),
-        (Fault::Unproven(Unproven::OtherMd5), 5..=20),
-        (Fault::Unproven(Unproven::NoMd5), 5..=20),
+        (Fault::Unconfirmed(Unconfirmed::NoMessageId), 5..=20),
+        (Fault::Unconfirmed(Unconfirmed::OtherMd5), 5..=20),
+        (Fault::Unconfirmed(Unconfirmed::NoMd5), 5..=20),
         (Fault::Refused(403, "RequestExpired"), 5..=20),
         (Fault::Garbage(403), 1..=1),
         (Fault::Garbage(503), 5..=20),
@@ -37,7 +37,7 @@ async fn a_queue_failure_gets_503_within_10_s() {
             app.ingest.warm_up().await;
 
             let began = Instant::now();
-            let got = app.counted(body).await;
+            let got = app.receive_counted(body).await;
             assert_eq!((got.0, got.1.as_str()), UNAVAILABLE, "{fault:?}");
             let took = began.elapsed();
             assert!(took <= Duration::from_millis(10_010), "{fault:?} took {took:?}");
@@ -58,9 +58,9 @@ async fn a_transient_fault_delays_the_event_and_counts_once() {
         vec![Fault::Reset, Fault::Hang, Fault::Garbage(502), THROTTLED],
         vec![Fault::Hang, Fault::Hang],
         vec![
-            Fault::Unproven(Unproven::Unnamed),
-            Fault::Unproven(Unproven::OtherMd5),
-            Fault::Unproven(Unproven::NoMd5),
+            Fault::Unconfirmed(Unconfirmed::NoMessageId),
+            Fault::Unconfirmed(Unconfirmed::OtherMd5),
+            Fault::Unconfirmed(Unconfirmed::NoMd5),
         ],
         vec![
             Fault::Refused(403, "com.amazon.coral.service#RequestExpired"),
@@ -69,10 +69,10 @@ async fn a_transient_fault_delays_the_event_and_counts_once() {
         ],
     ];
     for faults in faults {
-        for (body, told) in [(EVENT, "Queued=1 KeySlot=1"), ("{", "Quarantined=1 KeySlot=1")] {
+        for (body, metrics) in [(EVENT, "Queued=1 KeySlot=1"), ("{", "Quarantined=1 KeySlot=1")] {
             let app = TestApp::new();
             app.aws.state().sqs_faults = faults.clone().into();
-            assert_eq!(app.counted(body.as_bytes()).await.1, told, "{faults:?}");
+            assert_eq!(app.receive_counted(body.as_bytes()).await.1, metrics, "{faults:?}");
             assert_eq!(app.aws.state().sqs_calls, faults.len() + 1);
             assert_eq!(app.messages().len(), 1);
         }
@@ -100,7 +100,7 @@ async fn late_keys_and_a_hanging_queue_leave_time_for_a_response() {
     app.aws.state().ssm_faults = vec![Some(THROTTLED); 15].into();
     app.aws.state().sqs_fault = Some(Fault::Hang);
     let began = Instant::now();
-    assert_eq!(app.counted(EVENT.as_bytes()).await, (UNAVAILABLE.0, UNAVAILABLE.1.into()));
+    assert_eq!(app.receive_counted(EVENT.as_bytes()).await, (UNAVAILABLE.0, UNAVAILABLE.1.into()));
     // Lambda ends the invocation after 14 s.
     assert!(began.elapsed() < Duration::from_millis(13_100), "{:?}", began.elapsed());
 }

@@ -1,4 +1,4 @@
-//! What a log line is, and which there are.
+//! The log lines and their fields.
 
 use std::sync::{Arc, Mutex};
 
@@ -33,7 +33,7 @@ async fn a_failure_logs_one_error_line_that_names_its_invocation_and_a_success_n
     for body in [EVENT, r#"{"type":"PING"}"#, r#"{"type":"A"}"#] {
         app.post(KEY, body.as_bytes()).await;
     }
-    app.status("a stranger's").await;
+    app.status("an unknown key").await;
     assert_eq!(take(), Vec::<Value>::new());
 
     app.post(KEY, b"hello").await;

@@ -1,4 +1,4 @@
-//! What the function writes and answers holds no secret and nothing of the content.
+//! No log line, metric or response contains a secret or part of the content.
 
 use std::{env, process::Command, time::Duration};
 
@@ -12,7 +12,7 @@ const KEY: &str = "s3cret-key-that-no-log-may-ever-show";
 const TEXT: &str = "my card is 4111 1111";
 const MAIL: &str = "mary@example.com";
 
-/// All that a log, a metric or an answer may not hold, whole or in part.
+/// What no log, metric or response may contain, in whole or in part.
 const SECRETS: [&str; 6] = [KEY, "s3cret", NEXT_KEY, "card", MAIL, "mary"];
 
 #[test]
@@ -36,7 +36,9 @@ fn no_key_text_or_personal_data_reaches_a_log_a_metric_or_a_response() {
     let lines: Vec<Value> =
         written.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let logged = |text: &str| {
-        lines.iter().any(|line| line["message"].as_str().is_some_and(|said| said.contains(text)))
+        lines
+            .iter()
+            .any(|line| line["message"].as_str().is_some_and(|message| message.contains(text)))
     };
     for text in [
         "ignoring a webhook key",
@@ -57,9 +59,9 @@ fn no_key_text_or_personal_data_reaches_a_log_a_metric_or_a_response() {
     }
 }
 
-/// Every way through the function, its log and metrics going where they go in Lambda.
+/// Every path through the function, with its log and metrics written as in Lambda.
 #[tokio::test(start_paused = true)]
-#[ignore = "run by the test above, which reads what this writes"]
+#[ignore = "run by the test above, which reads its output"]
 async fn every_path() {
     shared::init_log();
     let personal = format!(
@@ -89,7 +91,7 @@ async fn every_path() {
     for sqs_fault in &faults[..3] {
         let app = TestApp::with_keys(KEY);
         app.aws.state().sqs_fault = *sqs_fault;
-        quietly(&app, KEY, &large).await;
+        assert_answer_redacted(&app, KEY, &large).await;
     }
     let short = "s3cret-but-short";
     for ssm_fault in faults {
@@ -97,7 +99,7 @@ async fn every_path() {
             let app = TestApp::with_keys(keys);
             app.aws.state().ssm_fault = ssm_fault;
             app.ingest.warm_up().await;
-            quietly(&app, keys, &bodies[0]).await;
+            assert_answer_redacted(&app, keys, &bodies[0]).await;
         }
         let app = TestApp::with_keys(&format!("{short}\n{KEY}\n{NEXT_KEY}\n{NEXT_KEY}"));
         app.ingest.warm_up().await;
@@ -106,14 +108,14 @@ async fn every_path() {
             app.aws.state().sqs_fault = sqs_fault;
             advance(Duration::from_mins(2)).await;
             for body in &bodies {
-                quietly(&app, KEY, body).await;
+                assert_answer_redacted(&app, KEY, body).await;
             }
-            quietly(&app, &format!("{KEY} "), &bodies[0]).await;
+            assert_answer_redacted(&app, &format!("{KEY} "), &bodies[0]).await;
         }
     }
 }
 
-async fn quietly(app: &TestApp, key: &str, body: &[u8]) {
+async fn assert_answer_redacted(app: &TestApp, key: &str, body: &[u8]) {
     let (_, answer) = app.post(key, body).await;
     assert!(SECRETS.iter().all(|secret| !answer.contains(secret)));
 }

@@ -1,4 +1,4 @@
-//! What ingest-fn writes changes on purpose only, and keys of every version open.
+//! What ingest-fn writes changes only on purpose, and keys of every version are accepted.
 
 use testing::golden::Golden;
 
@@ -28,7 +28,7 @@ async fn queue_and_quarantine_messages_are_unchanged() {
     }
 }
 
-/// The same with four letters where a million stand in a row.
+/// The same text with each long run of `a` shortened to four.
 fn short(text: &str) -> String {
     let mut short = String::new();
     for letter in text.chars() {

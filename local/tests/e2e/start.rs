@@ -1,9 +1,9 @@
-//! Settings and invocations that cannot be served say so.
+//! Invalid settings and invocations are reported.
 
 use local::stack::Function;
 use serde_json::{Value, json};
 
-use crate::{SAID, TestApp, json_lines};
+use crate::{MESSAGE_TEXT, TestApp, json_lines};
 
 #[tokio::test]
 async fn an_invalid_setting_prevents_the_start_and_is_named() {
@@ -27,8 +27,8 @@ async fn an_invalid_setting_prevents_the_start_and_is_named() {
         app.stack.set_variable(function, name, bad).await.unwrap();
         let answered = app.stack.invoke(function, &json!({})).await.unwrap();
         assert!(answered.failed);
-        let said = answered.payload["errorMessage"].as_str().unwrap();
-        let line = said.split_once('{').map(|(_, rest)| format!("{{{rest}")).expect(said);
+        let text = answered.payload["errorMessage"].as_str().unwrap();
+        let line = text.split_once('{').map(|(_, rest)| format!("{{{rest}")).expect(text);
         let line: Value = serde_json::from_str(line.lines().next().unwrap()).unwrap();
         let message = line["message"].as_str().unwrap();
         assert!(message.starts_with(&format!("cannot start: {name} is not ")), "{message}");
@@ -49,12 +49,16 @@ async fn an_unknown_invocation_is_rejected_with_an_explanation() {
     let unknown = "unknown invocation: expected an SQS batch, ";
     let cases = [
         (json!({}), "UnknownInvocation", unknown),
-        (json!([SAID]), "UnknownInvocation", unknown),
-        (json!(SAID), "UnknownInvocation", unknown),
-        (json!({"Records": SAID}), "UnknownInvocation", unknown),
+        (json!([MESSAGE_TEXT]), "UnknownInvocation", unknown),
+        (json!(MESSAGE_TEXT), "UnknownInvocation", unknown),
+        (json!({"Records": MESSAGE_TEXT}), "UnknownInvocation", unknown),
         (json!({"source": "aws.s3"}), "UnknownInvocation", unknown),
         (json!({"task": "dance"}), "UnknownInvocation", unknown),
-        (json!({"Records": [{"body": SAID}]}), "MissingMessageId", "a record has no message id, "),
+        (
+            json!({"Records": [{"body": MESSAGE_TEXT}]}),
+            "MissingMessageId",
+            "a record has no message id, ",
+        ),
     ];
     for (event, kind, explanation) in &cases {
         let answered = app.stack.invoke(Function::Extractor, event).await.unwrap();
@@ -69,7 +73,7 @@ async fn an_unknown_invocation_is_rejected_with_an_explanation() {
         assert_eq!(line["level"], "ERROR");
         assert!(line["message"].as_str().unwrap().starts_with(explanation), "{line}");
     }
-    // Nor does it hurt what comes after.
+    // Later invocations are not affected.
     let ids = app.queue_all(&["c"]).await;
     app.arrived(&ids).await;
     app.settled().await;
