@@ -1,4 +1,4 @@
-//! What a backlog costs once it is let go.
+//! The cost of draining a backlog.
 
 use simulation::drain;
 

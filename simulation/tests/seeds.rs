@@ -1,4 +1,4 @@
-//! A few hundred worlds, and one of them twice.
+//! A few hundred simulations, one of them twice.
 
 use simulation::{COVERAGE, Keep, run, sweep};
 
