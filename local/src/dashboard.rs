@@ -1,8 +1,8 @@
-//! `make dashboard`: some minutes of the relay, good and bad, on the emulated AWS, and the deployed dashboard
-//! of what it sent meanwhile, as a picture.
+//! `make dashboard`: runs the relay for some minutes on the emulated AWS, with and without faults, and draws the
+//! deployed dashboard with the run's metrics.
 //!
-//! What the functions send is read off their logs. What AWS itself would send, and the emulator does not, is counted
-//! here: messages in the quarantine queue, failed invocations, refused requests.
+//! The functions' metrics are read from their logs. The metrics of AWS, which the emulator does not send, are counted
+//! here: messages in the quarantine queue, failed invocations, rejected requests.
 
 use std::{
     io::{self, Write as _},
@@ -28,7 +28,7 @@ use testing::{
     template,
 };
 
-/// Made-up conversations of the Gladly simulator.
+/// Conversations of the Gladly simulator.
 const CONVERSATION_COUNT: usize = 40;
 
 /// Why there is nothing to draw.
@@ -85,7 +85,7 @@ pub async fn draw() -> Result<(), DashboardError> {
     let body = aws.emulator().dashboard(&format!("gladly-relay-{REGION}")).await?;
     let picture = picture::Run { lines, alarms }.picture(&serde_json::from_str(&body)?);
     svg::save(root().join("docs/dashboard.svg"), &picture)?;
-    say("The picture is docs/dashboard.svg.");
+    print_line("The picture is docs/dashboard.svg.");
     stack.delete().await?;
     Ok(())
 }
@@ -136,7 +136,7 @@ impl Run<'_> {
                     refused.count() as u64,
                 ));
             }
-            // Whatever it answered, it did not fail.
+            // It never fails.
             lines_sent.push(alarm::line(now, ("AWS/Lambda", "Errors"), ingest, 0));
             sleep(SAMPLE_INTERVAL.unsigned_abs()).await;
         }
@@ -154,7 +154,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Lets events happen at Gladly for a while.
+    /// Emits events at Gladly for a while.
     async fn events(&self, seconds: u64, each_second: usize) {
         let conversations: Vec<_> =
             self.local_stack.gladly.organization().conversations.keys().cloned().collect();
@@ -172,7 +172,7 @@ impl Run<'_> {
     async fn play(&self) -> Result<(), DashboardError> {
         let LocalStack { gladly, destination, settings } = self.local_stack;
         let stack = self.stack;
-        say("Events come in and are forwarded; some are about nothing, some are no events");
+        print_line("Events are forwarded; some have no conversation, some are invalid");
         self.events(30, 2).await;
         let key = &settings.webhook_keys[0];
         for body in [r#"{"type":"TASK/CREATED","content":{"taskId":"t"}}"#, "no event"] {
@@ -180,7 +180,7 @@ impl Run<'_> {
         }
         self.events(5, 2).await;
 
-        say("An operator pauses while events go on coming, and resumes");
+        print_line("An operator pauses while events keep arriving, and resumes");
         let paused =
             json!({"state": "paused", "by": "ada", "reason": "the destination is being moved"});
         stack.set_pause(&paused.to_string()).await?;
@@ -188,7 +188,7 @@ impl Run<'_> {
         stack.set_pause("running").await?;
         self.events(20, 1).await;
 
-        say("Gladly is busy; the key is rotated, with one typed wrongly first");
+        print_line("Gladly throttles; the key is rotated, with a mistyped one first");
         gladly.fault(Fault::status(429).on("GET /api/v1/*").header("retry-after", "2").times(3));
         self.events(10, 2).await;
         for key in ["a-key-that-was-typed-wrongly-at-the-other-end", &settings.webhook_keys[1]] {
@@ -196,7 +196,7 @@ impl Run<'_> {
             self.events(10, 1).await;
         }
 
-        say("The destination refuses a conversation; another is gone from Gladly");
+        print_line("The destination rejects a conversation; another is deleted at Gladly");
         let [refused, gone] = two(gladly);
         destination.refuse(&refused, StatusCode::UNPROCESSABLE_ENTITY);
         gladly.emit(EVENT_TYPES[0], &refused);
@@ -205,14 +205,14 @@ impl Run<'_> {
         gladly.send(&event);
         self.events(15, 1).await;
 
-        say("Gladly's token is refused: the breaker opens, and closes once it is right");
+        print_line("Gladly rejects the token: the breaker opens, and closes once it is corrected");
         let token = "/gladly-relay/gladly-token";
         stack.put_secret(token, "a-token-that-was-withdrawn").await?;
-        // A token is remembered for a minute.
+        // A token is cached for a minute.
         self.events(75, 1).await;
         stack.put_secret(token, &settings.gladly_token).await?;
         self.events(20, 1).await;
-        say("Everything drains");
+        print_line("The queue drains");
         for _ in 0..60 {
             sleep(Duration::from_secs(1)).await;
             if stack.counts(Queue::Events).await?.total() == 0 {
@@ -223,7 +223,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Has Gladly send another key.
+    /// Makes Gladly send another key.
     fn rotate(&self, key: &str) {
         for webhook in self.local_stack.gladly.webhooks() {
             self.local_stack.gladly.disable_webhook(webhook["id"].as_str().unwrap_or_default());
@@ -239,6 +239,6 @@ fn two(gladly: &Gladly) -> [String; 2] {
     [ids.next().unwrap_or_default(), ids.next().unwrap_or_default()]
 }
 
-fn say(line: &str) {
+fn print_line(line: &str) {
     let _ = writeln!(io::stdout(), "  {line}");
 }

@@ -1,4 +1,4 @@
-//! `make demo`: the relay's main job on real runs of the real binaries, shown step by step.
+//! `make demo`: shows the relay's main functions step by step, with the real binaries.
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -17,13 +17,13 @@ use testing::{
     gladly::{EVENT_TYPES, Gladly},
 };
 
-/// How long anything may take that the demo waits for.
+/// The longest that a step of the demo may take.
 const STEP_TIMEOUT: Duration = Duration::from_secs(90);
 /// The batching window of the event source mapping, and a second.
 const BATCHING_WINDOW: Duration = Duration::from_secs(6);
-/// Of an hour, in which Gladly tries a webhook five times, seven seconds.
+/// Scales Gladly's webhook retry schedule of an hour to seven seconds.
 const TIME_SCALE: f64 = 0.002;
-/// Webhooks sent at once: each takes a process of its own on the emulated AWS.
+/// Webhooks sent at once: each needs its own process on the emulated AWS.
 const AT_ONCE: usize = 4;
 
 const BURST_EVENTS: usize = 200;
@@ -33,8 +33,8 @@ const HELD_EVENTS: usize = 30;
 /// Why the demo ended before its end.
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
-    /// Something did not happen that the demo shows.
-    #[error("this was to happen and did not: {0}")]
+    /// A step of the demo did not happen.
+    #[error("expected in the demo, but did not happen: {0}")]
     Missed(String),
     /// A server on loopback.
     #[error("starting a server on loopback")]
@@ -56,10 +56,10 @@ struct Demo<'a> {
     sent: Vec<String>,
 }
 
-/// How much is shown.
+/// The steps to show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tour {
-    /// The whole way of an event, and the pause.
+    /// The path of an event, and the pause.
     Short,
     /// Also how a webhook that Gladly disabled recovers.
     Full,
@@ -73,7 +73,7 @@ pub async fn demo(tour: Tour) -> Result<(), DemoError> {
         LocalStack::start(BURST_CONVERSATIONS + 2, TIME_SCALE).map_err(DemoError::Server)?;
     let aws = EmulatedAws::start("demo", &Artifacts::build().await?).await?;
     let stack = aws.deploy("gladly-relay", &settings).await?;
-    say(&format!("  template.yaml is deployed; webhooks go to {}", stack.webhook_url()));
+    print_line(&format!("  template.yaml is deployed; webhooks go to {}", stack.webhook_url()));
     let key = settings.webhook_keys.concat();
     stack.know_webhook().await?;
     gladly.subscribe(stack.webhook_url(), &[("x-api-key", &key)]);
@@ -82,18 +82,18 @@ pub async fn demo(tour: Tour) -> Result<(), DemoError> {
         Demo { stack, gladly: &gladly, destination: &destination, key, sent: Vec::new() };
     demo.ping().await?;
     demo.ten_events().await?;
-    demo.strangers_and_nonsense().await?;
+    demo.rejections().await?;
     let burst = demo.burst().await?;
     let hold = demo.pause().await?;
     if tour == Tour::Full {
-        demo.heal().await?;
+        demo.recover_webhook().await?;
     }
     demo.summary(&burst, &hold, began.elapsed())?;
     demo.stack.delete().await?;
     Ok(())
 }
 
-/// What the burst came to.
+/// The result of the burst.
 struct Burst {
     calls: usize,
     took: Duration,
@@ -101,7 +101,7 @@ struct Burst {
 
 /// How long the steps of the pause took.
 struct Hold {
-    /// From the flip until nothing was received any more.
+    /// From the pause until nothing was received any more.
     flip: Duration,
     /// From resuming to the first delivery.
     first: Duration,
@@ -111,7 +111,7 @@ struct Hold {
 
 impl Demo<'_> {
     async fn ping(&self) -> Result<(), DemoError> {
-        heading("Gladly asks whether the endpoint is there");
+        heading("Gladly pings the endpoint");
         let answer = self.stack.post(&self.key, r#"{"type":"PING"}"#).await?;
         show("PING", &answer);
         check(answer.status == 200 && answer.body.contains("pong"), "PING is answered")
@@ -123,16 +123,16 @@ impl Demo<'_> {
         let events = EVENT_TYPES.map(|kind| (kind, conversation.as_str()));
         let sent = self.send(&events).await?;
         for kind in EVENT_TYPES {
-            say(&format!("  {kind:<31} 200 queued"));
+            print_line(&format!("  {kind:<31} 200 queued"));
         }
-        say("  … the extractor asks Gladly what they are about and forwards it");
+        print_line("  … the extractor fetches the conversation from Gladly and forwards it");
         self.arrived(&sent).await?;
 
         let snapshot = self.destination.conversation(&conversation);
         let snapshot = snapshot.ok_or_else(|| missed("the conversation arrives"))?;
         let name = |field: &str| text(&snapshot[field]["name"]).to_owned();
-        say(&format!("\n  At the destination: conversation {conversation}"));
-        say(&format!(
+        print_line(&format!("\n  At the destination: conversation {conversation}"));
+        print_line(&format!(
             "  {} · {} · inbox {} · agent {} · {}",
             text(&snapshot["status"]),
             name("customer"),
@@ -148,21 +148,25 @@ impl Demo<'_> {
         ));
         let items = snapshot["items"].as_array().map(Vec::as_slice).unwrap_or_default();
         for item in items.iter().filter(|item| item["text"].is_string()).take(8) {
-            let said = text(&item["text"]).replace('\n', " / ");
+            let message = text(&item["text"]).replace('\n', " / ");
             let author = text(&item["author"]["kind"]);
-            say(&format!("    {:<18} {author:<11} {}", text(&item["type"]), short(&said, 74)));
+            print_line(&format!(
+                "    {:<18} {author:<11} {}",
+                text(&item["type"]),
+                short(&message, 74)
+            ));
         }
         check(
             items.iter().any(|item| item["author"]["kind"] == "customer"),
-            "the customer is heard",
+            "the customer's messages arrive",
         )
     }
 
-    async fn strangers_and_nonsense(&self) -> Result<(), DemoError> {
-        heading("A wrong key is refused; what is not an event is quarantined, never refused");
+    async fn rejections(&self) -> Result<(), DemoError> {
+        heading("A wrong key is rejected; an invalid event is accepted and quarantined");
         let answer = self.stack.post(&"x".repeat(40), r#"{"type":"PING"}"#).await?;
         show("wrong key", &answer);
-        check(answer.status == 401, "a wrong key is refused")?;
+        check(answer.status == 401, "a wrong key is rejected")?;
         for (name, body, reason) in [
             ("not JSON", "hello", "unreadable"),
             (
@@ -174,12 +178,12 @@ impl Demo<'_> {
             let answer = self.stack.post(&self.key, body).await?;
             show(name, &answer);
             check(answer.status == 200, "Gladly does not try again")?;
-            let aside = self.stack.drain(Queue::Quarantine).await?;
-            let aside = aside.first().ok_or_else(|| missed("it stands in quarantine"))?;
-            let detail = text(&aside.json()["detail"]).to_owned();
-            say(&format!("  {:<31} in quarantine as {reason}: {detail}", ""));
+            let messages = self.stack.drain(Queue::Quarantine).await?;
+            let message = messages.first().ok_or_else(|| missed("it is quarantined"))?;
+            let detail = text(&message.json()["detail"]).to_owned();
+            print_line(&format!("  {:<31} in quarantine as {reason}: {detail}", ""));
             check(
-                aside.attributes.get("reason").is_some_and(|given| given == reason),
+                message.attributes.get("reason").is_some_and(|found| found == reason),
                 "with its reason",
             )?;
         }
@@ -190,7 +194,7 @@ impl Demo<'_> {
         heading(&format!("A burst: {BURST_EVENTS} events on {BURST_CONVERSATIONS} conversations"));
         let conversations = self.conversations(BURST_CONVERSATIONS);
         // The emulator hands out events at once and ten at a time. AWS gathers up to 500 for 5 s, the mapping's batching
-        // window; the least that can be done here is to let them gather.
+        // window; here they gather before the mapping is enabled.
         self.stack.enable_mapping(false).await?;
         let kinds = EVENT_TYPES.iter().cycle();
         let events: Vec<_> = kinds
@@ -199,7 +203,7 @@ impl Demo<'_> {
             .collect();
         let sent = self.send(&events).await?;
         progress(
-            "events gather for 5 s, as AWS lets them (the emulator does not)",
+            "events gather for 5 s, as on AWS (the emulator has no batching window)",
             BATCHING_WINDOW,
         )
         .await;
@@ -210,13 +214,13 @@ impl Demo<'_> {
             calls: self.gladly.traffic().count("/api/v1/**") - before,
             took: began.elapsed(),
         };
-        say(&format!(
+        print_line(&format!(
             "  all {BURST_EVENTS} forwarded in {:.0} s with {} calls to Gladly: {:.2} an event",
             burst.took.as_secs_f64(),
             burst.calls,
             per_event(&burst)
         ));
-        say(
+        print_line(
             "  (ten at a time, to two extractors; AWS hands out up to 500 at a time, which takes about 60 calls)",
         );
         Ok(burst)
@@ -228,8 +232,8 @@ impl Demo<'_> {
         self.stack.set_pause(r#"{"state":"paused","by":"demo","reason":"to show it"}"#).await?;
         let text = self.controller("reconcile").await?;
         let flip = began.elapsed();
-        text.lines().for_each(|line| say(&format!("  {line}")));
-        check(self.stack.mapping_state().await? == "Disabled", "the mapping is off")?;
+        text.lines().for_each(|line| print_line(&format!("  {line}")));
+        check(self.stack.mapping_state().await? == "Disabled", "the mapping is disabled")?;
         let conversations = self.conversations(5);
         let events: Vec<_> = (0..HELD_EVENTS)
             .map(|n| {
@@ -244,7 +248,7 @@ impl Demo<'_> {
         let held = self.stack.peek(Queue::Events).await?;
         let receives: u64 = held.iter().map(|message| message.receive_count).sum();
         let arrived = sent.iter().filter(|id| self.destination.times(id) > 0).count();
-        say(&format!(
+        print_line(&format!(
             "  {HELD_EVENTS} more events were accepted; {} are held, received {receives} times, {arrived} forwarded",
             held.len()
         ));
@@ -257,14 +261,14 @@ impl Demo<'_> {
 
         heading("What \"make status\" shows");
         let text = self.controller("status").await?;
-        text.lines().for_each(|line| say(&format!("  {line}")));
+        text.lines().for_each(|line| print_line(&format!("  {line}")));
         check(text.contains(&format!("Backlog     {HELD_EVENTS} events")), "the status is right")?;
 
         heading("The operator resumes, as \"make resume\" does");
         let began = Instant::now();
         self.stack.set_pause("running").await?;
         let text = self.controller("reconcile").await?;
-        say(&format!("  {}", text.lines().last().unwrap_or_default()));
+        print_line(&format!("  {}", text.lines().last().unwrap_or_default()));
         let any = |destination: &Destination| sent.iter().any(|id| destination.times(id) > 0);
         if !self.destination.wait_for(any, STEP_TIMEOUT).await {
             return Err(missed("an event is forwarded"));
@@ -272,12 +276,12 @@ impl Demo<'_> {
         let first = began.elapsed();
         self.arrived(&sent).await?;
         let all = began.elapsed();
-        say(&format!("  all {HELD_EVENTS} forwarded after {:.0} s", all.as_secs_f64()));
+        print_line(&format!("  all {HELD_EVENTS} forwarded after {:.0} s", all.as_secs_f64()));
         Ok(Hold { flip, first, all })
     }
 
-    async fn heal(&mut self) -> Result<(), DemoError> {
-        heading("ingest-fn is out of order, and Gladly gives the webhook up");
+    async fn recover_webhook(&mut self) -> Result<(), DemoError> {
+        heading("ingest-fn fails, and Gladly disables the webhook");
         self.stack.reserve_concurrency(Function::Ingest, 0).await?;
         let conversations = self.conversations(5);
         let emit = |demo: &Self, count: usize| -> Vec<String> {
@@ -288,29 +292,31 @@ impl Demo<'_> {
                 .collect()
         };
         let mut missed = emit(self, 5);
-        say(
-            "  five events fail; Gladly tries each five times within an hour (here 7 s), then disables the webhook",
+        print_line(
+            "  five events fail; Gladly sends each five times within an hour (here 7 s), then disables the webhook",
         );
-        let given_up = |gladly: &Gladly| gladly.webhooks()[0]["enabled"] == false;
-        if !self.gladly.wait_for(given_up, STEP_TIMEOUT).await {
-            return Err(self::missed("Gladly gives the webhook up"));
+        let disabled = |gladly: &Gladly| gladly.webhooks()[0]["enabled"] == false;
+        if !self.gladly.wait_for(disabled, STEP_TIMEOUT).await {
+            return Err(self::missed("Gladly disables the webhook"));
         }
         let began = Instant::now();
         missed.extend(emit(self, 15));
-        say("  Gladly has disabled the webhook; fifteen more events happen that it never sends");
+        print_line(
+            "  Gladly has disabled the webhook; fifteen more events happen that it never sends",
+        );
 
-        heading("ingest-fn is back: the controller notices, and heals");
+        heading("ingest-fn is back: the controller re-enables the webhook and backfills");
         self.stack.reserve_concurrency(Function::Ingest, 10).await?;
         let text = self.controller("watch").await?;
         let webhook = text.lines().find(|line| line.starts_with("Webhook"));
-        say(&format!("  {}", webhook.unwrap_or_default()));
+        print_line(&format!("  {}", webhook.unwrap_or_default()));
         check(self.gladly.webhooks()[0]["enabled"] == true, "the webhook is enabled again")?;
-        say(
+        print_line(
             "  events that Gladly could not deliver are backfilled, until half a minute after the webhook was enabled",
         );
         self.controller("reconcile").await?;
         self.arrived(&missed).await?;
-        say(&format!(
+        print_line(&format!(
             "  all {} events that Gladly could not deliver were forwarded {:.0} s after it disabled the webhook",
             missed.len(),
             began.elapsed().as_secs_f64()
@@ -319,7 +325,7 @@ impl Demo<'_> {
         Ok(())
     }
 
-    /// Has the controller do a task, and returns its answer as text.
+    /// Invokes the controller with a task, and returns its response as text.
     async fn controller(&self, task: &str) -> Result<String, DemoError> {
         let task = json!({"task": task, "as": "text"});
         let answer = self.stack.invoke(Function::Extractor, &task).await?;
@@ -342,7 +348,7 @@ impl Demo<'_> {
             (
                 "deliveries",
                 format!(
-                    "{}, {} against the schema",
+                    "{}, {} schema violations",
                     self.destination.deliveries().len(),
                     invalid.len()
                 ),
@@ -359,7 +365,7 @@ impl Demo<'_> {
             (
                 "quota",
                 format!(
-                    "at most {} of 10 calls in any second, {} refused with 429",
+                    "at most {} of 10 calls in any second, {} rejected with 429",
                     traffic.busiest_second(),
                     traffic.throttled()
                 ),
@@ -367,7 +373,7 @@ impl Demo<'_> {
             (
                 "pause",
                 format!(
-                    "held {:.1} s after the flip, {HELD_EVENTS} events without a receive; first delivery {:.1} s after resuming, all {:.0} s",
+                    "in effect after {:.1} s, {HELD_EVENTS} events without a receive; first delivery {:.1} s after resuming, all {:.0} s",
                     hold.flip.as_secs_f64(),
                     hold.first.as_secs_f64(),
                     hold.all.as_secs_f64()
@@ -375,12 +381,14 @@ impl Demo<'_> {
             ),
             ("time", format!("{:.0} s", took.as_secs_f64())),
         ] {
-            say(&format!("  {what:<16} {value}"));
+            print_line(&format!("  {what:<16} {value}"));
         }
         check(lost == 0, "nothing is lost")?;
         check(invalid.is_empty(), "every delivery fits the schema")?;
-        check(traffic.throttled() == 0, "Gladly never has to say 429")?;
-        say("\nEverything went as it should. \"make up\" keeps all of this running to play with.");
+        check(traffic.throttled() == 0, "Gladly never answers 429")?;
+        print_line(
+            "\nEverything went as expected. \"make up\" keeps all of this running to play with.",
+        );
         Ok(())
     }
 
@@ -388,7 +396,7 @@ impl Demo<'_> {
         self.gladly.organization().conversations.keys().take(count).cloned().collect()
     }
 
-    /// Lets events happen at Gladly, which sends its webhooks; waits until each was answered 200.
+    /// Emits events at Gladly, which sends its webhooks; waits until each was answered 200.
     async fn send(&mut self, events: &[(&str, &str)]) -> Result<Vec<String>, DemoError> {
         let mut sent = Vec::new();
         for some in events.chunks(AT_ONCE) {
@@ -450,20 +458,20 @@ fn short(text: &str, most: usize) -> String {
 }
 
 fn heading(text: &str) {
-    say(&format!("\n== {text}"));
+    print_line(&format!("\n== {text}"));
 }
 
 fn show(what: &str, answer: &Answer) {
     let status = serde_json::from_str::<Value>(&answer.body).unwrap_or_else(|_| json!({}));
-    say(&format!("  {what:<31} {} {}", answer.status, text(&status["status"])));
+    print_line(&format!("  {what:<31} {} {}", answer.status, text(&status["status"])));
 }
 
 /// Prints a line, unless standard output is closed.
-fn say(line: &str) {
+fn print_line(line: &str) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 
-/// A counter in place, where there is a text to show it on.
+/// A counter updated in place, if standard error is a terminal.
 fn count(what: &str, done: usize, all: usize) {
     if io::stderr().is_terminal() {
         let end = if done == all { "\r\x1b[K" } else { "" };
@@ -471,9 +479,9 @@ fn count(what: &str, done: usize, all: usize) {
     }
 }
 
-/// Waits for a time that nothing but time can shorten.
+/// Waits, with a countdown on a terminal.
 async fn progress(why: &str, time: Duration) {
-    say(&format!("  {why}: waiting {} s", time.as_secs()));
+    print_line(&format!("  {why}: waiting {} s", time.as_secs()));
     let began = Instant::now();
     while began.elapsed() < time {
         let left = time.saturating_sub(began.elapsed()).as_secs();

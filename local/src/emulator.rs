@@ -20,8 +20,8 @@ use testing::proxy::Proxy;
 /// How long the emulator may take to start; it needs less than two seconds on a quiet machine.
 const STARTUP_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Runs MiniStack until standard input ends, which it does when we are gone, however that came about: a test that
-/// aborts cannot leave an emulator and its functions behind.
+/// Runs MiniStack until standard input ends, as it does when this process ends in any way: a test that aborts
+/// leaves no emulator or function behind.
 const RUN: &str = r#"
 import os, shutil, signal, sys, threading
 
@@ -36,7 +36,7 @@ from ministack.app import main
 main()
 "#;
 
-/// An AWS of our own on loopback. It and every function that it runs are gone when this is dropped.
+/// An emulated AWS on loopback. Dropping it stops it and every function that it runs.
 #[derive(Debug)]
 pub struct Emulator {
     port: u16,
@@ -106,7 +106,7 @@ impl Emulator {
         self.child.id()
     }
 
-    /// What it writes.
+    /// Its log file.
     #[must_use]
     pub fn log(&self) -> &Path {
         &self.log
@@ -196,7 +196,7 @@ impl Emulator {
             .header("content-type", "application/x-amz-json-1.0")
             .body(body.to_string());
         let text = answer(action, call).await?.text().await?;
-        // Some actions answer with nothing at all.
+        // Some actions have an empty response.
         Ok(serde_json::from_str(&text).unwrap_or_default())
     }
 
@@ -213,7 +213,7 @@ impl Emulator {
 impl Drop for Emulator {
     fn drop(&mut self) {
         drop(self.child.stdin.take());
-        // Nothing is left to be done where it cannot be waited for.
+        // An error here cannot be handled.
         let _ = self.child.wait();
     }
 }
@@ -225,7 +225,7 @@ async fn answer(action: &str, call: RequestBuilder) -> Result<Response, Emulator
         return Ok(response);
     }
     let body = response.text().await?;
-    // CloudFormation wraps what it has to say in XML.
+    // CloudFormation's error message is in XML.
     let body = texts(&body, "Message").pop().unwrap_or(body);
     Err(EmulatorError::Refused { action: action.to_owned(), status: status.as_u16(), body })
 }
@@ -297,13 +297,13 @@ pub enum EmulatorError {
     /// The process could not be started.
     #[error("starting the emulated AWS")]
     Start(#[source] io::Error),
-    /// It ended, or did not answer in time; its log says why.
+    /// It ended, or did not answer in time; see its log.
     #[error("the emulated AWS did not start: see {}", log.display())]
     NotReady {
         /// What it wrote.
         log: PathBuf,
     },
-    /// A call did not get through.
+    /// A call failed without a response.
     #[error("calling the emulated AWS")]
     Call(#[from] reqwest::Error),
     /// A call was answered with an error.
@@ -313,7 +313,7 @@ pub enum EmulatorError {
         action: String,
         /// The HTTP status.
         status: u16,
-        /// What AWS says of it.
+        /// AWS's error message.
         body: String,
     },
 }

@@ -1,4 +1,4 @@
-//! What the demo and the tests run on a laptop.
+//! The relay on one machine, for the demo and the tests.
 
 pub mod dashboard;
 pub mod demo;

@@ -8,20 +8,20 @@ use testing::{
     gladly::{self, Gladly},
 };
 
-/// What a stack stands between.
+/// The servers around a stack, and its settings.
 #[derive(Debug)]
 pub struct LocalStack {
     /// Where its events come from.
     pub gladly: Gladly,
     /// Where its deliveries go.
     pub destination: Destination,
-    /// What the stack is deployed with, with secrets made for this scene.
+    /// The stack's settings, with generated secrets.
     pub settings: Settings,
 }
 
 impl LocalStack {
-    /// Starts both on loopback, Gladly with so many made-up conversations, and with webhooks that it tries again in
-    /// this share of the real time.
+    /// Starts both on loopback: Gladly with this many generated conversations, and with the webhook retry schedule
+    /// scaled by `time_scale`.
     pub fn start(conversations: usize, time_scale: f64) -> io::Result<Self> {
         let settings = Settings::new("", "");
         let gladly = Gladly::start(gladly::Options {

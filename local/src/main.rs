@@ -24,13 +24,14 @@ async fn main() -> ExitCode {
             demo::demo(if full { Tour::Full } else { Tour::Short }).await.map_err(Into::into)
         }
         "dashboard" => dashboard::draw().await.map_err(Into::into),
-        "soak" => endure().await,
+        "soak" => run_soak().await,
         "up" => start().await,
         "down" => stop().await,
-        // What "up" runs in the background.
+        // Run in the background by "up".
         "serve" => up::serve().await.map_err(Into::into),
         _ => {
-            Err("say one of: local demo, local dashboard, local soak, local up, local down".into())
+            Err("expected one of: local demo, local dashboard, local soak, local up, local down"
+                .into())
         }
     };
     match done {
@@ -42,7 +43,7 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn endure() -> Result<(), Box<dyn Error>> {
+async fn run_soak() -> Result<(), Box<dyn Error>> {
     let [seed, events, minutes] =
         [(2, "SEED", 1), (3, "EVENTS", 30_000), (4, "MINUTES", 10)].map(|(at, name, usual)| {
             match env::args().nth(at) {
@@ -52,7 +53,7 @@ async fn endure() -> Result<(), Box<dyn Error>> {
         });
     let minutes = Duration::from_mins(minutes?.max(1).into());
     soak::soak(&Plan::new(seed?.into(), events?.max(1) as usize, minutes)).await?;
-    say("Nothing is lost, and every invariant held.");
+    print_line("No event was lost, and every invariant held.");
     Ok(())
 }
 
@@ -60,7 +61,7 @@ async fn start() -> Result<(), Box<dyn Error>> {
     let running = if let Some(running) = Running::find().await {
         running
     } else {
-        say("Starting an emulated AWS, a Gladly simulator and a destination…");
+        print_line("Starting an emulated AWS, a Gladly simulator and a destination…");
         up::up().await?
     };
     let Running {
@@ -72,7 +73,7 @@ async fn start() -> Result<(), Box<dyn Error>> {
         aws_url,
         ..
     } = &running;
-    say(&format!(
+    print_line(&format!(
         r#"
 The relay is up. "make down" stops it and removes everything it created.
 
@@ -81,19 +82,19 @@ The relay is up. "make down" stops it and removes everything it created.
   Destination  {destination_url}
   AWS          {aws_url}
 
-To try, each on its own line:
+Commands to try:
 
-  # Let something happen at Gladly, which sends a webhook; then see what arrived.
+  # Emit an event at Gladly, which sends a webhook; then list what arrived.
   curl -d '{{"type":"CONVERSATION/CLOSED","conversation":"{conversation}"}}' -H 'content-type: application/json' {gladly_url}/_sim/emit
   curl {destination_url}
 
-  # Post a webhook by hand: with the key, without it, and with something unusable.
+  # Post a webhook by hand: with the key, without it, and with an invalid body.
   curl -H 'x-api-key: {webhook_key}' -d '{{"type":"PING"}}' {webhook_url}
   curl -d '{{"type":"PING"}}' {webhook_url}
   curl -H 'x-api-key: {webhook_key}' -d 'nonsense' {webhook_url}
   make quarantine
 
-  # Pause, and go on: what arrives in between is held. "make status" shows where everything is.
+  # Pause and resume: events that arrive in between are held. "make status" shows the current state.
   make pause REASON='trying it out'
   make resume
 
@@ -109,15 +110,15 @@ async fn stop() -> Result<(), Box<dyn Error>> {
     match Running::find().await {
         Some(running) => {
             running.stop().await?;
-            say("The relay is down.");
+            print_line("The relay is down.");
         }
-        None => say("Nothing is running."),
+        None => print_line("Nothing is running."),
     }
     Ok(())
 }
 
 /// Prints a line, unless standard output is closed (`make up | head`).
-fn say(line: &str) {
+fn print_line(line: &str) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 

@@ -16,7 +16,7 @@ use testing::alarm;
 
 /// How often the controller is called in the run, and the period of a point; on AWS it is a minute.
 pub(crate) const SAMPLE_INTERVAL: SignedDuration = SignedDuration::from_secs(5);
-/// Steps without a value after which a line is interrupted.
+/// Steps without a value that interrupt a line.
 const GAP_SAMPLE_INTERVALS: i64 = 4;
 
 // Pixels: a column and a row of the dashboard's grid, the space around a widget, and a line of small text.
@@ -38,7 +38,7 @@ const GREEN: &str = "#2ca02c";
 const LOG_ROWS: usize = 8;
 const LOG_CHARACTERS: usize = 96;
 
-/// What a run sent: metrics and logs, and whether each alarm is raised.
+/// A run's metrics and logs, and whether each alarm is raised.
 #[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) lines: Vec<Value>,
@@ -46,7 +46,7 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// The dashboard of this body.
+    /// Draws the dashboard with this body.
     pub(crate) fn picture(&self, body: &Value) -> Document {
         let times = self.lines.iter().filter_map(|line| line["_aws"]["Timestamp"].as_i64());
         let times: Vec<_> =
@@ -227,7 +227,7 @@ struct Series {
     label: String,
     colour: String,
     side: String,
-    /// Of what is counted, no value is 0; of what is measured, it is unknown.
+    /// No value means 0 for a count, and unknown for a measurement.
     is_counted: bool,
     /// The statistic of each step.
     points: Vec<(i64, f64)>,
@@ -303,7 +303,7 @@ impl Series {
 /// A vertical axis, from 0.
 struct Axis {
     label: String,
-    /// How much of its values is a second, where they are times.
+    /// The units per second, for durations.
     second: Option<f64>,
     /// Whether its values are 0 and 1.
     is_switch: bool,
@@ -311,7 +311,7 @@ struct Axis {
     ticks: Vec<f64>,
 }
 
-/// Seconds between two ticks, as people count them.
+/// Seconds between two ticks: a round number.
 const SECONDS: [f64; 27] = [
     0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0,
     120.0, 300.0, 600.0, 1_800.0, 3_600.0, 7_200.0, 21_600.0, 43_200.0, 86_400.0, 172_800.0,
@@ -339,7 +339,7 @@ impl Axis {
         Self { label: label.to_owned(), second, is_switch, most: most * 1.1, ticks }
     }
 
-    /// A value, times as people read them.
+    /// A value; durations in a readable unit.
     fn text(&self, value: f64) -> String {
         let Some(second) = self.second else { return value.to_string() };
         let seconds = value / second;
@@ -395,7 +395,7 @@ fn rounded(pixels: f64) -> f64 {
     (pixels * 10.0).round() / 10.0
 }
 
-/// A time since the begin, in minutes and seconds.
+/// A time since the start, in minutes and seconds.
 fn clock(since: SignedDuration) -> String {
     format!("{}:{:02}", since.as_mins(), since.as_secs() % 60)
 }
@@ -457,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_counted_is_0_in_between() {
+    fn a_count_is_0_between_samples() {
         let mut counts = [0.0; 12];
         (counts[0], counts[2]) = (5.0, 4.0);
         assert_eq!(series("Queued", "Sum").points, (0..).zip(counts).collect::<Vec<_>>());
@@ -465,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_measured_is_unknown_in_between() {
+    fn a_measurement_is_unknown_between_samples() {
         let series = series("Backlog", "Maximum");
         let parts: Vec<_> = series.parts().collect();
         assert_eq!(parts, [&[(0, 7.0), (1, 5.0)][..], &[(11, 2.0)]]);

@@ -1,16 +1,16 @@
-//! `make soak`: the real binaries under load while everything around them fails, and an account of every event.
+//! `make soak`: the real binaries under load and faults, and an account of every event.
 //!
 //! The functions are killed, and AWS, Gladly and the destination fail, while an operator pauses, resumes, rotates the
-//! key and deploys. Gladly sends what was not taken again. At the end the faults stop, the operator resumes, and every
-//! accepted event is looked for.
+//! key and deploys. Gladly retries webhooks that fail. At the end the faults stop, the operator resumes, and every
+//! accepted event is accounted for.
 
 mod account;
 mod faults;
-mod ledger;
 mod load;
 mod operator;
 mod plan;
 mod process;
+mod report;
 
 use std::{
     collections::BTreeSet,
@@ -37,7 +37,7 @@ use tokio::{
 };
 
 use self::{faults::disturb, load::populate, process::Processes};
-pub use self::{ledger::Ledger, plan::Plan, process::Memory};
+pub use self::{plan::Plan, process::Memory, report::Report};
 use crate::{
     emulator::EmulatorError,
     stack::{Artifacts, EmulatedAws, Function, Queue, Settings, Stack, StackError},
@@ -47,12 +47,12 @@ use crate::{
 const STACK: &str = "soak";
 /// Environments of ingest-fn at once. The emulator starts a process for each.
 const INGEST_CONCURRENCY: u32 = 40;
-/// One conversation in so many is refused by the destination.
+/// The destination rejects one in this many conversations.
 const REFUSED_INTERVAL: usize = 50;
-/// What every customer writes here, and what must never be logged.
-const SAID: &str = "the heron stood in the reeds";
+/// The text of every customer message, which must never be logged.
+const MESSAGE_TEXT: &str = "the heron stood in the reeds";
 
-/// Why a run did not end well.
+/// Why a run failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SoakError {
     /// A server on loopback, or a process.
@@ -67,7 +67,7 @@ pub enum SoakError {
     /// The simulated Gladly.
     #[error("could not call the simulated Gladly")]
     Gladly(#[from] reqwest::Error),
-    /// One of the operator's commands, once all faults were over.
+    /// One of the operator's commands, after the end of all faults.
     #[error("tools/relay {command} failed: {complaint}")]
     Command {
         /// Which one.
@@ -75,7 +75,7 @@ pub enum SoakError {
         /// Its error message.
         complaint: String,
     },
-    /// An invariant that did not hold, or something that was to happen and did not.
+    /// Invariants that did not hold, or planned actions that did not happen.
     #[error("{}", .0.join("; "))]
     Broken(Vec<String>),
 }
@@ -91,28 +91,28 @@ struct Soak<'a> {
     proxy: &'a Proxy,
     webhook: String,
     processes: Mutex<Processes>,
-    /// From the last deploy on the oldest process is spared, for its memory.
+    /// After the last deploy the oldest process is not killed, to judge its memory.
     spares: AtomicBool,
     sent: Mutex<Sent>,
     emitted: AtomicUsize,
-    ledger: Mutex<Ledger>,
-    /// When a pause was seen to hold, and when it was about to be lifted.
+    report: Mutex<Report>,
+    /// When each pause took effect, and when it was about to be lifted.
     pauses: Mutex<Vec<(Instant, Option<Instant>)>>,
     /// Every key that was ever valid.
     keys: Mutex<Vec<String>>,
 }
 
-/// What the sender was to send.
+/// The events that the sender had to send.
 #[derive(Default)]
 struct Sent {
     all: BTreeSet<String>,
     malformed: BTreeSet<String>,
 }
 
-/// Runs it, and prints its progress. The ledger is that of a run in which everything was as it should be.
-pub async fn soak(plan: &Plan) -> Result<Ledger, SoakError> {
-    say(&format!(
-        "Seed {}: {} events in {} s on {} conversations, under fire.",
+/// Runs the plan, and prints its progress. Returns the report if the run succeeded.
+pub async fn soak(plan: &Plan) -> Result<Report, SoakError> {
+    print_line(&format!(
+        "Seed {}: {} events in {} s on {} conversations, with faults.",
         plan.seed,
         plan.events,
         plan.length.as_secs(),
@@ -159,7 +159,7 @@ pub async fn soak(plan: &Plan) -> Result<Ledger, SoakError> {
         spares: AtomicBool::new(false),
         sent: Mutex::default(),
         emitted: AtomicUsize::new(0),
-        ledger: Mutex::default(),
+        report: Mutex::default(),
         pauses: Mutex::default(),
         keys: Mutex::new(settings.webhook_keys.clone()),
         settings,
@@ -170,29 +170,29 @@ pub async fn soak(plan: &Plan) -> Result<Ledger, SoakError> {
         played = soak.play(&conversations) => played?,
         watched = soak.watch(began) => watched?,
     }
-    let ledger = soak.close(&refused).await?;
+    let report = soak.close(&refused).await?;
     stack.delete().await?;
-    say(&format!("\n{ledger}"));
-    let failures = ledger.failures();
-    if failures.is_empty() { Ok(ledger) } else { Err(SoakError::Broken(failures)) }
+    print_line(&format!("\n{report}"));
+    let failures = report.failures();
+    if failures.is_empty() { Ok(report) } else { Err(SoakError::Broken(failures)) }
 }
 
 impl Soak<'_> {
-    /// What the emulator needs, and again after each deploy.
+    /// Settings for the emulator, needed again after each deploy.
     async fn tune(&self) -> Result<(), StackError> {
         let visibility = self.plan.visibility.as_secs().to_string();
         self.stack.set_queue_attribute(Queue::Events, "VisibilityTimeout", &visibility).await?;
         self.stack.reserve_concurrency(Function::Ingest, INGEST_CONCURRENCY).await
     }
 
-    /// The whole run, from the first event to the last account.
+    /// The whole run, from the first event to the end of the drain.
     async fn play(&self, conversations: &[String]) -> Result<(), SoakError> {
         let began = Instant::now();
         let targets = self.plan.targets();
         let disturbers = (10..)
             .zip(&targets)
-            .map(|(purpose, target)| disturb(target, self.traffic(target), self.plan.rng(purpose)));
-        let fire = async {
+            .map(|(stream, target)| disturb(target, self.traffic(target), self.plan.rng(stream)));
+        let workload = async {
             try_join!(
                 self.send(conversations),
                 self.operate(began),
@@ -202,32 +202,32 @@ impl Soak<'_> {
             Ok::<_, SoakError>(())
         };
         select! {
-            done = fire => done?,
+            done = workload => done?,
             _ = join_all(disturbers) => {}
         }
         self.complete(&targets).await?;
-        lock(&self.ledger).under_fire = began.elapsed();
+        lock(&self.report).with_faults = began.elapsed();
 
         let began = Instant::now();
         self.final_resume().await?;
-        self.taken().await;
+        self.all_delivered_or_disabled().await;
         self.drained(began).await?;
-        lock(&self.ledger).drain = began.elapsed();
+        lock(&self.report).drain = began.elapsed();
         Ok(())
     }
 
-    /// Samples the processes once a second, and prints the progress now and then, until it is dropped.
+    /// Samples the processes once a second, and prints the progress every 10 s, until it is dropped.
     async fn watch(&self, began: Instant) -> Result<(), SoakError> {
         let mut ticks = interval(Duration::from_secs(1));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         for second in 0_u64.. {
             ticks.tick().await;
-            lock(&self.processes).look();
+            lock(&self.processes).sample();
             if second % 10 == 0 && second > 0 {
                 let waiting = self.stack.counts(Queue::Events).await?;
-                let killed: usize = lock(&self.ledger).kills.iter().map(|(killed, _)| killed).sum();
+                let killed: usize = lock(&self.report).kills.iter().map(|(killed, _)| killed).sum();
                 let at = began.elapsed().as_secs();
-                say(&format!(
+                print_line(&format!(
                     "  {}:{:02}  {} events sent, {} delivered, {} waiting, {killed} processes killed",
                     at / 60,
                     at % 60,
@@ -242,6 +242,6 @@ impl Soak<'_> {
 }
 
 /// Prints a line, unless standard output is closed.
-fn say(line: &str) {
+fn print_line(line: &str) {
     let _ = writeln!(io::stdout(), "{line}");
 }

@@ -1,4 +1,4 @@
-//! The real `template.yaml` with the real binaries, deployed onto the emulated AWS, and what one wants of it there.
+//! The real `template.yaml` with the real binaries, deployed onto the emulated AWS, and operations on it.
 //!
 //! ```no_run
 //! # use local::stack::{Artifacts, EmulatedAws, Queue, Settings};
@@ -36,7 +36,7 @@ use testing::root;
 /// How long a stack may take; it needs about a second.
 const STACK_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// How many lines of a log are asked for at once; more than one millisecond ever has.
+/// Log lines per request; more than any millisecond has.
 const LOG_PAGE: usize = 2_000;
 
 /// The two binaries that a stack is made of.
@@ -49,7 +49,7 @@ pub struct Artifacts {
 }
 
 impl Artifacts {
-    /// Has cargo build both for this machine, which takes a moment when nothing has changed and minutes at first.
+    /// Builds both for this machine with cargo, which takes minutes at first and a moment when nothing has changed.
     pub async fn build() -> Result<Self, StackError> {
         let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let output = Command::new(cargo)
@@ -78,7 +78,7 @@ fn executable(messages: &str, name: &str) -> Option<PathBuf> {
         .find_map(|message| Some(PathBuf::from(message["executable"].as_str()?)))
 }
 
-/// An emulated AWS that holds the packaged template. Stacks are deployed from it, as many as one likes.
+/// An emulated AWS that holds the packaged template. Any number of stacks can be deployed from it.
 pub struct EmulatedAws {
     emulator: Emulator,
     artifacts: Artifacts,
@@ -112,7 +112,7 @@ impl EmulatedAws {
         Ok(Self { emulator, artifacts, template, http })
     }
 
-    /// The AWS behind it, for what a stack has no words for.
+    /// The emulator itself, for operations that `Stack` does not have.
     #[must_use]
     pub fn emulator(&self) -> &Emulator {
         &self.emulator
@@ -146,7 +146,7 @@ impl EmulatedAws {
                 let keys = texts(&found, "OutputKey");
                 return Ok(keys.into_iter().zip(texts(&found, "OutputValue")).collect());
             }
-            // Also once it rolls back: what it waits for will not come.
+            // Also when it rolls back: the wanted state will not come.
             if !status.ends_with("_IN_PROGRESS")
                 || status.contains("ROLLBACK")
                 || started.elapsed() > STACK_TIMEOUT
@@ -213,16 +213,16 @@ pub struct Settings {
     pub gladly_token: String,
     /// Where deliveries go.
     pub destination_url: String,
-    /// What they are sent with.
+    /// The token sent with them.
     pub destination_token: String,
-    /// What webhooks are let in with.
+    /// The valid webhook keys.
     pub webhook_keys: Vec<String>,
     /// Further parameters of the template, by name.
     pub parameters: BTreeMap<String, String>,
 }
 
 impl Settings {
-    /// Settings with fresh secrets. They guard nothing but this machine's loopback, so any random number will do.
+    /// Settings with generated secrets. They protect only this machine's loopback, so any random number is good enough.
     #[must_use]
     pub fn new(gladly_url: &str, destination_url: &str) -> Self {
         let secret = || (0..40).map(|_| fastrand::alphanumeric()).collect::<String>();
@@ -285,9 +285,9 @@ impl Debug for Stack<'_> {
 /// One of a stack's queues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Queue {
-    /// What waits to be forwarded.
+    /// Events that wait to be forwarded.
     Events,
-    /// What cannot be forwarded.
+    /// Events that cannot be forwarded.
     Quarantine,
 }
 
@@ -333,14 +333,14 @@ pub struct Message {
 }
 
 impl Message {
-    /// The body as JSON; null if it is none.
+    /// The body as JSON; null if it is not JSON.
     #[must_use]
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_default()
     }
 }
 
-/// A message that was looked at where it is.
+/// A message that was read without receiving it.
 #[derive(Debug, Clone)]
 pub struct Peeked {
     /// The body.
@@ -351,7 +351,7 @@ pub struct Peeked {
     pub hidden_for: Duration,
 }
 
-/// What a webhook was answered.
+/// The response to a webhook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// The HTTP status.
@@ -360,12 +360,12 @@ pub struct Answer {
     pub body: String,
 }
 
-/// How a function answered when it was invoked.
+/// A function's response to an invocation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Invocation {
-    /// Whether it failed; the payload then says with what error.
+    /// Whether it failed; the payload then has the error.
     pub failed: bool,
-    /// What it returned.
+    /// The returned JSON.
     pub payload: Value,
 }
 
@@ -503,7 +503,7 @@ impl<'a> Stack<'a> {
         Ok(())
     }
 
-    /// Writes the pause parameter: `running`, `paused`, or what a test wants it to say.
+    /// Writes the pause parameter: `running`, `paused`, or any other text.
     pub async fn set_pause(&self, value: &str) -> Result<(), StackError> {
         self.put_parameter(&self.pause_parameter, value).await
     }
@@ -551,8 +551,8 @@ impl<'a> Stack<'a> {
         })
     }
 
-    /// Receives up to ten messages and hides them for a while; for zero, they are only looked at (which counts as a
-    /// receive all the same).
+    /// Receives up to ten messages and hides them for a while; with zero, they stay visible (which also counts as a
+    /// receive).
     pub async fn receive(&self, queue: Queue, hide: Duration) -> Result<Vec<Message>, StackError> {
         let body = json!({
             "QueueUrl": self.queue_url(queue),
@@ -605,7 +605,7 @@ impl<'a> Stack<'a> {
             Function::Ingest => "ingest-fn",
             Function::Extractor => "extractor-fn",
         };
-        // The emulator has no token for what does not fit into an answer, so each begins at the last one's last time.
+        // The emulator has no pagination token, so each request starts at the last time of the one before.
         let mut body = json!({
             "logGroupName": format!("/aws/lambda/{}/{folder}", self.name),
             "limit": LOG_PAGE,
@@ -700,8 +700,7 @@ impl<'a> Stack<'a> {
         Ok(response.json().await.map_err(EmulatorError::from)?)
     }
 
-    /// Tells the extractor at which URL Gladly finds the webhook: behind the emulator it is not the one that the
-    /// template gives it.
+    /// Sets the webhook URL in the extractor's environment: behind the emulator it differs from the template's.
     pub async fn know_webhook(&self) -> Result<(), StackError> {
         self.set_variable(Function::Extractor, "WEBHOOK_URL", Some(&self.webhook_url)).await
     }
@@ -789,7 +788,7 @@ pub enum StackError {
     /// Cargo could not be run.
     #[error("running cargo")]
     Cargo(#[source] io::Error),
-    /// Cargo said why on standard error.
+    /// Cargo wrote the reason to standard error.
     #[error("the functions could not be built")]
     NotBuilt,
     /// A file that a stack is made of.
@@ -812,7 +811,7 @@ pub enum StackError {
     Stack {
         /// The stack's name.
         name: String,
-        /// How far it got.
+        /// Its status.
         status: String,
         /// Why its resources failed, the last first.
         reasons: Vec<String>,
@@ -820,7 +819,7 @@ pub enum StackError {
     /// The template's outputs have changed.
     #[error("the stack has no usable output {0}")]
     Output(String),
-    /// The emulated AWS did not do its part.
+    /// The emulated AWS failed.
     #[error(transparent)]
     Emulator(#[from] EmulatorError),
 }

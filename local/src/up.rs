@@ -1,4 +1,4 @@
-//! `make up` and `make down`: the whole system in the background, to play with.
+//! `make up` and `make down`: the whole system in the background, for experiments.
 
 use std::{
     env, fs,
@@ -26,14 +26,14 @@ const STACK: &str = "gladly-relay";
 /// How long the background process may take; it needs about five seconds once everything is built.
 const STARTUP_TIMEOUT: Duration = Duration::from_mins(3);
 
-/// Where everything is, as the background process wrote it down.
+/// The addresses and the key, as the background process wrote them.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Running {
-    /// Where a POST ends it. The path holds a random number, so that no web page can guess it.
+    /// The URL that stops it on a POST. The path holds a random number, so that no web page can guess it.
     stop: String,
-    /// Where webhooks go.
+    /// The webhook URL.
     pub webhook_url: String,
-    /// What they are let in with.
+    /// The webhook key.
     pub webhook_key: String,
     /// The Gladly simulator.
     pub gladly_url: String,
@@ -46,16 +46,16 @@ pub struct Running {
 }
 
 impl Running {
-    /// What runs now, if anything does.
+    /// The running system, if any.
     pub async fn find() -> Option<Self> {
         let running = read()?;
         let http = reqwest::Client::builder().no_proxy().build().ok()?;
-        // Anything but the right POST is refused, which is an answer too: whatever crashed gives none.
+        // Any request but the right POST is refused, which is a response too; a crashed process sends none.
         http.get(&running.stop).send().await.ok()?;
         Some(running)
     }
 
-    /// Ends it.
+    /// Stops it.
     pub async fn stop(&self) -> Result<(), UpError> {
         let http = reqwest::Client::builder().no_proxy().build()?;
         http.post(&self.stop).send().await?;
@@ -70,7 +70,7 @@ impl Running {
 
 /// Starts [`serve`] in the background and waits until everything is there.
 pub async fn up() -> Result<Running, UpError> {
-    // One that crashed has left them.
+    // Left by a crashed process.
     let _ = fs::remove_file(shell_file());
     let _ = fs::remove_file(state_file());
     fs::create_dir_all(folder()).map_err(UpError::Background)?;
@@ -80,7 +80,7 @@ pub async fn up() -> Result<Running, UpError> {
         .stdin(Stdio::null())
         .stdout(log.try_clone().map_err(UpError::Background)?)
         .stderr(log)
-        // Ctrl-C in this terminal is not meant for it.
+        // Ctrl-C in this terminal must not stop it.
         .process_group(0)
         .spawn()
         .map_err(UpError::Background)?;
@@ -91,7 +91,7 @@ pub async fn up() -> Result<Running, UpError> {
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    // It would be left alone. It may have ended by itself.
+    // Do not leave it behind. It may have ended already.
     let _ = child.kill();
     Err(UpError::NotUp { log: log_file() })
 }
@@ -150,7 +150,7 @@ fn read() -> Option<Running> {
     serde_json::from_slice(&fs::read(state_file()).ok()?).ok()
 }
 
-/// It appears whole or not at all, and holds a key.
+/// Writes the file atomically and readable only by its owner, since it holds a key.
 fn write(running: &Running) -> io::Result<()> {
     let draft = folder().join("running.draft");
     let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
@@ -166,8 +166,8 @@ fn state_file() -> PathBuf {
     folder().join("running.json")
 }
 
-/// For `tools/relay`, which reads no JSON, and `tools/setup`: where AWS is, the stack's name, and where it takes
-/// webhooks, which here is not what its output says.
+/// For `tools/relay`, which reads no JSON, and `tools/setup`: the AWS endpoint, the stack's name, and the webhook URL,
+/// which here differs from the stack's output.
 fn shell_file() -> PathBuf {
     folder().join("aws.env")
 }
@@ -176,7 +176,7 @@ fn log_file() -> PathBuf {
     folder().join("up.log")
 }
 
-/// Why nothing runs.
+/// Why it could not be started, called or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum UpError {
     /// The simulator, the destination or the control could not be started.
@@ -185,10 +185,10 @@ pub enum UpError {
     /// The background process or its files.
     #[error("starting the background process")]
     Background(#[source] io::Error),
-    /// It ended, or took too long; its log says why.
-    #[error("it did not come up: see {}", log.display())]
+    /// It ended, or took too long; see its log.
+    #[error("the relay did not start: see {}", log.display())]
     NotUp {
-        /// What it wrote.
+        /// Its log.
         log: PathBuf,
     },
     /// The stack could not be deployed.

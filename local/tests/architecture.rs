@@ -14,7 +14,7 @@ use testing::root;
 type Imports = BTreeMap<String, BTreeSet<String>>;
 
 /// The layers of extractor-fn, lowest first; a module imports from its own layer's folder or from
-/// below. Pipeline and controller stand side by side.
+/// below. Pipeline and controller are on one layer.
 const LAYERS: [&[&str]; 6] = [
     &["config"],
     &["gate"],
@@ -103,7 +103,7 @@ fn the_layers_of_extractor_fn_import_downwards_only() {
 }
 
 #[test]
-fn no_function_has_a_circle_of_modules() {
+fn no_function_has_circular_imports() {
     for function in ["ingest-fn", "extractor-fn"] {
         let mut imports = imports(&root().join(function).join("src"));
         let known = imports.clone();

@@ -74,7 +74,7 @@ fn rows(document: &str) -> impl Iterator<Item = Vec<&str>> {
     rows.map(|row| row.split(" | ").collect())
 }
 
-/// What stands between backticks.
+/// The texts between backticks.
 fn quoted(text: &str) -> Vec<&str> {
     text.split('`').skip(1).step_by(2).collect()
 }
@@ -128,7 +128,7 @@ fn the_threat_model_gives_a_reason_for_every_permission_and_no_other() {
         for action in words(&found[2]) {
             for on in words(&found[3]) {
                 let permission = (found[1].to_owned(), action.clone(), on);
-                assert!(all.insert(permission.clone()), "{permission:?} stands there twice");
+                assert!(all.insert(permission.clone()), "{permission:?} is listed twice");
                 if &found[4] == "the code" {
                     of_the_code.insert(permission);
                 }
@@ -187,7 +187,7 @@ fn the_deployment_page_lists_every_parameter_of_the_template_and_no_other() {
 }
 
 #[test]
-fn the_code_map_is_what_the_folders_hold() {
+fn the_code_map_matches_the_folders() {
     let page = read("ARCHITECTURE.md");
     for folder in ["ingest-fn/src", "extractor-fn/src", "shared/src"] {
         let table = section(&page, &format!("### {folder}"));
@@ -213,7 +213,7 @@ fn the_code_map_is_what_the_folders_hold() {
     }
 }
 
-/// Fails with what only one of them has.
+/// Fails with the difference of the two sets.
 fn assert_same(what: &str, listed: &BTreeSet<String>, found: &BTreeSet<String>) {
     let listed_only: Vec<_> = listed.difference(found).collect();
     let found_only: Vec<_> = found.difference(listed).collect();

@@ -1,4 +1,4 @@
-//! What the simulator and the destination claim to do.
+//! Tests of the Gladly simulator and the destination.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -48,7 +48,7 @@ async fn fetch_json(gladly: &Gladly, path: &str) -> Value {
     fetch(gladly, path).await.json().await.unwrap()
 }
 
-/// A webhook receiver that answers these statuses, the last one for ever, and keeps what it got.
+/// A webhook receiver that answers these statuses, repeating the last one, and keeps what it received.
 #[derive(Clone)]
 struct Receiver {
     url: String,
@@ -90,7 +90,7 @@ async fn calls_without_the_right_token_are_refused() {
 }
 
 #[tokio::test]
-async fn every_answer_says_what_is_left_of_the_rate_limit() {
+async fn every_response_carries_the_remaining_rate_limit() {
     let gladly = Gladly::start(Options::default()).unwrap();
 
     let answer = fetch(&gladly, "/api/v1/agents").await;
@@ -100,7 +100,7 @@ async fn every_answer_says_what_is_left_of_the_rate_limit() {
 }
 
 #[tokio::test]
-async fn what_is_over_the_rate_limit_is_answered_429() {
+async fn calls_over_the_rate_limit_get_429() {
     let options = Options { requests_per_second: Some(1), ..Options::default() };
     let gladly = Gladly::start(options).unwrap();
     let http = client();
@@ -123,7 +123,7 @@ async fn what_is_over_the_rate_limit_is_answered_429() {
 }
 
 #[tokio::test]
-async fn a_merged_customer_moves_hop_by_hop_without_a_location() {
+async fn a_merged_customer_redirects_hop_by_hop_without_a_location() {
     let gladly = gladly();
     gladly.organization().add_customer("u-3", json!({"name": "Ingrid", "phones": null}));
     gladly.organization().merge_customer("u-1", "u-2");
@@ -138,12 +138,12 @@ async fn a_merged_customer_moves_hop_by_hop_without_a_location() {
     assert_eq!(fetch(&gladly, "/api/v1/customer-profiles/u-2").await.status(), 301);
     let profile = fetch_json(&gladly, "/api/v1/customer-profiles/u-3").await;
     assert_eq!((&profile["name"], &profile["phones"]), (&json!("Ingrid"), &Value::Null));
-    let nobody = fetch_json(&gladly, "/api/v1/customer-profiles/u-9").await;
-    assert_eq!(nobody["errors"]["code"], "not_exist");
+    let missing = fetch_json(&gladly, "/api/v1/customer-profiles/u-9").await;
+    assert_eq!(missing["errors"]["code"], "not_exist");
 }
 
 #[tokio::test]
-async fn of_a_long_conversation_only_the_oldest_1000_items_are_listed() {
+async fn only_the_oldest_1000_items_of_a_conversation_are_listed() {
     let gladly = gladly();
     gladly.organization().add_conversation("c-1", "u-1", []);
     gladly.organization().fill("c-1", 1000);
@@ -160,7 +160,7 @@ async fn of_a_long_conversation_only_the_oldest_1000_items_are_listed() {
 }
 
 #[tokio::test]
-async fn a_situation_made_by_hand_is_what_the_api_shows() {
+async fn the_api_returns_data_that_a_test_created() {
     let gladly = gladly();
     let voicemail = json!({"id": "i-2", "timestamp": null, "content": {"type": "VOICEMAIL"}});
     let note = json!({"id": "n-1", "content": {"type": "CONVERSATION_NOTE", "body": "Call back"}});
@@ -205,7 +205,7 @@ async fn a_situation_made_by_hand_is_what_the_api_shows() {
 }
 
 #[tokio::test]
-async fn the_made_up_world_holds_every_item_type_and_is_the_same_for_the_same_seed() {
+async fn generated_data_has_every_item_type_and_is_the_same_for_the_same_seed() {
     let options = || Options { conversations: 24, ..Options::default() };
     let (one, other) = (Gladly::start(options()).unwrap(), Gladly::start(options()).unwrap());
     let app = one.organization();
@@ -244,7 +244,7 @@ async fn the_made_up_world_holds_every_item_type_and_is_the_same_for_the_same_se
 }
 
 #[tokio::test]
-async fn faults_hit_the_calls_they_are_for_and_no_others() {
+async fn faults_affect_only_matching_calls() {
     let gladly = gladly();
     gladly.organization().add_conversation(
         "c-1",
@@ -273,7 +273,7 @@ async fn faults_hit_the_calls_they_are_for_and_no_others() {
     for (fault, name) in [(Fault::reset(), "reset"), (Fault::lost(), "lost answer")] {
         gladly.fault(fault.on(any).times(1));
         assert!(request(&gladly, "GET", path).send().await.unwrap_err().is_request());
-        assert_eq!(gladly.traffic().befallen()[&(any.to_owned(), name.to_owned())], 1);
+        assert_eq!(gladly.traffic().fault_hits()[&(any.to_owned(), name.to_owned())], 1);
     }
 
     gladly.fault(Fault::drip(1).on(any).times(1));
@@ -307,7 +307,7 @@ async fn faults_hit_the_calls_they_are_for_and_no_others() {
 }
 
 #[tokio::test]
-async fn an_event_nobody_takes_is_tried_five_times_and_switches_the_webhook_off() {
+async fn an_event_that_fails_is_sent_five_times_and_disables_the_webhook() {
     let (gladly, receiver) = (gladly(), Receiver::start(&[500, 302, 404, 406, 503]).await);
     gladly.organization().add_conversation("c-1", "u-1", []);
     gladly.subscribe(&receiver.url, &[("x-api-key", "k")]);
@@ -378,7 +378,7 @@ async fn a_webhook_is_enabled_only_when_its_ping_is_answered_200() {
     for (method, body, status) in [
         ("POST", settings.clone(), 400),
         ("POST", json!({"url": "http://shop.example.com", "events": []}), 400),
-        ("PATCH", json!({"url": "http://127.0.0.1:1/nobody"}), 400),
+        ("PATCH", json!({"url": "http://127.0.0.1:1/closed"}), 400),
         ("DELETE", Value::Null, 400),
         ("PATCH", json!({"enabled": false}), 204),
         ("DELETE", Value::Null, 204),
@@ -391,7 +391,7 @@ async fn a_webhook_is_enabled_only_when_its_ping_is_answered_200() {
 }
 
 #[tokio::test]
-async fn re_enabling_forgets_the_retry_limit() {
+async fn re_enabling_clears_the_retry_limit() {
     let (gladly, receiver) = (gladly(), Receiver::start(&[200]).await);
     let id = gladly.subscribe(&receiver.url, &[]);
     gladly.disable_webhook(&id);
@@ -406,7 +406,7 @@ async fn re_enabling_forgets_the_retry_limit() {
 }
 
 #[tokio::test]
-async fn events_have_the_shape_their_type_has() {
+async fn events_have_the_fields_of_their_type() {
     let gladly = gladly();
     gladly.organization().add_conversation("c-1", "u-1", []);
 
@@ -495,7 +495,7 @@ async fn an_export_holds_the_items_of_its_day() {
 }
 
 #[tokio::test]
-async fn the_simulator_can_be_played_by_hand() {
+async fn the_simulator_can_be_controlled_over_http() {
     let gladly = gladly();
     let sim = |method: &str, path: &str| request(&gladly, method, &format!("/_sim/{path}"));
     let add =
@@ -587,7 +587,7 @@ async fn the_destination_refuses_what_breaks_the_schema() {
 }
 
 #[tokio::test]
-async fn the_destination_refuses_strangers_named_conversations_and_large_bodies() {
+async fn the_destination_rejects_wrong_tokens_chosen_conversations_and_large_bodies() {
     let destination = Destination::start(destination::Options {
         max_bytes: Some(2000),
         ..destination::Options::default()
@@ -595,8 +595,8 @@ async fn the_destination_refuses_strangers_named_conversations_and_large_bodies(
     .unwrap();
     let body = delivery("e-1", "2025-02-03T15:04:05Z");
 
-    let stranger = client().post(destination.url()).json(&body).send().await.unwrap();
-    assert_eq!(stranger.status(), 401);
+    let unauthorized = client().post(destination.url()).json(&body).send().await.unwrap();
+    assert_eq!(unauthorized.status(), 401);
     destination.refuse("c-1", StatusCode::BAD_REQUEST);
     assert_eq!(deliver(&destination, &body, false).await, 400);
     destination.accept();
@@ -612,13 +612,13 @@ async fn the_destination_refuses_strangers_named_conversations_and_large_bodies(
 }
 
 #[tokio::test]
-async fn waiting_ends_when_time_is_up() {
+async fn waiting_ends_at_the_timeout() {
     let gladly = gladly();
     assert!(!gladly.wait_for(|_| false, Duration::from_millis(10)).await);
 }
 
 #[tokio::test]
-async fn a_dropped_server_is_gone_with_its_connections() {
+async fn dropping_a_server_closes_its_connections() {
     let gladly = gladly();
     gladly.fault(Fault::hang());
     let hung = tokio::spawn(request(&gladly, "GET", "/api/v1/agents").send());
@@ -632,7 +632,7 @@ async fn a_dropped_server_is_gone_with_its_connections() {
 }
 
 #[tokio::test]
-async fn fifty_of_each_run_side_by_side() {
+async fn fifty_of_each_run_in_parallel() {
     let pairs = (0..50).map(|_| {
         tokio::spawn(async {
             let gladly = gladly();

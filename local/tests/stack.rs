@@ -1,11 +1,11 @@
-//! The template, deployed.
+//! The deployed template.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use local::stack::{Artifacts, EmulatedAws, Queue, Settings};
 
 #[tokio::test]
-async fn a_deploy_leaves_a_pause_and_what_is_held_alone() {
+async fn a_deploy_changes_neither_a_pause_nor_held_events() {
     let aws = EmulatedAws::start("stack-test", &Artifacts::build().await.unwrap()).await.unwrap();
     let settings = Settings::new("http://127.0.0.1:1", "http://127.0.0.1:1/deliveries");
     let stack = aws.deploy("deploys", &settings).await.unwrap();

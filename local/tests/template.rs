@@ -1,4 +1,4 @@
-//! What must never change in `template.yaml`, each with what it would cost.
+//! What must never change in `template.yaml`, and what each change would cost.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
@@ -10,8 +10,8 @@ use testing::{role::Role, template::read as template};
 
 #[test]
 fn a_failed_record_is_never_deleted_and_a_deploy_never_switches_the_mapping() {
-    // Frozen whole. Without the response type Lambda deletes what the function failed; with Enabled a deploy would undo
-    // a pause; with FilterCriteria Lambda deletes what does not match; without ScalingConfig Gladly is stampeded.
+    // Every property is fixed. Without the response type Lambda deletes failed records; with Enabled a deploy would undo
+    // a pause; with FilterCriteria Lambda deletes what does not match; without ScalingConfig Gladly is overloaded.
     let mapping = &template()["Resources"]["EventsMapping"];
     let frozen = json!({
         "Type": "AWS::Lambda::EventSourceMapping",
@@ -30,8 +30,8 @@ fn a_failed_record_is_never_deleted_and_a_deploy_never_switches_the_mapping() {
 }
 
 #[test]
-fn a_deploy_never_writes_over_a_pause() {
-    // Frozen whole: CloudFormation writes the value again, "running", as soon as any property differs.
+fn a_deploy_never_overwrites_a_pause() {
+    // Every property is fixed: CloudFormation writes the value "running" again as soon as any property differs.
     let parameter = &template()["Resources"]["PauseParameter"];
     let frozen = json!({
         "Type": "AWS::SSM::Parameter",
@@ -46,13 +46,13 @@ fn a_deploy_never_writes_over_a_pause() {
 }
 
 #[test]
-fn a_message_is_not_handed_out_twice_while_it_is_worked_on() {
+fn a_message_is_not_received_twice_while_it_is_processed() {
     let visibility = properties("EventsQueue")["VisibilityTimeout"].as_u64().unwrap();
     let timeout = function("ExtractorFunction")["Timeout"].as_u64().unwrap();
     assert_eq!(timeout, 300);
     assert!(visibility >= 6 * timeout, "visibility {visibility} s, timeout {timeout} s");
 
-    // Lambda's own limits; a message waits out the window before the function begins with it.
+    // Lambda's own limits; a message waits for the window before the function starts on it.
     let mapping = properties("EventsMapping");
     let window = mapping["MaximumBatchingWindowInSeconds"].as_u64().unwrap();
     let batch = mapping["BatchSize"].as_u64().unwrap();
@@ -60,19 +60,19 @@ fn a_message_is_not_handed_out_twice_while_it_is_worked_on() {
     assert!((1..=300).contains(&window) && (11..=10_000).contains(&batch));
     assert!((2..=1_000).contains(&most));
     assert!(window + timeout < visibility);
-    // Else batches that run at once would hide more than SQS lets a queue hide.
+    // Otherwise concurrent batches would hide more messages than SQS allows in flight.
     assert!(batch * most < 120_000);
 }
 
 #[test]
-fn no_pause_that_the_guard_alone_holds_uses_up_an_events_receives() {
+fn no_pause_held_by_the_gate_alone_uses_up_an_events_receives() {
     let budget = properties("EventsQueue")["RedrivePolicy"]["maxReceiveCount"].as_u64().unwrap();
     let visibility = properties("EventsQueue")["VisibilityTimeout"].as_u64().unwrap();
     let template = template();
     let retentions = template["Mappings"]["Retention"].as_object().unwrap();
     for (days, retention) in retentions {
-        // Renewal sends it anew before that, and so does whoever gives it back late; without either, this is all the
-        // time it has.
+        // Renewal re-enqueues it before that, as does a late return to the queue; without either, this is its whole
+        // lifetime.
         let retention = retention["Seconds"].as_u64().unwrap();
 
         // extractor-fn hides a held event for 30 s, doubling to 1 h, and each time for 20 % less at worst.
@@ -85,7 +85,7 @@ fn no_pause_that_the_guard_alone_holds_uses_up_an_events_receives() {
         // 14 days: 7 receives in the first 51 minutes, then one in every 48, which makes 426.
         assert!(2 * receives <= budget, "{days} days: {receives} of {budget} receives");
 
-        // Where it is throttled, or dies each time before it hides anything, the queue's own visibility decides: 672.
+        // If it is throttled, or crashes before it hides anything, the queue's own visibility timeout applies: 672.
         let unsettled = retention.div_ceil(visibility);
         assert!(4 * unsettled <= 3 * budget, "{days} days: {unsettled} of {budget} receives");
     }
@@ -93,19 +93,19 @@ fn no_pause_that_the_guard_alone_holds_uses_up_an_events_receives() {
 }
 
 #[test]
-fn only_a_thousand_receives_move_an_event_to_quarantine_unasked() {
+fn sqs_moves_an_event_to_quarantine_only_after_a_thousand_receives() {
     let redrive = json!({
         "deadLetterTargetArn": {"Fn::GetAtt": "QuarantineQueue.Arn"},
         "maxReceiveCount": 1000,
     });
     assert_eq!(properties("EventsQueue")["RedrivePolicy"], redrive);
-    let nobody = json!({"redrivePermission": "denyAll"});
-    assert_eq!(properties("EventsQueue")["RedriveAllowPolicy"], nobody);
+    let deny_all = json!({"redrivePermission": "denyAll"});
+    assert_eq!(properties("EventsQueue")["RedriveAllowPolicy"], deny_all);
     assert_eq!(properties("QuarantineQueue")["RedrivePolicy"], Value::Null);
 }
 
 #[test]
-fn retention_is_what_the_parameter_says_in_days() {
+fn retention_is_the_parameter_in_days() {
     let template = template();
     let lookup = json!({"Fn::FindInMap": ["Retention", {"Ref": "RetentionDays"}, "Seconds"]});
     assert_eq!(properties("EventsQueue")["MessageRetentionPeriod"], lookup);
@@ -119,15 +119,15 @@ fn retention_is_what_the_parameter_says_in_days() {
     });
     assert_eq!(template["Mappings"]["Retention"], Value::Object(spans.collect()));
 
-    // The longest that SQS knows, since what is moved there keeps the age it came with.
+    // SQS's maximum, since a moved message keeps its age.
     assert_eq!(properties("QuarantineQueue")["MessageRetentionPeriod"], 14 * 24 * 60 * 60);
 }
 
 #[test]
-fn what_a_queue_holds_outlives_the_stack_and_is_only_read_over_tls() {
+fn queues_outlive_the_stack_and_require_tls() {
     let queues = of_type("AWS::SQS::Queue");
     assert_eq!(queues, ["EventsQueue", "QuarantineQueue"]);
-    let mut guarded = BTreeSet::new();
+    let mut with_policy = BTreeSet::new();
     for policy in of_type("AWS::SQS::QueuePolicy") {
         let found = properties(&policy);
         let queue = found["Queues"][0]["Ref"].as_str().unwrap().to_owned();
@@ -147,32 +147,31 @@ fn what_a_queue_holds_outlives_the_stack_and_is_only_read_over_tls() {
         });
         assert_eq!(found, only_over_tls, "{policy}");
         assert_retained(&policy);
-        guarded.insert(queue);
+        with_policy.insert(queue);
     }
     for queue in queues {
-        assert!(guarded.contains(&queue), "{queue} has no policy");
+        assert!(with_policy.contains(&queue), "{queue} has no policy");
         assert_retained(&queue);
         let properties = properties(&queue);
         assert_eq!(properties["SqsManagedSseEnabled"], true, "{queue}");
         assert_eq!(properties["MaximumMessageSize"], 1024 * 1024, "{queue}");
-        // A retained queue would keep its name, and the stack could not be created again.
+        // A retained queue with a fixed name would prevent the stack from being created again.
         assert_eq!(properties["QueueName"], Value::Null, "{queue}");
     }
 }
 
 fn assert_retained(resource: &str) {
     let found = &template()["Resources"][resource];
-    // Without the exception a first deploy that fails would leave an empty queue behind, which nothing ever deletes.
+    // Without the exception a failed first deploy would leave an empty queue behind for ever.
     assert_eq!(found["DeletionPolicy"], "RetainExceptOnCreate", "{resource}");
     assert_eq!(found["UpdateReplacePolicy"], "Retain", "{resource}");
 }
 
-/// The roles that there are. That each function needs all of its own and nothing else is shown beside the code, in
-/// `permission.rs` of both; the reasons are in `docs/THREAT_MODEL.md`, which `docs.rs` compares with this.
+/// The template's roles. `permission.rs` of each function tests that it needs all of its role and nothing else; the reasons are in `docs/THREAT_MODEL.md`, which `docs.rs` compares with this.
 const ROLES: [&str; 3] = ["ExtractorRole", "IngestRole", "ReconcileScheduleRole"];
 
 #[test]
-fn each_function_has_a_role_of_its_own_and_nothing_from_elsewhere() {
+fn each_function_has_its_own_role_and_no_other_policies() {
     assert_eq!(of_type("AWS::IAM::Role"), ROLES);
     for (function, role) in
         [("IngestFunction", "IngestRole"), ("ExtractorFunction", "ExtractorRole")]
@@ -192,7 +191,7 @@ fn each_function_has_a_role_of_its_own_and_nothing_from_elsewhere() {
     }
     let calls = [("lambda:InvokeFunction".to_owned(), "ExtractorFunction".to_owned())];
     assert_eq!(Role::named("ReconcileScheduleRole").pairs(), BTreeSet::from(calls));
-    // Within the role it would close a circle: role, function, mapping, role.
+    // Within the role it would be a circular dependency: role, function, mapping, role.
     assert_eq!(of_type("AWS::IAM::Policy"), ["MappingSwitchPolicy"]);
     assert_eq!(properties("MappingSwitchPolicy")["Roles"], json!([{"Ref": "ExtractorRole"}]));
     for elsewhere in ["AWS::IAM::ManagedPolicy", "AWS::IAM::RolePolicy"] {
@@ -201,7 +200,7 @@ fn each_function_has_a_role_of_its_own_and_nothing_from_elsewhere() {
 }
 
 #[test]
-fn only_what_has_no_narrower_resource_is_allowed_on_everything() {
+fn only_actions_without_a_narrower_resource_are_allowed_on_everything() {
     let everywhere = ROLES.into_iter().flat_map(|role| {
         let pairs = Role::named(role).pairs();
         pairs.into_iter().filter(|(_, on)| on.ends_with('*')).map(move |(action, _)| (role, action))
@@ -222,7 +221,7 @@ fn only_what_has_no_narrower_resource_is_allowed_on_everything() {
 }
 
 #[test]
-fn nothing_here_may_write_the_operators_parameter() {
+fn no_role_may_write_the_operators_parameter() {
     let (mut written, mut deleted) = (BTreeSet::new(), BTreeSet::new());
     for role in ROLES {
         for (action, on) in Role::named(role).pairs() {
@@ -234,10 +233,10 @@ fn nothing_here_may_write_the_operators_parameter() {
             }
         }
     }
-    // Whole names: the pause parameter's is how both begin.
+    // Complete names: all of them start with the pause parameter's.
     let own = ["breaker", "renewal", "backfill", "import", "recovery-lease"];
     assert_eq!(written, own.map(|state| format!("parameter${{PauseParameter}}-{state}")).into());
-    // What is deleted begins again at version 1, so a document never is.
+    // A deleted parameter starts again at version 1, so documents are never deleted.
     assert_eq!(deleted, ["parameter${PauseParameter}-recovery-lease".to_owned()].into());
 }
 
@@ -267,7 +266,7 @@ fn a_change_of_pause_or_breaker_calls_the_controller() {
 }
 
 #[test]
-fn the_controller_is_called_every_minute_and_never_again_for_the_minute_before() {
+fn the_controller_is_called_every_minute_without_retries() {
     let schedule = json!({
         "Description":
             "Invokes extractor-fn to reconcile with the pause and the circuit breaker",
@@ -283,7 +282,7 @@ fn the_controller_is_called_every_minute_and_never_again_for_the_minute_before()
     assert_eq!(properties("ReconcileSchedule"), schedule);
     assert_eq!(of_type("AWS::Scheduler::Schedule"), ["ReconcileSchedule"]);
 
-    // Without the condition, the service could be made to use the role for somebody else's schedule.
+    // Without the condition, the service could use the role for another account's schedule (confused deputy).
     let only_our_schedules = json!([{
         "Effect": "Allow",
         "Principal": {"Service": "scheduler.amazonaws.com"},
@@ -296,7 +295,7 @@ fn the_controller_is_called_every_minute_and_never_again_for_the_minute_before()
     let role = properties("ReconcileScheduleRole");
     assert_eq!(role["AssumeRolePolicyDocument"]["Statement"], only_our_schedules);
 
-    // Lambda would try for six hours what it could not start, and twice more what failed.
+    // By default Lambda retries an event for six hours if throttled, and twice more if the function fails.
     let calls = json!({
         "FunctionName": {"Ref": "ExtractorFunction"},
         "Qualifier": "$LATEST",
@@ -348,13 +347,13 @@ fn the_functions_are_what_cargo_lambda_builds() {
         assert_eq!(function["Architectures"], json!([{"Ref": "Architecture"}]), "{name}");
         assert_eq!(function["LoggingConfig"]["LogFormat"], "JSON", "{name}");
         assert_eq!(function["LoggingConfig"]["LogGroup"], json!({"Ref": logs}), "{name}");
-        // SAM would make resources of them that this test does not see.
+        // SAM would generate resources that this test does not see.
         assert_eq!(function["Events"], Value::Null, "{name}");
     }
     assert_eq!(template()["Parameters"]["Architecture"]["Default"], "arm64");
-    // Gladly hangs up after 15 s.
+    // Gladly closes the connection after 15 s.
     assert!(function("IngestFunction")["Timeout"].as_u64().unwrap() < 15);
-    // Lambda stops a function that feeds its own queue, as the extractor does with what is about to expire.
+    // By default Lambda stops a function that sends to its own queue, as the extractor does with what is about to expire.
     assert_eq!(function("ExtractorFunction")["RecursiveLoop"], "Allow");
 }
 
@@ -364,7 +363,7 @@ fn the_functions_get_the_settings_that_they_read() {
         let variables = function(name)["Environment"]["Variables"].clone();
         let Value::Object(variables) = variables else { panic!("{name} has no environment") };
         for (variable, value) in &variables {
-            // A dynamic reference would resolve a secret into what everyone can read who may see the function.
+            // A dynamic reference would expose the secret to everyone who may read the function's configuration.
             assert!(value.is_object(), "{variable} of {name} is neither Ref, GetAtt nor Sub");
             assert!(!value.to_string().contains("{{resolve:"), "{variable} of {name}");
         }
@@ -399,7 +398,7 @@ fn the_functions_get_the_settings_that_they_read() {
 }
 
 #[test]
-fn every_parameter_explains_itself_and_refuses_nonsense() {
+fn every_parameter_is_described_and_validated() {
     for (name, parameter) in parameters() {
         let description = parameter["Description"].as_str().unwrap_or_default();
         assert!(description.len() > 40 && description.ends_with('.'), "{name}: {description:?}");
@@ -407,7 +406,7 @@ fn every_parameter_explains_itself_and_refuses_nonsense() {
         let anchored = pattern.is_some_and(|it| it.starts_with('^') && it.ends_with('$'));
         let listed = parameter["AllowedValues"].is_array();
         let ranged = parameter["MinValue"].is_number() && parameter["MaxValue"].is_number();
-        assert!(anchored || listed || ranged, "{name} takes anything");
+        assert!(anchored || listed || ranged, "{name} accepts any value");
         // CloudFormation would show the bare pattern otherwise.
         assert!(listed || parameter["ConstraintDescription"].is_string(), "{name}");
     }
@@ -429,7 +428,7 @@ fn no_parameter_takes_a_secret() {
 }
 
 #[test]
-fn hosts_and_urls_are_gladlys_encrypted_or_on_this_machine() {
+fn hosts_and_urls_are_gladlys_https_or_loopback() {
     for (parameter, value, taken) in [
         ("GladlyHost", "acme.gladly.com", true),
         ("GladlyHost", "acme.us-1.gladly.qa", true),
@@ -474,7 +473,7 @@ fn hosts_and_urls_are_gladlys_encrypted_or_on_this_machine() {
 }
 
 #[test]
-fn a_name_that_aws_keeps_to_itself_is_refused() {
+fn a_parameter_name_reserved_by_aws_is_refused() {
     let refused = ["/aws", "/ssm", "/AWS/x", "/Ssm-x", "/awsome/x", "/aws-relay/token", "aws", "x"];
     let taken = [
         "/a",
@@ -495,7 +494,7 @@ fn a_name_that_aws_keeps_to_itself_is_refused() {
         for name in taken {
             assert!(accepts(parameter, name), "{parameter}: {name}");
         }
-        // No rule that is easier to read takes less or more.
+        // The pattern accepts exactly what the readable rule accepts.
         for text in ["a", "w", "s", "m", "S", "-"].map(|last| {
             let names = ["", "a", "aw", "s", "ss", "W", "as", "sw"].into_iter();
             names.map(move |first| format!("/{first}{last}x/aws"))
@@ -510,7 +509,7 @@ fn a_name_that_aws_keeps_to_itself_is_refused() {
 }
 
 #[test]
-fn setting_up_refuses_what_the_template_refuses() {
+fn setup_refuses_what_the_template_refuses() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tools/setup");
     let setup = std::fs::read_to_string(path).unwrap();
     for (name, parameter) in
@@ -524,7 +523,7 @@ fn setting_up_refuses_what_the_template_refuses() {
 }
 
 #[test]
-fn the_stack_policy_keeps_updates_off_the_pause_and_nothing_else() {
+fn the_stack_policy_protects_only_the_pause_from_updates() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tools/stack-policy.json");
     let policy = std::fs::read_to_string(path).unwrap();
     let rule = |effect: &str, resource: &str| json!({"Effect": effect, "Action": "Update:*", "Principal": "*", "Resource": resource});
@@ -574,13 +573,13 @@ fn the_late_alarm_compares_milliseconds() {
 }
 
 #[test]
-fn the_endpoint_takes_gladlys_webhooks_and_logs_nothing_of_them() {
+fn the_endpoint_accepts_gladlys_webhooks_and_logs_none_of_their_content() {
     assert_eq!(of_type("AWS::ApiGatewayV2::Route"), ["WebhookRoute"]);
     assert_eq!(properties("WebhookRoute")["RouteKey"], "POST /webhooks/gladly");
     assert_eq!(properties("WebhookIntegration")["PayloadFormatVersion"], "2.0");
     let source = properties("WebhookPermission")["SourceArn"]["Fn::Sub"].clone();
     assert!(source.as_str().unwrap().ends_with(":${WebhookApi}/*/POST/webhooks/gladly"));
-    // The emulated AWS ignores the routes of this one without a word.
+    // The emulated AWS silently ignores this one's routes.
     assert_eq!(of_type("AWS::Serverless::HttpApi"), [""; 0]);
 
     let limits = &properties("WebhookStage")["DefaultRouteSettings"];
@@ -607,7 +606,7 @@ fn the_endpoint_takes_gladlys_webhooks_and_logs_nothing_of_them() {
 }
 
 #[test]
-fn no_log_is_kept_for_ever() {
+fn every_log_group_has_a_retention() {
     let logs = of_type("AWS::Logs::LogGroup");
     assert_eq!(logs, ["AccessLogs", "ExtractorLogs", "IngestLogs"]);
     for group in logs {
@@ -617,7 +616,7 @@ fn no_log_is_kept_for_ever() {
 }
 
 #[test]
-fn what_scripts_read_off_the_stack_is_there() {
+fn the_outputs_that_scripts_read_exist() {
     let Value::Object(outputs) = template()["Outputs"].take() else { panic!("no outputs") };
     assert_eq!(
         outputs.into_iter().map(|(name, _)| name).collect::<BTreeSet<_>>(),
@@ -675,7 +674,7 @@ fn parameters() -> BTreeMap<String, Value> {
     parameters.into_iter().collect()
 }
 
-/// Whether a parameter takes a value; CloudFormation matches the whole of it.
+/// Whether a parameter accepts a value; CloudFormation matches the whole of it.
 fn accepts(parameter: &str, value: &str) -> bool {
     let pattern = parameters()[parameter]["AllowedPattern"].as_str().unwrap().to_owned();
     Regex::new(&pattern).unwrap().is_match(value)

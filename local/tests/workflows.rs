@@ -1,5 +1,4 @@
-//! The workflows of the hosting service, as far as they can be held to something here; `make lint-workflows` reads them as
-//! the service does.
+//! The CI workflows, as far as they can be tested locally; `make lint-workflows` parses them as the service does.
 
 #![expect(clippy::unwrap_used, reason = "all of this crate is a test")]
 
@@ -21,7 +20,7 @@ fn workflows() -> Vec<(String, String)> {
 
 /// A tag can be moved to other code; a commit cannot.
 #[test]
-fn every_action_is_pinned_to_a_commit_and_says_of_which_version() {
+fn every_action_is_pinned_to_a_commit_and_names_its_version() {
     let used = Regex::new(r"uses: (.+)").unwrap();
     let pinned = Regex::new(r"^[a-z-]+/[a-z-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$").unwrap();
     for (name, text) in workflows() {

@@ -1,4 +1,4 @@
-//! A batch: what SQS hands over, and the replies of Gladly and the destination.
+//! A batch of SQS messages, and the replies of Gladly and the destination.
 
 use std::collections::BTreeSet;
 
@@ -9,11 +9,11 @@ use crate::{
     script::Section,
 };
 
-/// Each section `message` is a message of the events queue, with its count of receives, the times it
-/// was sent and first received; the others are answers.
+/// Each section `message` is a message of the events queue, with its receive count and the times it
+/// was sent and first received; the other sections are replies.
 ///
-/// Every message ends in exactly one way, and nothing leaves that should not: no request but those
-/// that the relay is made for, no delivery that breaks the schema or shows what is not to be shown.
+/// Every message has exactly one outcome; every request is one that the relay may make; every
+/// delivery fits the schema and contains nothing that the settings exclude.
 pub fn batch(input: &[u8]) {
     let sections = Section::all(input);
     let bodies: Vec<_> = sections.iter().filter(|section| section.name == "message").collect();

@@ -1,4 +1,4 @@
-//! The controller: its parameters and queues, what Gladly lists, what it is invoked with.
+//! The controller: its parameters, queues and payloads, and Gladly's lists.
 
 use std::collections::BTreeSet;
 
@@ -18,9 +18,9 @@ use crate::{
 const OLDEST_SECONDS: i64 = 90 * 3_600;
 
 /// The sections `pause`, `breaker`, `renewal` and `backfill` are parameters; `queued` and `put-aside`
-/// are messages, as old as so many seconds; each `invoke` is a payload; the others are answers.
+/// are messages of that age in seconds; each `invoke` is a payload; the other sections are replies.
 ///
-/// The operator's parameter stays as it is, no message is lost, and what is queued is an event.
+/// The operator's parameter is unchanged, no message is lost, and only events are queued.
 pub fn control(input: &[u8]) {
     let sections = Section::all(input);
     assert_log_redacted(|| {
@@ -50,7 +50,7 @@ pub fn control(input: &[u8]) {
                         assert_redacted("the error", error);
                         assert!(
                             !error.contains("InvalidMessage"),
-                            "SQS takes what it is sent: {error}"
+                            "SQS accepts every message: {error}"
                         );
                     }
                     Ok(answer) if answer.get("batchItemFailures").is_some() => {}
@@ -58,7 +58,7 @@ pub fn control(input: &[u8]) {
                 }
                 relay.scripted.forwarded();
                 assert!(count(&relay) >= before, "nothing is lost");
-                assert_eq!(written(&relay), pause, "the operator's alone");
+                assert_eq!(written(&relay), pause, "only the operator writes it");
             }
             is_event_or_copy(&relay, &sections);
             documents(&relay);
@@ -79,7 +79,7 @@ fn prepare(relay: &Relay, sections: &[Section<'_>]) {
             name @ ("breaker" | "renewal" | "backfill") => {
                 relay.aws.put(&format!("{PAUSE_PARAMETER}-{name}"), &text);
             }
-            // SQS holds no such message.
+            // Not a valid SQS message.
             "queued" | "put-aside" if !text.chars().all(is_taken) || text.is_empty() => {}
             "queued" => {
                 relay.aws.state().send("events", &text, Vec::new(), 0, sent);
@@ -92,22 +92,22 @@ fn prepare(relay: &Relay, sections: &[Section<'_>]) {
     }
 }
 
-/// Whether SQS takes a character
+/// Whether SQS accepts a character
 /// (<https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html>).
 fn is_taken(character: char) -> bool {
     matches!(character, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..)
 }
 
-/// What was sent is a copy of what was there, an event that can be extracted, or a quarantine
+/// Every sent message is a copy of an earlier one, an event that can be extracted, or a quarantine
 /// message.
 fn is_event_or_copy(relay: &Relay, sections: &[Section<'_>]) {
-    let there: BTreeSet<_> = sections
+    let earlier: BTreeSet<_> = sections
         .iter()
         .filter(|section| matches!(section.name, "queued" | "put-aside"))
         .map(Section::text)
         .collect();
     for message in &relay.aws.state().messages {
-        if there.contains(&message.body) {
+        if earlier.contains(&message.body) {
             continue;
         }
         is_sendable(&message.body);
@@ -122,10 +122,10 @@ fn is_event_or_copy(relay: &Relay, sections: &[Section<'_>]) {
     }
 }
 
-/// What the system wrote into its parameters is JSON, and the operator's is left alone.
+/// The relay writes JSON into its own parameters, and never writes the operator's.
 fn documents(relay: &Relay) {
     for write in &relay.aws.state().writes {
-        assert_ne!(write.name, PAUSE_PARAMETER, "the operator's alone");
+        assert_ne!(write.name, PAUSE_PARAMETER, "only the operator writes it");
         let read = serde_json::from_str::<Value>(&write.text);
         assert!(read.is_ok_and(|document| document.is_object()), "{}", write.text);
     }

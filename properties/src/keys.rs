@@ -4,9 +4,9 @@ use ingest_fn::ActiveKeys;
 
 use crate::redaction::assert_log_redacted;
 
-/// Bytes as the parameter's text, and behind the first NUL the key presented: it gets in only if it
-/// is one of the first two lines with 32 or more characters that a header can carry, not enclosed in
-/// quotation marks, and as that one.
+/// The parameter's text, and after the first NUL the presented key. The key is accepted only if it is
+/// one of the first two lines with 32 or more characters that a header can carry, not enclosed in
+/// quotation marks, and as that line's slot.
 pub fn keys(input: &[u8]) {
     let (text, presented) = match input.iter().position(|byte| *byte == 0) {
         Some(end) => (&input[..end], &input[end + 1..]),

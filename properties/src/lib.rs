@@ -1,12 +1,11 @@
-//! Properties that hold whatever bytes arrive.
+//! Properties that hold for any input.
 //!
-//! Each target takes bytes, hands them to the real functions where such bytes come in, and panics
-//! where a property does not hold. `fuzz/` looks for such bytes with libFuzzer; the tests of this crate
-//! run every input that was worth keeping, without it.
+//! Each target passes bytes to the real functions as their input, and panics if a property does not
+//! hold. `fuzz/` searches for such bytes with libFuzzer; the tests of this crate run every input of the
+//! corpora and findings without it.
 //!
-//! AWS, Gladly and the destination are models in this process, and time is tokio's paused clock. So
-//! the functions are reached through their own public entry points, and nothing of them is opened
-//! for this.
+//! AWS, Gladly and the destination are fakes in this process, and tokio's clock is paused. The functions
+//! are called through their public entry points only.
 
 mod batch;
 mod control;
@@ -23,7 +22,7 @@ pub use crate::{
     batch::batch, control::control, keys::keys, message::message, pause::pause, webhook::webhook,
 };
 
-/// A target: panics where a property does not hold for the bytes.
+/// A target, which panics if a property does not hold for the bytes.
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their folders in `fuzz/corpus`.

@@ -25,20 +25,20 @@ pub fn message(input: &[u8]) {
     }
 }
 
-/// A message is one that SQS takes.
+/// Asserts that SQS accepts the message.
 pub(crate) fn is_sendable(body: &str) {
     assert!(body.len() <= MESSAGE_LIMIT, "{} bytes", body.len());
     let plain = |byte: u8| matches!(byte, b'\t' | b'\n' | b'\r' | 0x20..0x80);
     assert!(!body.is_empty() && body.bytes().all(plain), "not ASCII: {body:?}");
 }
 
-/// An attribute is one that SQS takes.
+/// Asserts that SQS accepts the attribute.
 pub(crate) fn is_attribute(text: &str) {
     assert!((1..=128).contains(&text.len()), "{text:?}");
     assert!(text.bytes().all(|byte| (0x20..0x7f).contains(&byte)), "{text:?}");
 }
 
-/// JSON with every character outside of ASCII spelled as an escape, and nothing else changed.
+/// The JSON with every character outside ASCII escaped, and nothing else changed.
 pub(crate) fn escaped(json: &str) -> String {
     let spelled = |unit: u16| match u8::try_from(unit) {
         Ok(byte) if byte.is_ascii() => char::from(byte).to_string(),
@@ -122,17 +122,17 @@ fn quarantine(raw: &[u8]) {
 
 /// A message in quarantine holds these bytes, or their beginning if it is marked as truncated.
 pub(crate) fn holds(body: &str, raw: &[u8]) -> QuarantinedMessage<'static> {
-    let aside = QuarantinedMessage::read(body)
+    let message = QuarantinedMessage::read(body)
         .unwrap_or_else(|| panic!("not a quarantine message: {body}"));
-    let kept = aside.bytes().unwrap_or_else(|| panic!("raw cannot be recovered: {body}"));
-    if aside.truncated {
+    let kept = message.bytes().unwrap_or_else(|| panic!("raw cannot be recovered: {body}"));
+    if message.truncated {
         assert!(raw.starts_with(&kept) && kept.len() < raw.len(), "cut at its end");
         assert!(body.len() + 16 > MESSAGE_LIMIT, "cut only where it has to be: {}", body.len());
     } else {
         assert_eq!(kept, raw, "the bytes come back");
     }
-    assert_eq!(aside.raw().map(String::into_bytes), str::from_utf8(&kept).ok().map(Into::into));
-    aside
+    assert_eq!(message.raw().map(String::into_bytes), str::from_utf8(&kept).ok().map(Into::into));
+    message
 }
 
 fn quarantine_message(text: &str) {

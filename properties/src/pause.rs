@@ -9,7 +9,7 @@ use crate::{
     script::{Section, text},
 };
 
-/// The sections `pause` and `breaker` are the parameters' texts: nothing is asked and nothing leaves
+/// The sections `pause` and `breaker` are the parameters' texts. Nothing is called and nothing leaves
 /// the queue unless both clearly allow it.
 pub fn pause(input: &[u8]) {
     let mut sections = Section::all(input);

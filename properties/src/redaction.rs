@@ -6,15 +6,15 @@ use shared::MetricsWriter;
 use tracing::Level;
 use tracing_subscriber::{filter::Targets, fmt::MakeWriter, layer::SubscriberExt as _};
 
-/// Stands in the inputs wherever a person might have written something. It is no id, and nothing
-/// that the relay itself would write.
+/// The text in the inputs wherever a person might have written something. It is not a valid id, and the
+/// relay itself never writes it.
 pub(crate) const CANARY: &str = "sings like a canary";
 
 thread_local! {
     static LINES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Takes the log's lines.
+/// Collects the log lines.
 #[derive(Clone, Copy)]
 struct Lines;
 
@@ -37,15 +37,15 @@ impl<'a> MakeWriter<'a> for Lines {
     }
 }
 
-/// Runs something, and asserts that its log repeats nothing that a person wrote and names no panic.
+/// Runs something, and asserts that its log contains no text of a person and no panic.
 #[expect(clippy::expect_used, reason = "how a property fails")]
 pub(crate) fn assert_log_redacted<T>(run: impl FnOnce() -> T) -> T {
     static LISTENING: Once = Once::new();
     LISTENING.call_once(|| {
-        // As in `shared::init_log` at its most talkative.
-        let targets = Targets::new()
-            .with_default(Level::WARN)
-            .with_targets(["shared", "ingest_fn", "extractor_fn"].map(|ours| (ours, Level::DEBUG)));
+        // As in `shared::init_log` at its most verbose level.
+        let targets = Targets::new().with_default(Level::WARN).with_targets(
+            ["shared", "ingest_fn", "extractor_fn"].map(|target| (target, Level::DEBUG)),
+        );
         let lines = tracing_subscriber::fmt::layer().json().with_writer(Lines);
         let subscriber = tracing_subscriber::registry().with(lines).with(targets);
         tracing::subscriber::set_global_default(subscriber).expect("the only subscriber");
@@ -60,12 +60,12 @@ pub(crate) fn assert_log_redacted<T>(run: impl FnOnce() -> T) -> T {
     done
 }
 
-/// Asserts of every line of metrics that it repeats nothing that a person wrote.
+/// Asserts that no line of metrics contains text of a person.
 pub(crate) fn redacted_metrics() -> MetricsWriter {
     MetricsWriter::new("function", |line| assert_redacted("a metric", line))
 }
 
-/// Nothing in this text was written by a person.
+/// Asserts that this text contains no text of a person.
 pub(crate) fn assert_redacted(what: &str, text: &str) {
     assert!(!text.contains(CANARY), "{what} repeats what a person wrote: {text}");
 }
@@ -88,7 +88,7 @@ const DETAILS: [&str; 14] = [
     "received too often: moved by SQS itself",
 ];
 
-/// A detail holds numbers of the relay and nothing of the content.
+/// Asserts that a detail contains numbers of the relay and nothing of the content.
 pub(crate) fn is_detail(detail: &str) {
     let mut plain = String::new();
     for character in detail.chars() {

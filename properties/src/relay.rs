@@ -1,4 +1,4 @@
-//! The extractor between models of everything it reaches, for one input.
+//! The extractor with fakes of everything it calls, for one input.
 
 use std::sync::Arc;
 
@@ -27,10 +27,10 @@ use crate::{
 
 /// When every run begins.
 pub(crate) const EPOCH: Timestamp = Timestamp::constant(1_767_225_600, 0);
-/// The URL of the webhook that is watched.
+/// The URL of the monitored webhook.
 pub(crate) const WEBHOOK: &str = "https://relay.example.com/webhooks/gladly";
 
-/// What the function has for an invocation.
+/// The time for an invocation.
 const TIME_LEFT: Duration = Duration::from_mins(5);
 
 /// The function and its surroundings.
@@ -44,7 +44,7 @@ pub(crate) struct Relay {
 /// The outcome of an invocation: its response, or the text of its error.
 pub(crate) type Outcome = Result<Value, String>;
 
-/// Runs something on a paused clock, on which no wait takes any time.
+/// Runs something on a paused clock, so that waits take no real time.
 pub(crate) fn in_no_time<T>(run: impl Future<Output = T>) -> T {
     runtime().block_on(run)
 }
@@ -55,7 +55,7 @@ pub(crate) fn runtime() -> Runtime {
     runtime.enable_time().start_paused(true).build().expect("a runtime")
 }
 
-/// The time in a run that began then.
+/// The current time of a run that began at `began`.
 pub(crate) fn now(began: Instant) -> Timestamp {
     EPOCH + SignedDuration::try_from(began.elapsed()).unwrap_or_default()
 }
@@ -93,7 +93,7 @@ impl Relay {
         serde_json::to_value(answer).map_err(|err| err.to_string())
     }
 
-    /// Hands messages to the function as SQS does, and has what stays in the queue.
+    /// Sends a batch of messages to the function, and returns the ids that stay in the queue.
     pub(crate) async fn batch(&self, messages: &[Value]) -> Vec<String> {
         let payload = json!({ "Records": messages }).to_string();
         let answer = self.invoke(payload.as_bytes()).await;
@@ -112,7 +112,7 @@ impl Relay {
     }
 }
 
-/// A message as Lambda hands it over, with any text for SQS's own attributes.
+/// A message as Lambda sends it, with any text for SQS's own attributes.
 pub(crate) fn record(number: usize, body: &str, receives: &str, sent: &str, first: &str) -> Value {
     let record = SqsRecord::new(&format!("m-{number}"), body, EPOCH).attribute("type", "A");
     let mut record = record.to_json();

@@ -1,5 +1,5 @@
-//! An input as people can read it: sections, each with a line that begins with `#` and names it, and
-//! a body until the next one.
+//! A readable format for inputs: sections, each with a line that begins with `#` and its name, and a
+//! body until the next one.
 //!
 //! ```text
 //! #message 3
@@ -9,7 +9,7 @@
 //! #destination 429|retry-after: 5
 //! ```
 
-/// More sections show nothing new.
+/// More sections find nothing new.
 const MAX_SECTIONS: usize = 48;
 
 /// A section.

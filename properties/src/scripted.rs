@@ -1,4 +1,4 @@
-//! Gladly and the destination, which answer as a script says, and what they were asked.
+//! Gladly and the destination with scripted replies, which check the requests they receive.
 
 use std::{
     collections::HashMap,
@@ -17,11 +17,11 @@ use testing::{
 
 use crate::{redaction::CANARY, script::Section};
 
-/// What hides the means of contact, as the contract lists it.
+/// The contact fields of contents, as the contract lists them.
 const CONTACT: [&str; 7] =
     ["from", "to", "cc", "bcc", "customerNumber", "customerAddress", "userId"];
 
-/// What a delivery may hold.
+/// What a delivery may contain.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Allowed {
     pub(crate) contact: bool,
@@ -34,15 +34,15 @@ pub(crate) struct Scripted(Arc<Mutex<State>>);
 
 struct State {
     allowed: Allowed,
-    /// Replies by what is asked for, last one first.
+    /// Replies by kind of request, last one first.
     replies: HashMap<&'static str, Vec<Reply>>,
     calls: usize,
     /// Events of deliveries that were accepted.
     forwarded: usize,
-    broken: Vec<String>,
+    violations: Vec<String>,
 }
 
-/// What Gladly is asked for, by the parts of the path; `{}` is an id.
+/// The kinds of request to Gladly, by the parts of the path; `{}` is an id.
 const PATHS: [(&str, &[&str]); 15] = [
     ("conversation", &["conversations", "{}"]),
     ("items", &["conversations", "{}", "items"]),
@@ -70,7 +70,7 @@ impl Scripted {
                 replies.entry(kind).or_default().push(read(section));
             }
         }
-        let state = State { allowed, replies, calls: 0, forwarded: 0, broken: Vec::new() };
+        let state = State { allowed, replies, calls: 0, forwarded: 0, violations: Vec::new() };
         Self(Arc::new(Mutex::new(state)))
     }
 
@@ -78,21 +78,21 @@ impl Scripted {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How often either was asked for anything.
+    /// The number of calls to either.
     pub(crate) fn calls(&self) -> usize {
         self.state().calls
     }
 
-    /// The connector through which they are asked.
+    /// The connector to them.
     pub(crate) fn connector(&self) -> FakeConnector {
         let scripted = self.clone();
         FakeConnector::new(move |request| scripted.state().reply(request))
     }
 
-    /// Events that the destination has accepted. Panics where a property did not hold on the way.
+    /// The number of events that the destination has accepted. Panics if a request violated a property.
     pub(crate) fn forwarded(&self) -> usize {
         let state = self.state();
-        assert!(state.broken.is_empty(), "{:#?}", state.broken);
+        assert!(state.violations.is_empty(), "{:#?}", state.violations);
         state.forwarded
     }
 }
@@ -109,15 +109,15 @@ impl State {
                     self.forwarded += events;
                 }
                 Ok(_) => {}
-                Err(broken) => self.broken.extend(broken),
+                Err(found) => self.violations.extend(found),
             }
             return reply;
         }
-        let Some(kind) = asked_for(uri) else {
-            self.broken.push(format!("asked for {uri}"));
+        let Some(kind) = request_kind(uri) else {
+            self.violations.push(format!("requested {uri}"));
             return Reply::text("");
         };
-        self.next(kind).unwrap_or_else(|| usual(kind))
+        self.next(kind).unwrap_or_else(|| default_reply(kind))
     }
 
     /// The next reply of a kind; the last one stays.
@@ -126,7 +126,7 @@ impl State {
         if replies.len() > 1 { replies.pop() } else { replies.last().cloned() }
     }
 
-    /// How many events a delivery has, or what is wrong with it.
+    /// The number of events in a delivery, or its violations.
     fn delivered(&self, request: &HttpRequest) -> Result<usize, Vec<String>> {
         let header = |name| request.headers().get(name).unwrap_or_default();
         let wire = request.body().bytes().unwrap_or_default();
@@ -135,49 +135,49 @@ impl State {
             "gzip" => GzDecoder::new(wire).read_to_end(&mut json),
             _ => (&mut &*wire).read_to_end(&mut json),
         }
-        .map_err(|err| vec![format!("cannot be unpacked: {err}")])?;
+        .map_err(|err| vec![format!("cannot be decompressed: {err}")])?;
         let delivery: Value = match serde_json::from_slice(&json) {
             Ok(delivery) => delivery,
-            // JSON has no largest number; readers of these have their own.
+            // JSON does not limit numbers; this parser does.
             Err(err) if err.to_string().starts_with("number out of range") => {
                 let text = String::from_utf8_lossy(&json);
                 return Ok(text.matches(r#","snapshot":"#).count());
             }
-            Err(err) => return Err(vec![format!("not JSON for every reader: {err}")]),
+            Err(err) => return Err(vec![format!("not valid JSON: {err}")]),
         };
-        let mut broken = violations(&delivery);
+        let mut found = violations(&delivery);
         if header("idempotency-key") != delivery["id"] || request.method() != "POST" {
-            broken.push("not sent as a delivery".into());
+            found.push("not sent as a delivery".into());
         }
         let list = |value: &'_ Value| value.as_array().cloned().unwrap_or_default();
         let conversations = list(&delivery["conversations"]);
         if json.len() > 1_000_000 && conversations.len() > 1 {
-            broken.push(format!("{} bytes of several conversations", json.len()));
+            found.push(format!("{} bytes of several conversations", json.len()));
         }
         for conversation in &conversations {
             let customer = &conversation["customer"];
-            let reachable = ["emails", "phones", "externalCustomerId", "externalCustomerIds"]
+            let contact = ["emails", "phones", "externalCustomerId", "externalCustomerIds"]
                 .map(|name| !customer[name].is_null());
-            if !self.allowed.contact && reachable.contains(&true) {
-                broken.push("shows how to reach a customer".into());
+            if !self.allowed.contact && contact.contains(&true) {
+                found.push("contains contact data".into());
             }
             for item in list(&conversation["items"]) {
                 if !self.allowed.contact
                     && names(&item["content"]).any(|name| CONTACT.contains(&name))
                 {
-                    broken.push(format!("shows how to reach a customer: {item}"));
+                    found.push(format!("contains contact data: {item}"));
                 }
                 let kinds = [&item["type"], &item["content"]["type"]];
                 if !self.allowed.notes && kinds.iter().any(|kind| *kind == "CONVERSATION_NOTE") {
-                    broken.push(format!("shows an internal note: {item}"));
+                    found.push(format!("contains an internal note: {item}"));
                 }
             }
         }
-        if broken.is_empty() { Ok(list(&delivery["events"]).len()) } else { Err(broken) }
+        if found.is_empty() { Ok(list(&delivery["events"]).len()) } else { Err(found) }
     }
 }
 
-/// Every name of a field, at any depth.
+/// Every field name, at any depth.
 fn names(value: &Value) -> Box<dyn Iterator<Item = &str> + '_> {
     match value {
         Value::Object(fields) => Box::new(
@@ -190,8 +190,8 @@ fn names(value: &Value) -> Box<dyn Iterator<Item = &str> + '_> {
     }
 }
 
-/// What a URL asks for, if it is one that the relay may ever use.
-fn asked_for(uri: &str) -> Option<&'static str> {
+/// The kind of request of a URL, if the relay may use it.
+fn request_kind(uri: &str) -> Option<&'static str> {
     let path = uri.strip_prefix("https://")?.strip_prefix(GLADLY_HOST)?.strip_prefix("/api/v1/")?;
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
     if !query.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"=&:.-+_".contains(&byte)) {
@@ -212,7 +212,7 @@ fn asked_for(uri: &str) -> Option<&'static str> {
     PATHS.iter().find(|(_, shape)| fits(shape)).map(|(kind, _)| *kind)
 }
 
-/// `STATUS|name: value|name: value`, and a body. What has no readable status answers 200.
+/// `STATUS|name: value|name: value`, and a body. Without a readable status, 200.
 fn read(section: &Section<'_>) -> Reply {
     let mut parts = section.rest.split('|');
     let status = parts.next().and_then(|status| status.trim().parse().ok()).unwrap_or(200);
@@ -224,8 +224,8 @@ fn read(section: &Section<'_>) -> Reply {
     Reply::Response { status, headers, body: Body::Whole(section.body.to_owned()) }
 }
 
-/// What Gladly answers where the script has nothing.
-fn usual(kind: &str) -> Reply {
+/// Gladly's reply if the script has none.
+fn default_reply(kind: &str) -> Reply {
     match kind {
         "conversation" => Reply::text(r#"{"customerId":"u-1","agentId":"a-1"}"#),
         "items" => Reply::text(format!(

@@ -17,10 +17,10 @@ use crate::{
 
 /// The right key.
 const KEY: &str = "0123456789abcdef0123456789abcdef";
-/// As many characters as are sure not to fit into a message.
+/// A number of characters that never fits into a message.
 const MANY: usize = 175_000;
 
-/// The function in front of an account of its own, at a moment that does not pass.
+/// The function with its own account, at a fixed time.
 struct Receiver {
     runtime: Runtime,
     aws: Aws,
@@ -31,18 +31,18 @@ thread_local! {
     static RECEIVER: Receiver = Receiver::new();
 }
 
-/// What a request led to.
+/// The result of a request.
 struct Stored {
     status: u64,
     status_word: String,
     messages: Vec<Message>,
 }
 
-/// The first byte says how the others come: `t` as text, `b` in base64, `B` as what is to be base64
-/// and may not be, `l` as text in which the first `~` is 175,000 characters, `p` as the whole payload.
+/// The first byte is the encoding of the others: `t` as text, `b` in base64, `B` as possibly
+/// invalid base64, `l` as text in which the first `~` is 175,000 characters, `p` as the whole payload.
 ///
-/// With the right key the response is 2xx and names what is stored: the event, the same as it came,
-/// or every byte of what is none. Without it nothing is.
+/// With the valid key the response is 2xx and matches what is stored: the event unchanged, or every
+/// byte of an invalid one. Without it nothing is stored.
 pub fn webhook(input: &[u8]) {
     let (how, body) = input.split_first().map_or((b't', input), |(how, body)| (*how, body));
     let text = || String::from_utf8_lossy(body).into_owned();
@@ -61,7 +61,7 @@ pub fn webhook(input: &[u8]) {
     }
 }
 
-/// A body of which these bytes are to arrive.
+/// A body that decodes to these bytes.
 fn known(body: &str, is_base64: bool, bytes: &[u8]) {
     let payload = json!({
         "version": "2.0", "headers": {"X-Api-Key": KEY, "content-type": CANARY},
@@ -88,19 +88,19 @@ fn known(body: &str, is_base64: bool, bytes: &[u8]) {
         }
         ("quarantined", [message]) => {
             assert_eq!(message.queue, "quarantine");
-            let aside = holds(&message.body, bytes);
-            assert_eq!((aside.received_at, &*aside.origin), (EPOCH, "ingest-fn"));
-            is_detail(&aside.detail);
-            assert_eq!(message.attributes, [("reason".into(), aside.reason.code().into())]);
+            let quarantined = holds(&message.body, bytes);
+            assert_eq!((quarantined.received_at, &*quarantined.origin), (EPOCH, "ingest-fn"));
+            is_detail(&quarantined.detail);
+            assert_eq!(message.attributes, [("reason".into(), quarantined.reason.code().into())]);
         }
         _ => panic!("answered {status_word}, and stored {messages:?}"),
     }
 }
 
-/// Any bytes as the payload: without the one right key nothing is stored.
+/// Any bytes as the payload: without the valid key nothing is stored.
 fn any_payload(payload: &[u8]) {
     let Some(Stored { status, status_word, messages }) = call(payload) else { return };
-    // What the function does not read may be no JSON for every reader.
+    // Parts that the function does not read may be invalid for other JSON parsers.
     let Ok(payload) = serde_json::from_slice::<Value>(payload) else { return };
     let headers = payload["headers"].as_object().into_iter().flatten();
     let mut keys = headers.filter(|(name, _)| name.eq_ignore_ascii_case("x-api-key"));
@@ -114,7 +114,7 @@ fn any_payload(payload: &[u8]) {
     }
 }
 
-/// What a payload leads to, unless Lambda itself could not read it.
+/// The result of a payload, unless Lambda itself could not parse it.
 fn call(payload: &[u8]) -> Option<Stored> {
     let call: Request = serde_json::from_slice(payload).ok()?;
     Some(RECEIVER.with(|receiver| receiver.call(call)))

@@ -1,5 +1,5 @@
-//! Every property holds for every input that was worth keeping: what libFuzzer gathered for each
-//! target, and what once failed.
+//! Every property holds for every stored input: libFuzzer's corpus of each target, and inputs that once
+//! failed.
 
 #![expect(clippy::unwrap_used, reason = "all of this crate is a test")]
 
@@ -30,7 +30,7 @@ fn name(path: &Path) -> String {
     path.file_stem().unwrap().to_str().unwrap().to_owned()
 }
 
-/// What libFuzzer gathered for a target, by name.
+/// A target's corpus, by name.
 fn gathered(target: &str) -> Vec<(String, Vec<u8>)> {
     let archive = File::open(fuzz(&format!("corpus/{target}.zip"))).unwrap();
     let mut archive = ZipArchive::new(archive).unwrap();
@@ -44,15 +44,14 @@ fn gathered(target: &str) -> Vec<(String, Vec<u8>)> {
     (0..count).map(read).collect()
 }
 
-/// Runs the inputs of a target, of which there are at least `least`: a lost archive runs nothing and
-/// fails nothing.
+/// Runs a target's inputs, at least `least`: otherwise a missing archive would go unnoticed.
 fn run(target: &str, least: usize) {
     let (_, properties) = TARGETS.iter().find(|(name, _)| *name == target).unwrap();
     let named = ["corpus", "findings"].map(|kind| folder(&format!("{kind}/{target}"))).concat();
     let named = named.into_iter().map(|path| (path.display().to_string(), fs::read(path).unwrap()));
     let inputs: Vec<_> = named.chain(gathered(target)).collect();
     for (name, input) in &inputs {
-        // The one that was shown last is the one that fails.
+        // The last input printed is the one that fails.
         eprintln!("{name}");
         properties(input);
     }
@@ -67,7 +66,7 @@ fn every_record_of_a_batch_ends_in_exactly_one_way() {
 }
 
 #[test]
-fn no_parameter_or_list_has_the_controller_lose_a_message() {
+fn no_parameter_or_list_makes_the_controller_lose_a_message() {
     run("control", 209);
 }
 
@@ -77,17 +76,17 @@ fn what_is_not_clearly_running_is_paused() {
 }
 
 #[test]
-fn only_a_key_is_a_key() {
+fn only_valid_keys_are_accepted() {
     run("keys", 20);
 }
 
 #[test]
-fn every_message_reads_back_as_it_was() {
+fn every_message_round_trips() {
     run("message", 433);
 }
 
 #[test]
-fn every_webhook_is_answered_and_kept() {
+fn every_webhook_is_answered_and_stored() {
     run("webhook", 244);
 }
 
@@ -100,9 +99,9 @@ fn every_target_is_fuzzed_and_has_a_corpus() {
     }
 }
 
-/// So that keeping one input more changes no other byte, and keeping none changes nothing.
+/// So that adding an input changes no other byte, and adding none changes nothing.
 #[test]
-fn packing_what_an_archive_holds_makes_the_same_archive() {
+fn unpacking_and_packing_reproduces_an_archive() {
     let tool = |arguments: [&Path; 3]| {
         let status = Command::new(fuzz("../tools/corpus")).args(arguments).status().unwrap();
         assert!(status.success(), "{arguments:?}");
@@ -114,7 +113,7 @@ fn packing_what_an_archive_holds_makes_the_same_archive() {
         let _ = fs::remove_dir_all(&unpacked);
         tool(["unpack".as_ref(), &archive, &unpacked]);
         assert_eq!(fs::read_dir(&unpacked).unwrap().count(), gathered(target).len());
-        // A seed has a name of its own, and stays a file.
+        // Seeds have descriptive names, and stay files.
         fs::write(unpacked.join("a-seed"), "{}").unwrap();
         tool(["pack".as_ref(), &unpacked, &packed]);
         assert!(fs::read(&packed).unwrap() == fs::read(&archive).unwrap(), "{target}");

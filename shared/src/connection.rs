@@ -180,7 +180,7 @@ mod tests {
     async fn a_connection_is_retired_after_a_request_dropped_on_it() {
         let test = TestServer::new();
         assert!(read(test.answer().await).await);
-        test.tls.silence();
+        test.tls.stall();
         let mut waiting = Box::pin(test.call());
         assert!(poll!(&mut waiting).is_pending());
         drop(waiting);

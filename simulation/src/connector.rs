@@ -1,4 +1,4 @@
-//! The way out of one environment: what takes how long, what fails, and where it dies.
+//! The network of one environment: latencies, faults and crashes.
 
 use std::{fmt, future, sync::Arc};
 
@@ -16,16 +16,16 @@ use crate::{
     environment::{CrashPoint, Environment},
     fakes,
     plan::{FaultKind, Upstream},
-    world::World,
+    sim::Simulation,
 };
 
-/// How long a failed read of the pause parameter excuses what is sent in ignorance of it.
+/// How long a failed read of the pause parameter excuses calls during a pause.
 const UNREADABLE_PAUSE_EXCUSE: SignedDuration = SignedDuration::from_secs(15);
 
 /// An environment's connector, to AWS and to everything else.
 #[derive(Clone)]
 pub(crate) struct SimConnector {
-    pub(crate) world: Arc<World>,
+    pub(crate) sim: Arc<Simulation>,
     pub(crate) environment: Arc<Environment>,
 }
 
@@ -44,7 +44,7 @@ impl HttpConnector for SimConnector {
 
 impl SimConnector {
     async fn carry(self, request: HttpRequest) -> Result<HttpResponse, ConnectorError> {
-        let Self { world, environment } = &self;
+        let Self { sim, environment } = &self;
         let crash_point = environment.count_call();
         if crash_point == Some(CrashPoint::Before) {
             environment.end();
@@ -55,17 +55,17 @@ impl SimConnector {
         let service = Service::of(&request);
         let delivers = request.uri() == DESTINATION_URL;
         if delivers {
-            let unreadable_for = world.now().duration_since(environment.state().unreadable_at);
+            let unreadable_for = sim.now().duration_since(environment.state().unreadable_at);
             let excused = unreadable_for <= UNREADABLE_PAUSE_EXCUSE;
-            world.check(|checker, cx| checker.check_pause(excused, cx));
+            sim.check(|checker, cx| checker.check_pause(excused, cx));
         }
         let (least, most) = if service.is_some() { (2, 30) } else { (20, 300) };
-        sleep(world.time_between(least, most) / 2).await;
+        sleep(sim.time_between(least, most) / 2).await;
         let reply = match service {
             Some(service) => Ok(self.call_aws(service, &request)),
-            None if delivers => Err(fakes::deliver(world, &request, environment.invocation())),
+            None if delivers => Err(fakes::deliver(sim, &request, environment.invocation())),
             None if request.uri().starts_with(GLADLY) => {
-                Err(fakes::ask(world, &request, environment.number).await)
+                Err(fakes::ask(sim, &request, environment.number).await)
             }
             None => panic!("no server is at {}", request.uri()),
         };
@@ -77,28 +77,30 @@ impl SimConnector {
             Ok(response) => response.await,
             Err(reply) => reply.send().await,
         };
-        sleep(world.time_between(least, most) / 2).await;
+        sleep(sim.time_between(least, most) / 2).await;
         if environment.is_dead() { future::pending().await } else { response }
     }
 
     fn call_aws(&self, service: Service, request: &HttpRequest) -> HttpConnectorFuture {
-        let Self { world, environment } = self;
-        world.count(match service {
+        let Self { sim, environment } = self;
+        sim.count(match service {
             Service::Ssm => "calls to SSM",
             Service::Sqs => "calls to SQS",
             Service::Lambda => "calls to Lambda",
         });
         let target = request.headers().get("x-amz-target").unwrap_or_default();
-        let fault = aws_fault(world, service, target.ends_with("Batch"));
+        let fault = aws_fault(sim, service, target.ends_with("Batch"));
         if let Some(fault) = fault {
-            world.count("AWS faults");
-            world.note(|| format!("env {} meets {fault:?} at {service:?}", environment.number));
+            sim.count("AWS faults");
+            sim.note(|| {
+                format!("env {} has the fault {fault:?} at {service:?}", environment.number)
+            });
             if request.body().bytes().is_some_and(names_pause) {
-                environment.state().unreadable_at = world.now();
+                environment.state().unreadable_at = sim.now();
             }
         }
-        let response = world.aws.answer(request, fault);
-        world.audit(environment.invocation());
+        let response = sim.aws.answer(request, fault);
+        sim.audit(environment.invocation());
         response
     }
 }
@@ -110,18 +112,18 @@ fn names_pause(body: &[u8]) -> bool {
 }
 
 /// How a call to AWS fails now, if it does.
-fn aws_fault(world: &World, service: Service, batch: bool) -> Option<Fault> {
+fn aws_fault(sim: &Simulation, service: Service, batch: bool) -> Option<Fault> {
     let upstream = match service {
         Service::Ssm => Upstream::Ssm,
         Service::Sqs => Upstream::Sqs,
         Service::Lambda => Upstream::Lambda,
     };
-    match world.plan.fault_kind(upstream, world.elapsed()) {
+    match sim.plan.fault_kind(upstream, sim.elapsed()) {
         Some(FaultKind::Status(status)) => Some(Fault::Refused(status, "InternalError")),
         Some(FaultKind::Hang) => Some(Fault::Hang),
-        Some(FaultKind::Flaky) if world.goes_wrong(0.5) => Some(Fault::Lost),
+        Some(FaultKind::Flaky) if sim.goes_wrong(0.5) => Some(Fault::Lost),
         Some(FaultKind::Reset | FaultKind::Token | FaultKind::Missing) => Some(Fault::Reset),
-        _ if world.goes_wrong(world.plan.aws_faults) => Some(match world.state().rng.u32(0..7) {
+        _ if sim.goes_wrong(sim.plan.aws_faults) => Some(match sim.state().rng.u32(0..7) {
             0 => Fault::Refused(500, "InternalError"),
             1 => THROTTLED,
             2 => Fault::Reset,
@@ -129,9 +131,9 @@ fn aws_fault(world: &World, service: Service, batch: bool) -> Option<Fault> {
             4 => Fault::Garbage(502),
             _ => Fault::Lost,
         }),
-        // What is answered 200 all the same is what is most easily overlooked.
-        _ if batch && world.goes_wrong(5.0 * world.plan.aws_faults) => {
-            Some(Fault::Entries(world.state().rng.u16(..)))
+        // Partial failures answered with 200 are the easiest to overlook.
+        _ if batch && sim.goes_wrong(5.0 * sim.plan.aws_faults) => {
+            Some(Fault::Entries(sim.state().rng.u16(..)))
         }
         _ => None,
     }

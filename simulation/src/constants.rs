@@ -1,4 +1,4 @@
-//! Names, addresses and times that are the same in every simulated world.
+//! Names, addresses and times that are the same in every simulation.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ pub(crate) use testing::settings::{
     DESTINATION_TOKEN_PARAMETER, DESTINATION_URL, GLADLY_TOKEN_PARAMETER, PAUSE_PARAMETER,
 };
 
-/// When every world begins.
+/// When every simulation begins.
 pub(crate) const EPOCH: Timestamp = Timestamp::constant(1_767_225_600, 0);
 
 /// The circuit breaker's parameter.
 pub(crate) const BREAKER_PARAMETER: &str = "/relay/pause-breaker";
 /// The renewal's parameter.
 pub(crate) const RENEWAL_PARAMETER: &str = "/relay/pause-renewal";
-/// The parameters that hold what is still to be recovered.
+/// The parameters of pending recoveries.
 pub(crate) const RECOVERY_PARAMETERS: [&str; 2] = ["/relay/pause-backfill", "/relay/pause-import"];
 
 /// Where Gladly is.
@@ -23,21 +23,21 @@ pub(crate) const GLADLY: &str = "https://acme.gladly.com/api/v1";
 /// The relay's webhook.
 pub(crate) const WEBHOOK_URL: &str = "https://relay.example.com/webhooks/gladly";
 
-/// The function's own timeout. What an invocation read at its beginning it may believe at its end.
+/// The function's timeout. An invocation may rely until its end on what it read at its start.
 pub(crate) const INVOCATION_TIMEOUT: Duration = Duration::from_mins(5);
-/// How long an event has to have failed by itself before it is exhausted.
+/// How long an event must have failed on its own before it is exhausted.
 pub(crate) const DAY: SignedDuration = SignedDuration::from_hours(24);
 
 /// Whether there is no controller, and the redrive policy is one for queues that are never paused.
 /// That loses events: `mutants` shows it.
 pub(crate) const GATE_ALONE: bool = false;
 
-/// The wall clock's time so long after a world began.
+/// The wall clock's time this long after a simulation began.
 pub(crate) fn instant(elapsed: Duration) -> Timestamp {
     EPOCH + SignedDuration::try_from(elapsed).unwrap_or_default()
 }
 
-/// How long after the beginning of its world a time is.
+/// How long after the beginning of its simulation a time is.
 pub(crate) fn elapsed(now: Timestamp) -> Duration {
     now.duration_since(EPOCH).unsigned_abs()
 }

@@ -1,4 +1,4 @@
-//! A backlog after a resume: how many calls it costs to drain it, and how fast that goes.
+//! Draining a backlog after a resume: the calls it takes, and its speed.
 
 use std::{
     collections::BTreeSet,
@@ -20,15 +20,15 @@ use crate::{
     invariant::{self, Violation},
     mapping, operator,
     plan::Plan,
-    world::World,
+    sim::Simulation,
 };
 
 /// Requests a second that one environment may make: `GLADLY_REQUESTS_PER_SECOND`.
 const REQUESTS_PER_SECOND: f64 = 4.0;
-/// When the backlog is let go: long after its last event.
+/// When the drain starts: long after the backlog's last event.
 const DRAIN_START: Duration = Duration::from_mins(10);
 
-/// What a drain came to.
+/// The result of a drain.
 #[derive(Debug)]
 pub struct Drain {
     /// Events in the backlog.
@@ -41,14 +41,14 @@ pub struct Drain {
     pub calls: u64,
     /// 429s among the answers.
     pub throttled: u64,
-    /// From the first call to the last delivery, on the world's own clock.
+    /// From the first call to the last delivery, in virtual time.
     pub lasted: Duration,
     /// An invariant that did not hold.
     pub violation: Option<Violation>,
 }
 
 impl Drain {
-    /// Two calls a conversation, and one a customer.
+    /// Two calls per conversation, and one per customer.
     #[must_use]
     pub fn ideal(&self) -> u64 {
         2 * self.conversations + self.customers
@@ -61,7 +61,7 @@ impl Drain {
         self.calls as f64 / self.ideal().max(1) as f64
     }
 
-    /// Calls a second, as a part of the relay's share.
+    /// Calls per second, as a fraction of the relay's share.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "far less than 2^52 calls")]
     pub fn use_of_share(&self) -> f64 {
@@ -108,8 +108,10 @@ pub fn drain(events: u64, conversations: u64) -> Drain {
     match Builder::new_current_thread().enable_time().start_paused(true).build() {
         Ok(runtime) => LocalSet::new().block_on(&runtime, simulate(&mut drain)),
         Err(err) => {
-            drain.violation =
-                Some(Violation { invariant: invariant::SOUND, how: format!("no runtime: {err}") });
+            drain.violation = Some(Violation {
+                invariant: invariant::NO_PANIC_OR_INVALID_CALL,
+                how: format!("no runtime: {err}"),
+            });
         }
     }
     drain
@@ -121,26 +123,26 @@ async fn simulate(drain: &mut Drain) {
     let customers: BTreeSet<_> =
         plan.conversations.iter().map(|conversation| &conversation.customer).collect();
     drain.customers = customers.len() as u64;
-    let world = World::new(rng, plan, Keep::Nothing);
-    let function = Arc::new(Function::new(Arc::clone(&world)));
+    let sim = Simulation::new(rng, plan, Keep::Nothing);
+    let function = Arc::new(Function::new(Arc::clone(&sim)));
 
-    operator::arrive(Arc::clone(&world)).await;
-    sleep(DRAIN_START.saturating_sub(world.elapsed())).await;
-    let began = world.elapsed();
-    let polling = spawn_local(mapping::poll(Arc::clone(&world), function));
-    // Ten times as long as it takes.
+    operator::arrive(Arc::clone(&sim)).await;
+    sleep(DRAIN_START.saturating_sub(sim.elapsed())).await;
+    let began = sim.elapsed();
+    let polling = spawn_local(mapping::poll(Arc::clone(&sim), function));
+    // Ten times as long as expected.
     let limit = Duration::from_secs(10 * drain.ideal()) / 4 + Duration::from_hours(1);
-    while !world.is_drained() && world.elapsed() < began + limit {
+    while !sim.is_drained() && sim.elapsed() < began + limit {
         sleep(Duration::from_secs(1)).await;
     }
-    drain.lasted = world.elapsed().saturating_sub(began);
-    if world.is_drained() {
-        world.check_end();
+    drain.lasted = sim.elapsed().saturating_sub(began);
+    if sim.is_drained() {
+        sim.check_end();
     } else {
-        world.has_not_drained(drain.lasted);
+        sim.has_not_drained(drain.lasted);
     }
     polling.abort();
-    let mut state = world.state();
+    let mut state = sim.state();
     drain.violation = state.journal.violation.take();
     let tally: &Tally = &state.journal.tally;
     drain.calls = tally.of("calls to Gladly");

@@ -1,4 +1,4 @@
-//! An environment of the function: how long it lives, and what it knows.
+//! An execution environment of the function, and when it crashes.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -11,14 +11,14 @@ use crate::checker::Invocation;
 #[derive(Debug)]
 pub(crate) struct Environment {
     pub(crate) number: u64,
-    /// Rings when it dies.
+    /// Notified when it crashes.
     pub(crate) died: Notify,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 pub(crate) struct State {
-    /// When it dies, if it does.
+    /// When it crashes, if it does.
     pub(crate) crash: Option<CrashPlan>,
     dead: bool,
     /// When its invocation began.
@@ -27,7 +27,7 @@ pub(crate) struct State {
     pub(crate) unreadable_at: Timestamp,
 }
 
-/// When an environment dies.
+/// When an environment crashes.
 #[derive(Debug)]
 pub(crate) struct CrashPlan {
     /// Calls until then, the last one included.
@@ -65,7 +65,7 @@ impl Environment {
         Invocation { environment: self.number, began: self.state().began }
     }
 
-    /// Counts a call. Returns at which moment of it the environment dies, if it does.
+    /// Counts a call. Returns the point of it at which the environment crashes, if it does.
     pub(crate) fn count_call(&self) -> Option<CrashPoint> {
         let crash = &mut self.state().crash;
         let crash = crash.as_mut()?;
@@ -73,7 +73,7 @@ impl Environment {
         (crash.calls == 0).then_some(crash.point)
     }
 
-    /// Ends it: no call of it gets out any more.
+    /// Ends it: it makes no further calls.
     pub(crate) fn end(&self) {
         self.state().dead = true;
         self.died.notify_one();

@@ -1,4 +1,4 @@
-//! The function as Lambda runs it: environments that live, idle, freeze and die.
+//! The function as Lambda runs it: environments that start, idle, freeze and crash.
 
 use std::{
     sync::{
@@ -24,7 +24,7 @@ use crate::{
     connector::SimConnector,
     constants::{INVOCATION_TIMEOUT, WEBHOOK_URL},
     environment::{CrashPlan, CrashPoint, Environment},
-    world::World,
+    sim::Simulation,
 };
 
 /// Without it a long pause loses events: `mutants` shows it.
@@ -32,16 +32,16 @@ const RENEW_HELD_EVENTS: bool = true;
 /// The time Lambda takes to start an environment.
 const COLD_START: Duration = Duration::from_millis(300);
 
-/// Regions there have been. The SDK keeps count of its tries by region for the whole process, and
-/// an environment begins without any.
+/// The number of regions so far. The SDK counts its retries by region for the whole process, and
+/// each environment starts with none.
 static REGIONS: AtomicU64 = AtomicU64::new(1);
 
 /// The function.
 pub(crate) struct Function {
-    world: Arc<World>,
+    sim: Arc<Simulation>,
     idle: Mutex<Vec<Instance>>,
     number: AtomicU64,
-    /// Environments older than this are of a version that is gone.
+    /// Environments older than this are of a replaced version.
     deployed: AtomicU64,
 }
 
@@ -51,10 +51,10 @@ struct Instance {
     extractor: Arc<Extractor>,
 }
 
-/// Why an invocation came to nothing.
+/// Why an invocation failed.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// Its environment died.
+    /// Its environment crashed.
     Died,
     /// It took too long.
     TimedOut,
@@ -63,13 +63,8 @@ pub(crate) enum Failure {
 }
 
 impl Function {
-    pub(crate) fn new(world: Arc<World>) -> Self {
-        Self {
-            world,
-            idle: Mutex::default(),
-            number: AtomicU64::new(0),
-            deployed: AtomicU64::new(0),
-        }
+    pub(crate) fn new(sim: Arc<Simulation>) -> Self {
+        Self { sim, idle: Mutex::default(), number: AtomicU64::new(0), deployed: AtomicU64::new(0) }
     }
 
     /// Ships a new version.
@@ -80,19 +75,19 @@ impl Function {
 
     /// Invokes it and waits for its answer. Returns when it began, too.
     pub(crate) async fn invoke(&self, payload: &Value) -> Result<(Timestamp, Value), Failure> {
-        let world = &self.world;
+        let sim = &self.sim;
         let instance = self.instance().await;
-        let (environment, began) = (&instance.environment, world.now());
+        let (environment, began) = (&instance.environment, sim.now());
         environment.state().began = began;
-        environment.state().crash = world.goes_wrong(world.plan.crashes).then(|| {
-            let rng = &mut world.state().rng;
+        environment.state().crash = sim.goes_wrong(sim.plan.crashes).then(|| {
+            let rng = &mut sim.state().rng;
             // Most invocations make few calls; some make hundreds.
             let calls = if rng.bool() { rng.u32(1..12) } else { rng.u32(1..200) };
             let point = if rng.bool() { CrashPoint::Before } else { CrashPoint::After };
             CrashPlan { calls, point }
         });
-        let deadline = world.now().as_millisecond()
-            + i64::try_from(INVOCATION_TIMEOUT.as_millis()).unwrap_or(0);
+        let deadline =
+            sim.now().as_millisecond() + i64::try_from(INVOCATION_TIMEOUT.as_millis()).unwrap_or(0);
         let mut context = Context::default();
         context.deadline = u64::try_from(deadline).unwrap_or_default();
         let text = payload.to_string();
@@ -113,12 +108,12 @@ impl Function {
         environment.state().crash = None;
         match &ended {
             Err(Failure::Died) => {
-                world.count("crashes");
-                world.note(|| format!("env {} dies", environment.number));
+                sim.count("crashes");
+                sim.note(|| format!("env {} crashes", environment.number));
             }
             Err(Failure::TimedOut) => {
-                world.count("timeouts");
-                world.note(|| {
+                sim.count("timeouts");
+                sim.note(|| {
                     format!("env {} is ended after {INVOCATION_TIMEOUT:?}", environment.number)
                 });
                 environment.end();
@@ -133,23 +128,23 @@ impl Function {
         let idle = {
             let idle = &mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner);
             let count = idle.len();
-            (count > 0).then(|| idle.swap_remove(self.world.state().rng.usize(0..count)))
+            (count > 0).then(|| idle.swap_remove(self.sim.state().rng.usize(0..count)))
         };
         if let Some(instance) = idle {
             return instance;
         }
         sleep(COLD_START).await;
-        let world = &self.world;
+        let sim = &self.sim;
         let environment = Arc::new(Environment::new(self.number.fetch_add(1, Ordering::Relaxed)));
-        world.note(|| format!("env {} starts", environment.number));
-        world.count("environments");
+        sim.note(|| format!("env {} starts", environment.number));
+        sim.count("environments");
         let connector =
-            SimConnector { world: Arc::clone(world), environment: Arc::clone(&environment) };
+            SimConnector { sim: Arc::clone(sim), environment: Arc::clone(&environment) };
         let connector = SharedHttpConnector::new(connector);
         let region = format!("eu-west-{}", REGIONS.fetch_add(1, Ordering::Relaxed));
-        let aws = world.aws.config_over(connector.clone(), &region);
-        let config = config(world.plan.rate, !world.plan.outages.is_empty());
-        let (clock, metrics) = (world.clock(), MetricsWriter::new("extractor-fn", |_| {}));
+        let aws = sim.aws.config_over(connector.clone(), &region);
+        let config = config(sim.plan.rate, !sim.plan.outages.is_empty());
+        let (clock, metrics) = (sim.clock(), MetricsWriter::new("extractor-fn", |_| {}));
         let extractor = Extractor::new(&aws, config, Http::over(connector), clock, metrics);
         Instance { environment, extractor: Arc::new(extractor) }
     }
@@ -157,7 +152,7 @@ impl Function {
     /// Keeps an environment for the next invocation, mostly.
     fn rest(&self, instance: Instance) {
         let old = instance.environment.number < self.deployed.load(Ordering::Relaxed);
-        let recycled = self.world.state().rng.f64() < self.world.plan.recycled;
+        let recycled = self.sim.state().rng.f64() < self.sim.plan.recycled;
         if !old && !recycled {
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(instance);
         }

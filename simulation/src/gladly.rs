@@ -1,4 +1,4 @@
-//! What Gladly knows: how often it was asked, its webhook, its list of events, and its exports.
+//! The state of Gladly: its quota, its webhook, its list of events, and its exports.
 
 use std::collections::VecDeque;
 
@@ -7,27 +7,27 @@ use serde_json::Value;
 
 use crate::constants::EPOCH;
 
-/// Requests that Gladly takes in a second, all of the organisation's together.
+/// Gladly's quota: requests per second of the whole organisation.
 const QUOTA: usize = 10;
-/// The time that an export covers. It is there at its end.
+/// The period of an export, which is available at its end.
 pub(crate) const EXPORT_PERIOD: SignedDuration = SignedDuration::from_mins(10);
 
 /// Gladly.
 #[derive(Debug, Default)]
 pub(crate) struct Gladly {
-    /// When it was asked in the last second.
+    /// The requests of the last second.
     second: VecDeque<Timestamp>,
-    /// Since when the webhook is off, if it is.
+    /// Since when the webhook is disabled, if it is.
     pub(crate) off_since: Option<Timestamp>,
-    /// Whether it was switched off by hand.
+    /// Whether it was disabled by hand.
     pub(crate) by_hand: bool,
     /// Every event with its time, whether or not it came by webhook.
     pub(crate) events: Vec<(Timestamp, String)>,
 }
 
 impl Gladly {
-    /// Takes a request beside those that others make in each second. Returns how many more it would
-    /// take before it, 0 where it refuses it.
+    /// Counts a request, beside `others` per second from other clients. Returns how many requests were left
+    /// before it; 0 means that it is rejected.
     pub(crate) fn take_request(&mut self, now: Timestamp, others: usize) -> usize {
         let second = &mut self.second;
         let is_over = |at: &Timestamp| now.duration_since(*at) >= SignedDuration::from_secs(1);
@@ -45,17 +45,20 @@ impl Gladly {
         self.off_since.is_none()
     }
 
-    /// Switches the webhook off.
+    /// Disables the webhook.
     pub(crate) fn switch_off(&mut self, by_hand: bool, now: Timestamp) {
-        (self.off_since, self.by_hand) = (Some(now), by_hand);
+        // A webhook that is disabled already stays disabled for the reason and since the time it was.
+        if self.off_since.is_none() {
+            (self.off_since, self.by_hand) = (Some(now), by_hand);
+        }
     }
 
-    /// Switches the webhook on, as an operator does who has switched it off.
+    /// Enables the webhook, as the operator who disabled it does.
     pub(crate) fn switch_on(&mut self) {
         self.off_since = self.off_since.filter(|_| !self.by_hand);
     }
 
-    /// Puts an event on the list.
+    /// Adds an event to the list.
     pub(crate) fn add_event(&mut self, event: &Value) {
         let at = event["timestamp"].as_str().and_then(|at| at.parse().ok()).unwrap_or(EPOCH);
         self.events.push((at, event.to_string()));

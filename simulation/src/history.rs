@@ -1,17 +1,17 @@
-//! What happened, line by line, and how often what was meant to happen did.
+//! The history of a simulation, and the counts of what it covered.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::invariant::Violation;
 
-/// What is done with the lines of a history.
+/// What to do with the lines of a history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keep {
-    /// They are never written.
+    /// Discard them.
     Nothing,
-    /// They are part of the report.
+    /// Keep them for the report.
     Lines,
-    /// They are shown on standard error, too, as they come.
+    /// Also print each to standard error.
     Shown,
 }
 
@@ -27,7 +27,7 @@ impl History {
         Self { keep, lines: Vec::new() }
     }
 
-    /// Writes a line, made only if it is kept.
+    /// Adds a line, which is formatted only if it is kept.
     pub(crate) fn note(&mut self, at: Duration, line: impl FnOnce() -> String) {
         if self.keep == Keep::Nothing {
             return;
@@ -52,7 +52,7 @@ impl History {
     }
 }
 
-/// What has to happen in any few hundred seeds, or the simulation no longer tests what it is for.
+/// What must happen at least once in a few hundred seeds, for the simulation to test what it is for.
 pub const COVERAGE: [&str; 48] = [
     "quotas nearly used up",
     "AWS faults",
@@ -81,14 +81,14 @@ pub const COVERAGE: [&str; 48] = [
     "failed deliveries",
     "imports",
     "lost parameter events",
-    "mapping switched off",
-    "mapping switched on",
+    "mapping disabled",
+    "mapping enabled",
     "messages received in renewals",
     "messages repeated by SQS",
     "parameter events",
     "pauses",
     "pauses until a time",
-    "polls of a mapping that says Disabled",
+    "polls of a disabled mapping",
     "quarantined as rejected",
     "quarantined as unreadable",
     "reconciles with nothing left to do",
@@ -98,13 +98,13 @@ pub const COVERAGE: [&str; 48] = [
     "resumes",
     "skipped schedules",
     "slow answers",
-    "switched past the controller",
+    "mapping switched without the controller",
     "throttled batches",
     "webhooks disabled by Gladly",
     "webhooks re-enabled",
 ];
 
-/// How often each thing happened.
+/// How often each of these happened.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tally(BTreeMap<&'static str, u64>);
 
@@ -138,7 +138,7 @@ impl Tally {
     }
 }
 
-/// What is written down of a world.
+/// The record of a simulation.
 #[derive(Debug)]
 pub(crate) struct Journal {
     pub(crate) history: History,
@@ -160,7 +160,7 @@ impl Journal {
         self.tally.count(what);
     }
 
-    /// Notes that an invariant does not hold. The first one counts.
+    /// Records that an invariant does not hold. The first violation is kept.
     pub(crate) fn violate(
         &mut self,
         at: Duration,

@@ -1,23 +1,26 @@
-//! What has to hold in every world.
+//! The invariants of every simulation.
 
 /// An invariant that did not hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
     /// Which one.
     pub invariant: &'static str,
-    /// What happened instead.
+    /// What happened.
     pub how: String,
 }
 
-pub(crate) const KEPT: &str =
-    "every accepted event is delivered at least once or stands in quarantine with a reason";
-pub(crate) const HEALTHY: &str = "quarantine holds only what there is a reason for";
-pub(crate) const HELD: &str = "nothing is delivered more than 15 s into a pause";
-pub(crate) const OPERATOR: &str = "the pause parameter is the operator's alone";
-pub(crate) const SWITCH: &str = "the mapping is not switched on while the operator pauses";
-pub(crate) const ALIGNED: &str = "a reconcile leaves the mapping as the parameters say";
-pub(crate) const QUIET: &str =
-    "a held event is received at most once in a renewal while the mapping is off";
-pub(crate) const HONEST: &str = "a delivery carries what Gladly showed, under the schema";
-pub(crate) const DRAINED: &str = "once all faults are over the backlog drains";
-pub(crate) const SOUND: &str = "nothing panics, and nothing is asked that AWS does not take";
+pub(crate) const AT_LEAST_ONCE: &str =
+    "every accepted event is delivered at least once or is in quarantine with a reason";
+pub(crate) const QUARANTINE_HAS_REASONS: &str = "every quarantined message has a valid reason";
+pub(crate) const PAUSE_HOLDS: &str = "nothing is delivered more than 15 s into a pause";
+pub(crate) const PAUSE_IS_OPERATORS: &str = "only the operator writes the pause parameter";
+pub(crate) const NOT_ENABLED_WHILE_PAUSED: &str =
+    "the mapping is not enabled while the operator pauses";
+pub(crate) const MAPPING_RECONCILED: &str =
+    "a reconcile leaves the mapping as the parameters demand";
+pub(crate) const ONE_RECEIVE_PER_RENEWAL: &str =
+    "a held event is received at most once per renewal while the mapping is disabled";
+pub(crate) const DELIVERY_IS_CORRECT: &str =
+    "a delivery contains what Gladly showed and fits the schema";
+pub(crate) const BACKLOG_DRAINS: &str = "once all faults are over the backlog drains";
+pub(crate) const NO_PANIC_OR_INVALID_CALL: &str = "nothing panics, and every call to AWS is valid";

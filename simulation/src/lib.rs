@@ -1,10 +1,10 @@
 //! The whole relay in one process on a virtual clock, from a seed.
 //!
-//! A seed is a world: the real extractor in as many environments as Lambda would run, between a
+//! A seed determines a simulation: the real extractor in as many environments as Lambda would run, between a
 //! model of the account (`testing::aws`), of Gladly and of the destination, for hours or days of
-//! virtual time. Everything random comes from the seed, so a failure can be had again. A world
-//! ends when all its troubles are over and the backlog has drained; then every accepted event has
-//! to be accounted for. The other invariants (`invariant`, `checker`) are checked at every call.
+//! virtual time. Everything random comes from the seed, so a failure is reproducible. A simulation
+//! ends when all its faults are over and the backlog has drained; then every accepted event must
+//! be accounted for. The other invariants (`invariant`, `checker`) are checked at every call.
 //!
 //! Time is tokio's paused clock, and the seam is the connector of the SDK and of the HTTP client,
 //! so nothing of the functions is replaced but the network. madsim was considered: it has tokio
@@ -27,8 +27,8 @@ mod mapping;
 mod operator;
 mod plan;
 mod seed;
+mod sim;
 mod sweep;
-mod world;
 
 pub use crate::{
     drain::{Drain, drain},

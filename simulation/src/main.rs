@@ -1,4 +1,4 @@
-//! `make simulate`: many worlds, each from a seed, or one of them again, or a drain.
+//! `make simulate`: many simulations, each from a seed, or one seed again, or a drain.
 //!
 //! Standard output is the functions' own, as on Lambda; everything else goes to standard error.
 
@@ -16,9 +16,9 @@ const USAGE: &str = "usage: simulation [--seeds N] [--from SEED] | --seed SEED [
 /// Lines of a failed seed's history that are shown.
 const SHOWN_LINES: usize = 40;
 
-/// What the command is asked for.
+/// The command's arguments.
 #[derive(Default)]
-struct Asked {
+struct Arguments {
     seeds: Option<u64>,
     from: Option<u64>,
     seed: Option<u64>,
@@ -27,43 +27,43 @@ struct Asked {
     verbose: bool,
 }
 
-impl Asked {
+impl Arguments {
     fn read(mut words: impl Iterator<Item = String>) -> Option<Self> {
-        let mut asked = Self::default();
+        let mut arguments = Self::default();
         while let Some(word) = words.next() {
             let number = match &*word {
                 "--verbose" => {
-                    asked.verbose = true;
+                    arguments.verbose = true;
                     continue;
                 }
-                "--seeds" => &mut asked.seeds,
-                "--from" => &mut asked.from,
-                "--seed" => &mut asked.seed,
-                "--drain" => &mut asked.drain,
-                "--conversations" => &mut asked.conversations,
+                "--seeds" => &mut arguments.seeds,
+                "--from" => &mut arguments.from,
+                "--seed" => &mut arguments.seed,
+                "--drain" => &mut arguments.drain,
+                "--conversations" => &mut arguments.conversations,
                 _ => return None,
             };
             *number = Some(words.next()?.parse().ok()?);
         }
-        Some(asked)
+        Some(arguments)
     }
 }
 
 fn main() -> ExitCode {
-    let Some(asked) = Asked::read(std::env::args().skip(1)) else {
+    let Some(arguments) = Arguments::read(std::env::args().skip(1)) else {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
-    if let Some(events) = asked.drain {
-        let conversations = asked.conversations.unwrap_or(events.div_ceil(5));
+    if let Some(events) = arguments.drain {
+        let conversations = arguments.conversations.unwrap_or(events.div_ceil(5));
         let drain = drain(events, conversations);
         eprintln!("{drain}");
         return if drain.violation.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
-    let failed = match asked.seed {
+    let failed = match arguments.seed {
         Some(seed) => {
-            let keep = if asked.verbose { Keep::Shown } else { Keep::Lines };
-            if asked.verbose {
+            let keep = if arguments.verbose { Keep::Shown } else { Keep::Lines };
+            if arguments.verbose {
                 tracing_subscriber::fmt()
                     .with_max_level(LevelFilter::INFO)
                     .with_writer(stderr)
@@ -75,11 +75,11 @@ fn main() -> ExitCode {
             eprintln!("\nseed {seed} lasted {} minutes", report.lasted.as_secs() / 60);
             report.violation.is_some().then_some(report)
         }
-        None => many(asked.from.unwrap_or(0), asked.seeds.unwrap_or(10_000)),
+        None => many(arguments.from.unwrap_or(0), arguments.seeds.unwrap_or(10_000)),
     };
     match failed {
         Some(report) => {
-            explain(&report, asked.verbose);
+            explain(&report, arguments.verbose);
             ExitCode::FAILURE
         }
         None => ExitCode::SUCCESS,
@@ -98,7 +98,7 @@ fn many(from: u64, seeds: u64) -> Option<Report> {
     show(&tally, &COVERAGE);
     let done = done.into_inner();
     eprintln!("\nevery invariant held in {done} seeds, in {} s", began.elapsed().as_secs());
-    // What is shown of a seed is its second run: the first one keeps no history.
+    // Run the seed a second time: the first run keeps no history.
     failed.map(|report| run(report.seed, Keep::Lines))
 }
 
@@ -125,7 +125,7 @@ fn explain(report: &Report, shown: bool) {
                 violation.invariant, violation.how
             );
         }
-        None => eprintln!("\nSeed {seed} failed once and not again: it depends on something else."),
+        None => eprintln!("\nSeed {seed} failed only once: it depends on more than its seed."),
     }
     eprintln!("Run it again with: make simulate SEED={seed}");
 }

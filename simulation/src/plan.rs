@@ -1,4 +1,4 @@
-//! What a seed has in store: the events, the faults, and what the operator does.
+//! The plan of a seed: the events, the faults, and the operator's actions.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::constants::{EPOCH, instant};
 
-/// Everything that is drawn before the world begins. Times are counted from its beginning.
+/// Everything that is generated before the simulation begins. Times are counted from its beginning.
 #[derive(Debug)]
 pub(crate) struct Plan {
     /// When all faults are over and the operator resumes.
@@ -28,7 +28,7 @@ pub(crate) struct Plan {
     pub(crate) aws_faults: f64,
     /// How likely a call to Gladly or a delivery fails.
     pub(crate) net_faults: f64,
-    /// How likely an invocation's environment dies in it.
+    /// How likely an invocation's environment crashes.
     pub(crate) crashes: f64,
     /// How likely an environment is not used again after an invocation.
     pub(crate) recycled: f64,
@@ -40,21 +40,21 @@ pub(crate) struct Plan {
     pub(crate) arrivals: Vec<(Duration, Arrival)>,
     pub(crate) faults: Vec<Fault>,
     pub(crate) actions: Vec<(Duration, Action)>,
-    /// While events do not come by webhook; most plans have none, and the webhook is not watched there.
+    /// Outages of the webhook. Most plans have none; in those the webhook is not monitored.
     pub(crate) outages: Vec<Outage>,
 }
 
-/// What is special about a conversation.
+/// The special property of a conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ConversationKind {
     Plain,
-    /// The destination refuses it with this status.
+    /// The destination rejects it with this status.
     Guilty(u16),
     /// Gladly no longer has it.
     Gone,
     /// Its customer was merged into another.
     Merged,
-    /// Gladly fails over it until all faults are over.
+    /// Gladly answers 500 for it until all faults are over.
     Poison,
 }
 
@@ -63,7 +63,7 @@ pub(crate) struct Conversation {
     pub(crate) id: String,
     pub(crate) customer: String,
     pub(crate) kind: ConversationKind,
-    /// When each item shows, and its id.
+    /// When each item becomes visible, and its id.
     pub(crate) items: Vec<(Duration, String)>,
 }
 
@@ -72,20 +72,20 @@ pub(crate) struct Conversation {
 pub(crate) enum Arrival {
     /// Accepted by the relay.
     Event { id: String, conversation: usize, json: Value },
-    /// Put there by another producer.
+    /// Sent by another producer.
     Foreign(String),
 }
 
-/// While events do not come by webhook.
+/// An outage of the webhook.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Outage {
     pub(crate) from: Duration,
     pub(crate) to: Duration,
-    /// An operator switches the webhook off; otherwise the endpoint fails, and Gladly does.
+    /// An operator disables the webhook; otherwise the endpoint fails, and Gladly does.
     pub(crate) by_hand: bool,
 }
 
-/// Something that fails for a while.
+/// A lasting fault.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Fault {
     pub(crate) from: Duration,
@@ -116,7 +116,7 @@ pub(crate) enum FaultKind {
     Missing,
 }
 
-/// What the operator does.
+/// An action of the operator.
 #[derive(Debug, Clone)]
 pub(crate) enum Action {
     /// Writes the pause parameter.
@@ -127,19 +127,19 @@ pub(crate) enum Action {
     Invoke(Value),
     /// Writes the right token.
     Token(Upstream),
-    /// Switches the mapping past the controller.
+    /// Switches the mapping without the controller.
     Toggle(bool),
     /// Ships a new version: every environment is replaced.
     Deploy,
-    /// The webhook is switched off: by hand, or by Gladly.
+    /// The webhook is disabled: by hand, or by Gladly.
     SwitchOff { by_hand: bool },
-    /// An operator switches the webhook on.
+    /// An operator enables the webhook.
     SwitchOn,
-    /// Has a range recovered: `backfill` or `import`.
+    /// Requests the recovery of a range: `backfill` or `import`.
     Recover { task: &'static str, from: Duration },
 }
 
-/// A text of the pause parameter, and what it means by the contract.
+/// A text of the pause parameter, and its meaning by the contract.
 #[derive(Debug, Clone)]
 pub(crate) struct PauseText {
     pub(crate) text: String,
@@ -169,13 +169,13 @@ fn pick<T: Copy>(rng: &mut Rng, from: &[T]) -> T {
 
 impl Plan {
     pub(crate) fn draw(rng: &mut Rng) -> Self {
-        // Short, so that a pause can outlast it several times, but long beside the longest back-off
-        // of an hour and a fifth, as in every real setting.
+        // Short, so that a pause can be several times longer, but much longer than the longest back-off
+        // of 72 minutes, as in every real setting.
         let mut retention = SignedDuration::from_mins(rng.i64(720..960));
         let kept: Duration = retention.unsigned_abs();
-        // What holds everything for so long, in the few worlds where something does.
+        // The long hold of a few simulations.
         let held = moment(rng, 30 * HOUR, 40 * HOUR);
-        // A schedule of minutes over a day would show nothing new and cost seconds.
+        // A schedule of minutes over a day would take seconds and test nothing new.
         let (span, intervals, count, lasting) = match rng.u32(0..40) {
             0..24 => (moment(rng, 15 * MINUTE, HOUR), [1, 2, 5], rng.usize(5..30), false),
             24..36 => (moment(rng, HOUR, 3 * HOUR), [2, 5, 10], rng.usize(10..60), false),
@@ -184,7 +184,7 @@ impl Plan {
                 (span, [5, 10, 10], rng.usize(20..100), false)
             }
             _ => {
-                // An event that was renewed counts from the beginning.
+                // A renewed event's receives are counted from zero.
                 retention = SignedDuration::from_hours(96);
                 (held + 6 * HOUR, [5, 10, 10], rng.usize(20..100), true)
             }
@@ -211,8 +211,8 @@ impl Plan {
             outages: Vec::new(),
         };
         if span > kept {
-            // Of so short a retention an hour is a large part: what fails that often and for that
-            // long in a real setting takes a day.
+            // An hour is a large part of so short a retention; with real settings, that many failures take
+            // a day.
             plan.skipped = plan.skipped.min(0.1);
             plan.crashes = plan.crashes.min(0.05);
         }
@@ -256,7 +256,7 @@ impl Plan {
             outages: Vec::new(),
         };
         for number in 0..usize::try_from(events).unwrap_or(usize::MAX) {
-            // Every conversation has one at least.
+            // Every conversation has at least one.
             let index = if number < conversations { number } else { rng.usize(0..conversations) };
             let Conversation { id, customer, .. } = &plan.conversations[index];
             let json = json!({
@@ -275,7 +275,7 @@ impl Plan {
         let conversations = rng.usize(1..=count.div_ceil(2));
         for number in 0..conversations {
             let kind = match rng.u32(0..30) {
-                // Ten refused together would be the destination's fault: one in a hundred events.
+                // Ten rejected together would open the breaker: one in a hundred events.
                 0 if number < 8 => ConversationKind::Guilty(pick(rng, &[400, 413, 422])),
                 1 => ConversationKind::Gone,
                 2 => ConversationKind::Merged,
@@ -284,7 +284,7 @@ impl Plan {
             };
             self.conversations.push(Conversation::new(number, kind));
         }
-        // Most come spread over the span, some all at once.
+        // Most are spread over the span, some arrive in a burst.
         let burst = moment(rng, Duration::ZERO, span);
         for number in 0..count {
             let at = if rng.u32(0..4) == 0 {
@@ -330,7 +330,7 @@ impl Plan {
             }
             self.arrivals.push((late, Arrival::Event { id, conversation: index, json }));
         }
-        // Traffic goes on: it is what shows that everything works again.
+        // Events keep coming: they show that everything works again.
         let (id, at) = ("e-last".to_owned(), span + 2 * MINUTE);
         let conversation = Conversation::new(conversations, ConversationKind::Plain);
         let json = json!({
@@ -345,8 +345,7 @@ impl Plan {
         }
     }
 
-    /// Something holds everything for more than a day; then it is gone, and calls still fail now and
-    /// then.
+    /// A fault holds everything for more than a day and ends; calls still fail occasionally.
     fn draw_lasting_fault(&mut self, rng: &mut Rng, lasts: Duration) {
         let from = moment(rng, Duration::ZERO, HOUR);
         let to = from + lasts;
@@ -461,7 +460,7 @@ impl Plan {
         }
     }
 
-    /// Some of the worlds have gaps, and operators who recover beside the schedule.
+    /// Some simulations have gaps, and operators who start recoveries beside the schedule.
     fn draw_outages(&mut self, rng: &mut Rng, span: Duration) {
         if rng.u32(0..6) != 0 {
             return;
@@ -488,7 +487,7 @@ impl Plan {
         for _ in 0..rng.u32(0..6) {
             let task = if rng.u32(0..3) == 0 { "import" } else { "backfill" };
             let from = moment(rng, Duration::ZERO, span);
-            // Most while the schedule is at it too.
+            // Most while the schedule recovers too.
             let minute =
                 Duration::from_secs(from.as_secs().next_multiple_of(self.interval.as_secs()));
             let at = minute + moment(rng, Duration::ZERO, MINUTE / 2);
@@ -502,7 +501,7 @@ impl Plan {
         self.conversations.get(id.strip_prefix("c-")?.parse::<usize>().ok()?)
     }
 
-    /// Whether a customer was merged into another: it goes by the first of their conversations.
+    /// Whether a customer was merged into another, which the first of their conversations decides.
     pub(crate) fn is_merged(&self, customer: &str) -> Option<bool> {
         let number: usize = customer.strip_prefix("u-")?.parse().ok()?;
         let first = self.conversations.get((number * 10).div_ceil(9))?;
@@ -548,7 +547,7 @@ impl Conversation {
 }
 
 impl ConversationKind {
-    /// The status with which the destination refuses it for good.
+    /// The status with which the destination rejects it permanently.
     pub(crate) fn refusal(self) -> Option<u16> {
         match self {
             Self::Guilty(status) => Some(status),

@@ -1,4 +1,4 @@
-//! One world from its beginning to its end.
+//! One simulation from start to end.
 
 use std::{
     cell::RefCell,
@@ -21,13 +21,13 @@ use crate::{
     invariant::{self, Violation},
     mapping, operator,
     plan::Plan,
-    world::World,
+    sim::Simulation,
 };
 
-/// How long the backlog may take to drain: a record may wait for an hour and a fifth, the breaker
-/// for one, a crashed batch for half of one, each more than once.
+/// How long the backlog may take to drain: a record may wait for 72 minutes, the breaker for an
+/// hour, a crashed batch for half an hour, each more than once.
 const DRAIN_LIMIT: Duration = Duration::from_hours(12);
-/// How often the world is checked for its end.
+/// How often to check whether the simulation is done.
 const CHECK_INTERVAL: Duration = Duration::from_mins(1);
 
 thread_local! {
@@ -35,18 +35,18 @@ thread_local! {
     static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// What became of a seed.
+/// The outcome of a seed.
 #[derive(Debug)]
 pub struct Report {
     /// Its number.
     pub seed: u64,
     /// The first invariant that did not hold.
     pub violation: Option<Violation>,
-    /// How often each thing happened.
+    /// The counts of what happened.
     pub tally: Tally,
-    /// What happened, if that was asked for.
+    /// The history, if it was kept.
     pub history: Vec<String>,
-    /// How long the world lasted on its own clock.
+    /// How long the simulation lasted in virtual time.
     pub lasted: Duration,
 }
 
@@ -55,7 +55,7 @@ pub struct Report {
 pub fn run(seed: u64, keep: Keep) -> Report {
     watch_for_panics();
     PANIC.take();
-    // The extractor and the SDK draw from the thread's own dice.
+    // The extractor and the SDK use the thread's random number generator.
     fastrand::seed(seed);
     let mut report = Report {
         seed,
@@ -69,8 +69,10 @@ pub fn run(seed: u64, keep: Keep) -> Report {
             LocalSet::new().block_on(&runtime, simulate(seed, keep, &mut report));
         }
         Err(err) => {
-            report.violation =
-                Some(Violation { invariant: invariant::SOUND, how: format!("no runtime: {err}") });
+            report.violation = Some(Violation {
+                invariant: invariant::NO_PANIC_OR_INVALID_CALL,
+                how: format!("no runtime: {err}"),
+            });
         }
     }
     report
@@ -79,12 +81,12 @@ pub fn run(seed: u64, keep: Keep) -> Report {
 async fn simulate(seed: u64, keep: Keep, report: &mut Report) {
     let mut rng = Rng::with_seed(seed);
     let plan = Plan::draw(&mut rng);
-    let world = World::new(rng, plan, keep);
+    let sim = Simulation::new(rng, plan, keep);
     let began = Instant::now();
-    world.note(|| format!("{:?}", world.plan));
-    let function = Arc::new(Function::new(Arc::clone(&world)));
-    let both = || (Arc::clone(&world), Arc::clone(&function));
-    let (arrivals, first, second) = (Arc::clone(&world), both(), both());
+    sim.note(|| format!("{:?}", sim.plan));
+    let function = Arc::new(Function::new(Arc::clone(&sim)));
+    let both = || (Arc::clone(&sim), Arc::clone(&function));
+    let (arrivals, first, second) = (Arc::clone(&sim), both(), both());
     let (schedule, changes, operator) = (both(), both(), both());
     let tasks = [
         spawn_local(operator::arrive(arrivals)),
@@ -95,21 +97,21 @@ async fn simulate(seed: u64, keep: Keep, report: &mut Report) {
         spawn_local(operator::operate(operator.0, operator.1)),
     ];
 
-    let limit = world.plan.calm + DRAIN_LIMIT;
+    let limit = sim.plan.calm + DRAIN_LIMIT;
     loop {
         sleep(CHECK_INTERVAL).await;
         if let Some(panic) = PANIC.take() {
-            world.violate(invariant::SOUND, || panic);
+            sim.violate(invariant::NO_PANIC_OR_INVALID_CALL, || panic);
         }
-        if world.state().journal.violation.is_some() {
+        if sim.state().journal.violation.is_some() {
             break;
         }
-        if world.elapsed() > world.plan.calm + CHECK_INTERVAL && world.is_drained() {
-            world.check_end();
+        if sim.elapsed() > sim.plan.calm + CHECK_INTERVAL && sim.is_drained() {
+            sim.check_end();
             break;
         }
-        if world.elapsed() > limit {
-            world.has_not_drained(DRAIN_LIMIT);
+        if sim.elapsed() > limit {
+            sim.has_not_drained(DRAIN_LIMIT);
             break;
         }
     }
@@ -117,17 +119,17 @@ async fn simulate(seed: u64, keep: Keep, report: &mut Report) {
         task.abort();
     }
     report.lasted = began.elapsed();
-    let journal = &mut world.state().journal;
+    let journal = &mut sim.state().journal;
     report.violation = journal.violation.take();
     report.tally = std::mem::take(&mut journal.tally);
-    report.tally.add("messages repeated by SQS", world.aws.state().sqs.repeated as u64);
-    report.tally.add("messages moved by the redrive policy", world.aws.state().sqs.redriven as u64);
-    report.tally.add("switches that came too early", world.aws.state().mapping.conflicts as u64);
+    report.tally.add("messages repeated by SQS", sim.aws.state().sqs.repeated as u64);
+    report.tally.add("messages moved by the redrive policy", sim.aws.state().sqs.redriven as u64);
+    report.tally.add("switches that came too early", sim.aws.state().mapping.conflicts as u64);
     let history = std::mem::replace(&mut journal.history, History::new(keep));
     report.history = history.into_lines();
 }
 
-/// A panic inside a task ends in that task: it is noted here, wherever it was.
+/// A panic inside a task ends in that task: this records it wherever it was.
 fn watch_for_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

@@ -36,7 +36,7 @@ pub fn sweep(seeds: Range<u64>, progress: impl Fn(u64) + Sync) -> (Tally, Option
             }
             stop.store(true, Ordering::Relaxed);
             let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
-            // Of two at once the lower one, so that the same command reports the same seed.
+            // Of several failures the lowest seed, so that the same command reports the same seed.
             if failed.as_ref().is_none_or(|known| seed < known.seed) {
                 *failed = Some(report);
             }
@@ -45,7 +45,7 @@ pub fn sweep(seeds: Range<u64>, progress: impl Fn(u64) + Sync) -> (Tally, Option
     thread::scope(|scope| {
         let count = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         for _ in 0..count {
-            // Without a thread there is one less to share the work.
+            // If a thread cannot be started, the others share the work.
             let _ = thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, work);
         }
     });

@@ -1,9 +1,9 @@
-//! What a backlog costs once it is let go.
+//! The cost of draining a backlog.
 
 use simulation::drain;
 
 #[test]
-fn a_backlog_drains_at_our_share_with_hardly_a_call_too_many() {
+fn a_backlog_drains_at_the_rate_limit_with_few_extra_calls() {
     let drain = drain(2_000, 400);
     assert_eq!(drain.violation, None);
     assert_eq!((drain.customers, drain.throttled), (360, 0));

@@ -66,7 +66,7 @@ fn no_modules_import_each_other_in_a_circle() {
     for (module, named) in &mut left {
         named.retain(|name| known.contains(name) && name != module);
     }
-    // What imports nothing that is left is no part of a circle.
+    // A module that imports none of the remaining ones is in no circle.
     loop {
         let free: Vec<_> = left
             .iter()

@@ -1,4 +1,4 @@
-//! The mutants that the simulation has to find are still mutants of the sources as they are.
+//! The mutants that the simulation must find still fit the sources.
 
 use std::{path::Path, process::Command};
 

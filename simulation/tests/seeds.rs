@@ -1,9 +1,9 @@
-//! A few hundred worlds, and one of them twice.
+//! A few hundred simulations, one of them twice.
 
 use simulation::{COVERAGE, Keep, run, sweep};
 
 #[test]
-fn every_invariant_holds_in_300_worlds_in_which_everything_happens() {
+fn every_invariant_holds_in_300_simulations_with_every_fault() {
     let (tally, failed) = sweep(0..300, |_| {});
     if let Some(report) = failed {
         let violation = report.violation.unwrap();
@@ -17,7 +17,7 @@ fn every_invariant_holds_in_300_worlds_in_which_everything_happens() {
 }
 
 #[test]
-fn a_seed_is_the_same_world_every_time() {
+fn a_seed_always_gives_the_same_simulation() {
     for seed in [3, 20, 77] {
         let (first, second) = (run(seed, Keep::Lines), run(seed, Keep::Lines));
         for (line, again) in first.history.iter().zip(&second.history) {

@@ -1,5 +1,5 @@
-//! The account in this process: SQS, SSM and the event source mapping. They read the SDK's own
-//! requests, keep to AWS's own limits, and can fail in every way AWS can.
+//! An AWS account in this process: SQS, SSM and the event source mapping. It parses the SDK's own
+//! requests, enforces AWS's limits, and can fail in every way AWS can.
 
 mod lambda;
 mod sqs;
@@ -53,9 +53,9 @@ pub const QUEUE_ARNS: &str = "arn:aws:sqs:eu-west-1:123456789012:";
 pub enum Fault {
     /// AWS's own error: status and code.
     Refused(u16, &'static str),
-    /// An answer that is not AWS's and, to tempt the logs, repeats what it should not.
+    /// A response that is not AWS's and repeats the request, which must not be logged.
     Garbage(u16),
-    /// No answer ever.
+    /// No response.
     Hang,
     /// No connection.
     Reset,
@@ -63,16 +63,16 @@ pub enum Fault {
     Lost,
     /// Of a batch, the entries whose bit is set fail.
     Entries(u16),
-    /// A message to SQS has no effect and is answered 200 all the same, without the proof that SQS
-    /// has it. Other calls are answered as ever.
-    Unproven(Unproven),
+    /// A message to SQS has no effect, but is answered 200 without a valid confirmation. Other calls
+    /// are answered as usual.
+    Unconfirmed(Unconfirmed),
 }
 
-/// What is wrong with an answer of SQS to a message.
+/// What is wrong with SQS's response to a message.
 #[derive(Debug, Clone, Copy)]
-pub enum Unproven {
-    /// It names no message.
-    Unnamed,
+pub enum Unconfirmed {
+    /// It has no message id.
+    NoMessageId,
     /// It has the MD5 of something else.
     OtherMd5,
     /// It has no MD5.
@@ -83,9 +83,9 @@ pub enum Unproven {
 pub const THROTTLED: Fault =
     Fault::Refused(400, "com.amazon.coral.availability#ThrottlingException");
 
-/// What a real queue and a real mapping do as they please: without it messages come once and in
-/// order, and transitions take the time that the mapping says. With it messages come about in the
-/// order of their time, as SQS has it, and transitions take up to a minute.
+/// The nondeterminism of a real queue and mapping. Without it, messages come once and in order, and
+/// transitions take the configured time. With it, messages come roughly in the order of their time,
+/// as from SQS, and transitions take up to a minute.
 #[derive(Debug, Clone)]
 pub struct Disorder {
     /// Decides.
@@ -144,7 +144,7 @@ pub struct State {
     pub lambda_calls: usize,
     /// The event source mapping.
     pub mapping: Mapping,
-    /// What cannot be relied on.
+    /// The nondeterminism, if any.
     pub disorder: Option<Disorder>,
 }
 
@@ -169,7 +169,7 @@ pub enum Service {
 }
 
 impl Service {
-    /// Whom a request goes to, if it goes to AWS.
+    /// The service that a request goes to, if it goes to AWS.
     #[must_use]
     pub fn of(request: &HttpRequest) -> Option<Self> {
         let host = request.uri().strip_prefix("https://")?.split('/').next()?;
@@ -219,7 +219,7 @@ impl Aws {
         self.state().put_parameter(name, text, "", now);
     }
 
-    /// Writes a parameter that is encrypted, and stays so whatever is written over it.
+    /// Writes an encrypted parameter; it stays encrypted when overwritten.
     pub fn put_secret(&self, name: &str, text: &str) {
         self.state().secure.insert(name.to_owned());
         self.put(name, text);
@@ -231,7 +231,7 @@ impl Aws {
         (self.0.now)()
     }
 
-    /// From now on, calls are those of this role of the template: IAM refuses what it does not allow.
+    /// From now on, calls are made under this role of the template: IAM denies what it does not allow.
     pub fn assume(&self, role: &str) {
         self.state().role = Some(Arc::new(Role::named(role)));
     }
@@ -253,7 +253,7 @@ impl Aws {
             .credentials_provider(SharedCredentialsProvider::new(credentials))
             .sleep_impl(SharedAsyncSleep::new(TokioSleep::new()))
             .time_source(SharedTimeSource::new(self.clone()))
-            // Nothing here ever trickles, and watching for it takes a tenth of a call's time.
+            // No body here is slow, and stall detection takes a tenth of a call's time.
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .http_client(http_client_fn(move |_, _| connector.clone()))
             .build()
@@ -280,12 +280,12 @@ impl Aws {
         let allowed = state.judge(request, &asked);
         let answer = match fault {
             _ if allowed.is_err() => allowed.map(|()| Value::Null),
-            Some(Fault::Unproven(how))
+            Some(Fault::Unconfirmed(how))
                 if header("x-amz-target").starts_with("AmazonSQS.SendMessage") =>
             {
-                Ok(sqs::unproven(how, &asked))
+                Ok(sqs::unconfirmed(how, &asked))
             }
-            None | Some(Fault::Lost | Fault::Entries(_) | Fault::Unproven(_)) => {
+            None | Some(Fault::Lost | Fault::Entries(_) | Fault::Unconfirmed(_)) => {
                 match (Service::of(request), header("content-type"), header("x-amz-target")) {
                     (Some(Service::Ssm), "application/x-amz-json-1.1", target) => {
                         state.ssm(target, &asked, now)
@@ -296,7 +296,7 @@ impl Aws {
                     (Some(Service::Lambda), _, "") => {
                         state.lambda(request.method(), request.uri(), &asked, now)
                     }
-                    other => panic!("not ours to call: {other:?}"),
+                    other => panic!("the relay never makes this call: {other:?}"),
                 }
             }
             Some(fault) => Err(fault),
@@ -313,14 +313,14 @@ impl Aws {
                 let secrets: String = state.parameters.values().cloned().collect();
                 (status, format!(r#"{{"Parameter":{{"Value":"{text}{secrets}"#), None)
             }
-            (Err(Fault::Hang | Fault::Entries(_) | Fault::Unproven(_)), _) => {
+            (Err(Fault::Hang | Fault::Entries(_) | Fault::Unconfirmed(_)), _) => {
                 return HttpConnectorFuture::new(future::pending());
             }
         };
         let answer = status.try_into().map(|status| {
             let mut answer = HttpResponse::new(status, SdkBody::from(body));
             if let Some(code) = code {
-                // Where Lambda says what went wrong.
+                // Lambda reports the error code in this header.
                 answer.headers_mut().insert("x-amzn-errortype", code);
             }
             answer
@@ -355,7 +355,7 @@ impl State {
         }
     }
 
-    /// IAM's judgement of a request.
+    /// IAM's decision on a request.
     fn judge(&mut self, request: &HttpRequest, asked: &Value) -> Result<(), Fault> {
         let Some(role) = self.role.clone() else { return Ok(()) };
         let target = request.headers().get("x-amz-target").unwrap_or_default();
@@ -373,11 +373,11 @@ impl State {
                 text(&asked["QueueUrl"]).replace(QUEUES, QUEUE_ARNS),
             ),
             Some(Service::Lambda) => lambda::permission(request.method(), request.uri()),
-            None => panic!("not ours to call: {}", request.uri()),
+            None => panic!("the relay never makes this call: {}", request.uri()),
         };
         let mut needed = vec![(action, resource, Vec::new())];
         if operation == "GetParameter" && self.secure.contains(&name) {
-            // SSM asks in its caller's name.
+            // SSM calls KMS with its caller's permissions.
             let service = format!("ssm.{REGION}.amazonaws.com");
             let context =
                 [("kms:ViaService", service), ("kms:EncryptionContext:PARAMETER_ARN", parameter)];

@@ -1,5 +1,4 @@
-//! A connector in this process: what a server does with a request, as an HTTP client sees it. Who answers what is
-//! decided by its user.
+//! A connector in this process: its user decides how each request is answered, as an HTTP client sees it.
 
 use std::{convert::Infallible, fmt, future, io, sync::Arc, time::Duration};
 
@@ -21,14 +20,14 @@ use tokio::time::sleep;
 pub enum Reply {
     /// It answers.
     Response {
-        /// The status. One that HTTP does not have breaks the connection.
+        /// The status. An invalid one breaks the connection.
         status: u16,
-        /// Names and values. What cannot be a header is left out.
+        /// Names and values. Invalid headers are left out.
         headers: Vec<(String, String)>,
-        /// What comes after them.
+        /// The body.
         body: Body,
     },
-    /// It does something after a wait.
+    /// It replies after a wait.
     Late(Duration, Box<Reply>),
     /// The connection fails.
     Reset,
@@ -39,18 +38,18 @@ pub enum Reply {
 /// The body of a response.
 #[derive(Debug, Clone)]
 pub enum Body {
-    /// All of it at once.
+    /// Complete.
     Whole(Vec<u8>),
-    /// JSON, all of it at once.
+    /// Complete, as JSON.
     Json(Value),
-    /// It comes bit by bit.
+    /// In parts.
     Stream {
         /// Each part with the wait before it.
         parts: Vec<(Duration, String)>,
         /// Whether the connection breaks after the last part.
         cut: bool,
     },
-    /// It never comes and never ends.
+    /// It never ends.
     Endless,
 }
 
@@ -72,7 +71,7 @@ impl Reply {
         Self::response(status, Body::Whole(Vec::new()))
     }
 
-    /// 200 with a body that comes bit by bit: each part with the wait before it.
+    /// 200 with a body in parts, each with the wait before it.
     #[must_use]
     pub fn stream(parts: Vec<(Duration, String)>) -> Self {
         Self::response(200, Body::Stream { parts, cut: false })

@@ -1,4 +1,4 @@
-//! The destination: takes deliveries, holds them to the published schema, and keeps what they add up to.
+//! The destination: accepts deliveries, validates them against the published schema, and stores their contents.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -57,7 +57,7 @@ impl Default for Options {
     }
 }
 
-/// A running destination; dropped, it is gone with its connections.
+/// A running destination. Dropping it closes its connections.
 #[derive(Debug)]
 pub struct Destination {
     server: Server,
@@ -68,19 +68,19 @@ pub struct Destination {
 struct Shared {
     options: Options,
     traffic: Arc<Traffic>,
-    held: Mutex<Held>,
+    held: Mutex<Stored>,
 }
 
-/// Everything that was taken in, and what it adds up to.
+/// Everything that was accepted.
 #[derive(Debug, Default)]
-struct Held {
+struct Stored {
     deliveries: Vec<Delivery>,
     invalid: Vec<String>,
     /// By conversation id, the status it is refused with.
     refused: BTreeMap<String, StatusCode>,
     /// The snapshot with the latest `fetchedAt` by conversation id.
     conversations: BTreeMap<String, Value>,
-    /// The last form of each event by its id, and how often it came.
+    /// The latest version of each event by its id, and how often it came.
     events: BTreeMap<String, (Value, usize)>,
 }
 
@@ -113,16 +113,16 @@ impl Destination {
             .route("/", post(receive))
             .fallback(receive)
             .with_state(Arc::clone(&shared));
-        let aside = Router::new()
+        let control = Router::new()
             .route("/", get(summary))
             .route("/_sim/conversations", get(conversations))
             .route("/_sim/refusals", post(refuse).delete(accept))
             .with_state(Arc::clone(&shared));
-        server.serve(listener, &shared.traffic, app, aside);
+        server.serve(listener, &shared.traffic, app, control);
         Ok(Self { server, shared })
     }
 
-    /// Where it serves, like `http://127.0.0.1:40123`; any path takes deliveries.
+    /// Its address, like `http://127.0.0.1:40123`; any path accepts deliveries.
     #[must_use]
     pub fn url(&self) -> &str {
         self.server.url()
@@ -139,12 +139,12 @@ impl Destination {
         self.traffic().fault(fault);
     }
 
-    /// From now on answers this status to whatever holds this conversation.
+    /// From now on answers this status to deliveries with this conversation.
     pub fn refuse(&self, conversation: &str, status: StatusCode) {
         lock(&self.shared.held).refused.insert(conversation.to_owned(), status);
     }
 
-    /// Refuses nothing any more.
+    /// Accepts every conversation again.
     pub fn accept(&self) {
         lock(&self.shared.held).refused.clear();
     }
@@ -185,13 +185,13 @@ impl Destination {
         lock(&self.shared.held).conversations.clone()
     }
 
-    /// Where deliveries broke the contract, in words; each was answered 422. To be empty at the end of every test.
+    /// The violations of the contract; each delivery with one was answered 422. Must be empty at the end of every test.
     #[must_use]
     pub fn invalid(&self) -> Vec<String> {
         lock(&self.shared.held).invalid.clone()
     }
 
-    /// Waits for a delivery to make `reached` true. False when time is up.
+    /// Waits for a delivery to make `reached` true. False at the timeout.
     pub async fn wait_for(&self, reached: impl Fn(&Self) -> bool, at_most: Duration) -> bool {
         self.traffic().wait_for(|| reached(self), at_most).await
     }
@@ -232,7 +232,7 @@ async fn receive(
     StatusCode::OK
 }
 
-/// Where a delivery breaks the published schema, in words.
+/// A delivery's violations of the published schema.
 #[must_use]
 pub fn violations(delivery: &Value) -> Vec<String> {
     match &*SCHEMA {
@@ -248,7 +248,7 @@ fn list<'a>(body: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
     body[name].as_array().into_iter().flatten()
 }
 
-/// The delivery, or everything that is wrong with it.
+/// The delivery, or all its violations.
 fn read(uri: &Uri, headers: HeaderMap, wire: &[u8]) -> Result<Delivery, Vec<String>> {
     let header =
         |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -277,7 +277,7 @@ fn read(uri: &Uri, headers: HeaderMap, wire: &[u8]) -> Result<Delivery, Vec<Stri
     Ok(Delivery { path: uri.to_string(), bytes: text.len(), wire_bytes: wire.len(), headers, body })
 }
 
-impl Held {
+impl Stored {
     fn keep(&mut self, delivery: Delivery) {
         for event in list(&delivery.body, "events") {
             let id = event["id"].as_str().unwrap_or_default().to_owned();
@@ -323,7 +323,7 @@ async fn accept(State(shared): State<Arc<Shared>>) -> StatusCode {
     StatusCode::NO_CONTENT
 }
 
-/// What arrived, for a person to read.
+/// What arrived, as text for people.
 async fn summary(State(shared): State<Arc<Shared>>) -> String {
     let held = lock(&shared.held);
     let mut page = format!(
@@ -338,7 +338,7 @@ async fn summary(State(shared): State<Arc<Shared>>) -> String {
         let _ = writeln!(page, "  ! {violation}");
     }
     for (id, conversation) in &held.conversations {
-        let name = conversation["customer"]["name"].as_str().unwrap_or("somebody");
+        let name = conversation["customer"]["name"].as_str().unwrap_or("unknown customer");
         let status = conversation["status"].as_str().unwrap_or("?");
         let _ = writeln!(page, "\n{id}  {status}  {name}");
         for item in list(conversation, "items") {

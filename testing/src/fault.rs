@@ -1,4 +1,4 @@
-//! Faults on request: what a server does instead of answering, or to its own answer.
+//! Faults on request: what a server does instead of answering, or to its own response.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 /// the same fields are the JSON that `POST /_sim/faults` takes.
 ///
 /// A fault with a `status`, `body` or `mebibytes` answers instead of the server, which then never sees the call.
-/// One with neither lets the server do its work and spoils only the answer.
+/// One with neither lets the server do its work and damages only the response.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 #[expect(
@@ -31,7 +31,7 @@ pub struct Fault {
     pub on: String,
     /// How many calls it hits; absent is all of them.
     pub times: Option<u32>,
-    /// How many matching calls go by unharmed first.
+    /// How many matching calls succeed first.
     pub after: u32,
     /// Waits this long before anything else.
     pub latency_ms: u64,
@@ -39,7 +39,7 @@ pub struct Fault {
     pub status: Option<u16>,
     /// Added to the answer, over what is there.
     pub headers: BTreeMap<String, String>,
-    /// Answers this instead (with 200 unless `status` says otherwise).
+    /// Answers this instead (with 200 unless `status` is set).
     pub body: Option<String>,
     /// Answers this many MiB of well-formed JSON, chunked.
     pub mebibytes: Option<usize>,
@@ -51,9 +51,9 @@ pub struct Fault {
     pub garbled: bool,
     /// Sends the body in ten pieces, each so much later than the one before.
     pub drip_ms: u64,
-    /// Breaks the connection instead of answering, and does nothing.
+    /// Breaks the connection instead of processing the call.
     pub reset: bool,
-    /// Does the work, then breaks the connection without a word of the answer.
+    /// Processes the call, then breaks the connection without a response.
     pub lost: bool,
 }
 
@@ -76,13 +76,13 @@ impl Fault {
         Self::default().with(|fault| fault.hang = true)
     }
 
-    /// Does the work, then loses the connection half-way through the answer.
+    /// Processes the call, then breaks the connection half-way through the response.
     #[must_use]
     pub fn cut() -> Self {
         Self::default().with(|fault| fault.cut = true)
     }
 
-    /// Does the work, then answers with broken JSON.
+    /// Processes the call, then answers with broken JSON.
     #[must_use]
     pub fn garbled() -> Self {
         Self::default().with(|fault| fault.garbled = true)
@@ -94,25 +94,25 @@ impl Fault {
         Self::default().with(|fault| fault.mebibytes = Some(mebibytes))
     }
 
-    /// Does the work, late.
+    /// Processes the call late.
     #[must_use]
     pub fn slow(latency_ms: u64) -> Self {
         Self::default().with(|fault| fault.latency_ms = latency_ms)
     }
 
-    /// Does the work, and sends the body in ten pieces that far apart.
+    /// Processes the call, and sends the body in ten pieces that far apart.
     #[must_use]
     pub fn drip(pause_ms: u64) -> Self {
         Self::default().with(|fault| fault.drip_ms = pause_ms)
     }
 
-    /// Breaks the connection before anything is done.
+    /// Breaks the connection before the call is processed.
     #[must_use]
     pub fn reset() -> Self {
         Self::default().with(|fault| fault.reset = true)
     }
 
-    /// Does the work, and the connection breaks instead of carrying the response.
+    /// Processes the call, and breaks the connection instead of sending the response.
     #[must_use]
     pub fn lost() -> Self {
         Self::default().with(|fault| fault.lost = true)
@@ -124,13 +124,13 @@ impl Fault {
         self.with(|fault| fault.on = pattern.into())
     }
 
-    /// Is spent after this many calls.
+    /// Applies to this many calls.
     #[must_use]
     pub fn times(self, times: u32) -> Self {
         self.with(|fault| fault.times = Some(times))
     }
 
-    /// Lets this many matching calls by first.
+    /// Lets this many matching calls succeed first.
     #[must_use]
     pub fn after(self, after: u32) -> Self {
         self.with(|fault| fault.after = after)
@@ -153,7 +153,7 @@ impl Fault {
         self
     }
 
-    /// Takes the first fault that is due for this call, and counts it as used.
+    /// Takes the first fault that applies to this call, and counts it as used.
     pub(crate) fn take(faults: &mut Vec<Self>, method: &str, path: &str) -> Option<Self> {
         let mut due = None;
         for (position, fault) in faults.iter_mut().enumerate() {
@@ -177,7 +177,7 @@ impl Fault {
         Some(fault)
     }
 
-    /// The answer under this fault; `server` is polled only where the fault lets the call through.
+    /// The response under this fault; `server` is polled only if the fault lets the call through.
     pub(crate) async fn answer(self, server: impl Future<Output = Response>) -> Response {
         tokio::time::sleep(Duration::from_millis(self.latency_ms)).await;
         if self.hang {
@@ -190,7 +190,7 @@ impl Fault {
             Response::new(spaces(mebibytes))
         } else if self.status.is_some() || self.body.is_some() {
             let body = Bytes::from(self.body.unwrap_or_default());
-            // hyper holds the header against a body whose length it knows.
+            // hyper rejects a header that differs from the known length of a body.
             let lies = self.headers.contains_key("content-length");
             Response::new(if lies { breaking_off(body) } else { Body::from(body) })
         } else {
@@ -219,7 +219,7 @@ impl Fault {
     }
 }
 
-/// What it does, in a word or two, whatever calls it hits.
+/// What it does, in a word or two, without the calls it hits.
 impl Display for Fault {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let word = match self {
@@ -243,7 +243,7 @@ impl Display for Fault {
 }
 
 /// Whether a pattern covers a call: `*` stands for one path segment, `**` for all that follow, and a method may come
-/// first (`GET /api/v1/conversations/*`). The empty pattern covers everything; the query is not looked at.
+/// first (`GET /api/v1/conversations/*`). The empty pattern covers everything; the query is ignored.
 #[must_use]
 pub fn covers(pattern: &str, method: &str, path: &str) -> bool {
     if pattern.is_empty() {
@@ -265,7 +265,7 @@ pub fn covers(pattern: &str, method: &str, path: &str) -> bool {
     segments.next().is_none()
 }
 
-/// Half of the answer: with `cut` under the length of the whole, so that the reader sees the connection break.
+/// Half of the response; with `cut` and the length of the whole, so that the reader sees the connection break.
 async fn halve(response: Response, cut: bool) -> Response {
     let (mut parts, body) = response.into_parts();
     let whole = to_bytes(body, usize::MAX).await.unwrap_or_default();
@@ -288,12 +288,12 @@ fn breaking_off(sent: Bytes) -> Body {
     Body::from_stream(stream::iter([Ok(sent)]).chain(broken))
 }
 
-/// A body that breaks the connection at once: nothing has left by then, not even the headers.
+/// A body that breaks the connection immediately, before even the headers are sent.
 fn broken() -> Body {
     Body::from_stream(stream::once(async { Err::<Bytes, _>(io::Error::other("lost by a fault")) }))
 }
 
-/// The same answer with its body in pieces.
+/// The same response with its body in pieces.
 async fn dripping(response: Response, pause: Duration) -> Response {
     const PIECES: usize = 10;
     let (parts, body) = response.into_parts();

@@ -1,4 +1,4 @@
-//! A Gladly simulator: the REST API, the webhook sender and the Events API of one made-up organisation.
+//! A Gladly simulator: the REST API, the webhook sender and the Events API of one fictional organisation.
 
 mod control;
 mod event;
@@ -32,16 +32,16 @@ use crate::{
     tls::Tls,
 };
 
-/// How the simulator behaves.
+/// The simulator's settings.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// 0 takes a free port.
     pub port: u16,
     /// Serves over TLS, HTTP/2 where the client offers it.
     pub tls: Option<Tls>,
-    /// Decides everything that is made up.
+    /// The seed of the generated data.
     pub seed: u64,
-    /// How many made-up conversations there are at the start.
+    /// How many conversations to generate at the start.
     pub conversations: usize,
     /// The API user.
     pub email: String,
@@ -51,11 +51,11 @@ pub struct Options {
     pub requests_per_second: Option<usize>,
     /// How long every answer takes.
     pub latency: Duration,
-    /// What an hour of the webhook retry clock takes, as a part of an hour.
+    /// Scales the webhook retry schedule: 0.5 halves its times.
     pub time_scale: f64,
     /// How far the Events API is behind (up to 15 s at Gladly).
     pub events_lag: Duration,
-    /// Event types that no webhook may ask for.
+    /// Event types that no webhook may subscribe to.
     pub refused_events: Vec<String>,
 }
 
@@ -77,7 +77,7 @@ impl Default for Options {
     }
 }
 
-/// A running simulator; dropped, it is gone with its connections.
+/// A running simulator. Dropping it closes its connections.
 #[derive(Debug)]
 pub struct Gladly {
     server: Server,
@@ -102,7 +102,7 @@ impl Gladly {
     pub fn start(options: Options) -> io::Result<Self> {
         let (server, listener) = Server::bind("gladly", options.port, options.tls.clone())?;
         let mut organization = Organization::new(options.seed);
-        organization.add_made_up_conversations(options.conversations);
+        organization.generate_conversations(options.conversations);
         let http = reqwest::Client::builder().no_proxy().redirect(Policy::none()).build();
         let shared = Arc::new(Shared {
             organization: Mutex::new(organization),
@@ -117,13 +117,13 @@ impl Gladly {
         Ok(Self { server, shared })
     }
 
-    /// Where it serves, like `http://127.0.0.1:40123`.
+    /// Its address, like `http://127.0.0.1:40123`.
     #[must_use]
     pub fn url(&self) -> &str {
         self.server.url()
     }
 
-    /// The organisation, locked: let go of it before the next call to the simulator.
+    /// The organisation, locked: drop the guard before the next call to the simulator.
     pub fn organization(&self) -> MutexGuard<'_, Organization> {
         lock(&self.shared.organization)
     }
@@ -139,8 +139,8 @@ impl Gladly {
         self.traffic().fault(fault);
     }
 
-    /// Lets an event happen: the conversation changes, the Events API lists it, and the webhooks get it. Returns what
-    /// was sent.
+    /// Emits an event: changes the conversation, lists the event in the Events API, and sends it to the webhooks.
+    /// Returns the event.
     pub fn emit(&self, kind: &str, conversation: &str) -> Value {
         let event = self.organization().event(kind, conversation);
         self.send(&event);
@@ -152,7 +152,7 @@ impl Gladly {
         self.shared.send(event);
     }
 
-    /// Adds an enabled webhook for every event the relay wants, without the PING that the API would send. Returns its id.
+    /// Adds an enabled webhook for every event the relay subscribes to, without the PING that the API would send. Returns its id.
     pub fn subscribe(&self, url: &str, headers: &[(&str, &str)]) -> String {
         let id = self.organization().new_id();
         let headers: Value = headers.iter().copied().collect();
@@ -163,7 +163,7 @@ impl Gladly {
         id
     }
 
-    /// Switches a webhook off the way the retry limit does.
+    /// Disables a webhook as the retry limit does.
     pub fn disable_webhook(&self, id: &str) {
         self.shared.disable(id);
     }
@@ -189,7 +189,7 @@ impl Gladly {
 impl Shared {
     fn send(self: &Arc<Self>, event: &Value) {
         let kind = text(&event["type"]).to_owned();
-        lock(&self.organization).happen(event.clone());
+        lock(&self.organization).apply(event.clone());
         for webhook in self.receivers(&kind) {
             let (shared, event) = (Arc::clone(self), event.clone());
             self.runtime.spawn(async move { shared.deliver(&webhook, &event).await });

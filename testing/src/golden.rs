@@ -1,4 +1,4 @@
-//! What each version of the relay has written, kept in `shared/tests/golden`, a folder a version.
+//! The documents written by each version of the relay, in `shared/tests/golden`, one folder per version.
 
 use std::{fs, io, path::PathBuf};
 
@@ -28,7 +28,7 @@ impl Golden {
         Ok(all)
     }
 
-    /// The newest version's: what today's code is to write, byte for byte.
+    /// The newest version's, which the current code must write byte for byte.
     pub fn newest() -> io::Result<Self> {
         Self::all()?.pop().ok_or_else(|| io::ErrorKind::NotFound.into())
     }

@@ -1,4 +1,4 @@
-//! What the tests and the demo stand on: an in-process AWS that judges every call by the template's
+//! The foundation of the tests and the demo: an in-process AWS that authorizes every call by the template's
 //! roles, a Gladly simulator, a destination that checks every delivery against the schema, faults, a connector without a
 //! network, and builders of settings and records.
 

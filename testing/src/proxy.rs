@@ -1,4 +1,4 @@
-//! What stands between the functions and the AWS they call, to make it fail on request.
+//! A proxy between the functions and the AWS they call, which injects faults.
 
 use std::{
     io,
@@ -16,7 +16,7 @@ use reqwest::redirect::Policy;
 
 use crate::server::{Server, Traffic};
 
-/// A running proxy; dropped, it is gone with its connections.
+/// A running proxy. Dropping it closes its connections.
 #[derive(Debug)]
 pub struct Proxy {
     server: Server,
@@ -32,7 +32,7 @@ struct Upstream {
 }
 
 impl Proxy {
-    /// Starts serving on loopback, and answers 502 until it knows where to [`Proxy::forward_to`].
+    /// Starts serving on loopback, and answers 502 until it has an address to [`Proxy::forward_to`].
     pub fn start() -> io::Result<Self> {
         let (server, listener) = Server::bind("proxy", 0, None)?;
         let http = reqwest::Client::builder().no_proxy().no_gzip().redirect(Policy::none()).build();
@@ -44,7 +44,7 @@ impl Proxy {
         Ok(Self { server, traffic, upstream })
     }
 
-    /// Where it serves, like `http://127.0.0.1:40123`.
+    /// Its address, like `http://127.0.0.1:40123`.
     #[must_use]
     pub fn url(&self) -> &str {
         self.server.url()
@@ -62,7 +62,7 @@ impl Proxy {
     }
 }
 
-/// Most of AWS's calls go to the same path, and say in a header what they are: `AmazonSQS.SendMessage`.
+/// Most AWS calls go to the same path, and have the action in a header: `AmazonSQS.SendMessage`.
 fn name(request: &Parts) -> String {
     let target = request.headers.get("x-amz-target").and_then(|target| target.to_str().ok());
     match target.and_then(|target| target.split_once('.')) {
@@ -95,7 +95,7 @@ async fn passed_on(upstream: &Upstream, request: Request) -> Option<Response> {
     Some(response)
 }
 
-/// Takes out what holds for one connection alone.
+/// Removes the hop-by-hop headers.
 fn without_connection(headers: &mut HeaderMap) {
     for name in
         [header::HOST, header::CONNECTION, header::CONTENT_LENGTH, header::TRANSFER_ENCODING]

@@ -1,4 +1,4 @@
-//! Records of SQS batches, as Lambda hands them to a function
+//! Records of SQS batches, as Lambda passes them to a function
 //! (<https://docs.aws.amazon.com/lambda/latest/dg/with-sqs.html#example-standard-queue-message-event>).
 
 use jiff::{SignedDuration, Timestamp};
@@ -11,7 +11,7 @@ use crate::aws::{QUEUE_ARNS, REGION, Received};
 pub struct SqsRecord {
     /// The message's id.
     pub id: String,
-    /// What this receive can be answered with.
+    /// The receipt handle.
     pub receipt: String,
     /// The message's body.
     pub body: String,

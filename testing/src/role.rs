@@ -1,9 +1,9 @@
-//! The template's roles, and what they allow in the account of this process.
+//! The template's roles, and what they allow in the in-process account.
 
 #![expect(
     clippy::expect_used,
     clippy::panic,
-    reason = "a policy that cannot be read ends whatever is judged by it"
+    reason = "a policy that cannot be read fails the test"
 )]
 
 use std::{collections::BTreeSet, sync::OnceLock};
@@ -15,7 +15,7 @@ use crate::{
     template,
 };
 
-/// What a role may do, of all its policies: in the role, under a condition, and attached from elsewhere.
+/// The permissions of a role from all its policies: inline, conditional and attached.
 #[derive(Debug, Clone)]
 pub struct Role {
     grants: Vec<Grant>,
@@ -28,7 +28,7 @@ pub struct Grant {
     pub action: String,
     /// As the template calls it: `EventsQueue`, `parameter${PauseParameter}-breaker`, `*`.
     pub named: String,
-    /// Its ARN here; a `*` at the end stands for anything.
+    /// Its ARN here; a `*` at the end matches anything.
     arn: String,
     /// Keys of the request's context, each with the values that it may have.
     conditions: Vec<(String, Vec<String>)>,
@@ -50,7 +50,7 @@ impl Role {
         self.grants.iter().map(Grant::pair).collect()
     }
 
-    /// As [`Role::pairs`], without what Lambda itself does in the role's name and the code never asks for.
+    /// As [`Role::pairs`], without the actions of Lambda itself under this role.
     #[must_use]
     pub fn pairs_of_the_code(&self) -> BTreeSet<(String, String)> {
         let of_lambda = |action: &str| action.starts_with("logs:") || action.starts_with("xray:");
@@ -91,7 +91,7 @@ impl Grant {
         let resources = many(&statement["Resource"]);
         let grants = many(&statement["Action"]).into_iter().flat_map(|action| {
             let action = action.as_str().expect("an action is text").to_owned();
-            // A reader of a policy must not have to know which actions there are.
+            // Wildcards would hide which actions are allowed.
             assert!(!action.contains(['*', '?']), "{action}");
             resources.iter().map(move |resource| (action.clone(), resource.clone()))
         });
@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_role_allows_what_its_statements_say_and_nothing_near_it() {
+    fn a_role_allows_exactly_its_statements() {
         let (ingest, extractor) = (Role::named("IngestRole"), Role::named("ExtractorRole"));
         let parameter =
             |name: &str| format!("arn:aws:ssm:eu-west-1:123456789012:parameter/relay/{name}");

@@ -1,5 +1,5 @@
-//! What the simulator and the destination have in common: a loopback server that records its calls, keeps a rate
-//! limit, and misbehaves on request.
+//! The common part of the simulator and the destination: a loopback server that records its calls, enforces a rate
+//! limit, and injects faults.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -31,14 +31,14 @@ use crate::{
     tls::Tls,
 };
 
-/// A lock whose holder may have panicked: a test that fails must not take its neighbours' servers down.
+/// Locks a mutex even if poisoned: a test that fails must not affect the servers of others.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A server on loopback, gone with all its connections when dropped.
+/// A server on loopback. Dropping it closes all its connections.
 ///
-/// It runs on a thread of its own, so that it answers while a test's only thread is busy, and dies with it.
+/// It runs on its own thread, so that it answers while a test's only thread is busy.
 #[derive(Debug)]
 pub(crate) struct Server {
     url: String,
@@ -49,7 +49,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Takes a port, 0 a free one, for TLS if there is a certificate; callers are let in from now on and served from [`Server::serve`] on.
+    /// Takes a port, 0 a free one, for TLS if there is a certificate; callers can connect from now on and are served from [`Server::serve`] on.
     pub(crate) fn bind(name: &str, port: u16, tls: Option<Tls>) -> io::Result<(Self, TcpListener)> {
         let runtime =
             Builder::new_multi_thread().worker_threads(1).thread_name(name).enable_all().build()?;
@@ -64,19 +64,19 @@ impl Server {
         Ok((server, listener))
     }
 
-    /// Serves `app` behind `traffic`, and `aside` unrecorded, unlimited and unharmed.
+    /// Serves `app` behind `traffic`, and `unrecorded` without recording, rate limit or faults.
     pub(crate) fn serve(
         &self,
         listener: TcpListener,
         traffic: &Arc<Traffic>,
         app: Router,
-        aside: Router,
+        unrecorded: Router,
     ) {
         let app = app
             .layer(DefaultBodyLimit::disable())
             .layer(middleware::from_fn_with_state(Arc::clone(traffic), observe))
             .merge(control(Arc::clone(traffic)))
-            .merge(aside);
+            .merge(unrecorded);
         match &self.tls {
             None => self.handle.spawn(axum::serve(listener, app).into_future()),
             Some(tls) => self.handle.spawn(axum::serve(tls.listener(listener), app).into_future()),
@@ -87,7 +87,7 @@ impl Server {
         &self.url
     }
 
-    /// To spawn what shall die with the server.
+    /// For tasks that must end with the server.
     pub(crate) fn handle(&self) -> Handle {
         self.handle.clone()
     }
@@ -112,7 +112,7 @@ pub struct Call {
     pub protocol: String,
     /// When its body had arrived.
     pub at: Instant,
-    /// What was answered; nothing while it hangs, and for ever if the caller stopped waiting.
+    /// The response's status; none while the call hangs, or if the caller stopped waiting.
     pub status: Option<u16>,
 }
 
@@ -121,7 +121,7 @@ pub struct Call {
 pub struct Traffic {
     per_second: Option<usize>,
     latency: Duration,
-    /// What a call is called, in the record and by the faults: its path and query, or a better name.
+    /// The name of a call in the record and for the faults: its path and query, or a better name.
     name: fn(&Parts) -> String,
     state: Mutex<TrafficState>,
     changed: watch::Sender<()>,
@@ -132,8 +132,8 @@ struct TrafficState {
     calls: Vec<Call>,
     faults: Vec<Fault>,
     /// How many calls each kind of fault has hit, by the pattern it was for.
-    befallen: BTreeMap<(String, String), usize>,
-    /// When the calls of the last second that were let in arrived.
+    fault_hits: BTreeMap<(String, String), usize>,
+    /// When the admitted calls of the last second arrived.
     window: VecDeque<Instant>,
     throttled: usize,
 }
@@ -173,7 +173,7 @@ impl Traffic {
         self.calls(pattern).len()
     }
 
-    /// How many calls the rate limit turned away (a fault's 429 is not counted).
+    /// How many calls the rate limit rejected (a fault's 429 is not counted).
     #[must_use]
     pub fn throttled(&self) -> usize {
         lock(&self.state).throttled
@@ -199,7 +199,7 @@ impl Traffic {
         lock(&self.state).faults.push(fault);
     }
 
-    /// The faults that are not spent.
+    /// The faults that still apply.
     #[must_use]
     pub fn faults(&self) -> Vec<Fault> {
         lock(&self.state).faults.clone()
@@ -207,21 +207,21 @@ impl Traffic {
 
     /// How many calls each kind of fault has hit so far, by the pattern it was for and its name.
     #[must_use]
-    pub fn befallen(&self) -> BTreeMap<(String, String), usize> {
-        lock(&self.state).befallen.clone()
+    pub fn fault_hits(&self) -> BTreeMap<(String, String), usize> {
+        lock(&self.state).fault_hits.clone()
     }
 
-    /// Forgets every fault; calls that hang go on hanging.
+    /// Removes every fault; calls that hang stay hanging.
     pub fn clear_faults(&self) {
         lock(&self.state).faults.clear();
     }
 
-    /// Wakes what waits for something that may be true now.
+    /// Wakes the waiters of [`Traffic::wait_for`].
     pub(crate) fn notify(&self) {
         self.changed.send_replace(());
     }
 
-    /// Waits until `reached` holds, looking again whenever something happened. False when time is up.
+    /// Waits until `reached` holds, checking after every change. False at the timeout.
     pub(crate) async fn wait_for(
         &self,
         mut reached: impl FnMut() -> bool,
@@ -230,7 +230,7 @@ impl Traffic {
         let mut changed = self.changed.subscribe();
         let waiting = async {
             while !reached() {
-                // It cannot close: its sender is ours.
+                // It cannot close: `self` holds its sender.
                 let _ = changed.changed().await;
             }
         };
@@ -257,7 +257,7 @@ impl Traffic {
             let fault = Fault::take(&mut state.faults, &method, path);
             if let Some(fault) = &fault {
                 let kind = (fault.on.clone(), fault.to_string());
-                *state.befallen.entry(kind).or_default() += 1;
+                *state.fault_hits.entry(kind).or_default() += 1;
             }
             fault
         } else {

@@ -4,17 +4,17 @@ use std::collections::BTreeMap;
 
 use crate::aws::{QUEUE_ARNS, QUEUES};
 
-/// `PAUSE_PARAMETER`, unless a test says otherwise.
+/// `PAUSE_PARAMETER`, unless a test changes it.
 pub const PAUSE_PARAMETER: &str = "/relay/pause";
-/// `GLADLY_HOST`, unless a test says otherwise.
+/// `GLADLY_HOST`, unless a test changes it.
 pub const GLADLY_HOST: &str = "acme.gladly.com";
-/// `GLADLY_EMAIL`, unless a test says otherwise.
+/// `GLADLY_EMAIL`, unless a test changes it.
 pub const GLADLY_EMAIL: &str = "relay@example.org";
-/// `GLADLY_TOKEN_PARAMETER`, unless a test says otherwise.
+/// `GLADLY_TOKEN_PARAMETER`, unless a test changes it.
 pub const GLADLY_TOKEN_PARAMETER: &str = "/relay/gladly-token";
-/// `DESTINATION_URL`, unless a test says otherwise.
+/// `DESTINATION_URL`, unless a test changes it.
 pub const DESTINATION_URL: &str = "https://ingest.example.com/deliveries";
-/// `DESTINATION_TOKEN_PARAMETER`, unless a test says otherwise.
+/// `DESTINATION_TOKEN_PARAMETER`, unless a test changes it.
 pub const DESTINATION_TOKEN_PARAMETER: &str = "/relay/destination-token";
 
 /// The environment variables of extractor-fn.

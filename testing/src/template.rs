@@ -3,7 +3,7 @@
 #![expect(
     clippy::expect_used,
     clippy::panic,
-    reason = "a template that cannot be read ends whatever needs it"
+    reason = "a template that cannot be read fails the test"
 )]
 
 use std::fs;

@@ -1,5 +1,4 @@
-//! TLS as a server on the internet has it: HTTP/2 where the client offers it, else HTTP/1.1, and connections that can
-//! fall silent.
+//! TLS for the fake servers: HTTP/2 where the client offers it, otherwise HTTP/1.1, and connections that can stall.
 
 use std::{
     error::Error,
@@ -37,7 +36,7 @@ pub struct Tls {
 #[derive(Debug, Default)]
 struct Connections {
     opened: AtomicUsize,
-    /// So many of them, the oldest, are silent.
+    /// This many of them, the oldest, are stalled.
     silent: AtomicUsize,
 }
 
@@ -72,8 +71,8 @@ impl Tls {
         self.connections.opened.load(Ordering::SeqCst)
     }
 
-    /// From now on the connections that are open neither take nor send anything, and stay open.
-    pub fn silence(&self) {
+    /// From now on the open connections neither receive nor send anything, and stay open.
+    pub fn stall(&self) {
         self.connections.silent.store(self.connections(), Ordering::SeqCst);
     }
 
@@ -100,7 +99,7 @@ impl Listener for TlsListener {
     async fn accept(&mut self) -> (Connection, SocketAddr) {
         loop {
             let (tcp, address) = Listener::accept(&mut self.tcp).await;
-            // A client that does not trust the certificate has seen why.
+            // A client that does not trust the certificate reports the error itself.
             if let Ok(stream) = self.tls.acceptor.accept(tcp).await {
                 let connections = Arc::clone(&self.tls.connections);
                 let number = connections.opened.fetch_add(1, Ordering::SeqCst) + 1;
@@ -114,7 +113,7 @@ impl Listener for TlsListener {
     }
 }
 
-/// A connection. Silent, it is never woken again.
+/// A connection. A stalled one is never woken again.
 pub(crate) struct Connection {
     stream: TlsStream<TcpStream>,
     number: usize,
@@ -122,7 +121,7 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// The stream, while it is not silent.
+    /// The stream, unless it is stalled.
     fn stream(self: Pin<&mut Self>) -> Poll<Pin<&mut TlsStream<TcpStream>>> {
         if self.number <= self.connections.silent.load(Ordering::SeqCst) {
             return Poll::Pending;

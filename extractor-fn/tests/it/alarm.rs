@@ -18,8 +18,8 @@ use testing::{
 use tokio::time::{Duration, sleep};
 
 use crate::{
-    backfill::{Upstream, watched, webhook},
-    deadlines::{LEFT, TestApp, records, working},
+    backfill::{FakeGladly, watched, webhook},
+    deadlines::{LEFT, TestApp, healthy_reply, records},
     raw_record, settle,
 };
 
@@ -121,7 +121,7 @@ const OF_THE_CONTROLLER: [&str; 3] =
     ["ControllerSilentAlarm", "ExtractorErrorsAlarm", "ExpiryAlarm"];
 
 async fn held_for_four_days(renew: &str) -> Timeline {
-    let app = TestApp::with(&[("RENEW_HELD_EVENTS", renew)], working);
+    let app = TestApp::with(&[("RENEW_HELD_EVENTS", renew)], healthy_reply);
     app.aws.put("/relay/pause", "paused");
     let now = app.clock.now();
     app.aws.state().send("events", "held", Vec::new(), 0, now);
@@ -142,7 +142,7 @@ async fn held_for_four_days(renew: &str) -> Timeline {
 #[tokio::test(start_paused = true)]
 async fn an_intake_above_the_quotas_share_raises_the_alarm_until_it_is_worked_off() {
     // Two calls an event, one a second, five minutes of six: 25 events a minute.
-    let app = TestApp::with(&[("GLADLY_REQUESTS_PER_SECOND", "1")], working);
+    let app = TestApp::with(&[("GLADLY_REQUESTS_PER_SECOND", "1")], healthy_reply);
     let mut events = Events::of(&app);
     events.arrive(0..30, 5);
     events.arrive(30..90, 60);
@@ -162,7 +162,7 @@ async fn what_fails_again_and_again_is_late_before_it_is_delivered() {
         let fails = Arc::clone(&fails);
         move |path| {
             let stuck = path.ends_with("conversations/stuck") && fails.load(Relaxed);
-            if stuck { Reply::status(500) } else { working(path) }
+            if stuck { Reply::status(500) } else { healthy_reply(path) }
         }
     });
     let mut events = Events::of(&app);
@@ -186,7 +186,7 @@ async fn what_a_hold_or_an_operator_made_late_raises_no_alarm() {
         let refused = Arc::clone(&refused);
         move |path| {
             let asked = path.starts_with("api/") && refused.load(Relaxed);
-            if asked { Reply::status(401) } else { working(path) }
+            if asked { Reply::status(401) } else { healthy_reply(path) }
         }
     });
     let mut events = Events::of(&app);
@@ -225,7 +225,7 @@ async fn what_a_hold_or_an_operator_made_late_raises_no_alarm() {
 
 #[tokio::test(start_paused = true)]
 async fn what_was_renewed_without_a_hold_is_late_all_the_same() {
-    let app = TestApp::new(working);
+    let app = TestApp::new(healthy_reply);
     let mut events = Events::of(&app);
     events.arrive(0..240, 1);
     // Each is sent again after an hour, and then waits behind others for three quarters of one.
@@ -240,7 +240,7 @@ async fn what_was_renewed_without_a_hold_is_late_all_the_same() {
 
 #[tokio::test(start_paused = true)]
 async fn an_extractor_that_cannot_extract_raises_the_alarm_about_errors() {
-    let app = TestApp::new(working);
+    let app = TestApp::new(healthy_reply);
     app.minutes(30).await;
     // Disabled by hand: for once it is enabled again, then the permission for that is gone as well.
     let refused = Fault::Refused(403, "AccessDeniedException");
@@ -261,7 +261,7 @@ async fn an_extractor_that_cannot_extract_raises_the_alarm_about_errors() {
 
 #[tokio::test(start_paused = true)]
 async fn a_forgotten_pause_raises_its_alarm_and_a_short_one_does_not() {
-    let app = TestApp::new(working);
+    let app = TestApp::new(healthy_reply);
     app.minutes(60).await;
     app.aws.put("/relay/pause", "paused");
     app.minutes(180).await;
@@ -285,7 +285,7 @@ async fn a_breaker_that_stays_open_raises_its_alarm_and_one_that_heals_does_not(
         let refused = Arc::clone(&refused);
         move |path| {
             let asked = path.starts_with("api/") && refused.load(Relaxed);
-            if asked { Reply::status(401) } else { working(path) }
+            if asked { Reply::status(401) } else { healthy_reply(path) }
         }
     });
     app.minutes(20).await;
@@ -315,7 +315,7 @@ async fn events_that_are_not_renewed_raise_the_alarm_a_day_before_they_expire() 
 
 #[tokio::test(start_paused = true)]
 async fn a_quarantined_event_raises_the_alarm_until_it_is_removed() {
-    let app = TestApp::new(working);
+    let app = TestApp::new(healthy_reply);
     app.minutes(20).await;
     let unreadable = [raw_record(0, "no event")];
     settle(&app.extractor, &app.aws, &unreadable, LEFT).await.is_done();
@@ -334,7 +334,7 @@ async fn a_quarantined_event_raises_the_alarm_until_it_is_removed() {
 
 #[tokio::test(start_paused = true)]
 async fn a_controller_that_fails_and_reports_nothing_raises_both_alarms() {
-    let app = TestApp::new(working);
+    let app = TestApp::new(healthy_reply);
     app.minutes(30).await;
     let fault = |fault| app.aws.state().ssm_fault = fault;
     app.trouble(|| fault(Some(THROTTLED)), || fault(None)).await;
@@ -347,7 +347,7 @@ async fn a_controller_that_fails_and_reports_nothing_raises_both_alarms() {
 
 #[tokio::test(start_paused = true)]
 async fn an_invalid_pause_parameter_raises_an_alarm_within_ten_minutes() {
-    let app = TestApp::new(working);
+    let app = TestApp::new(healthy_reply);
     app.minutes(30).await;
     let say = |word| app.aws.put("/relay/pause", word);
     app.trouble(|| say("pasued"), || say("running")).await;
@@ -360,7 +360,7 @@ async fn an_invalid_pause_parameter_raises_an_alarm_within_ten_minutes() {
 #[tokio::test(start_paused = true)]
 async fn a_webhook_that_is_switched_off_raises_its_alarm() {
     // Switched off by hand, so that it is not the relay's to switch on again.
-    let upstream = Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() };
+    let upstream = FakeGladly { webhooks: json!([webhook(true)]), ..FakeGladly::default() };
     let (app, upstream) = watched(upstream);
     for (enabled, minutes) in [(true, 30), (false, 20), (true, 40)] {
         upstream.lock().unwrap().webhooks = json!([webhook(enabled)]);
@@ -382,9 +382,9 @@ async fn every_request_of_a_delivery_that_fails_is_counted_by_its_status() {
             3..=5 => Reply::Reset,
             6 => Reply::status(422),
             7 => Reply::status(999),
-            _ => working(path),
+            _ => healthy_reply(path),
         },
-        path => working(path),
+        path => healthy_reply(path),
     });
     // Delivered at the third try, not at all, rejected, and refused with no status there is.
     for kept in [0, 1, 0, 1] {

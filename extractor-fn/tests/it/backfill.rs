@@ -1,4 +1,4 @@
-//! Gladly's side: its webhook is watched, and what it could not tell us is asked for.
+//! Webhook monitoring, and the backfill of events that Gladly could not deliver.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -15,7 +15,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use shared::QueueMessage;
 use testing::{
-    aws::{Fault, THROTTLED, Unproven},
+    aws::{Fault, THROTTLED, Unconfirmed},
     connector::{Body, Reply},
     gladly::EVENT_TYPES,
 };
@@ -23,7 +23,7 @@ use tokio::time::{Duration, Instant, sleep};
 use tracing::Level;
 
 use crate::{
-    deadlines::{LEFT, TestApp, working},
+    deadlines::{LEFT, TestApp, healthy_reply},
     redaction::Log,
 };
 
@@ -32,70 +32,70 @@ const IMPORT: &str = "/relay/pause-import";
 const LEASE: &str = "/relay/pause-recovery-lease";
 const URL: &str = "https://relay.example.com/webhooks/gladly";
 
-/// Gladly's webhooks and events, and whether it gets an answer to its PING.
+/// A fake Gladly: its webhooks and events, and whether its PING is answered.
 #[derive(Default)]
-pub(crate) struct Upstream {
+pub(crate) struct FakeGladly {
     pub(crate) webhooks: Value,
     pub(crate) pings: bool,
     pub(crate) events: Vec<(Timestamp, String)>,
-    /// How its next lists of events come, if not as they should.
-    pub(crate) lists: VecDeque<List>,
+    /// How the next lists of events fail, in order.
+    pub(crate) lists: VecDeque<ListReply>,
     /// Its export jobs, each with the wait before every line of its file. A job without lines is
-    /// gone.
+    /// deleted.
     pub(crate) jobs: Vec<(Value, Duration, Vec<String>)>,
-    /// Whether a part of a file may be asked for.
+    /// Whether it serves range requests for files.
     pub(crate) parts: bool,
-    /// What happens while it refuses a token.
+    /// Runs while it rejects a token.
     pub(crate) on_refusal: Option<Box<dyn FnOnce() + Send>>,
 }
 
-pub(crate) enum List {
+pub(crate) enum ListReply {
     Unavailable,
-    /// It is refused for so many seconds.
+    /// 429 with this `Retry-After`, in seconds.
     Throttled(u32),
-    /// The token is refused, and replaced meanwhile.
+    /// 401, and the token is replaced meanwhile.
     Unauthorized,
-    /// What is listed takes so long.
+    /// The list takes this long.
     Slow(Duration),
-    /// It breaks off after so many lines.
+    /// The list is cut after this many lines.
     Cut(usize),
 }
 
 pub(crate) fn webhook(enabled: bool) -> Value {
-    json!({"id": "w-1", "name": "ours", "url": URL, "enabled": enabled, "events": EVENT_TYPES})
+    json!({"id": "w-1", "name": "relay", "url": URL, "enabled": enabled, "events": EVENT_TYPES})
 }
 
-/// An extractor that watches this side of Gladly.
-pub(crate) fn watched(upstream: Upstream) -> (TestApp, Arc<Mutex<Upstream>>) {
-    let upstream = Arc::new(Mutex::new(upstream));
+/// An extractor that monitors this Gladly's webhook.
+pub(crate) fn watched(gladly: FakeGladly) -> (TestApp, Arc<Mutex<FakeGladly>>) {
+    let gladly = Arc::new(Mutex::new(gladly));
     let app = TestApp::with(&[("WEBHOOK_URL", URL)], {
-        let upstream = Arc::clone(&upstream);
+        let gladly = Arc::clone(&gladly);
         move |path| {
-            let mut upstream = upstream.lock().unwrap();
+            let mut gladly = gladly.lock().unwrap();
             match path {
-                "api/v1/webhooks" => Reply::json(upstream.webhooks.clone()),
-                // Gladly answers a change with 204; only an enabling is ever asked for.
-                "api/v1/webhooks/w-1" if upstream.pings => {
-                    upstream.webhooks = json!([webhook(true)]);
+                "api/v1/webhooks" => Reply::json(gladly.webhooks.clone()),
+                // Gladly answers a change with 204; the relay only ever enables it.
+                "api/v1/webhooks/w-1" if gladly.pings => {
+                    gladly.webhooks = json!([webhook(true)]);
                     Reply::status(204)
                 }
                 "api/v1/webhooks/w-1" => Reply::status(400),
                 path if path.starts_with("api/v1/events?") => {
-                    let text = listed(&upstream, path);
-                    match upstream.lists.pop_front() {
+                    let text = listed(&gladly, path);
+                    match gladly.lists.pop_front() {
                         None => Reply::text(text),
-                        Some(List::Unavailable) => Reply::status(503),
-                        Some(List::Throttled(seconds)) => {
+                        Some(ListReply::Unavailable) => Reply::status(503),
+                        Some(ListReply::Throttled(seconds)) => {
                             Reply::status(429).header("retry-after", seconds.to_string())
                         }
-                        Some(List::Unauthorized) => {
-                            upstream.on_refusal.take().unwrap()();
+                        Some(ListReply::Unauthorized) => {
+                            gladly.on_refusal.take().unwrap()();
                             Reply::status(401)
                         }
-                        Some(List::Slow(wait)) => {
+                        Some(ListReply::Slow(wait)) => {
                             Reply::stream(vec![(wait / 2, text), (wait / 2, "\n".into())])
                         }
-                        Some(List::Cut(lines)) => {
+                        Some(ListReply::Cut(lines)) => {
                             let cut = text.lines().count() > lines;
                             let lines = text.split_inclusive('\n').take(lines).collect();
                             let parts = vec![(Duration::ZERO, lines)];
@@ -103,41 +103,41 @@ pub(crate) fn watched(upstream: Upstream) -> (TestApp, Arc<Mutex<Upstream>>) {
                         }
                     }
                 }
-                path if path.starts_with("api/v1/export/jobs") => exported(&upstream, path),
-                _ => working(path),
+                path if path.starts_with("api/v1/export/jobs") => exported(&gladly, path),
+                _ => healthy_reply(path),
             }
         }
     });
-    (app, upstream)
+    (app, gladly)
 }
 
 /// Gladly's list of a range, oldest first.
-fn listed(upstream: &Upstream, path: &str) -> String {
+fn listed(gladly: &FakeGladly, path: &str) -> String {
     let time = |name: &str| -> Timestamp {
         let value = path.split(['?', '&']).find_map(|pair| pair.strip_prefix(name)).unwrap();
         value.trim_start_matches('=').parse().unwrap()
     };
     let range = time("startAt")..=time("endAt");
     let mut text = String::new();
-    for (_, event) in upstream.events.iter().filter(|(at, _)| range.contains(at)) {
+    for (_, event) in gladly.events.iter().filter(|(at, _)| range.contains(at)) {
         writeln!(text, "{event}").unwrap();
     }
     text
 }
 
 /// Gladly's list of export jobs, or the items of one.
-fn exported(upstream: &Upstream, path: &str) -> Reply {
+fn exported(gladly: &FakeGladly, path: &str) -> Reply {
     let Some(path) = path.strip_prefix("api/v1/export/jobs/") else {
-        return Reply::json(upstream.jobs.iter().map(|(job, ..)| job.clone()).collect());
+        return Reply::json(gladly.jobs.iter().map(|(job, ..)| job.clone()).collect());
     };
     let (path, from) = path.split_once(" bytes=").unwrap_or((path, "0-"));
     let id = path.strip_suffix("/files/conversation_items.jsonl").unwrap();
-    let (_, wait, lines) = upstream.jobs.iter().find(|(job, ..)| job["id"] == id).unwrap();
+    let (_, wait, lines) = gladly.jobs.iter().find(|(job, ..)| job["id"] == id).unwrap();
     if lines.is_empty() {
         return Reply::status(404);
     }
     let from: usize = from.trim_end_matches('-').parse().unwrap();
-    let from = if upstream.parts { from } else { 0 };
+    let from = if gladly.parts { from } else { 0 };
     let (mut at, mut parts) = (0, Vec::new());
     for line in lines {
         let line = format!("{line}\n");
@@ -170,7 +170,7 @@ fn event(number: i32, at: Timestamp) -> (Timestamp, String) {
 }
 
 impl TestApp {
-    /// The ids of the events that were queued, each with its origin looked at.
+    /// The ids of the queued events, after checking their origin.
     fn queued(&self) -> Vec<String> {
         let messages = self.aws.state().messages.clone();
         let id = |body: &str| {
@@ -181,7 +181,7 @@ impl TestApp {
         messages.iter().map(|message| id(&message.body)).collect()
     }
 
-    fn work(&self) -> Value {
+    fn pending_backfill(&self) -> Value {
         self.parameter(BACKFILL)
     }
 
@@ -190,8 +190,8 @@ impl TestApp {
         text.map_or(Value::Null, |text| serde_json::from_str(&text).unwrap())
     }
 
-    /// A range that is still to be done, as another invocation left it.
-    fn pending(&self, from: Timestamp, to: Option<Timestamp>) {
+    /// Stores a pending range, as another invocation left it.
+    fn put_pending_range(&self, from: Timestamp, to: Option<Timestamp>) {
         let (from, lasts) = (from.to_string(), to.is_none());
         let to = to.map_or(from.clone(), |to| to.to_string());
         let range = json!({"since": from, "from": from, "to": to, "lasts": lasts});
@@ -199,14 +199,14 @@ impl TestApp {
     }
 
     async fn backfill(&self, from: Timestamp, to: Timestamp) -> Result<Value, InvocationError> {
-        self.ask("backfill", from, to).await
+        self.run_range_task("backfill", from, to).await
     }
 
     async fn import(&self, from: Timestamp, to: Timestamp) -> Result<Value, InvocationError> {
-        self.ask("import", from, to).await
+        self.run_range_task("import", from, to).await
     }
 
-    async fn ask(
+    async fn run_range_task(
         &self,
         task: &str,
         from: Timestamp,
@@ -219,7 +219,7 @@ impl TestApp {
         answer
     }
 
-    /// The schedule's invocations of so many minutes, each of which ends in time.
+    /// Invokes the schedule for this many minutes; each invocation ends in time.
     async fn schedule(&self, minutes: usize) {
         for _ in 0..minutes {
             let began = Instant::now();
@@ -238,19 +238,19 @@ impl TestApp {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_webhook_is_asked_about_every_five_minutes_and_told() {
+async fn the_webhook_is_checked_and_reported_every_five_minutes() {
     let mut few = webhook(true);
     few["events"] = json!(EVENT_TYPES[1..]);
     let other = json!({"id": "w-2", "url": "https://elsewhere.example.com", "enabled": true, "events": EVENT_TYPES});
-    for (webhooks, enabled, told) in [
+    for (webhooks, enabled, expected) in [
         (json!([other, webhook(true)]), true, json!({})),
         (json!([other]), false, json!({"missing": true})),
         (json!([]), false, json!({"missing": true})),
         (json!([few]), true, json!({"missingEvents": ["CONVERSATION/CREATED"]})),
-        // Switched off by hand: somebody's decision.
+        // Disabled by hand, which is an operator's decision.
         (json!([webhook(false)]), false, json!({})),
     ] {
-        let (app, upstream) = watched(Upstream { webhooks, pings: true, ..Upstream::default() });
+        let (app, gladly) = watched(FakeGladly { webhooks, pings: true, ..FakeGladly::default() });
         for _ in 0..20 {
             app.task("reconcile").await;
             sleep(Duration::from_mins(1)).await;
@@ -260,14 +260,14 @@ async fn the_webhook_is_asked_about_every_five_minutes_and_told() {
         webhook.as_object_mut().unwrap().remove("checkedAt").unwrap();
         assert_eq!(webhook["enabled"].take(), enabled);
         webhook.as_object_mut().unwrap().remove("enabled");
-        assert_eq!(webhook, told);
-        assert_eq!(upstream.lock().unwrap().events.len(), 0);
-        assert_eq!(app.work(), Value::Null, "there is no gap");
+        assert_eq!(webhook, expected);
+        assert_eq!(gladly.lock().unwrap().events.len(), 0);
+        assert_eq!(app.pending_backfill(), Value::Null, "there is no gap");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_gladly_that_refuses_us_is_not_asked_more_often() {
+async fn the_webhook_is_checked_no_more_often_while_gladly_rejects_the_credentials() {
     let app = TestApp::with(&[("WEBHOOK_URL", URL)], |_| Reply::status(401));
     for _ in 0..20 {
         let _ = app.invoke(json!({"task": "reconcile"})).await;
@@ -277,29 +277,32 @@ async fn a_gladly_that_refuses_us_is_not_asked_more_often() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_gladly_that_fails_is_not_asked_more_often_for_a_gap_either() {
+async fn a_failing_backfill_is_retried_every_five_minutes() {
     let app = TestApp::new(|_| Reply::status(500));
     let now = app.clock.now();
-    let range = |hours| (now - SignedDuration::from_hours(hours)).to_string();
-    app.pending(now - SignedDuration::from_hours(3), Some(now - SignedDuration::from_hours(1)));
+    let time = |hours| (now - SignedDuration::from_hours(hours)).to_string();
+    app.put_pending_range(
+        now - SignedDuration::from_hours(3),
+        Some(now - SignedDuration::from_hours(1)),
+    );
     for _ in 0..20 {
-        let told = app.invoke(json!({"task": "reconcile"})).await;
-        assert!(told.is_ok() || told.unwrap_err().to_string().contains("Gladly answered 5"));
+        let result = app.invoke(json!({"task": "reconcile"})).await;
+        assert!(result.is_ok() || result.unwrap_err().to_string().contains("Gladly answered 5"));
         sleep(Duration::from_mins(1)).await;
     }
     assert_eq!(app.times("events").len(), 4, "in twenty minutes");
 
     // An operator does not wait.
-    let asked = json!({"task": "backfill", "from": range(3), "to": range(1)});
+    let range = json!({"task": "backfill", "from": time(3), "to": time(1)});
     for _ in 0..3 {
-        app.invoke(asked.clone()).await.unwrap_err();
+        app.invoke(range.clone()).await.unwrap_err();
     }
     assert_eq!(app.times("events").len(), 7);
-    assert_ne!(app.work(), json!({}), "nothing is given up");
+    assert_ne!(app.pending_backfill(), json!({}), "the range stays pending");
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_is_asked_where_nobody_watches() {
+async fn gladly_is_not_called_when_the_webhook_is_not_monitored() {
     for settings in [&[("WEBHOOK_URL", URL), ("WATCH_WEBHOOK", "false")][..], &[]] {
         let app = TestApp::with(settings, |_| Reply::status(500));
         app.task("reconcile").await;
@@ -309,13 +312,13 @@ async fn nobody_is_asked_where_nobody_watches() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_webhook_that_gladly_gave_up_is_switched_on_and_its_gap_is_filled() {
-    let mut given_up = webhook(false);
-    let (app, upstream) = watched(Upstream::default());
+async fn a_webhook_that_gladly_disabled_is_re_enabled_and_its_gap_is_backfilled() {
+    let mut disabled = webhook(false);
+    let (app, gladly) = watched(FakeGladly::default());
     let now = app.clock.now();
-    given_up["disabledAtDueToRetryLimit"] =
+    disabled["disabledAtDueToRetryLimit"] =
         (now - SignedDuration::from_mins(10)).to_string().into();
-    upstream.lock().unwrap().webhooks = json!([given_up]);
+    gladly.lock().unwrap().webhooks = json!([disabled]);
     // Before the gap, in it, and after.
     let ages = [150, 129, 60, 5];
     let mut events: Vec<_> = ages
@@ -326,9 +329,9 @@ async fn a_webhook_that_gladly_gave_up_is_switched_on_and_its_gap_is_filled() {
         .collect();
     events.push((now, "not JSON".into()));
     events.push((now, json!({"type": "CONTACT/STARTED", "content": {}}).to_string()));
-    upstream.lock().unwrap().events = events;
+    gladly.lock().unwrap().events = events;
 
-    // Our endpoint does not answer Gladly's PING yet.
+    // The endpoint does not answer Gladly's PING yet.
     app.task("reconcile").await;
     let first = app.aws.state().writes[0].text.clone();
     let begins = now - SignedDuration::from_mins(130);
@@ -338,19 +341,19 @@ async fn a_webhook_that_gladly_gave_up_is_switched_on_and_its_gap_is_filled() {
             r#"{{"ranges":[{{"since":"{begins}","from":"{begins}","to":"{begins}","lasts":true}}]}}"#
         )
     );
-    assert_eq!(app.queued().len(), 3, "what can be had already is");
-    assert_eq!(app.work()["ranges"][0]["lasts"], true, "the gap still lasts");
+    assert_eq!(app.queued().len(), 3, "available events are queued already");
+    assert_eq!(app.pending_backfill()["ranges"][0]["lasts"], true, "the gap still lasts");
     assert_eq!(app.task("status").await["webhook"]["enabled"], false);
     sleep(Duration::from_mins(2)).await;
     let late = app.clock.now() - SignedDuration::from_secs(10);
-    upstream.lock().unwrap().events.push(event(4, late));
-    upstream.lock().unwrap().pings = true;
+    gladly.lock().unwrap().events.push(event(4, late));
+    gladly.lock().unwrap().pings = true;
     for _ in 0..6 {
         sleep(Duration::from_mins(1)).await;
         app.task("reconcile").await;
     }
     assert_eq!(app.task("status").await["webhook"]["enabled"], true);
-    assert_eq!(app.work(), json!({}), "all is done");
+    assert_eq!(app.pending_backfill(), json!({}), "the backfill is complete");
     assert_eq!(
         app.queued().into_iter().collect::<BTreeSet<_>>(),
         ["e-1", "e-2", "e-3", "e-4"].map(String::from).into()
@@ -359,40 +362,40 @@ async fn a_webhook_that_gladly_gave_up_is_switched_on_and_its_gap_is_filled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_crash_after_the_switching_on_loses_no_gap() {
-    let (app, upstream) =
-        watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
+async fn a_crash_after_re_enabling_the_webhook_loses_no_gap() {
+    let (app, gladly) =
+        watched(FakeGladly { webhooks: json!([webhook(true)]), ..FakeGladly::default() });
     let now = app.clock.now();
-    upstream.lock().unwrap().events = vec![event(1, now - SignedDuration::from_mins(30))];
-    app.pending(now - SignedDuration::from_mins(60), None);
+    gladly.lock().unwrap().events = vec![event(1, now - SignedDuration::from_mins(30))];
+    app.put_pending_range(now - SignedDuration::from_mins(60), None);
     for _ in 0..3 {
         app.task("reconcile").await;
         sleep(Duration::from_mins(1)).await;
     }
     assert_eq!(app.queued(), ["e-1"]);
-    assert_eq!(app.work(), json!({}));
+    assert_eq!(app.pending_backfill(), json!({}));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_range_is_cut_to_what_gladly_has_and_goes_on_after_a_fault() {
-    let (app, upstream) =
-        watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
+async fn a_range_is_limited_to_what_gladly_lists_and_resumes_after_a_fault() {
+    let (app, gladly) =
+        watched(FakeGladly { webhooks: json!([webhook(true)]), ..FakeGladly::default() });
     let now = app.clock.now();
     let hours = |hours| now - SignedDuration::from_hours(hours);
     let at = |n: i32| hours(23) + SignedDuration::from_secs(i64::from(n) * 10);
     let events = (0..2_500).map(|n| event(n, at(n)));
-    upstream.lock().unwrap().events = events.collect();
+    gladly.lock().unwrap().events = events.collect();
     let range =
         json!({"task": "backfill", "from": hours(48).to_string(), "to": hours(1).to_string()});
 
     app.aws.state().sqs_fault = Some(THROTTLED);
-    let told = app.invoke(range.clone()).await.unwrap_err().to_string();
-    assert!(told.starts_with("the range is recorded and continues automatically"), "{told}");
-    assert!(told.contains("could not send to SQS"), "{told}");
+    let error = app.invoke(range.clone()).await.unwrap_err().to_string();
+    assert!(error.starts_with("the range is recorded and continues automatically"), "{error}");
+    assert!(error.contains("could not send to SQS"), "{error}");
     app.aws.state().sqs_fault = None;
     app.task("reconcile").await;
-    assert_eq!(app.queued().len(), 2_500, "the controller goes on by itself");
-    assert_eq!(app.work(), json!({}));
+    assert_eq!(app.queued().len(), 2_500, "the controller continues automatically");
+    assert_eq!(app.pending_backfill(), json!({}));
 
     let done = app.invoke(range).await.unwrap();
     assert_eq!(
@@ -401,33 +404,33 @@ async fn a_range_is_cut_to_what_gladly_has_and_goes_on_after_a_fault() {
     );
     for (from, to) in [(hours(1), hours(2)), (hours(50), hours(30))] {
         let range = json!({"task": "backfill", "from": from.to_string(), "to": to.to_string()});
-        let told = app.invoke(range).await.unwrap_err().to_string();
-        assert!(told.contains("within the last 24 hours"), "{told}");
+        let error = app.invoke(range).await.unwrap_err().to_string();
+        assert!(error.contains("within the last 24 hours"), "{error}");
     }
-    let told = app.invoke(json!({"task": "backfill"})).await.unwrap_err().to_string();
-    assert!(told.starts_with("from is missing"), "{told}");
+    let error = app.invoke(json!({"task": "backfill"})).await.unwrap_err().to_string();
+    assert!(error.starts_with("from is missing"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_sqs_took_only_in_part_is_queued_again() {
-    let (app, upstream) =
-        watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
+async fn a_partly_accepted_batch_is_queued_again() {
+    let (app, gladly) =
+        watched(FakeGladly { webhooks: json!([webhook(true)]), ..FakeGladly::default() });
     let begins = app.clock.now() - SignedDuration::from_hours(1);
     let at = |n: i32| begins + SignedDuration::from_secs(n.into());
-    upstream.lock().unwrap().events = (0..25).map(|n| event(n, at(n))).collect();
-    // Answered 200 all the same.
+    gladly.lock().unwrap().events = (0..25).map(|n| event(n, at(n))).collect();
+    // SQS still answers 200.
     app.aws.state().sqs_faults = [Fault::Entries(0b101)].into();
     let range = json!({"task": "backfill", "from": begins.to_string()});
-    let told = app.invoke(range.clone()).await.unwrap_err().to_string();
-    assert!(told.ends_with("SQS did not accept some of the messages: 2 of 10"), "{told}");
+    let error = app.invoke(range.clone()).await.unwrap_err().to_string();
+    assert!(error.ends_with("SQS did not accept some of the messages: 2 of 10"), "{error}");
     // Answered 200, without an id for any of them.
-    app.aws.state().sqs_faults = [Fault::Unproven(Unproven::Unnamed)].into();
-    let told = app.invoke(range).await.unwrap_err().to_string();
-    assert!(told.ends_with("SQS did not accept some of the messages: 10 of 10"), "{told}");
+    app.aws.state().sqs_faults = [Fault::Unconfirmed(Unconfirmed::NoMessageId)].into();
+    let error = app.invoke(range).await.unwrap_err().to_string();
+    assert!(error.ends_with("SQS did not accept some of the messages: 10 of 10"), "{error}");
     sleep(Duration::from_mins(1)).await;
     app.task("reconcile").await;
     assert_eq!(app.queued().into_iter().collect::<BTreeSet<_>>().len(), 25);
-    assert_eq!(app.work(), json!({}));
+    assert_eq!(app.pending_backfill(), json!({}));
 }
 
 #[tokio::test(start_paused = true)]
@@ -457,7 +460,7 @@ async fn an_import_queues_one_event_for_each_conversation_of_the_exports() {
                 fetched.fetch_add(1, Ordering::Relaxed);
                 Reply::text(files[usize::from(path.contains("j-2"))].clone())
             }
-            _ => working(path),
+            _ => healthy_reply(path),
         }
     });
     let range = json!({"task": "import", "from": days(5).to_string()});
@@ -475,7 +478,7 @@ async fn an_import_queues_one_event_for_each_conversation_of_the_exports() {
     assert_eq!(messages[2].attributes, [("type".to_owned(), "RELAY/IMPORTED".to_owned())]);
 }
 
-/// Events with these numbers, ten seconds apart from a time on.
+/// Events with these numbers, ten seconds apart, starting at a time.
 fn series(numbers: std::ops::Range<i32>, from: Timestamp) -> Vec<(Timestamp, String)> {
     let first = numbers.start;
     let at = |n: i32| from + SignedDuration::from_secs(i64::from(n - first) * 10);
@@ -489,59 +492,64 @@ fn ids(numbers: std::ops::Range<i32>) -> BTreeSet<String> {
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
 
 #[tokio::test(start_paused = true)]
-async fn a_range_that_is_added_while_another_is_worked_on_is_kept() {
-    // With the lease, and where two have come to work at once.
+async fn a_range_added_during_another_backfill_is_kept() {
+    // With the lease, and with two concurrent invocations.
     for at_once in [false, true] {
-        let (app, upstream) =
-            watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
+        let (app, gladly) =
+            watched(FakeGladly { webhooks: json!([webhook(true)]), ..FakeGladly::default() });
         let now = app.clock.now();
         let (old, new) = (now - 5 * HOUR, now - 2 * HOUR);
         {
-            let mut upstream = upstream.lock().unwrap();
-            upstream.events = [series(0..20, old), series(20..40, new)].concat();
-            upstream.lists = [List::Slow(Duration::from_secs(20)), List::Unavailable].into();
+            let mut gladly = gladly.lock().unwrap();
+            gladly.events = [series(0..20, old), series(20..40, new)].concat();
+            gladly.lists =
+                [ListReply::Slow(Duration::from_secs(20)), ListReply::Unavailable].into();
             if !at_once {
-                upstream.lists.pop_back();
+                gladly.lists.pop_back();
             }
         }
-        app.pending(new, Some(now - HOUR));
+        app.put_pending_range(new, Some(now - HOUR));
         let operator = app.another(&[("WEBHOOK_URL", URL)]);
-        let asked = async {
+        let requested = async {
             sleep(Duration::from_secs(10)).await;
             if at_once {
                 app.aws.state().parameters.remove(LEASE).unwrap();
             }
             operator.backfill(old, now - 4 * HOUR).await
         };
-        let (scheduled, asked) = join!(app.invoke(json!({"task": "reconcile"})), asked);
+        let (scheduled, requested) = join!(app.invoke(json!({"task": "reconcile"})), requested);
         scheduled.unwrap();
         if at_once {
-            let told = asked.unwrap_err().to_string();
-            assert!(told.starts_with("the range is recorded"), "{told}");
+            let error = requested.unwrap_err().to_string();
+            assert!(error.starts_with("the range is recorded"), "{error}");
             operator.schedule(7).await;
         } else {
-            assert_eq!(asked.unwrap()["done"], false, "the schedule is at work, and finds it");
+            assert_eq!(
+                requested.unwrap()["done"],
+                false,
+                "the schedule holds the lease, and continues it"
+            );
         }
         assert_eq!(app.queued().into_iter().collect::<BTreeSet<_>>(), ids(0..40));
-        assert_eq!(app.work(), json!({}));
+        assert_eq!(app.pending_backfill(), json!({}));
         assert_eq!(app.parameter(LEASE), Value::Null);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_gap_that_is_noted_while_exports_are_read_is_kept() {
-    for list in [None, Some(List::Unavailable)] {
-        let (app, upstream) = watched(Upstream { pings: true, ..Upstream::default() });
+async fn a_gap_recorded_during_an_import_is_kept() {
+    for list in [None, Some(ListReply::Unavailable)] {
+        let (app, gladly) = watched(FakeGladly { pings: true, ..FakeGladly::default() });
         let now = app.clock.now();
-        let mut given_up = webhook(false);
-        given_up["disabledAtDueToRetryLimit"] = (now - HOUR).to_string().into();
+        let mut disabled = webhook(false);
+        disabled["disabledAtDueToRetryLimit"] = (now - HOUR).to_string().into();
         {
-            let mut upstream = upstream.lock().unwrap();
-            upstream.webhooks = json!([given_up]);
-            upstream.events = series(0..40, now - HOUR);
-            upstream.lists.extend(list);
+            let mut gladly = gladly.lock().unwrap();
+            gladly.webhooks = json!([disabled]);
+            gladly.events = series(0..40, now - HOUR);
+            gladly.lists.extend(list);
             // Three files of 25 seconds.
-            upstream.jobs = (0..3)
+            gladly.jobs = (0..3)
                 .map(|n| {
                     let (from, to) = (now - (50 - n) * HOUR, now - (49 - n) * HOUR);
                     let at = from + HOUR / 2;
@@ -553,7 +561,7 @@ async fn a_gap_that_is_noted_while_exports_are_read_is_kept() {
         let operator = app.another(&[("WEBHOOK_URL", URL)]);
         let watch = async {
             sleep(Duration::from_secs(40)).await;
-            // The answer of the exports is 503 at once; the gap is there all the same.
+            // The exports answer 503 immediately; the gap is recorded anyway.
             let _ = app.invoke(json!({"task": "reconcile"})).await;
         };
         let (imported, ()) = join!(operator.import(now - 60 * HOUR, now), watch);
@@ -570,17 +578,17 @@ async fn a_gap_that_is_noted_while_exports_are_read_is_kept() {
         assert_eq!(queued, ids(0..40), "all of the gap");
         let conversations = app.conversations();
         assert!((0..3).all(|n| conversations.contains(&format!("x-{n}"))));
-        assert_eq!((app.work(), app.parameter(IMPORT)), (json!({}), json!({})));
+        assert_eq!((app.pending_backfill(), app.parameter(IMPORT)), (json!({}), json!({})));
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_second_import_does_not_drop_the_first() {
-    let (app, upstream) =
-        watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
+    let (app, gladly) =
+        watched(FakeGladly { webhooks: json!([webhook(true)]), ..FakeGladly::default() });
     let now = app.clock.now();
     let day = 24 * HOUR;
-    upstream.lock().unwrap().jobs = [5, 3]
+    gladly.lock().unwrap().jobs = [5, 3]
         .map(|age| {
             let from = now - age * day;
             let lines = vec![item(&format!("c-{age}"), from + HOUR)];
@@ -590,8 +598,8 @@ async fn a_second_import_does_not_drop_the_first() {
     app.aws.state().sqs_fault = Some(THROTTLED);
     for from in [5, 3] {
         let from = now - from * day;
-        let told = app.import(from, from + day).await.unwrap_err().to_string();
-        assert!(told.starts_with("the range is recorded"), "{told}");
+        let error = app.import(from, from + day).await.unwrap_err().to_string();
+        assert!(error.starts_with("the range is recorded"), "{error}");
     }
     app.aws.state().sqs_fault = None;
     app.schedule(1).await;
@@ -601,10 +609,10 @@ async fn a_second_import_does_not_drop_the_first() {
 
 #[tokio::test(start_paused = true)]
 async fn an_import_of_fourteen_days_of_hourly_exports_fits_into_its_parameter() {
-    let (app, upstream) =
-        watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
+    let (app, gladly) =
+        watched(FakeGladly { webhooks: json!([webhook(true)]), ..FakeGladly::default() });
     let now = app.clock.now();
-    upstream.lock().unwrap().jobs = (0..336)
+    gladly.lock().unwrap().jobs = (0..336)
         .map(|n| {
             let from = now - (336 - n) * HOUR;
             let lines = vec![item(&format!("c-{n}"), from + HOUR / 2)];
@@ -623,16 +631,18 @@ async fn an_import_of_fourteen_days_of_hourly_exports_fits_into_its_parameter() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_export_job_longer_than_an_invocation_goes_on_from_where_it_ended() {
+async fn an_export_job_longer_than_an_invocation_resumes_where_it_stopped() {
     for parts in [true, false] {
-        let (app, upstream) =
-            watched(Upstream { webhooks: json!([webhook(true)]), parts, ..Upstream::default() });
+        let (app, gladly) = watched(FakeGladly {
+            webhooks: json!([webhook(true)]),
+            parts,
+            ..FakeGladly::default()
+        });
         let now = app.clock.now();
         let from = now - 30 * HOUR;
         let lines = |count| (0..count).map(|n| item(&format!("c-{n}"), from + HOUR)).collect();
         let slow = Duration::from_secs(10);
-        upstream.lock().unwrap().jobs =
-            vec![(job("j-1", from, from + 24 * HOUR), slow, lines(100))];
+        gladly.lock().unwrap().jobs = vec![(job("j-1", from, from + 24 * HOUR), slow, lines(100))];
         for expected in 1.. {
             let done = app.import(from, now).await.unwrap();
             assert_eq!(app.parameter(LEASE), Value::Null);
@@ -642,8 +652,8 @@ async fn an_export_job_longer_than_an_invocation_goes_on_from_where_it_ended() {
             assert!(done["queued"].as_u64().unwrap() > 25, "{done}");
             assert!(expected < 5, "it ends");
             if !parts {
-                // Whatever was too slow is not for ever.
-                upstream.lock().unwrap().jobs[0].1 = Duration::ZERO;
+                // The slowness ends.
+                gladly.lock().unwrap().jobs[0].1 = Duration::ZERO;
             }
         }
         assert_eq!(app.conversations().len(), 100);
@@ -652,7 +662,7 @@ async fn an_export_job_longer_than_an_invocation_goes_on_from_where_it_ended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_line_that_takes_too_long_costs_neither_the_deadline_nor_what_came_before() {
+async fn a_slow_line_exceeds_no_deadline_and_loses_no_earlier_line() {
     let now = Timestamp::now();
     let from = now - 2 * HOUR;
     let events = series(0..3, from);
@@ -661,31 +671,31 @@ async fn a_line_that_takes_too_long_costs_neither_the_deadline_nor_what_came_bef
     let stream = Reply::stream(parts.chain(trickle).collect());
     let app = TestApp::new(move |path| match path {
         path if path.starts_with("api/v1/events?") => stream.clone(),
-        path => working(path),
+        path => healthy_reply(path),
     });
     let done = app.backfill(from, now - HOUR).await.unwrap();
     assert_eq!((&done["queued"], &done["done"]), (&json!(2), &json!(false)));
-    assert_eq!(app.work()["ranges"][0]["from"], events[1].0.to_string());
+    assert_eq!(app.pending_backfill()["ranges"][0]["from"], events[1].0.to_string());
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_export_job_that_is_gone_costs_only_itself() {
-    let (app, upstream) =
-        watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
+async fn a_deleted_export_job_does_not_stop_the_others() {
+    let (app, gladly) =
+        watched(FakeGladly { webhooks: json!([webhook(true)]), ..FakeGladly::default() });
     let now = app.clock.now();
     let day = 24 * HOUR;
     {
-        let mut upstream = upstream.lock().unwrap();
-        upstream.events = series(0..3, now - HOUR);
-        upstream.jobs = [5, 4, 3]
+        let mut gladly = gladly.lock().unwrap();
+        gladly.events = series(0..3, now - HOUR);
+        gladly.jobs = [5, 4, 3]
             .map(|age| {
                 let from = now - age * day;
                 let lines = vec![item(&format!("x-{age}"), from + HOUR)];
                 (job(&format!("j-{age}"), from, from + day), Duration::ZERO, lines)
             })
             .into();
-        upstream.jobs[0].2.clear();
-        upstream.jobs[1].2.clear();
+        gladly.jobs[0].2.clear();
+        gladly.jobs[1].2.clear();
     }
     let log = Log::default();
     let gate = log.listen(Level::ERROR);
@@ -698,41 +708,41 @@ async fn an_export_job_that_is_gone_costs_only_itself() {
     assert_eq!(log.text().matches("export job no longer exists").count(), 2, "{}", log.text());
     assert!(log.text().contains(r#""gladly.job_id":"j-5""#), "{}", log.text());
 
-    // An import that fails is none of a backfill's business.
-    upstream.lock().unwrap().jobs[2].0["id"] = json!("j-unknown");
+    // A failing import does not affect a backfill.
+    gladly.lock().unwrap().jobs[2].0["id"] = json!("j-unknown");
     app.aws.put(IMPORT, "not a document");
     let done = app.backfill(now - 2 * HOUR, now - HOUR / 2).await.unwrap();
     assert_eq!((&done["queued"], &done["done"]), (&json!(3), &json!(true)));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_list_that_breaks_off_goes_on_from_where_it_broke() {
-    let (app, upstream) =
-        watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
+async fn a_truncated_list_resumes_where_it_was_cut() {
+    let (app, gladly) =
+        watched(FakeGladly { webhooks: json!([webhook(true)]), ..FakeGladly::default() });
     let begins = app.clock.now() - 10 * HOUR;
     {
-        let mut upstream = upstream.lock().unwrap();
-        upstream.events = series(0..3_000, begins);
-        upstream.lists = (0..100).map(|_| List::Cut(1_000)).collect();
+        let mut gladly = gladly.lock().unwrap();
+        gladly.events = series(0..3_000, begins);
+        gladly.lists = (0..100).map(|_| ListReply::Cut(1_000)).collect();
     }
-    app.pending(begins, Some(begins + 9 * HOUR));
+    app.put_pending_range(begins, Some(begins + 9 * HOUR));
     app.schedule(6).await;
-    assert_eq!(app.work(), json!({}));
+    assert_eq!(app.pending_backfill(), json!({}));
     assert_eq!(app.queued().into_iter().collect::<BTreeSet<_>>(), ids(0..3_000));
     assert!(app.queued().len() < 3_010, "{}", app.queued().len());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_download_that_gladly_throttles_quiets_every_call_for_as_long_as_it_asks() {
-    let (app, upstream) =
-        watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
+async fn a_throttled_download_pauses_all_calls_for_its_retry_after() {
+    let (app, gladly) =
+        watched(FakeGladly { webhooks: json!([webhook(true)]), ..FakeGladly::default() });
     let begins = app.clock.now() - 2 * HOUR;
     {
-        let mut upstream = upstream.lock().unwrap();
-        upstream.events = series(0..20, begins);
-        upstream.lists = [List::Throttled(600)].into();
+        let mut gladly = gladly.lock().unwrap();
+        gladly.events = series(0..20, begins);
+        gladly.lists = [ListReply::Throttled(600)].into();
     }
-    app.pending(begins, Some(begins + HOUR));
+    app.put_pending_range(begins, Some(begins + HOUR));
     app.schedule(20).await;
     let throttled = app.times("api/v1/events")[0];
     let next = app.times("api/v1").into_iter().find(|at| *at > throttled).unwrap();
@@ -741,76 +751,75 @@ async fn a_download_that_gladly_throttles_quiets_every_call_for_as_long_as_it_as
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_download_refused_with_a_token_that_was_just_replaced_is_asked_again_with_the_new_one() {
-    let (app, upstream) =
-        watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
+async fn a_download_rejected_during_a_token_change_is_retried_with_the_new_token() {
+    let (app, gladly) =
+        watched(FakeGladly { webhooks: json!([webhook(true)]), ..FakeGladly::default() });
     let now = app.clock.now();
     let aws = app.aws.clone();
     {
-        let mut upstream = upstream.lock().unwrap();
-        upstream.events = series(0..20, now - 2 * HOUR);
-        upstream.lists = [List::Unauthorized].into();
-        upstream.on_refusal =
-            Some(Box::new(move || aws.put("/relay/gladly-token", "another-token")));
+        let mut gladly = gladly.lock().unwrap();
+        gladly.events = series(0..20, now - 2 * HOUR);
+        gladly.lists = [ListReply::Unauthorized].into();
+        gladly.on_refusal = Some(Box::new(move || aws.put("/relay/gladly-token", "another-token")));
     }
-    let told = app.backfill(now - 2 * HOUR, now - HOUR).await.unwrap_err().to_string();
-    assert!(told.contains("the Gladly token was replaced during the call"), "{told}");
+    let error = app.backfill(now - 2 * HOUR, now - HOUR).await.unwrap_err().to_string();
+    assert!(error.contains("the Gladly token was replaced during the call"), "{error}");
     app.schedule(7).await;
     assert_eq!(app.queued().into_iter().collect::<BTreeSet<_>>(), ids(0..20));
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_the_webhook_stays_off_each_watch_goes_on_from_the_mark() {
-    let (app, upstream) = watched(Upstream::default());
+async fn while_the_webhook_is_disabled_each_check_resumes_where_the_last_one_stopped() {
+    let (app, gladly) = watched(FakeGladly::default());
     let now = app.clock.now();
-    let mut given_up = webhook(false);
-    given_up["disabledAtDueToRetryLimit"] = now.to_string().into();
-    upstream.lock().unwrap().webhooks = json!([given_up]);
-    upstream.lock().unwrap().events = series(0..100, now - HOUR);
+    let mut disabled = webhook(false);
+    disabled["disabledAtDueToRetryLimit"] = now.to_string().into();
+    gladly.lock().unwrap().webhooks = json!([disabled]);
+    gladly.lock().unwrap().events = series(0..100, now - HOUR);
     app.schedule(60).await;
     assert_eq!(app.queued().into_iter().collect::<BTreeSet<_>>(), ids(0..100));
     assert_eq!(app.queued().len(), 100, "each once");
-    assert!(app.times("webhooks/w-1").len() >= 10, "and each watch tries to switch it on");
-    // Another environment's watch knows the gap too.
+    assert!(app.times("webhooks/w-1").len() >= 10, "and each check tries to re-enable it");
+    // Another environment's check knows the gap too.
     let another = app.another(&[("WEBHOOK_URL", URL)]);
     another.schedule(6).await;
     assert_eq!(app.queued().len(), 100);
-    upstream.lock().unwrap().pings = true;
+    gladly.lock().unwrap().pings = true;
     another.schedule(7).await;
-    assert_eq!(app.work(), json!({}));
+    assert_eq!(app.pending_backfill(), json!({}));
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_import_begins_where_gladly_lets_it() {
-    let asked = Arc::new(Mutex::new(None));
+async fn an_import_starts_at_the_oldest_time_that_gladly_accepts() {
+    let requested = Arc::new(Mutex::new(None));
     let app = TestApp::new({
-        let asked = Arc::clone(&asked);
+        let requested = Arc::clone(&requested);
         move |path| match path.strip_prefix("api/v1/export/jobs?status=COMPLETED&startAt=") {
             Some(since) => {
                 let since: Timestamp = since.parse().unwrap();
-                *asked.lock().unwrap() = Some(since);
+                *requested.lock().unwrap() = Some(since);
                 Reply::json(json!([job("j-1", since, since + 24 * HOUR)]))
             }
             None if path.contains("/files/") => Reply::text(String::new()),
-            None => working(path),
+            None => healthy_reply(path),
         }
     });
     let now = app.clock.now();
     let oldest = now - 14 * 24 * HOUR;
     for (from, cut) in [(oldest - 100 * HOUR, true), (oldest, true), (oldest + 2 * HOUR, false)] {
         let done = app.import(from, now).await.unwrap();
-        let since = asked.lock().unwrap().unwrap();
+        let since = requested.lock().unwrap().unwrap();
         assert!(since >= oldest + SignedDuration::from_secs(30), "Gladly refuses {since}");
         assert_eq!(done["cut"] == true, cut, "{done}");
     }
-    let told = app.import(oldest - HOUR, oldest).await.unwrap_err().to_string();
-    assert!(told.contains("within the last 14 days"), "{told}");
+    let error = app.import(oldest - HOUR, oldest).await.unwrap_err().to_string();
+    assert!(error.contains("within the last 14 days"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_line_needs_nothing_but_its_conversation_and_what_cannot_be_used_is_counted() {
-    let (app, upstream) =
-        watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
+async fn a_line_needs_only_its_conversation_and_invalid_lines_are_counted() {
+    let (app, gladly) =
+        watched(FakeGladly { webhooks: json!([webhook(true)]), ..FakeGladly::default() });
     let now = app.clock.now();
     let from = now - 30 * HOUR;
     let at = from + HOUR;
@@ -830,7 +839,7 @@ async fn a_line_needs_nothing_but_its_conversation_and_what_cannot_be_used_is_co
         json!({"conversationId": "../x", "timestamp": at.to_string()}).to_string(),
         item("outside", from - HOUR),
     ];
-    upstream.lock().unwrap().jobs = vec![(job("j-1", from, now - HOUR), Duration::ZERO, lines)];
+    gladly.lock().unwrap().jobs = vec![(job("j-1", from, now - HOUR), Duration::ZERO, lines)];
     let log = Log::default();
     let gate = log.listen(Level::WARN);
     let done = app.import(from, now).await.unwrap();
@@ -858,7 +867,7 @@ async fn a_line_needs_nothing_but_its_conversation_and_what_cannot_be_used_is_co
 
     app.aws.state().messages.clear();
     let at = now - HOUR;
-    upstream.lock().unwrap().events = vec![
+    gladly.lock().unwrap().events = vec![
         (at, format!("\u{feff}{}", event(0, at).1)),
         (at, "garbage".into()),
         (at, json!({"type": "A", "content": {"conversationId": 7}}).to_string()),
@@ -871,21 +880,21 @@ async fn a_line_needs_nothing_but_its_conversation_and_what_cannot_be_used_is_co
 
 #[tokio::test(start_paused = true)]
 async fn events_that_gladly_no_longer_lists_are_an_error_and_the_rest_is_queued() {
-    let (app, upstream) =
-        watched(Upstream { webhooks: json!([webhook(true)]), ..Upstream::default() });
+    let (app, gladly) =
+        watched(FakeGladly { webhooks: json!([webhook(true)]), ..FakeGladly::default() });
     let now = app.clock.now();
-    upstream.lock().unwrap().events = series(0..3, now - 2 * HOUR);
+    gladly.lock().unwrap().events = series(0..3, now - 2 * HOUR);
     let log = Log::default();
     let gate = log.listen(Level::ERROR);
-    app.pending(now - 40 * HOUR, Some(now - 30 * HOUR));
+    app.put_pending_range(now - 40 * HOUR, Some(now - 30 * HOUR));
     app.schedule(1).await;
-    assert_eq!(app.work(), json!({}), "nothing of it can be had");
-    app.pending(now - 30 * HOUR, Some(now - HOUR));
+    assert_eq!(app.pending_backfill(), json!({}), "none of it is available");
+    app.put_pending_range(now - 30 * HOUR, Some(now - HOUR));
     app.schedule(1).await;
     drop(gate);
     let lost = "events are outside Gladly's 24 h window and are lost";
     assert_eq!(log.text().matches(lost).count(), 2, "{}", log.text());
     assert!(log.text().contains(r#""before":""#));
     assert_eq!(app.queued().into_iter().collect::<BTreeSet<_>>(), ids(0..3));
-    assert_eq!(app.work(), json!({}));
+    assert_eq!(app.pending_backfill(), json!({}));
 }

@@ -1,4 +1,4 @@
-//! Records and how they end.
+//! Batches: the outcome of each record.
 
 use std::time::Duration;
 
@@ -8,21 +8,21 @@ use jiff::{SignedDuration, Timestamp};
 use lambda_runtime::{Context, LambdaEvent};
 use serde_json::{Value, json};
 use testing::{
-    aws::{Fault as AwsFault, THROTTLED, Unproven},
+    aws::{Fault as AwsFault, THROTTLED, Unconfirmed},
     fault::Fault,
 };
 
 use tokio::time::sleep;
 
 use crate::{
-    FIRST_WAIT, MINUTES, TestApp,
-    deadlines::{self, records, working},
-    hand_over, raw_record, record,
+    FIRST_BACKOFF, TIME_LEFT, TestApp,
+    deadlines::{self, healthy_reply, records},
+    invoke_batch, raw_record, record,
 };
 
 #[test]
-fn the_response_names_what_stays_as_lambda_reads_it() {
-    // Any other name, an empty id or a missing list would delete every record that was to stay.
+fn the_response_lists_failed_records_in_lambdas_format() {
+    // Any other name, an empty id or a missing list would delete every record that must stay.
     let mut response = SqsBatchResponse::default();
     assert_eq!(serde_json::to_string(&response).unwrap(), r#"{"batchItemFailures":[]}"#);
     response.set_failures(["a", "b"]);
@@ -33,21 +33,21 @@ fn the_response_names_what_stays_as_lambda_reads_it() {
 }
 
 #[tokio::test]
-async fn a_record_that_cannot_be_named_keeps_the_whole_batch() {
+async fn a_record_without_a_message_id_keeps_the_whole_batch() {
     let app = TestApp::new();
-    let nameless = json!({"receiptHandle": "r", "body": "{}"});
+    let without_id = json!({"receiptHandle": "r", "body": "{}"});
     for id in [json!(null), json!("")] {
-        let mut message = nameless.clone();
+        let mut message = without_id.clone();
         message["messageId"] = id;
-        let answer = hand_over(&app.extractor, &app.aws, vec![message], MINUTES).await;
+        let answer = invoke_batch(&app.extractor, &app.aws, vec![message], TIME_LEFT).await;
         assert!(matches!(answer, Err(InvocationError::MissingMessageId(_))));
     }
     app.batch(&[]).await.is_done();
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_malformed_record_costs_neither_its_other_fields_nor_its_neighbours() {
-    let app = deadlines::TestApp::new(working);
+async fn a_malformed_field_affects_neither_its_record_nor_the_others() {
+    let app = deadlines::TestApp::new(healthy_reply);
     let message = |id: &Value, body: &Value, more: Value| {
         let mut message =
             json!({"messageId": id, "receiptHandle": format!("receipt of {id}"), "body": body});
@@ -77,7 +77,7 @@ async fn a_malformed_record_costs_neither_its_other_fields_nor_its_neighbours() 
     });
     assert_eq!(raw.collect::<Vec<_>>(), [not_a_text.to_string(), String::new()]);
 
-    // What is sent again keeps the attributes that can be read.
+    // A re-enqueued message keeps its readable attributes.
     app.aws.put("/relay/pause", "paused");
     sleep(Duration::from_secs(11)).await;
     let old = app.clock.now() - SignedDuration::from_hours(95);
@@ -94,7 +94,7 @@ async fn a_malformed_record_costs_neither_its_other_fields_nor_its_neighbours() 
     let renewed = app.aws.state().messages.last().unwrap().clone();
     assert_eq!(renewed.attributes, [("type".to_owned(), "A".to_owned())]);
 
-    // Without its id it cannot be named in the response, so the whole batch stays.
+    // A record without an id cannot be listed in the response, so the whole batch stays.
     for id in [json!(null), json!(7), json!(""), json!({})] {
         let batch = json!({"Records": [message(&id, &bodies[0], json!({})), message(&json!("m-7"), &bodies[1], json!({}))]});
         assert!(app.invoke(batch).await.is_err(), "{id}");
@@ -102,7 +102,7 @@ async fn a_malformed_record_costs_neither_its_other_fields_nor_its_neighbours() 
 }
 
 #[tokio::test]
-async fn an_unreadable_record_goes_to_quarantine_and_never_fails_its_neighbours() {
+async fn an_unreadable_record_is_quarantined_and_never_fails_the_others() {
     let app = TestApp::new();
     let good = app.conversation("c-1");
     let wrapped = |event: &str| {
@@ -135,14 +135,14 @@ async fn an_unreadable_record_goes_to_quarantine_and_never_fails_its_neighbours(
 }
 
 #[tokio::test]
-async fn what_quarantine_does_not_take_stays_in_the_queue() {
+async fn a_record_that_cannot_be_quarantined_stays_in_the_queue() {
     let app = TestApp::new();
     app.aws.state().sqs_fault = Some(THROTTLED);
     let settled = app.batch(&[raw_record(0, "not JSON")]).await;
     assert_eq!(settled.kept, ["m-0"]);
     assert!(settled.visibility.is_empty(), "SQS fails: the queue's own timeout brings it back");
-    app.aws.state().sqs_fault = Some(AwsFault::Unproven(Unproven::OtherMd5));
-    app.batch(&[raw_record(0, "not JSON")]).await.gives_back(&["m-0"], FIRST_WAIT);
+    app.aws.state().sqs_fault = Some(AwsFault::Unconfirmed(Unconfirmed::OtherMd5));
+    app.batch(&[raw_record(0, "not JSON")]).await.assert_returned(&["m-0"], FIRST_BACKOFF);
 
     app.aws.state().sqs_fault = None;
     app.batch(&[raw_record(0, "not JSON")]).await.is_done();
@@ -150,24 +150,24 @@ async fn what_quarantine_does_not_take_stays_in_the_queue() {
 }
 
 #[tokio::test]
-async fn one_poison_event_among_499_good_ones_is_alone_in_its_fate() {
+async fn one_poison_event_among_499_good_ones_is_quarantined_alone() {
     let app = TestApp::new();
     let events: Vec<Value> = (0..500).map(|n| app.conversation(&format!("c-{n}"))).collect();
     app.gladly.fault(Fault::garbled().on("/api/v1/conversations/c-250/items"));
 
-    app.extract(&events).await.gives_back(&["m-250"], FIRST_WAIT);
+    app.extract(&events).await.assert_returned(&["m-250"], FIRST_BACKOFF);
 
     assert_eq!(app.destination.event_ids().len(), 499);
     assert!(app.quarantined().is_empty());
 }
 
 #[tokio::test]
-async fn an_event_that_fails_for_a_day_is_put_aside_at_last() {
+async fn an_event_that_fails_for_a_day_is_quarantined() {
     let app = TestApp::new();
     let (event, other) = (app.conversation("c-1"), app.conversation("c-2"));
     app.gladly.fault(Fault::status(418).on("/api/v1/conversations/c-1"));
     let day = SignedDuration::from_hours(25);
-    // Nothing was held meanwhile.
+    // Nothing was held in the meantime.
     app.aws.state().modified.insert("/relay/pause".into(), Timestamp::now() - day);
     let cases = [
         (record(0, &event).received(21).sent_ago(SignedDuration::from_hours(23)), false),
@@ -181,16 +181,16 @@ async fn an_event_that_fails_for_a_day_is_put_aside_at_last() {
     let (_, body) = app.quarantined().remove(0);
     assert_eq!(body["reason"], "exhausted");
 
-    // A pause is no failure, however long.
+    // A pause is not a failure, however long.
     app.aws.put("/relay/pause", "paused");
     let app = TestApp::new();
     app.aws.put("/relay/pause", "paused");
     let settled = app.batch(&[record(0, &event).received(500).sent_ago(day)]).await;
-    settled.gives_back(&["m-0"], 2_880..=4_320);
+    settled.assert_returned(&["m-0"], 2_880..=4_320);
 }
 
 #[tokio::test]
-async fn what_is_no_batch_is_refused_in_words() {
+async fn an_unknown_payload_is_rejected_with_an_explanation() {
     let app = TestApp::new();
     for (payload, expected) in [
         (json!({"task": "backfill"}), "from is missing"),

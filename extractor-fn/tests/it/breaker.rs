@@ -1,4 +1,4 @@
-//! The circuit breaker: what opens it, what it holds, and how it heals.
+//! The circuit breaker: what opens it, what it holds, and how it closes.
 
 use std::{
     collections::BTreeSet,
@@ -19,8 +19,8 @@ use testing::{
 use tokio::time::{Duration, sleep};
 
 use crate::{
-    FIRST_WAIT, Settled,
-    deadlines::{LEFT, TestApp, records, working},
+    BatchResult, FIRST_BACKOFF,
+    deadlines::{LEFT, TestApp, healthy_reply, records},
     raw_record, record, settle,
 };
 
@@ -32,29 +32,29 @@ impl TestApp {
         text.map_or(Value::Null, |text| serde_json::from_str(&text).unwrap())
     }
 
-    /// A batch of events about as many conversations.
-    async fn extract(&self, count: usize) -> Settled {
+    /// Extracts one event for each of `count` conversations.
+    async fn extract(&self, count: usize) -> BatchResult {
         self.settle(&records(count)).await
     }
 
-    async fn settle(&self, records: &[SqsRecord]) -> Settled {
+    async fn settle(&self, records: &[SqsRecord]) -> BatchResult {
         settle(&self.extractor, &self.aws, records, LEFT).await
     }
 
-    /// An hour later the controller has looked after the breaker.
+    /// Runs the controller an hour later.
     async fn an_hour_later(&self) {
         sleep(Duration::from_hours(1) + Duration::from_secs(1)).await;
         self.task("reconcile").await;
     }
 
-    /// Records as SQS hands them out a day and a half after the first time.
-    fn tired(&self, records: Vec<SqsRecord>) -> Vec<SqsRecord> {
+    /// Records as SQS hands them out a day and a half after their first receive.
+    fn long_failing(&self, records: Vec<SqsRecord>) -> Vec<SqsRecord> {
         let sent_at = self.clock.now() - SignedDuration::from_hours(36);
-        let tired = |record: SqsRecord| record.received(30).sent(sent_at);
-        records.into_iter().map(tired).collect()
+        let long_failing = |record: SqsRecord| record.received(30).sent(sent_at);
+        records.into_iter().map(long_failing).collect()
     }
 
-    /// The reasons of what stands in quarantine.
+    /// The reasons of the quarantined messages.
     fn reasons(&self) -> Vec<String> {
         let account = self.aws.state();
         let bodies = account.messages.iter().filter(|message| message.queue == "quarantine");
@@ -65,7 +65,7 @@ impl TestApp {
         bodies.map(|message| reason(&message.body)).collect()
     }
 
-    /// How the events that were delivered went, in their order.
+    /// The `snapshot` of each delivered event, in order.
     fn delivered(&self) -> Vec<String> {
         let deliveries = self.sent("deliveries");
         let events = deliveries.iter().flat_map(|body| {
@@ -76,14 +76,14 @@ impl TestApp {
     }
 }
 
-/// Records of these conversations, which Gladly has already been asked for once.
-fn second_look(conversations: std::ops::Range<usize>) -> Vec<SqsRecord> {
+/// Second receives of events about these conversations.
+fn second_receives(conversations: std::ops::Range<usize>) -> Vec<SqsRecord> {
     let event = |n| json!({"id": format!("e-{n}"), "type": "A", "content": {"conversationId": format!("c-{n}")}});
     conversations.map(|n| record(n, &event(n)).received(2)).collect()
 }
 
-/// A Gladly that has nobody's conversations, until it is switched to having them all.
-fn forgetful() -> (TestApp, Arc<AtomicBool>) {
+/// A Gladly without any of the conversations, until it is switched to having them all.
+fn without_conversations() -> (TestApp, Arc<AtomicBool>) {
     let has_all = Arc::new(AtomicBool::new(false));
     let app = TestApp::new({
         let has_all = Arc::clone(&has_all);
@@ -92,7 +92,7 @@ fn forgetful() -> (TestApp, Arc<AtomicBool>) {
             if asked_for_one && !has_all.load(Ordering::Relaxed) {
                 Reply::status(404)
             } else {
-                working(path)
+                healthy_reply(path)
             }
         }
     });
@@ -100,12 +100,12 @@ fn forgetful() -> (TestApp, Arc<AtomicBool>) {
 }
 
 /// Gladly and the destination answer with statuses that can be changed.
-fn answering(gladly: u16, destination: u16) -> (TestApp, Arc<[AtomicU16; 2]>) {
+fn with_statuses(gladly: u16, destination: u16) -> (TestApp, Arc<[AtomicU16; 2]>) {
     let statuses = Arc::new([AtomicU16::new(gladly), AtomicU16::new(destination)]);
     let app = TestApp::new({
         let statuses = Arc::clone(&statuses);
         move |path| match statuses[usize::from(path == "deliveries")].load(Ordering::Relaxed) {
-            200 => working(path),
+            200 => healthy_reply(path),
             status => Reply::status(status),
         }
     });
@@ -114,25 +114,25 @@ fn answering(gladly: u16, destination: u16) -> (TestApp, Arc<[AtomicU16; 2]>) {
 
 #[tokio::test(start_paused = true)]
 async fn refused_credentials_open_it_and_a_new_token_closes_it() {
-    let (app, statuses) = answering(401, 200);
+    let (app, statuses) = with_statuses(401, 200);
     sleep(Duration::from_secs(2)).await;
     let settled = app.extract(20).await;
     assert_eq!(settled.kept.len(), 20);
-    assert!(settled.visibility.values().all(|wait| FIRST_WAIT.contains(wait)));
+    assert!(settled.visibility.values().all(|wait| FIRST_BACKOFF.contains(wait)));
     let breaker = app.breaker();
     assert_eq!((&breaker["state"], &breaker["cause"]), (&json!("open"), &json!("gladly")));
     assert_eq!(breaker["reason"], "Gladly rejected the API credentials (HTTP 401)");
     assert_eq!(breaker["waitSeconds"], 60);
 
-    let asked = app.times("").len();
+    let before = app.times("").len();
     assert_eq!(app.extract(20).await.kept.len(), 20);
-    assert_eq!(app.times("").len(), asked, "nobody is asked while it is open");
+    assert_eq!(app.times("").len(), before, "no calls while it is open");
     let status = app.task("reconcile").await;
     assert_eq!((&status["state"], &status["mapping"]), (&json!("breaker"), &json!("Disabled")));
     assert_eq!(status["breaker"]["waitSeconds"], 60);
-    assert_eq!(app.times("").len(), asked, "nor before it is time");
+    assert_eq!(app.times("").len(), before, "nor before the retry is due");
 
-    // The token is still refused: the waits double up to an hour.
+    // The token is still rejected: the waits double, up to an hour.
     let mut waits = Vec::new();
     for _ in 0..400 {
         app.task("reconcile").await;
@@ -144,7 +144,7 @@ async fn refused_credentials_open_it_and_a_new_token_closes_it() {
     assert!(app.times("organization").len() < 30, "{}", app.times("organization").len());
     assert_eq!(app.breaker()["since"], breaker["since"], "since it was opened first");
 
-    // Replaced, it is tried at once, however long the wait.
+    // A replaced token is tried immediately, however long the wait.
     sleep(Duration::from_secs(2)).await;
     app.aws.put("/relay/gladly-token", "another-token");
     statuses[0].store(200, Ordering::Relaxed);
@@ -166,11 +166,11 @@ async fn refused_credentials_open_it_and_a_new_token_closes_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_missing_secret_opens_it_and_one_that_cannot_be_read_just_now_does_not() {
+async fn a_missing_secret_opens_it_and_a_failed_read_does_not() {
     for (name, cause) in
         [("/relay/gladly-token", "gladly"), ("/relay/destination-token", "destination")]
     {
-        let app = TestApp::new(working);
+        let app = TestApp::new(healthy_reply);
         app.aws.state().parameters.remove(name);
         assert_eq!(app.extract(3).await.kept.len(), 3);
         assert_eq!(
@@ -186,7 +186,7 @@ async fn a_missing_secret_opens_it_and_one_that_cannot_be_read_just_now_does_not
         app.extract(3).await.is_done();
         assert_eq!(app.breaker()["state"], "closed");
     }
-    let app = TestApp::new(working);
+    let app = TestApp::new(healthy_reply);
     app.extract(1).await.is_done();
     sleep(Duration::from_mins(2)).await;
     app.aws.state().ssm_fault = Some(THROTTLED);
@@ -197,8 +197,8 @@ async fn a_missing_secret_opens_it_and_one_that_cannot_be_read_just_now_does_not
 #[tokio::test(start_paused = true)]
 async fn an_outage_opens_it_after_two_minutes_and_two_conversations() {
     for (gladly, destination, cause) in [(503, 200, "gladly"), (200, 503, "destination")] {
-        // One conversation is no outage, however long.
-        let (app, _) = answering(gladly, destination);
+        // One conversation is not an outage, however long.
+        let (app, _) = with_statuses(gladly, destination);
         for _ in 0..10 {
             assert_eq!(app.extract(1).await.kept.len(), 1);
             sleep(Duration::from_mins(1)).await;
@@ -210,7 +210,7 @@ async fn an_outage_opens_it_after_two_minutes_and_two_conversations() {
         assert!(breaker["reason"].as_str().unwrap().contains("503"), "{breaker}");
 
         // Nor are two minutes in which something succeeds.
-        let (app, statuses) = answering(gladly, destination);
+        let (app, statuses) = with_statuses(gladly, destination);
         for round in 0..10 {
             let upstream = usize::from(cause == "destination");
             statuses[upstream].store(if round % 2 == 0 { 503 } else { 200 }, Ordering::Relaxed);
@@ -219,8 +219,8 @@ async fn an_outage_opens_it_after_two_minutes_and_two_conversations() {
         }
         assert_eq!(app.breaker(), Value::Null);
 
-        // Nor are two blips hours apart with nothing between them.
-        let (app, _) = answering(gladly, destination);
+        // Nor are two failures hours apart with nothing between them.
+        let (app, _) = with_statuses(gladly, destination);
         app.extract(1).await;
         sleep(Duration::from_hours(3)).await;
         app.extract(3).await;
@@ -230,7 +230,7 @@ async fn an_outage_opens_it_after_two_minutes_and_two_conversations() {
 
 #[tokio::test(start_paused = true)]
 async fn a_destination_is_tried_half_open() {
-    let (app, statuses) = answering(200, 403);
+    let (app, statuses) = with_statuses(200, 403);
     assert_eq!(app.extract(3).await.kept.len(), 3);
     assert_eq!(app.breaker()["reason"], "the destination answered 403");
     for wait in [60, 120, 240] {
@@ -240,7 +240,7 @@ async fn a_destination_is_tried_half_open() {
         let status = app.task("reconcile").await;
         assert_eq!((&status["state"], &status["mapping"]), (&json!("running"), &json!("Enabled")));
         assert_eq!(app.breaker()["state"], "half-open");
-        // A failure that passes is enough now, without any two minutes.
+        // While half-open, one transient failure is enough.
         statuses[1].store(503, Ordering::Relaxed);
         assert_eq!(app.extract(3).await.kept.len(), 3);
     }
@@ -250,11 +250,11 @@ async fn a_destination_is_tried_half_open() {
     app.extract(3).await.is_done();
     let breaker = app.breaker();
     assert_eq!((&breaker["state"], &breaker["waitSeconds"]), (&json!("closed"), &json!(480)));
-    // Closed, it takes two minutes again.
+    // Once closed, it takes two minutes again.
     statuses[1].store(503, Ordering::Relaxed);
     app.extract(3).await;
     assert_eq!(app.breaker()["state"], "closed");
-    // Opened within an hour, it waits twice as long as before; later, as at first.
+    // Re-opened within an hour, it waits twice as long as before; later, as long as at first.
     for (status, wait) in [(403, 960), (200, 960), (403, 60)] {
         statuses[1].store(status, Ordering::Relaxed);
         sleep(Duration::from_mins(59)).await;
@@ -267,7 +267,7 @@ async fn a_destination_is_tried_half_open() {
 
 #[tokio::test(start_paused = true)]
 async fn a_refusal_is_a_failure_while_half_open_unless_another_is_accepted() {
-    let (app, statuses) = answering(200, 422);
+    let (app, statuses) = with_statuses(200, 422);
     assert_eq!(app.extract(12).await.kept.len(), 12);
     for wait in [60, 120, 240] {
         assert_eq!(
@@ -285,16 +285,16 @@ async fn a_refusal_is_a_failure_while_half_open_unless_another_is_accepted() {
     app.extract(9).await.is_done();
     assert_eq!(app.breaker()["state"], "closed");
 
-    // One that is accepted shows that the other is itself at fault.
+    // An accepted conversation shows that the destination works.
     let sent = AtomicUsize::new(0);
     let app = TestApp::new(move |path| match path {
         "deliveries" => match sent.fetch_add(1, Ordering::Relaxed) {
             0 => Reply::status(403),
-            // Both together, then one of them.
+            // Both together, then one alone.
             1 | 2 => Reply::status(422),
-            _ => working(path),
+            _ => healthy_reply(path),
         },
-        _ => working(path),
+        _ => healthy_reply(path),
     });
     assert_eq!(app.extract(2).await.kept.len(), 2);
     app.an_hour_later().await;
@@ -305,7 +305,7 @@ async fn a_refusal_is_a_failure_while_half_open_unless_another_is_accepted() {
 
 #[tokio::test(start_paused = true)]
 async fn refusals_count_across_batches_until_something_is_accepted() {
-    let (app, statuses) = answering(200, 200);
+    let (app, statuses) = with_statuses(200, 200);
     for status in [422, 422, 200, 422, 422] {
         statuses[1].store(status, Ordering::Relaxed);
         app.extract(4).await.is_done();
@@ -319,7 +319,7 @@ async fn refusals_count_across_batches_until_something_is_accepted() {
 #[tokio::test(start_paused = true)]
 async fn a_lone_conversation_that_is_refused_for_a_day_is_rejected() {
     for count in [1, 2] {
-        let (app, statuses) = answering(200, 403);
+        let (app, statuses) = with_statuses(200, 403);
         assert_eq!(app.extract(count).await.kept.len(), count);
         statuses[1].store(422, Ordering::Relaxed);
         let mut hours = 0;
@@ -328,14 +328,14 @@ async fn a_lone_conversation_that_is_refused_for_a_day_is_rejected() {
             app.extract(count).await;
             hours += 1;
         }
-        // Two that are refused may both be good: nothing else shows that the destination works.
+        // Two rejected conversations may both be valid: nothing shows that the destination works.
         let expected = if count == 1 { (vec!["rejected".to_owned()], 24) } else { (vec![], 40) };
         assert_eq!((app.reasons(), hours), expected);
         assert_eq!(app.breaker()["state"], "open");
     }
 
-    // Something else waits: it may be what the destination takes.
-    let (app, statuses) = answering(200, 403);
+    // Another event waits, and the destination may accept it.
+    let (app, statuses) = with_statuses(200, 403);
     app.extract(1).await;
     for _ in 0..2 {
         app.aws.state().send("events", "something", Vec::new(), 0, app.clock.now());
@@ -348,20 +348,20 @@ async fn a_lone_conversation_that_is_refused_for_a_day_is_rejected() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_gladly_that_has_no_conversation_is_itself_at_fault() {
-    let (app, has_all) = forgetful();
-    let settled = app.settle(&second_look(0..12)).await;
+async fn a_gladly_without_any_of_the_conversations_opens_it() {
+    let (app, has_all) = without_conversations();
+    let settled = app.settle(&second_receives(0..12)).await;
     assert_eq!(settled.kept.len(), 12);
     assert_eq!((app.delivered(), app.reasons()), (vec![], vec![]), "nothing is consumed");
     let breaker = app.breaker();
     assert_eq!((&breaker["state"], &breaker["cause"]), (&json!("open"), &json!("gladly")));
     assert_eq!(breaker["reason"], "Gladly answers 404 to every conversation");
 
-    // Gladly answers the probe: only a conversation shows what it is worth.
+    // Gladly answers the probe; only a conversation shows the fault.
     for wait in [120, 240] {
         app.an_hour_later().await;
         assert_eq!(app.breaker()["state"], "half-open");
-        assert_eq!(app.settle(&second_look(0..3)).await.kept.len(), 3);
+        assert_eq!(app.settle(&second_receives(0..3)).await.kept.len(), 3);
         assert_eq!(
             (&app.breaker()["state"], &app.breaker()["waitSeconds"]),
             (&json!("open"), &json!(wait))
@@ -370,34 +370,34 @@ async fn a_gladly_that_has_no_conversation_is_itself_at_fault() {
     }
     has_all.store(true, Ordering::Relaxed);
     app.an_hour_later().await;
-    app.settle(&second_look(0..12)).await.is_done();
+    app.settle(&second_receives(0..12)).await.is_done();
     assert_eq!(app.breaker()["state"], "closed");
     assert_eq!(app.delivered(), ["included"; 12]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn missing_conversations_count_across_batches_each_once_until_one_is_found() {
-    // The first look decides nothing, and the same conversations again are no more of them.
-    let (app, has_all) = forgetful();
+    // First receives do not count, and each conversation counts once.
+    let (app, has_all) = without_conversations();
     let settled = app.settle(&records(12)).await;
     assert_eq!(settled.visibility.into_values().collect::<Vec<_>>(), [30; 12]);
     for _ in 0..3 {
-        app.settle(&second_look(0..6)).await.is_done();
+        app.settle(&second_receives(0..6)).await.is_done();
     }
     assert_eq!(app.breaker(), Value::Null);
     has_all.store(true, Ordering::Relaxed);
-    app.settle(&second_look(100..101)).await.is_done();
+    app.settle(&second_receives(100..101)).await.is_done();
     has_all.store(false, Ordering::Relaxed);
-    app.settle(&second_look(6..12)).await.is_done();
+    app.settle(&second_receives(6..12)).await.is_done();
     assert_eq!(app.breaker(), Value::Null, "one was found between them");
 
-    assert_eq!(app.settle(&second_look(12..18)).await.kept.len(), 6);
+    assert_eq!(app.settle(&second_receives(12..18)).await.kept.len(), 6);
     assert_eq!(app.breaker()["cause"], "gladly");
     assert_eq!(app.delivered().iter().filter(|snapshot| *snapshot == "gone").count(), 24);
 }
 
 #[tokio::test(start_paused = true)]
-async fn conversations_that_went_with_their_customer_are_gone() {
+async fn conversations_deleted_with_their_customer_are_gone() {
     let customers = AtomicUsize::new(0);
     let app = TestApp::new(move |path| match path {
         path if path.contains("/conversations/") => Reply::status(404),
@@ -405,7 +405,7 @@ async fn conversations_that_went_with_their_customer_are_gone() {
             customers.fetch_add(1, Ordering::Relaxed);
             Reply::status(404)
         }
-        path => working(path),
+        path => healthy_reply(path),
     });
     let event = |n: usize, customer: &str| {
         let content = json!({"conversationId": format!("c-{n}"), "customerId": customer});
@@ -414,7 +414,7 @@ async fn conversations_that_went_with_their_customer_are_gone() {
     let deleted: Vec<_> = (0..30).map(|n| event(n, &format!("u-gone-{}", n % 3))).collect();
     app.settle(&deleted).await.is_done();
     assert_eq!((app.delivered(), app.breaker()), (vec!["gone".to_owned(); 30], Value::Null));
-    assert_eq!(app.times("customer-profiles").len(), 3, "asked for once");
+    assert_eq!(app.times("customer-profiles").len(), 3, "fetched once");
 
     let there: Vec<_> = (30..42).map(|n| event(n, "u")).collect();
     assert_eq!(app.settle(&there).await.kept.len(), 12);
@@ -428,9 +428,9 @@ async fn conversations_that_went_with_their_customer_are_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_gladly_does_not_have_for_a_day_is_exhausted_and_never_gone() {
-    let (app, _) = forgetful();
-    let all = second_look(0..40);
+async fn a_conversation_missing_for_a_day_is_exhausted_and_never_gone() {
+    let (app, _) = without_conversations();
+    let all = second_receives(0..40);
     assert_eq!(app.settle(&all).await.kept.len(), 40);
     let mut hours = 0;
     while app.reasons().is_empty() && hours < 30 {
@@ -439,7 +439,7 @@ async fn what_gladly_does_not_have_for_a_day_is_exhausted_and_never_gone() {
         app.settle(&all).await;
     }
     assert_eq!((hours, app.reasons()), (24, vec!["exhausted".to_owned(); 40]));
-    // What came a moment ago has not been missing for a day.
+    // A recent event has not been missing for a day.
     app.an_hour_later().await;
     let event = json!({"id": "e", "type": "A", "content": {"conversationId": "c-new"}});
     let new = record(0, &event).received(2).sent(app.clock.now());
@@ -449,7 +449,7 @@ async fn what_gladly_does_not_have_for_a_day_is_exhausted_and_never_gone() {
 
 #[tokio::test(start_paused = true)]
 async fn while_half_open_the_newest_events_are_tried_first() {
-    let app = TestApp::new(working);
+    let app = TestApp::new(healthy_reply);
     let now = app.clock.now();
     let breaker = json!({
         "state": "half-open", "cause": "destination", "reason": "x", "since": now.to_string(),
@@ -472,9 +472,9 @@ async fn while_half_open_the_newest_events_are_tried_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fault_that_the_probe_does_not_meet_opens_it_seldom() {
+async fn a_fault_that_the_probe_misses_reopens_it_with_longer_waits() {
     let app = TestApp::new(|path| {
-        if path.contains("/conversations/") { Reply::status(403) } else { working(path) }
+        if path.contains("/conversations/") { Reply::status(403) } else { healthy_reply(path) }
     });
     for _ in 0..4 * 60 {
         app.extract(3).await;
@@ -489,7 +489,7 @@ async fn a_fault_that_the_probe_does_not_meet_opens_it_seldom() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_held_for_a_day_is_not_exhausted_by_the_next_failure() {
+async fn an_event_held_for_a_day_is_not_exhausted_by_its_next_failure() {
     let failing = Arc::new([AtomicU16::new(403), AtomicU16::new(200)]);
     let app = TestApp::new({
         let failing = Arc::clone(&failing);
@@ -499,30 +499,36 @@ async fn what_was_held_for_a_day_is_not_exhausted_by_the_next_failure() {
                 path if path.contains("c-1") => failing[1].load(Ordering::Relaxed),
                 _ => 200,
             };
-            if status == 200 { working(path) } else { Reply::status(status) }
+            if status == 200 { healthy_reply(path) } else { Reply::status(status) }
         }
     });
     for _ in 0..30 {
-        assert_eq!(app.settle(&app.tired(records(4))).await.kept.len(), 4);
+        assert_eq!(app.settle(&app.long_failing(records(4))).await.kept.len(), 4);
         app.an_hour_later().await;
     }
     failing[0].store(200, Ordering::Relaxed);
     failing[1].store(503, Ordering::Relaxed);
     for hours in [0, 23] {
         sleep(Duration::from_hours(hours)).await;
-        assert_eq!(app.settle(&app.tired(records(4))).await.kept, ["m-1"], "closed {hours} h ago");
+        assert_eq!(
+            app.settle(&app.long_failing(records(4))).await.kept,
+            ["m-1"],
+            "closed {hours} h ago"
+        );
         assert_eq!(app.reasons(), [""; 0]);
     }
     sleep(Duration::from_mins(61)).await;
-    app.settle(&app.tired(records(4))).await.is_done();
+    app.settle(&app.long_failing(records(4))).await.is_done();
     assert_eq!(app.reasons(), ["exhausted"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hold_that_may_have_been_in_the_last_day_exhausts_nothing() {
+async fn nothing_is_exhausted_after_a_possible_hold_in_the_last_day() {
     let hours = SignedDuration::from_hours;
     let failing = || {
-        TestApp::new(|path| if path.contains("c-1") { Reply::status(418) } else { working(path) })
+        TestApp::new(
+            |path| if path.contains("c-1") { Reply::status(418) } else { healthy_reply(path) },
+        )
     };
     for (what, name, text, exhausted) in [
         ("nothing", "/relay/none", String::new(), true),
@@ -536,32 +542,32 @@ async fn a_hold_that_may_have_been_in_the_last_day_exhausts_nothing() {
         let app = failing();
         app.aws.put(name, &text);
         sleep(Duration::from_hours(25)).await;
-        let settled = app.settle(&app.tired(records(3))).await;
+        let settled = app.settle(&app.long_failing(records(3))).await;
         assert_eq!(settled.kept.is_empty(), exhausted, "{what}");
     }
-    // A pause that was lifted just now, and a state that nobody can read.
+    // A pause that was just lifted, and a state that cannot be read.
     let app = failing();
     sleep(Duration::from_hours(25)).await;
     app.aws.put("/relay/pause", "running");
-    assert_eq!(app.settle(&app.tired(records(3))).await.kept, ["m-1"]);
+    assert_eq!(app.settle(&app.long_failing(records(3))).await.kept, ["m-1"]);
     sleep(Duration::from_hours(25)).await;
     app.task("status").await;
     app.aws.state().ssm_fault = Some(THROTTLED);
-    assert_eq!(app.settle(&app.tired(records(3))).await.kept, ["m-1"]);
+    assert_eq!(app.settle(&app.long_failing(records(3))).await.kept, ["m-1"]);
     app.aws.state().ssm_fault = None;
-    app.settle(&app.tired(records(3))).await.is_done();
+    app.settle(&app.long_failing(records(3))).await.is_done();
 
-    // Closed by hand: it is noted when that mattered first, and a day later it is known.
+    // Closed by hand: `closedAt` is written when first needed, and a day later it is in the past.
     let app = failing();
     app.aws.put(BREAKER, r#"{"state":"closed"}"#);
-    assert_eq!(app.settle(&app.tired(records(3))).await.kept, ["m-1"]);
+    assert_eq!(app.settle(&app.long_failing(records(3))).await.kept, ["m-1"]);
     assert!(app.breaker()["closedAt"].is_string());
     sleep(Duration::from_hours(25)).await;
-    app.settle(&app.tired(records(3))).await.is_done();
+    app.settle(&app.long_failing(records(3))).await.is_done();
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_what_fails_where_another_succeeds_is_exhausted() {
+async fn an_event_is_exhausted_only_if_another_succeeds() {
     let only_one = Arc::new(AtomicBool::new(false));
     let app = TestApp::new({
         let only_one = Arc::clone(&only_one);
@@ -570,53 +576,53 @@ async fn only_what_fails_where_another_succeeds_is_exhausted() {
             if fails && path.contains("/conversations/") {
                 Reply::status(418)
             } else {
-                working(path)
+                healthy_reply(path)
             }
         }
     });
     sleep(Duration::from_hours(25)).await;
-    let one = |n: usize| app.tired(records(3)).remove(n);
+    let one = |n: usize| app.long_failing(records(3)).remove(n);
     for records in [vec![one(1)], vec![one(1)], vec![one(1)]] {
-        assert_eq!(app.settle(&records).await.kept, ["m-1"], "nothing else succeeded");
+        assert_eq!(app.settle(&records).await.kept, ["m-1"], "no other conversation succeeded");
     }
     only_one.store(true, Ordering::Relaxed);
-    assert_eq!(app.settle(&app.tired(records(3))).await.kept.len(), 3, "all of them fail");
+    assert_eq!(app.settle(&app.long_failing(records(3))).await.kept.len(), 3, "all of them fail");
     only_one.store(false, Ordering::Relaxed);
-    // In another invocation, after this one was last seen to fail.
+    // In another invocation, after the last failure.
     app.settle(&[one(0)]).await.is_done();
     app.settle(&[one(1)]).await.is_done();
     assert_eq!(app.reasons(), ["exhausted"]);
 
-    // What Gladly could show, the destination may still not take: each side has its own successes.
-    let (app, _) = answering(200, 503);
+    // Successes count per upstream: one of Gladly is none of the destination.
+    let (app, _) = with_statuses(200, 503);
     sleep(Duration::from_hours(25)).await;
-    assert_eq!(app.settle(&app.tired(records(3))).await.kept.len(), 3);
+    assert_eq!(app.settle(&app.long_failing(records(3))).await.kept.len(), 3);
     assert_eq!(app.reasons(), [""; 0]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_last_try_with_a_token_that_was_just_replaced_opens_nothing() {
+async fn a_token_replaced_during_the_last_attempt_does_not_open_it() {
     for (upstream, name) in
         [("api/v1", "/relay/gladly-token"), ("deliveries", "/relay/destination-token")]
     {
-        let (account, asked) = (Arc::new(OnceLock::<Aws>::new()), AtomicUsize::new(0));
+        let (account, calls) = (Arc::new(OnceLock::<Aws>::new()), AtomicUsize::new(0));
         let app = TestApp::new({
             let account = Arc::clone(&account);
             move |path| {
-                let ours = path == upstream
+                let matches = path == upstream
                     || path.ends_with("conversations/c-0") && upstream != "deliveries";
-                match asked.fetch_add(usize::from(ours), Ordering::Relaxed) {
-                    0 | 1 if ours => Reply::status(503),
-                    2 if ours => {
+                match calls.fetch_add(usize::from(matches), Ordering::Relaxed) {
+                    0 | 1 if matches => Reply::status(503),
+                    2 if matches => {
                         account.get().unwrap().put(name, "another-token");
                         Reply::status(401)
                     }
-                    _ => working(path),
+                    _ => healthy_reply(path),
                 }
             }
         });
         account.set(app.aws.clone()).unwrap();
-        app.extract(1).await.gives_back(&["m-0"], FIRST_WAIT);
+        app.extract(1).await.assert_returned(&["m-0"], FIRST_BACKOFF);
         assert_eq!(app.breaker(), Value::Null, "{name}");
         app.extract(1).await.is_done();
     }
@@ -624,16 +630,16 @@ async fn a_last_try_with_a_token_that_was_just_replaced_opens_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_destination_that_refuses_everything_opens_it() {
-    let (app, _) = answering(200, 422);
+    let (app, _) = with_statuses(200, 422);
     assert_eq!(app.extract(12).await.kept.len(), 12);
     assert_eq!(app.breaker()["reason"], "the destination rejects every conversation");
-    assert!(app.aws.state().messages.is_empty(), "nothing is put aside");
+    assert!(app.aws.state().messages.is_empty(), "nothing is quarantined");
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_opens_it_exhausts_no_event() {
+async fn a_failure_that_opens_it_exhausts_no_event() {
     for (gladly, destination) in [(401, 200), (200, 401), (200, 302)] {
-        let (app, _) = answering(gladly, destination);
+        let (app, _) = with_statuses(gladly, destination);
         let old: Vec<_> = records(3)
             .into_iter()
             .map(|record| record.received(50).sent_ago(SignedDuration::from_hours(40)))
@@ -645,8 +651,8 @@ async fn what_opens_it_exhausts_no_event() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_holds_beside_the_operators_pause_and_lifts_none() {
-    let (app, statuses) = answering(401, 200);
+async fn it_holds_independently_of_the_operators_pause() {
+    let (app, statuses) = with_statuses(401, 200);
     app.extract(2).await;
     app.aws.put("/relay/pause", "paused");
     sleep(Duration::from_mins(2)).await;
@@ -659,14 +665,14 @@ async fn it_holds_beside_the_operators_pause_and_lifts_none() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_state_that_is_not_ours_holds_until_the_controller_mends_it() {
-    let app = TestApp::new(working);
+async fn a_malformed_state_holds_until_the_controller_resets_it() {
+    let app = TestApp::new(healthy_reply);
     app.aws.put(BREAKER, "{\"state\":\"ajar\"}");
     assert_eq!(app.extract(2).await.kept.len(), 2);
     assert_eq!(app.task("reconcile").await["state"], "running");
     sleep(Duration::from_secs(11)).await;
     app.extract(2).await.is_done();
-    // What the operator closes by hand is closed.
+    // The operator can close it by hand.
     app.aws.put(BREAKER, r#"{"state":"closed"}"#);
     app.extract(2).await.is_done();
 }

@@ -11,9 +11,9 @@ use testing::{
 };
 use tokio::time::{Duration, Instant, sleep};
 
-use crate::deadlines::{LEFT, TestApp, working};
+use crate::deadlines::{LEFT, TestApp, healthy_reply};
 
-/// Lambda's id of every invocation.
+/// The request id of every invocation.
 pub(crate) const REQUEST_ID: &str = "8476a536-e9f4-11e8-9739-2dfe598c3fcd";
 
 impl TestApp {
@@ -36,7 +36,7 @@ impl TestApp {
         self.aws.state().mapping.state(self.clock.now())
     }
 
-    /// Nobody but the operator ever writes the pause parameter.
+    /// Only the operator writes the pause parameter.
     #[track_caller]
     pub(crate) fn assert_pause_is_the_operators(&self) {
         let writes = &self.aws.state().writes;
@@ -46,7 +46,7 @@ impl TestApp {
 }
 
 #[test]
-fn an_answer_to_a_batch_is_as_lambda_reads_it() {
+fn a_batch_response_serializes_in_lambdas_format() {
     let mut response = SqsBatchResponse::default();
     response.set_failures(["a"]);
     let text = serde_json::to_string(&Response::Batch(response)).unwrap();
@@ -55,9 +55,9 @@ fn an_answer_to_a_batch_is_as_lambda_reads_it() {
 
 #[tokio::test(start_paused = true)]
 async fn the_mapping_follows_the_parameter_through_its_transitions() {
-    let app = TestApp::new(working);
+    let app = TestApp::new(healthy_reply);
     app.aws.state().mapping.transition = SignedDuration::from_secs(20);
-    for (said, state, mapping) in [
+    for (text, state, mapping) in [
         ("running", "running", "Enabled"),
         (r#"{"state":"paused","by":"ada","reason":"audit"}"#, "paused", "Disabled"),
         ("Paused", "paused", "Disabled"),
@@ -65,23 +65,23 @@ async fn the_mapping_follows_the_parameter_through_its_transitions() {
         ("stop!", "paused", "Disabled"),
         (r#"{"state":"paused","until":"2020-01-01T00:00:00Z"}"#, "running", "Enabled"),
     ] {
-        app.aws.put("/relay/pause", said);
+        app.aws.put("/relay/pause", text);
         let status = app.task("reconcile").await;
         assert_eq!(
             (&status["state"], &status["mapping"]),
             (&json!(state), &json!(mapping)),
-            "{said}"
+            "{text}"
         );
         assert_eq!(app.mapping(), mapping);
     }
-    assert_eq!(app.aws.state().mapping.conflicts, 0, "what is under way is not fought");
-    assert_eq!(app.aws.state().mapping.switches.len(), 4, "what is right is left alone");
+    assert_eq!(app.aws.state().mapping.conflicts, 0, "no switch during a transition");
+    assert_eq!(app.aws.state().mapping.switches.len(), 4, "no redundant switches");
     app.assert_pause_is_the_operators();
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_decided_on_something_older_corrects_it() {
-    let app = TestApp::new(working);
+async fn a_decision_on_stale_state_is_corrected() {
+    let app = TestApp::new(healthy_reply);
     app.aws.state().mapping.transition = SignedDuration::from_secs(10);
     app.aws.put("/relay/pause", "paused");
     let aws = app.aws.clone();
@@ -98,14 +98,14 @@ async fn whoever_decided_on_something_older_corrects_it() {
     );
     assert_eq!(app.mapping(), "Enabled");
 
-    // Somebody's hand, or a deploy.
+    // A change by hand, or a deploy.
     app.aws.state().mapping.switch(false, app.clock.now());
     assert_eq!(app.invoke(event).await.unwrap()["mapping"], "Enabled");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_transition_that_takes_too_long_is_left_to_the_next_invocation() {
-    let app = TestApp::new(working);
+    let app = TestApp::new(healthy_reply);
     app.aws.state().mapping.transition = SignedDuration::from_mins(3);
     app.aws.put("/relay/pause", "paused");
     let began = Instant::now();
@@ -117,30 +117,30 @@ async fn a_transition_that_takes_too_long_is_left_to_the_next_invocation() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_read_is_told_and_changes_nothing() {
-    let app = TestApp::new(working);
+async fn a_failed_read_is_an_error_and_changes_nothing() {
+    let app = TestApp::new(healthy_reply);
     app.task("reconcile").await;
     app.aws.put("/relay/pause", "paused");
     app.aws.state().ssm_fault = Some(THROTTLED);
-    let told = app.invoke(json!({"task": "reconcile"})).await.unwrap_err().to_string();
-    assert!(told.starts_with("could not read the parameter /relay/pause"), "{told}");
-    assert_eq!(app.mapping(), "Enabled", "an old answer is no reason to switch anything");
+    let error = app.invoke(json!({"task": "reconcile"})).await.unwrap_err().to_string();
+    assert!(error.starts_with("could not read the parameter /relay/pause"), "{error}");
+    assert_eq!(app.mapping(), "Enabled", "nothing is switched on stale state");
 
     app.aws.state().ssm_fault = None;
     app.aws.state().lambda_fault = Some(Fault::Refused(403, "AccessDeniedException"));
-    let told = app.invoke(json!({"task": "reconcile"})).await.unwrap_err().to_string();
-    assert!(told.starts_with("could not list the event source mappings"), "{told}");
-    assert!(told.contains("AccessDenied"), "{told}");
+    let error = app.invoke(json!({"task": "reconcile"})).await.unwrap_err().to_string();
+    assert!(error.starts_with("could not list the event source mappings"), "{error}");
+    assert!(error.contains("AccessDenied"), "{error}");
 
     app.aws.state().lambda_fault = None;
     "another".clone_into(&mut app.aws.state().mapping.function);
-    let told = app.invoke(json!({"task": "reconcile"})).await.unwrap_err().to_string();
-    assert!(told.starts_with("there is no event source mapping"), "{told}");
+    let error = app.invoke(json!({"task": "reconcile"})).await.unwrap_err().to_string();
+    assert!(error.starts_with("there is no event source mapping"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_status_tells_what_an_operator_asks() {
-    let app = TestApp::new(working);
+async fn the_status_shows_pause_backlog_and_quarantine() {
+    let app = TestApp::new(healthy_reply);
     let now = app.clock.now();
     let paused =
         json!({"state": "paused", "by": "ada", "reason": "audit", "since": "2026-01-02T03:04:05Z"});
@@ -150,13 +150,13 @@ async fn the_status_tells_what_an_operator_asks() {
     }
     app.aws.state().receive("events", 1, Some(600), now).unwrap();
     let reason = vec![("reason".to_owned(), "rejected".to_owned())];
-    let aside = r#"{"v":1,"receivedAt":"2026-01-02T03:04:05Z","reason":"rejected","detail":"the destination answered 422","origin":"extractor-fn","raw":"{}"}"#;
-    app.aws.state().send("quarantine", aside, reason, 0, now);
+    let quarantined = r#"{"v":1,"receivedAt":"2026-01-02T03:04:05Z","reason":"rejected","detail":"the destination answered 422","origin":"extractor-fn","raw":"{}"}"#;
+    app.aws.state().send("quarantine", quarantined, reason, 0, now);
     app.task("reconcile").await;
     sleep(Duration::from_hours(3)).await;
 
     let mut status = app.task("status").await;
-    // SQS tells its creation to the second, and the mapping took a moment.
+    // SQS reports its creation time to the second, and the mapping took a moment.
     for (figure, about) in [("oldestEventAgeSeconds", 3 * 3_600), ("expiresInSeconds", 93 * 3_600)]
     {
         let seconds = status.as_object_mut().unwrap().remove(figure).unwrap().as_i64().unwrap();
@@ -185,12 +185,12 @@ async fn the_status_tells_what_an_operator_asks() {
     );
     let list = app.invoke(json!({"task": "quarantine", "as": "text"})).await.unwrap();
     assert!(list.as_str().unwrap().ends_with("1 event in quarantine."), "{list}");
-    assert_eq!(app.task("quarantine").await["total"], 1, "looking takes nothing away");
+    assert_eq!(app.task("quarantine").await["total"], 1, "listing removes nothing");
 }
 
-/// One that fails every call would be asked for only if something were extracted.
+/// Every call to Gladly would fail.
 #[tokio::test(start_paused = true)]
-async fn looking_after_a_pause_asks_gladly_for_nothing() {
+async fn while_paused_the_controller_does_not_call_gladly() {
     let app = TestApp::new(|_| Reply::status(500));
     app.aws.put("/relay/pause", "paused");
     for _ in 0..10 {

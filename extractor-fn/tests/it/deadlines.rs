@@ -1,5 +1,5 @@
-//! What takes time: hangs, waits and the deadline. Gladly and the destination are in this process
-//! and tokio's clock is paused, so that none of it takes any.
+//! Hangs, waits and the deadline. Gladly and the destination are in this process and tokio's clock
+//! is paused, so the tests take no real time.
 
 use std::sync::{
     Arc, Mutex, OnceLock,
@@ -18,25 +18,24 @@ use testing::{
 };
 use tokio::time::{Duration, Instant, sleep};
 
-use crate::{FIRST_WAIT, Settled, account, config, enable_log, record, settle};
+use crate::{BatchResult, FIRST_BACKOFF, account, config, enable_log, record, settle};
 
-/// A request that was made, and when.
-struct Asked {
+/// A request, and when it was made.
+struct Call {
     path: String,
     at: Instant,
     body: String,
 }
 
-/// Gladly and the destination, as a function from a path to a reply. What is asked for from a byte on has that byte
-/// after its path.
+/// Gladly and the destination, as a function from a path to a reply. A range request has its range after the path.
 fn network(
-    asked: Arc<Mutex<Vec<Asked>>>,
+    calls: Arc<Mutex<Vec<Call>>>,
     reply: impl Fn(&str) -> Reply + Send + Sync + 'static,
 ) -> FakeConnector {
     FakeConnector::new(move |request| {
         let path = request.uri().split('/').skip(3).collect::<Vec<_>>().join("/");
         let body = String::from_utf8_lossy(request.body().bytes().unwrap_or_default()).into();
-        asked.lock().unwrap().push(Asked { path: path.clone(), at: Instant::now(), body });
+        calls.lock().unwrap().push(Call { path: path.clone(), at: Instant::now(), body });
         let part = request.headers().get("range").map(|range| format!("{path} {range}"));
         reply(part.as_deref().unwrap_or(&path))
     })
@@ -47,7 +46,7 @@ fn network(
 pub(crate) struct TestApp {
     pub(crate) aws: Aws,
     network: FakeConnector,
-    asked: Arc<Mutex<Vec<Asked>>>,
+    calls: Arc<Mutex<Vec<Call>>>,
     pub(crate) extractor: Arc<Extractor>,
     pub(crate) clock: Clock,
     pub(crate) metrics: MetricLog,
@@ -63,7 +62,7 @@ impl TestApp {
         Self::with(&[("GLADLY_REQUESTS_PER_SECOND", rate)], reply)
     }
 
-    /// Some settings differ.
+    /// With these settings changed.
     pub(crate) fn with(
         settings: &[(&str, &str)],
         reply: impl Fn(&str) -> Reply + Send + Sync + 'static,
@@ -71,7 +70,7 @@ impl TestApp {
         Self::at(Timestamp::now(), settings, reply)
     }
 
-    /// The same, beginning at another time.
+    /// The same, starting at another time.
     pub(crate) fn at(
         start: Timestamp,
         settings: &[(&str, &str)],
@@ -80,21 +79,21 @@ impl TestApp {
         enable_log();
         let began = Instant::now();
         let now = move || start + SignedDuration::try_from(began.elapsed()).unwrap();
-        let (aws, asked) = (account(Aws::new(now)), Arc::default());
-        let network = network(Arc::clone(&asked), reply);
+        let (aws, calls) = (account(Aws::new(now)), Arc::default());
+        let network = network(Arc::clone(&calls), reply);
         let clock = Clock::new(now);
         let metrics = MetricLog::default();
         let extractor = environment(&aws, &network, &clock, &metrics, settings);
-        Self { aws, network, asked, extractor, clock, metrics, began }
+        Self { aws, network, calls, extractor, clock, metrics, began }
     }
 
-    /// The same with another environment of the function.
+    /// The same app with another environment of the function.
     pub(crate) fn another(&self, settings: &[(&str, &str)]) -> Self {
         let extractor = environment(&self.aws, &self.network, &self.clock, &self.metrics, settings);
         Self { extractor, ..self.clone() }
     }
 
-    async fn batch(&self, records: &[SqsRecord], left: Duration) -> Settled {
+    async fn batch(&self, records: &[SqsRecord], left: Duration) -> BatchResult {
         let settled = settle(&self.extractor, &self.aws, records, left).await;
         assert!(
             self.began.elapsed() <= left,
@@ -105,14 +104,14 @@ impl TestApp {
     }
 
     pub(crate) fn times(&self, part: &str) -> Vec<Instant> {
-        let calls = self.asked.lock().unwrap();
-        calls.iter().filter(|asked| asked.path.contains(part)).map(|asked| asked.at).collect()
+        let calls = self.calls.lock().unwrap();
+        calls.iter().filter(|call| call.path.contains(part)).map(|call| call.at).collect()
     }
 
-    /// The bodies that a path was sent.
+    /// The bodies that were sent to a path.
     pub(crate) fn sent(&self, path: &str) -> Vec<String> {
-        let calls = self.asked.lock().unwrap();
-        calls.iter().filter(|asked| asked.path == path).map(|asked| asked.body.clone()).collect()
+        let calls = self.calls.lock().unwrap();
+        calls.iter().filter(|call| call.path == path).map(|call| call.body.clone()).collect()
     }
 }
 
@@ -132,8 +131,8 @@ fn environment(
 
 pub(crate) const LEFT: Duration = Duration::from_mins(5);
 
-/// A Gladly and a destination that work.
-pub(crate) fn working(path: &str) -> Reply {
+/// The reply of a healthy Gladly and destination.
+pub(crate) fn healthy_reply(path: &str) -> Reply {
     Reply::json(match path {
         path if path.ends_with("/items") => json!([]),
         path if path.contains("/conversations/") => json!({"customerId": "u"}),
@@ -142,33 +141,35 @@ pub(crate) fn working(path: &str) -> Reply {
     })
 }
 
-/// Events of as many conversations, without a time, so that nothing covers them.
+/// One event for each of `count` conversations, without a time, so that no snapshot covers it.
 pub(crate) fn records(count: usize) -> Vec<SqsRecord> {
     let event = |n: usize| json!({"id": format!("e-{n}"), "type": "A", "content": {"conversationId": format!("c-{n}")}});
     (0..count).map(|n| record(n, &event(n))).collect()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_gladly_that_hangs_costs_its_conversation_ten_seconds() {
-    let app = TestApp::new(|path| if path.contains("c-0") { Reply::Hang } else { working(path) });
-    app.batch(&records(3), LEFT).await.gives_back(&["m-0"], FIRST_WAIT);
+async fn a_hanging_gladly_delays_its_conversation_by_ten_seconds() {
+    let app =
+        TestApp::new(|path| if path.contains("c-0") { Reply::Hang } else { healthy_reply(path) });
+    app.batch(&records(3), LEFT).await.assert_returned(&["m-0"], FIRST_BACKOFF);
     assert!(app.began.elapsed() <= Duration::from_secs(11), "{:?}", app.began.elapsed());
     assert_eq!(app.times("conversations/c-0").len(), 6, "conversation and items, three tries each");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_destination_that_hangs_costs_half_a_minute() {
-    let app = TestApp::new(|path| if path == "deliveries" { Reply::Hang } else { working(path) });
-    app.batch(&records(2), LEFT).await.gives_back(&["m-0", "m-1"], FIRST_WAIT);
+async fn a_hanging_destination_delays_a_delivery_by_half_a_minute() {
+    let app =
+        TestApp::new(|path| if path == "deliveries" { Reply::Hang } else { healthy_reply(path) });
+    app.batch(&records(2), LEFT).await.assert_returned(&["m-0", "m-1"], FIRST_BACKOFF);
     assert!(app.began.elapsed() <= Duration::from_secs(35), "{:?}", app.began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_never_ends_does_not_undo_a_status() {
+async fn an_endless_body_does_not_change_what_its_status_means() {
     for status in [200, 202] {
         let app = TestApp::new(move |path| match path {
             "deliveries" => Reply::endless(status),
-            path => working(path),
+            path => healthy_reply(path),
         });
         app.batch(&records(1), LEFT).await.is_done();
         assert_eq!(app.times("deliveries").len(), 1);
@@ -177,48 +178,48 @@ async fn a_body_that_never_ends_does_not_undo_a_status() {
 
     let app = TestApp::new(|path| match path {
         "deliveries" => Reply::endless(400),
-        path => working(path),
+        path => healthy_reply(path),
     });
     app.batch(&records(1), LEFT).await.is_done();
-    assert_eq!(app.times("deliveries").len(), 1, "rejected at once");
+    assert_eq!(app.times("deliveries").len(), 1, "rejected immediately");
 
-    // Gladly's refusals and absences too; a body with a meaning must still be whole.
+    // The same for Gladly's 404; a body that is used must still be complete.
     let app = TestApp::new(|path| match path {
         path if path.contains("customer-profiles") => Reply::endless(404),
-        path => working(path),
+        path => healthy_reply(path),
     });
     app.batch(&records(1), LEFT).await.is_done();
     assert_eq!(app.times("customer-profiles").len(), 1);
     let app = TestApp::new(|path| match path {
         path if path.ends_with("/items") => Reply::endless(200),
-        path => working(path),
+        path => healthy_reply(path),
     });
-    app.batch(&records(1), LEFT).await.gives_back(&["m-0"], FIRST_WAIT);
+    app.batch(&records(1), LEFT).await.assert_returned(&["m-0"], FIRST_BACKOFF);
     assert_eq!(app.times("items").len(), 3);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_deadline_leaves_no_time_for_comes_back_at_once() {
+async fn records_without_time_before_the_deadline_return_immediately() {
     for seconds in [1, 3, 20, 60, 300] {
         let left = Duration::from_secs(seconds);
         let app = TestApp::new(move |path| match path {
-            "deliveries" => working(path),
-            _ => working(path).after(Duration::from_secs(5).min(left / 12)),
+            "deliveries" => healthy_reply(path),
+            _ => healthy_reply(path).after(Duration::from_secs(5).min(left / 12)),
         });
         let settled = app.batch(&records(400), left).await;
         assert!(
             (1..400).contains(&settled.kept.len()),
-            "{seconds} s: some of them: {}",
+            "{seconds} s: expected some of them, got {}",
             settled.kept.len()
         );
         let begun = settled.visibility.values().filter(|wait| **wait > 0);
-        assert!(begun.count() <= 8, "what was begun and not finished: {settled:?}");
+        assert!(begun.count() <= 8, "started but not finished: {settled:?}");
         assert_eq!(settled.visibility.len(), settled.kept.len());
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn everything_may_hang_at_once_and_the_deadline_is_still_kept() {
+async fn the_deadline_is_met_even_if_everything_hangs() {
     let app = TestApp::new(|_| Reply::Hang);
     app.aws.state().sqs_fault = Some(Fault::Hang);
     let settled = app.batch(&records(50), Duration::from_mins(1)).await;
@@ -228,12 +229,12 @@ async fn everything_may_hang_at_once_and_the_deadline_is_still_kept() {
     app.aws.state().ssm_fault = Some(Fault::Hang);
     let settled = app.batch(&records(50), Duration::from_mins(1)).await;
     assert_eq!(settled.visibility.len(), 50);
-    assert!(settled.visibility.values().all(|wait| FIRST_WAIT.contains(wait)));
+    assert!(settled.visibility.values().all(|wait| FIRST_BACKOFF.contains(wait)));
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_rate_is_kept_and_used() {
-    let app = TestApp::at_rate("4", working);
+async fn the_rate_limit_is_used_and_never_exceeded() {
+    let app = TestApp::at_rate("4", healthy_reply);
     app.batch(&records(100), LEFT).await.is_done();
     let times = app.times("api/v1");
     assert!(
@@ -252,12 +253,12 @@ async fn the_rate_is_kept_and_used() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_429_quiets_every_call_for_as_long_as_it_asks() {
+async fn a_429_pauses_all_calls_for_its_retry_after() {
     let hits = Mutex::new(0);
     let app = TestApp::new(move |path| {
         let mut hits = hits.lock().unwrap();
         *hits += usize::from(path.contains("api/v1"));
-        if *hits == 5 { Reply::status(429).header("retry-after", "3") } else { working(path) }
+        if *hits == 5 { Reply::status(429).header("retry-after", "3") } else { healthy_reply(path) }
     });
     app.batch(&records(40), LEFT).await.is_done();
     let times = app.times("api/v1");
@@ -266,12 +267,12 @@ async fn a_429_quiets_every_call_for_as_long_as_it_asks() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_429_that_asks_for_long_ends_the_asking() {
+async fn a_long_retry_after_stops_all_calls_of_the_batch() {
     let app = TestApp::new(|path| {
         if path.contains("api/v1") {
             Reply::status(429).header("retry-after", "600")
         } else {
-            working(path)
+            healthy_reply(path)
         }
     });
     let settled = app.batch(&records(100), LEFT).await;
@@ -282,8 +283,8 @@ async fn a_429_that_asks_for_long_ends_the_asking() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_our_own_rate_leaves_no_room_for_comes_back_when_there_is_and_is_nobodys_failure() {
-    let app = TestApp::at_rate("0.05", working);
+async fn records_beyond_the_rate_limit_return_later_and_count_as_no_failure() {
+    let app = TestApp::at_rate("0.05", healthy_reply);
     for round in 0..10 {
         let records: Vec<_> = records(3).into_iter().map(|record| record.received(10)).collect();
         let settled = settle(&app.extractor, &app.aws, &records, LEFT).await;
@@ -298,8 +299,8 @@ async fn what_our_own_rate_leaves_no_room_for_comes_back_when_there_is_and_is_no
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_in_mid_batch_stops_calls_and_deliveries_within_the_switchs_age() {
-    let app = TestApp::at_rate("4", working);
+async fn a_pause_in_mid_batch_stops_calls_and_deliveries_within_ten_seconds() {
+    let app = TestApp::at_rate("4", healthy_reply);
     let aws = app.aws.clone();
     tokio::spawn(async move {
         sleep(Duration::from_secs(15)).await;
@@ -315,16 +316,16 @@ async fn a_pause_in_mid_batch_stops_calls_and_deliveries_within_the_switchs_age(
     );
     assert_eq!(app.times("deliveries").len(), 0, "nothing was ready before");
     assert_eq!(settled.kept.len(), 200);
-    assert!(settled.visibility.values().all(|wait| FIRST_WAIT.contains(wait)));
+    assert!(settled.visibility.values().all(|wait| FIRST_BACKOFF.contains(wait)));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_stops_the_tries_of_a_delivery_too() {
+async fn a_pause_stops_the_retries_of_a_delivery() {
     let app = TestApp::new(|path| {
         if path == "deliveries" {
             Reply::status(503).header("retry-after", "8")
         } else {
-            working(path)
+            healthy_reply(path)
         }
     });
     let aws = app.aws.clone();
@@ -333,31 +334,32 @@ async fn a_pause_stops_the_tries_of_a_delivery_too() {
         aws.put("/relay/pause", "paused");
     });
     let settled = app.batch(&records(1), LEFT).await;
-    settled.gives_back(&["m-0"], FIRST_WAIT);
+    settled.assert_returned(&["m-0"], FIRST_BACKOFF);
     assert_eq!(app.times("deliveries").len(), 2, "at 0 s and at 8 s, not at 16 s");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_in_one_conversation_is_its_own() {
-    let app =
-        TestApp::new(
-            |path| if path.contains("c-1/items") { panic!("a bug") } else { working(path) },
-        );
-    app.batch(&records(5), LEFT).await.gives_back(&["m-1"], FIRST_WAIT);
+async fn a_panic_affects_only_its_conversation() {
+    let app = TestApp::new(|path| {
+        if path.contains("c-1/items") { panic!("a bug") } else { healthy_reply(path) }
+    });
+    app.batch(&records(5), LEFT).await.assert_returned(&["m-1"], FIRST_BACKOFF);
 
     let app =
-        TestApp::new(|path| if path == "deliveries" { panic!("a bug") } else { working(path) });
-    app.batch(&records(2), LEFT).await.gives_back(&["m-0", "m-1"], FIRST_WAIT);
+        TestApp::new(
+            |path| if path == "deliveries" { panic!("a bug") } else { healthy_reply(path) },
+        );
+    app.batch(&records(2), LEFT).await.assert_returned(&["m-0", "m-1"], FIRST_BACKOFF);
 }
 
 #[tokio::test(start_paused = true)]
-async fn names_last_an_hour_and_customers_ten_minutes() {
+async fn names_are_cached_for_an_hour_and_customers_for_ten_minutes() {
     let app = TestApp::new(|path| match path {
         path if path.ends_with("/items") => Reply::json(json!([])),
         path if path.contains("/conversations/") => {
             Reply::json(json!({"customerId": "u", "inboxId": "i", "agentId": ""}))
         }
-        path => working(path),
+        path => healthy_reply(path),
     });
     let counts = async |wait: u64| {
         sleep(Duration::from_mins(wait)).await;
@@ -375,17 +377,17 @@ async fn names_last_an_hour_and_customers_ten_minutes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_was_replaced_works_at_once() {
+async fn a_replaced_token_is_used_immediately() {
     let (account, calls) = (Arc::new(OnceLock::<Aws>::new()), AtomicUsize::new(0));
     let app = TestApp::new({
         let account = Arc::clone(&account);
         move |path| {
-            // The first call still carries the token that is replaced at this moment.
+            // The token is replaced during the first call, which still carries the old one.
             if path.contains("api/v1") && calls.fetch_add(1, Ordering::Relaxed) == 0 {
                 account.get().unwrap().put("/relay/gladly-token", "another-token");
                 return Reply::status(401);
             }
-            working(path)
+            healthy_reply(path)
         }
     });
     account.set(app.aws.clone()).unwrap();

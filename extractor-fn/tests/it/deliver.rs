@@ -1,4 +1,4 @@
-//! What is sent to the destination, and what becomes of its answers.
+//! Deliveries, and how the destination's responses are handled.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,14 +8,14 @@ use jiff::SignedDuration;
 use serde_json::{Value, json};
 use testing::{destination::Delivery, fault::Fault};
 
-use crate::{DESTINATION_TOKEN, FIRST_WAIT, TestApp, record};
+use crate::{DESTINATION_TOKEN, FIRST_BACKOFF, TestApp, record};
 
 fn conversations(app: &TestApp, count: usize) -> Vec<Value> {
     (0..count).map(|n| app.conversation(&format!("c-{n}"))).collect()
 }
 
 #[tokio::test]
-async fn a_delivery_is_as_the_contract_has_it() {
+async fn a_delivery_matches_the_contract() {
     let app = TestApp::new();
     let event = app.conversation("c-1");
     app.extract(&[event]).await.is_done();
@@ -38,12 +38,12 @@ async fn a_delivery_is_as_the_contract_has_it() {
     assert_eq!(conversation["items"][0]["author"]["kind"], "customer");
     assert_eq!(conversation["customer"]["emails"], json!(["sample.customer@example.com"]));
     assert_eq!(conversation["customer"]["phones"], json!(["+15555550100"]));
-    let told = delivery.body.to_string();
-    assert!(!told.contains("null"), "absent fields are left out: {told}");
+    let text = delivery.body.to_string();
+    assert!(!text.contains("null"), "absent fields are left out: {text}");
 }
 
 #[tokio::test]
-async fn the_same_delivery_has_the_same_id_in_every_try() {
+async fn the_same_delivery_has_the_same_id_in_every_attempt() {
     let app = TestApp::new();
     let event = app.conversation("c-1");
     app.destination.fault(Fault::lost().times(2));
@@ -54,14 +54,14 @@ async fn the_same_delivery_has_the_same_id_in_every_try() {
 }
 
 #[tokio::test]
-async fn a_key_never_comes_again_with_other_bytes() {
+async fn an_idempotency_key_is_never_reused_for_other_bytes() {
     let app = TestApp::new();
     let event = app.conversation("c-1");
-    // Accepted, but unknown here: each invocation sends the event again, and the last one twice.
+    // Accepted, but the response is lost: each invocation sends the event again, and the last one twice.
     app.destination.fault(Fault::lost().times(6));
     app.destination.fault(Fault::lost().after(1).times(1));
     for _ in 0..2 {
-        app.extract([&event]).await.gives_back(&["m-0"], FIRST_WAIT);
+        app.extract([&event]).await.assert_returned(&["m-0"], FIRST_BACKOFF);
     }
     app.gladly.fault(Fault::status(404).on("GET /api/v1/conversations/**"));
     let seen_before = record(0, &event).received(2).sent_ago(SignedDuration::from_mins(10));
@@ -70,9 +70,12 @@ async fn a_key_never_comes_again_with_other_bytes() {
     }
     let deliveries = app.destination.deliveries();
     let snapshots = |delivery: &Delivery| delivery.body["events"][0]["snapshot"].clone();
-    let told: Vec<_> = deliveries.iter().map(snapshots).collect();
-    assert_eq!(told[..6], [(); 6].map(|()| json!("included")));
-    assert!(told[6..].iter().all(|snapshot| *snapshot == "gone") && told.len() >= 8, "{told:?}");
+    let snapshots: Vec<_> = deliveries.iter().map(snapshots).collect();
+    assert_eq!(snapshots[..6], [(); 6].map(|()| json!("included")));
+    assert!(
+        snapshots[6..].iter().all(|snapshot| *snapshot == "gone") && snapshots.len() >= 8,
+        "{snapshots:?}"
+    );
     let mut bodies = BTreeMap::new();
     for Delivery { headers, body, .. } in &deliveries {
         let key = headers["idempotency-key"].to_str().unwrap();
@@ -83,7 +86,7 @@ async fn a_key_never_comes_again_with_other_bytes() {
 }
 
 #[tokio::test]
-async fn switches_compress_move_the_token_and_leave_things_out() {
+async fn settings_control_compression_the_token_header_and_omitted_fields() {
     let app = TestApp::with(&[
         ("DESTINATION_GZIP", "true"),
         ("DESTINATION_TOKEN_HEADER", "X-Api-Key"),
@@ -113,9 +116,9 @@ async fn switches_compress_move_the_token_and_leave_things_out() {
     assert!(items.iter().all(|item| item["type"] != "CONVERSATION_NOTE"));
     let email = items.iter().find(|item| item["type"] == "EMAIL").unwrap();
     assert_eq!((&email["subject"], &email["text"]), (&json!("Shoes"), &json!("Too small")));
-    let told = conversation.to_string();
+    let text = conversation.to_string();
     for contact in ["sam@example.com", "x@example.com", "+1555", "deep"] {
-        assert!(!told.contains(contact), "{contact} in {told}");
+        assert!(!text.contains(contact), "{contact} in {text}");
     }
 }
 
@@ -154,7 +157,7 @@ async fn deliveries_hold_at_most_100_conversations_and_a_megabyte() {
 }
 
 #[tokio::test]
-async fn a_refusal_finds_the_guilty_conversation_and_spares_the_others() {
+async fn a_rejected_conversation_is_isolated_and_the_others_are_delivered() {
     for status in
         [StatusCode::BAD_REQUEST, StatusCode::PAYLOAD_TOO_LARGE, StatusCode::UNPROCESSABLE_ENTITY]
     {
@@ -179,13 +182,13 @@ async fn a_refusal_finds_the_guilty_conversation_and_spares_the_others() {
 }
 
 #[tokio::test]
-async fn a_destination_that_refuses_everything_is_itself_at_fault() {
+async fn a_destination_that_rejects_everything_quarantines_nothing() {
     let app = TestApp::new();
     let events = conversations(&app, 60);
     app.destination.fault(Fault::status(422));
     let settled = app.extract(&events).await;
     assert_eq!(settled.kept.len(), 60);
-    assert!(settled.visibility.values().all(|wait| FIRST_WAIT.contains(wait)));
+    assert!(settled.visibility.values().all(|wait| FIRST_BACKOFF.contains(wait)));
     assert!(app.quarantined().is_empty());
     assert!(app.destination.traffic().count("") < 40, "it stops asking");
 
@@ -197,32 +200,32 @@ async fn a_destination_that_refuses_everything_is_itself_at_fault() {
 }
 
 #[tokio::test]
-async fn a_destination_that_is_not_ready_or_not_willing_gets_everything_again() {
+async fn everything_is_redelivered_after_an_unavailable_or_unwilling_destination() {
     let elsewhere =
         testing::destination::Destination::start(testing::destination::Options::default()).unwrap();
     let cases = [
-        ("500", Fault::status(500), FIRST_WAIT),
+        ("500", Fault::status(500), FIRST_BACKOFF),
         ("503 with a wish", Fault::status(503).header("retry-after", "90"), 90..=90),
         (
             "429 with a date long past",
             Fault::status(429).header("retry-after", "Fri, 31 Dec 1999 23:59:59 GMT"),
-            FIRST_WAIT,
+            FIRST_BACKOFF,
         ),
-        ("429 with nonsense", Fault::status(429).header("retry-after", "soon"), FIRST_WAIT),
-        ("408", Fault::status(408), FIRST_WAIT),
-        ("401", Fault::status(401), FIRST_WAIT),
-        ("403", Fault::status(403), FIRST_WAIT),
-        ("404", Fault::status(404), FIRST_WAIT),
-        ("a redirect", Fault::redirect(307, elsewhere.url()), FIRST_WAIT),
-        ("a closed connection", Fault::reset(), FIRST_WAIT),
+        ("429 with nonsense", Fault::status(429).header("retry-after", "soon"), FIRST_BACKOFF),
+        ("408", Fault::status(408), FIRST_BACKOFF),
+        ("401", Fault::status(401), FIRST_BACKOFF),
+        ("403", Fault::status(403), FIRST_BACKOFF),
+        ("404", Fault::status(404), FIRST_BACKOFF),
+        ("a redirect", Fault::redirect(307, elsewhere.url()), FIRST_BACKOFF),
+        ("a closed connection", Fault::reset(), FIRST_BACKOFF),
     ];
     join_all(cases.map(async |(name, fault, wait)| {
         let app = TestApp::new();
         let events = conversations(&app, 3);
         app.destination.fault(fault);
-        app.extract(&events).await.gives_back(&["m-0", "m-1", "m-2"], wait);
+        app.extract(&events).await.assert_returned(&["m-0", "m-1", "m-2"], wait);
         assert!(app.quarantined().is_empty(), "{name}");
-        // How an open breaker closes again is shown in `breaker`.
+        // `breaker` tests how an open breaker closes.
         let opens = ["401", "403", "404", "a redirect"].contains(&name);
         let breaker = app.aws.state().parameters.contains_key("/relay/pause-breaker");
         assert_eq!(breaker, opens, "{name}");
@@ -237,7 +240,7 @@ async fn a_destination_that_is_not_ready_or_not_willing_gets_everything_again() 
 }
 
 #[tokio::test]
-async fn a_2xx_is_a_delivery_whatever_follows_it() {
+async fn a_2xx_is_a_delivery_whatever_its_body() {
     let cut = |status| Fault::status(status).body("x").header("content-length", "9");
     for (name, fault) in [
         ("1 MiB and more", Fault::large(1)),
@@ -256,7 +259,7 @@ async fn a_2xx_is_a_delivery_whatever_follows_it() {
 }
 
 #[tokio::test]
-async fn a_status_decides_though_its_body_breaks_off() {
+async fn a_status_counts_even_if_its_body_is_cut() {
     let cut = |status| Fault::status(status).body("x").header("content-length", "9");
     let app = TestApp::new();
     let event = app.conversation("c-1");
@@ -267,10 +270,10 @@ async fn a_status_decides_though_its_body_breaks_off() {
     let app = TestApp::new();
     let event = app.conversation("c-1");
     app.destination.fault(cut(503).header("retry-after", "90"));
-    app.extract(&[event]).await.gives_back(&["m-0"], 90..=90);
+    app.extract(&[event]).await.assert_returned(&["m-0"], 90..=90);
 
     let app = TestApp::new();
     let event = app.conversation("c-1");
     app.gladly.fault(cut(429).header("retry-after", "120"));
-    app.extract(&[event]).await.gives_back(&["m-0"], 110..=120);
+    app.extract(&[event]).await.assert_returned(&["m-0"], 110..=120);
 }

@@ -1,20 +1,20 @@
-//! What is asked of Gladly, and what becomes of the answers.
+//! Calls to Gladly, and how its responses are handled.
 
 use futures::future::join_all;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use testing::{fault::Fault, gladly::EVENT_TYPES};
 
-use crate::{FIRST_WAIT, TestApp, record};
+use crate::{FIRST_BACKOFF, TestApp, record};
 
-/// The event, recorded so long ago.
+/// The event, recorded this long ago.
 fn recorded(mut event: Value, seconds_ago: i64) -> Value {
     event["timestamp"] =
         json!((Timestamp::now() - SignedDuration::from_secs(seconds_ago)).to_string());
     event
 }
 
-/// The same happening again.
+/// The same event with another id.
 fn again(event: &Value, id: &str) -> Value {
     let mut event = event.clone();
     event["id"] = json!(id);
@@ -22,7 +22,7 @@ fn again(event: &Value, id: &str) -> Value {
 }
 
 #[tokio::test]
-async fn the_ten_events_of_a_conversation_travel_with_one_snapshot() {
+async fn ten_events_of_a_conversation_share_one_snapshot() {
     let app = TestApp::new();
     app.conversation("c-1");
     let events: Vec<Value> =
@@ -70,7 +70,7 @@ async fn a_burst_of_200_events_on_20_conversations_costs_63_calls() {
     }
     app.extract(&events).await.is_done();
     assert_eq!(app.destination.event_ids().len(), 200);
-    // Two a conversation, one a customer, three lists of names.
+    // Two per conversation, one for the customer, three lists of names.
     assert_eq!(app.calls(""), 2 * 20 + 20 + 3);
 }
 
@@ -107,22 +107,22 @@ async fn an_event_older_than_a_delivered_fetch_is_covered_by_it() {
     }))
     .await
     .is_done();
-    assert_eq!(fetches(), before + 1, "one new event has them all fetched");
+    assert_eq!(fetches(), before + 1, "one new event causes a fetch for all");
     assert_eq!(app.destination.event("old-too").unwrap()["snapshot"], "included");
 }
 
 #[tokio::test]
-async fn what_the_destination_has_not_accepted_covers_nothing() {
+async fn a_snapshot_that_was_not_accepted_covers_nothing() {
     let app = TestApp::new();
     let event = recorded(app.conversation("c-1"), 60);
     app.destination.fault(Fault::status(503).times(3));
-    app.extract([&event]).await.gives_back(&["m-0"], FIRST_WAIT);
+    app.extract([&event]).await.assert_returned(&["m-0"], FIRST_BACKOFF);
     app.extract(&[event]).await.is_done();
     assert_eq!(app.calls("/api/v1/conversations/c-1/items"), 2);
 }
 
 #[tokio::test]
-async fn a_customer_is_asked_for_once_and_found_wherever_merging_took_them() {
+async fn a_customer_is_fetched_once_and_followed_through_merges() {
     let app = TestApp::new();
     let events: Vec<Value> = (0..5).map(|n| app.conversation(&format!("c-{n}"))).collect();
     {
@@ -152,12 +152,12 @@ async fn a_customer_is_asked_for_once_and_found_wherever_merging_took_them() {
 }
 
 #[tokio::test]
-async fn a_conversation_that_is_gone_is_looked_for_once_more_then_told_of() {
+async fn a_missing_conversation_is_retried_once_then_forwarded_as_gone() {
     let app = TestApp::new();
     let event = app.conversation("c-1");
     app.gladly.organization().delete_conversation("c-1");
 
-    app.extract([&event]).await.gives_back(&["m-0"], 30..=30);
+    app.extract([&event]).await.assert_returned(&["m-0"], 30..=30);
     assert!(app.destination.deliveries().is_empty());
 
     app.batch(&[record(0, &event).received(2)]).await.is_done();
@@ -167,13 +167,13 @@ async fn a_conversation_that_is_gone_is_looked_for_once_more_then_told_of() {
 }
 
 #[tokio::test]
-async fn an_item_that_gladly_does_not_show_yet_is_waited_for_once() {
+async fn an_item_that_is_not_listed_yet_is_waited_for_once() {
     let app = TestApp::new();
     let closed = app.conversation("c-1");
     let mut message = app.gladly.organization().event("CONTACT/MESSAGE_RECEIVED", "c-1");
     message["content"]["messageId"] = json!("not-yet");
 
-    app.extract(&[closed.clone(), message.clone()]).await.gives_back(&["m-1"], 30..=30);
+    app.extract(&[closed.clone(), message.clone()]).await.assert_returned(&["m-1"], 30..=30);
     assert_eq!(app.destination.event_ids().len(), 1, "the other event does not wait");
 
     let item = json!({"id": "not-yet", "initiator": {"type": "CUSTOMER"}, "content": {"type": "CHAT_MESSAGE", "content": "late"}});
@@ -191,15 +191,15 @@ async fn an_item_that_gladly_does_not_show_yet_is_waited_for_once() {
 }
 
 #[tokio::test]
-async fn the_items_behind_a_cut_list_are_fetched_one_by_one() {
+async fn items_beyond_a_truncated_list_are_fetched_individually() {
     let app = TestApp::new();
     app.conversation("c-1");
     let events: Vec<Value> = {
         let mut at_gladly = app.gladly.organization();
         at_gladly.fill("c-1", 1_500);
         at_gladly.add_item("c-1", json!({"id": "newest", "timestamp": "2026-01-01T00:00:00Z", "content": {"type": "CHAT_MESSAGE", "content": "the newest"}}));
-        at_gladly.unsupported.insert("odd".into());
-        ["newest", "odd", "missing"]
+        at_gladly.unsupported.insert("unsupported".into());
+        ["newest", "unsupported", "missing"]
             .iter()
             .map(|id| {
                 let mut event = at_gladly.event("CONTACT/MESSAGE_RECEIVED", "c-1");
@@ -216,7 +216,11 @@ async fn the_items_behind_a_cut_list_are_fetched_one_by_one() {
     assert_eq!(items[0]["id"], "newest", "in its place by time");
 
     app.extract(&events[..1]).await.is_done();
-    assert_eq!(app.calls("/api/v1/conversations/c-1/items"), 2, "a cut snapshot covers nothing");
+    assert_eq!(
+        app.calls("/api/v1/conversations/c-1/items"),
+        2,
+        "a truncated snapshot covers nothing"
+    );
 }
 
 #[tokio::test]
@@ -255,7 +259,7 @@ async fn calls_and_voicemails_have_their_transcript_or_their_summary() {
 }
 
 #[tokio::test]
-async fn a_fault_of_gladly_costs_the_conversation_and_no_other() {
+async fn a_fault_of_gladly_affects_only_its_conversation() {
     let elsewhere = testing::gladly::Gladly::start(testing::gladly::Options::default()).unwrap();
     let away = format!("{}/api/v1/conversations/c-1", elsewhere.url());
     let faults = [
@@ -275,7 +279,7 @@ async fn a_fault_of_gladly_costs_the_conversation_and_no_other() {
         ("a see-other", Fault::redirect(303, &away)),
     ];
     let paths = ["/api/v1/conversations/c-1", "/api/v1/conversations/c-1/items"];
-    // No items at all is an answer.
+    // `null` is a valid empty list of items.
     let is_fault = |name: &str, path: &str| name != "null" || !path.ends_with("/items");
     let cases = faults.iter().flat_map(|(name, fault)| paths.map(|path| (name, fault, path)));
     let cases = cases.filter(|(name, _, path)| is_fault(name, path));
@@ -286,7 +290,7 @@ async fn a_fault_of_gladly_costs_the_conversation_and_no_other() {
         let settled = app.extract(&events).await;
         assert_eq!(settled.kept, ["m-0"], "{name} at {path}");
         let wait = settled.visibility["m-0"];
-        let expected = if *name == "503 for a while" { 60..=60 } else { FIRST_WAIT };
+        let expected = if *name == "503 for a while" { 60..=60 } else { FIRST_BACKOFF };
         assert!(expected.contains(&wait), "{name}: {wait}");
         assert_eq!(app.destination.event_ids().len(), 1, "{name} at {path}");
         assert!(app.quarantined().is_empty());
@@ -296,7 +300,7 @@ async fn a_fault_of_gladly_costs_the_conversation_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_fault_that_passes_is_not_even_noticed() {
+async fn a_transient_fault_is_retried() {
     for fault in [
         Fault::status(500),
         Fault::status(429),
@@ -313,33 +317,33 @@ async fn a_fault_that_passes_is_not_even_noticed() {
 }
 
 #[tokio::test]
-async fn refused_credentials_give_everything_back_and_ask_no_more() {
+async fn rejected_credentials_return_everything_and_stop_all_calls() {
     for status in [401, 403] {
         let app = TestApp::new();
         let events: Vec<Value> = (0..50).map(|n| app.conversation(&format!("c-{n}"))).collect();
         app.gladly.fault(Fault::status(status));
         let settled = app.extract(&events).await;
         assert_eq!(settled.kept.len(), 50);
-        assert!(settled.visibility.values().all(|wait| FIRST_WAIT.contains(wait)));
-        assert!(app.calls("") <= 16, "what was under way, and nothing after: {}", app.calls(""));
+        assert!(settled.visibility.values().all(|wait| FIRST_BACKOFF.contains(wait)));
+        assert!(app.calls("") <= 16, "only calls in flight: {}", app.calls(""));
         assert!(app.quarantined().is_empty());
     }
 }
 
 #[tokio::test]
-async fn a_missing_token_gives_everything_back() {
+async fn a_missing_token_returns_everything() {
     for name in ["/relay/gladly-token", "/relay/destination-token"] {
         let app = TestApp::new();
         let event = app.conversation("c-1");
         app.aws.state().parameters.remove(name);
-        app.extract([&event]).await.gives_back(&["m-0"], FIRST_WAIT);
+        app.extract([&event]).await.assert_returned(&["m-0"], FIRST_BACKOFF);
         assert!(app.destination.deliveries().is_empty());
         assert!(app.quarantined().is_empty());
     }
 }
 
 #[tokio::test]
-async fn half_a_character_costs_neither_its_event_nor_its_conversation() {
+async fn a_lone_surrogate_is_replaced_in_events_and_conversations() {
     let app = TestApp::new();
     let event = app.conversation("c-1");
     let items = r#"[{"id":"i","content":{"type":"SMS","content":"cut \ud83d"}}]"#;
@@ -355,7 +359,7 @@ async fn half_a_character_costs_neither_its_event_nor_its_conversation() {
 }
 
 #[tokio::test]
-async fn odd_ids_never_reach_a_url() {
+async fn invalid_ids_never_reach_a_url() {
     let app = TestApp::new();
     let mut event = app.conversation("c-1");
     app.gladly.organization().change_conversation("c-1", json!({"customerId": "../agents"}));
@@ -368,7 +372,7 @@ async fn odd_ids_never_reach_a_url() {
 }
 
 #[tokio::test]
-async fn what_analysts_ask_for_is_forwarded_where_gladly_gives_it() {
+async fn analytics_fields_are_forwarded_where_gladly_provides_them() {
     for contact in ["true", "false"] {
         let app = TestApp::with(&[("FORWARD_CUSTOMER_CONTACT", contact)]);
         let event = app.conversation("c-1");
@@ -380,14 +384,14 @@ async fn what_analysts_ask_for_is_forwarded_where_gladly_gives_it() {
             let child = at_gladly.topics.last().unwrap().clone();
             at_gladly
                 .change_conversation("c-1", json!({"topicIds": [child["parentId"], child["id"]]}));
-            let said = |kind: &str, content: Value| {
+            let item = |kind: &str, content: Value| {
                 json!({"id": format!("{kind}-{}", content.as_object().unwrap().keys().next().unwrap()),
                        "timestamp": null, "responder": responder, "content": {"type": kind, "customerAddress": "guest", "content": content}})
             };
             for kind in ["TEXT", "FILES"] {
-                at_gladly.add_item("c-1", said(kind, json!({"text": "Hello"})));
+                at_gladly.add_item("c-1", item(kind, json!({"text": "Hello"})));
                 let files = json!({"caption": "A picture", "files": [{"id": "f"}]});
-                at_gladly.add_item("c-1", said(kind, files));
+                at_gladly.add_item("c-1", item(kind, files));
             }
             let parent = at_gladly.topics.iter().find(|topic| topic["id"] == child["parentId"]);
             (parent.unwrap().clone(), child)

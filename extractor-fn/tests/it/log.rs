@@ -1,4 +1,4 @@
-//! What a log line is, and which there are.
+//! The log lines and their fields.
 
 use std::sync::{Arc, Mutex};
 
@@ -12,10 +12,10 @@ use tracing::{
 
 use crate::{
     control::REQUEST_ID,
-    deadlines::{TestApp, records, working},
+    deadlines::{TestApp, healthy_reply, records},
 };
 
-/// The lines since this began, as Lambda shows them.
+/// The lines logged since this was created, as Lambda shows them.
 struct Lines {
     lines: Arc<Mutex<Vec<Value>>>,
     _listening: DefaultGuard,
@@ -50,7 +50,7 @@ impl Lines {
     }
 }
 
-/// A batch as Lambda hands it over.
+/// A batch as Lambda sends it.
 fn batch(bodies: impl IntoIterator<Item = String>) -> Value {
     let record = |(index, body)| {
         json!({
@@ -62,11 +62,11 @@ fn batch(bodies: impl IntoIterator<Item = String>) -> Value {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_line_of_a_batch_names_its_invocation_also_those_of_spawned_tasks() {
+async fn every_line_of_a_batch_names_its_invocation_even_from_spawned_tasks() {
     let app = TestApp::new(|path| match path {
         path if path.contains("c-1/items") => Reply::status(500),
         path if path.contains("c-2/items") => panic!("a bug"),
-        path => working(path),
+        path => healthy_reply(path),
     });
     let lines = Lines::listen();
     let bodies = records(5).into_iter().map(|record| record.body);
@@ -78,7 +78,7 @@ async fn every_line_of_a_batch_names_its_invocation_also_those_of_spawned_tasks(
     );
 
     lines.all_name_the_invocation();
-    // A task of its own each.
+    // Each is logged from its own tokio task.
     assert_eq!(
         lines.one("could not fetch a conversation; its records return to the queue")["gladly.conversation_id"],
         "c-1"
@@ -106,10 +106,10 @@ async fn every_line_of_a_batch_names_its_invocation_also_those_of_spawned_tasks(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_delivery_of_many_names_the_first_hundred() {
-    let app = TestApp::new(working);
+async fn a_large_delivery_logs_its_first_hundred_ids() {
+    let app = TestApp::new(healthy_reply);
     let lines = Lines::listen();
-    // Two events of each.
+    // Two events for each conversation.
     let bodies = || records(100).into_iter().map(|record| record.body);
     app.invoke(batch(bodies().chain(bodies()))).await.unwrap();
     let delivered = lines.with("delivered");
@@ -130,8 +130,8 @@ async fn a_delivery_of_many_names_the_first_hundred() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_task_and_a_pause_are_a_line_each_that_names_its_invocation() {
-    let app = TestApp::new(working);
+async fn a_task_and_a_pause_each_log_one_line_that_names_its_invocation() {
+    let app = TestApp::new(healthy_reply);
     let lines = Lines::listen();
     app.task("status").await;
     assert_eq!(lines.one("task done")["task"], "status");

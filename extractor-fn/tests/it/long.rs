@@ -1,16 +1,16 @@
-//! A conversation that takes more calls than an invocation has time for.
+//! Conversations that need more calls than an invocation has time for.
 
 use serde_json::{Value, json};
 use testing::connector::Reply;
 use tokio::time::{Duration, Instant, sleep};
 
 use crate::{
-    FIRST_WAIT,
-    deadlines::{LEFT, TestApp, records, working},
+    FIRST_BACKOFF,
+    deadlines::{LEFT, TestApp, healthy_reply, records},
     settle,
 };
 
-/// `c-0` has so many voicemails, every other one with a transcript.
+/// `c-0` has this many voicemails, nine in ten with a transcript.
 fn with_voicemails(count: usize, rate: &str) -> TestApp {
     TestApp::with(&[("GLADLY_REQUESTS_PER_SECOND", rate)], move |path| match path {
         "api/v1/conversations/c-0/items" => Reply::json(
@@ -22,11 +22,11 @@ fn with_voicemails(count: usize, rate: &str) -> TestApp {
         path if path.ends_with("/voice-transcript") => {
             Reply::json(json!({"paragraphs": [{"transcript": path}]}))
         }
-        path => working(path),
+        path => healthy_reply(path),
     })
 }
 
-/// The snapshot of `c-0` as it was delivered last.
+/// The latest delivered snapshot of `c-0`.
 fn delivered(app: &TestApp) -> Option<Value> {
     let deliveries = app.sent("deliveries").into_iter().rev();
     let mut conversations = deliveries.flat_map(|delivery| {
@@ -42,10 +42,12 @@ fn with_text(snapshot: &Value) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_conversation_longer_than_an_invocation_gets_further_with_each_and_delays_no_neighbour() {
+async fn a_conversation_longer_than_an_invocation_progresses_in_each_and_delays_no_other() {
     let app = with_voicemails(1_000, "4");
     let began = Instant::now();
-    settle(&app.extractor, &app.aws, &records(41), LEFT).await.gives_back(&["m-0"], FIRST_WAIT);
+    settle(&app.extractor, &app.aws, &records(41), LEFT)
+        .await
+        .assert_returned(&["m-0"], FIRST_BACKOFF);
     assert!(began.elapsed() <= LEFT);
     let neighbours: Vec<Value> =
         app.sent("deliveries").iter().map(|sent| serde_json::from_str(sent).unwrap()).collect();
@@ -53,7 +55,7 @@ async fn a_conversation_longer_than_an_invocation_gets_further_with_each_and_del
     assert_eq!(neighbours.count(), 40, "in the first invocation");
     assert_eq!(delivered(&app), None);
 
-    // It is last from now on, and what was fetched is not fetched again.
+    // From now on it is processed last, and fetched parts are not fetched again.
     sleep(Duration::from_secs(36)).await;
     let second = Instant::now();
     let batch: Vec<_> = records(9).into_iter().map(|record| record.received(2)).collect();
@@ -64,14 +66,14 @@ async fn a_conversation_longer_than_an_invocation_gets_further_with_each_and_del
     assert_eq!((with_text(&snapshot), &snapshot["truncated"]), (900, &json!(false)));
     assert_eq!(app.times("voice-transcript").len(), 1_000);
 
-    // The next event has it fetched whole, as any other.
+    // The next event causes a complete fetch, as for any other conversation.
     settle(&app.extractor, &app.aws, &records(1), LEFT).await;
     assert!(app.times("voice-transcript").len() > 1_900);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_conversation_that_never_gets_finished_is_delivered_with_what_there_was_time_for() {
-    // Each try in another environment, which knows nothing of the others.
+async fn a_conversation_that_is_never_finished_is_delivered_truncated() {
+    // Each attempt is in a new environment, which shares nothing with the others.
     for receives in 1..=4 {
         let app = with_voicemails(1_000, "1");
         let batch = [records(1).remove(0).received(receives)];
@@ -90,19 +92,19 @@ async fn a_conversation_that_never_gets_finished_is_delivered_with_what_there_wa
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_begun_backs_off_and_only_what_was_not_comes_back_at_once() {
-    // 20 s leave 9 s to begin in and 11.5 s to fetch in.
+async fn started_conversations_back_off_and_the_others_return_immediately() {
+    // 20 s leave 9 s to start in and 11.5 s to fetch in.
     let app = TestApp::with(&[("GLADLY_REQUESTS_PER_SECOND", "2")], |path| match path {
         "api/v1/conversations/c-0" => Reply::json(json!({"customerId": "slow"})),
         "api/v1/customer-profiles/slow" => Reply::Hang,
-        path => working(path),
+        path => healthy_reply(path),
     });
     let settled = settle(&app.extractor, &app.aws, &records(90), Duration::from_secs(20)).await;
-    assert!(FIRST_WAIT.contains(&settled.visibility["m-0"]), "{settled:?}");
+    assert!(FIRST_BACKOFF.contains(&settled.visibility["m-0"]), "{settled:?}");
     assert_eq!(settled.visibility["m-89"], 0);
     for (id, wait) in &settled.visibility {
         let asked = app.times(&format!("{}/items", id.replace("m-", "conversations/c-"))).len();
-        assert!(*wait > 0 || asked == 0, "{id} was begun");
+        assert!(*wait > 0 || asked == 0, "{id} was started");
     }
     let begun = settled.visibility.values().filter(|wait| **wait > 0).count();
     assert!(begun <= 8, "as many as are fetched at once: {begun}");
@@ -111,7 +113,7 @@ async fn what_was_begun_backs_off_and_only_what_was_not_comes_back_at_once() {
 #[tokio::test(start_paused = true)]
 async fn only_conversations_that_the_rate_lets_finish_in_time_are_started() {
     // 11.5 s to fetch in, at 2 calls a second and 3 calls a conversation.
-    let app = TestApp::with(&[("GLADLY_REQUESTS_PER_SECOND", "2")], working);
+    let app = TestApp::with(&[("GLADLY_REQUESTS_PER_SECOND", "2")], healthy_reply);
     let settled = settle(&app.extractor, &app.aws, &records(90), Duration::from_secs(20)).await;
     assert!(settled.visibility.values().all(|wait| *wait == 0), "{settled:?}");
     assert!((80..90).contains(&settled.kept.len()), "{settled:?}");
@@ -123,7 +125,7 @@ async fn only_conversations_that_the_rate_lets_finish_in_time_are_started() {
 
 #[tokio::test(start_paused = true)]
 async fn transcripts_are_bounded_in_bytes() {
-    let said = "x".repeat(1 << 20);
+    let text = "x".repeat(1 << 20);
     let app = TestApp::new(move |path| match path {
         "api/v1/conversations/c-0/items" => Reply::json(
             (0..50)
@@ -131,9 +133,9 @@ async fn transcripts_are_bounded_in_bytes() {
                 .collect(),
         ),
         path if path.ends_with("/voice-transcript") => {
-            Reply::json(json!({"paragraphs": [{"transcript": said}]}))
+            Reply::json(json!({"paragraphs": [{"transcript": text}]}))
         }
-        path => working(path),
+        path => healthy_reply(path),
     });
     settle(&app.extractor, &app.aws, &records(1), LEFT).await.is_done();
     let snapshot = delivered(&app).unwrap();

@@ -1,6 +1,6 @@
 //! The extractor between SQS batches on one side and the Gladly simulator and a destination on the
-//! other, all over loopback; SQS and SSM are in this process. `deadlines` has the tests whose
-//! subject is time, in this process altogether.
+//! other, over loopback; SQS and SSM are in this process. The tests of timing are in `deadlines`;
+//! everything they use is in this process.
 
 #![expect(clippy::unwrap_used, reason = "all of this crate is a test")]
 
@@ -52,7 +52,7 @@ use tracing::{level_filters::LevelFilter, subscriber::set_global_default};
 
 const GLADLY_TOKEN: &str = "gladly-token";
 const DESTINATION_TOKEN: &str = "destination-token";
-const MINUTES: Duration = Duration::from_mins(5);
+const TIME_LEFT: Duration = Duration::from_mins(5);
 
 /// An extractor with everything it reaches.
 struct TestApp {
@@ -62,9 +62,9 @@ struct TestApp {
     extractor: Arc<Extractor>,
 }
 
-/// What a batch came to.
+/// The outcome of a batch.
 #[derive(Debug)]
-struct Settled {
+struct BatchResult {
     /// Ids of the records that stay in the queue.
     kept: Vec<String>,
     /// Seconds until each of them comes back.
@@ -76,13 +76,13 @@ impl TestApp {
         Self::with(&[])
     }
 
-    /// Some settings differ.
+    /// With these settings changed.
     fn with(settings: &[(&str, &str)]) -> Self {
         enable_log();
         Self::connected(settings, None, None)
     }
 
-    /// The same, with a Gladly and a destination that may be reached over TLS.
+    /// The same, with Gladly and the destination optionally over TLS.
     fn connected(
         settings: &[(&str, &str)],
         gladly_tls: Option<Tls>,
@@ -127,13 +127,13 @@ impl TestApp {
         app.event("CONVERSATION/CLOSED", id)
     }
 
-    /// Hands a batch to the extractor as SQS does.
-    async fn batch(&self, records: &[SqsRecord]) -> Settled {
-        settle(&self.extractor, &self.aws, records, MINUTES).await
+    /// Sends a batch to the extractor as Lambda does.
+    async fn batch(&self, records: &[SqsRecord]) -> BatchResult {
+        settle(&self.extractor, &self.aws, records, TIME_LEFT).await
     }
 
-    /// Hands events to the extractor, each for the first time. Record ids are `m-0`, `m-1`…
-    async fn extract(&self, events: impl IntoIterator<Item: Borrow<Value>>) -> Settled {
+    /// Sends events to the extractor as first receives. Record ids are `m-0`, `m-1`…
+    async fn extract(&self, events: impl IntoIterator<Item: Borrow<Value>>) -> BatchResult {
         let records = events.into_iter().enumerate();
         let records: Vec<_> = records.map(|(index, event)| record(index, event.borrow())).collect();
         self.batch(&records).await
@@ -165,7 +165,7 @@ impl Drop for TestApp {
     }
 }
 
-/// An account whose parameters are as they should be, and which allows what the template allows.
+/// An account with valid parameters and the permissions of the template.
 fn account(aws: Aws) -> Aws {
     aws.assume("ExtractorRole");
     aws.put(PAUSE_PARAMETER, "running");
@@ -180,7 +180,7 @@ fn config(settings: &[(&str, &str)]) -> Config {
     Config::read(&Env::new(&|name: &str| settings.get(name))).unwrap()
 }
 
-/// The record of an event that was received just now.
+/// The record of an event received now.
 fn record(index: usize, event: &Value) -> SqsRecord {
     let event = event.to_string();
     let message = QueueMessage::wrap(&event, Timestamp::now(), Origin::Webhook).unwrap();
@@ -192,7 +192,7 @@ fn raw_record(index: usize, body: &str) -> SqsRecord {
 }
 
 /// Invokes the function with records, as Lambda does.
-async fn hand_over(
+async fn invoke_batch(
     extractor: &Arc<Extractor>,
     aws: &Aws,
     records: Vec<Value>,
@@ -210,11 +210,11 @@ async fn settle(
     aws: &Aws,
     records: &[SqsRecord],
     left: Duration,
-) -> Settled {
+) -> BatchResult {
     aws.state().visibility.clear();
     let messages = records.iter().map(SqsRecord::to_json);
-    // As Lambda reads it: by these very names.
-    let response = hand_over(extractor, aws, messages.collect(), left).await.unwrap();
+    // By the names that Lambda reads.
+    let response = invoke_batch(extractor, aws, messages.collect(), left).await.unwrap();
     let response = serde_json::to_value(response).unwrap();
     let kept = response["batchItemFailures"].as_array().unwrap();
     let kept = kept.iter().map(|kept| kept["itemIdentifier"].as_str().unwrap().to_owned());
@@ -222,35 +222,34 @@ async fn settle(
     let visibility = visibility.map(|(receipt, seconds)| {
         (receipt.strip_prefix("receipt of ").unwrap().to_owned(), seconds)
     });
-    Settled { kept: kept.collect(), visibility: visibility.collect() }
+    BatchResult { kept: kept.collect(), visibility: visibility.collect() }
 }
 
-impl Settled {
+impl BatchResult {
     /// Nothing stays in the queue.
     #[track_caller]
     fn is_done(&self) {
         assert_eq!((self.kept.len(), self.visibility.len()), (0, 0), "{self:?}");
     }
 
-    /// These records stay in the queue, all to come back after a wait within `seconds`.
+    /// These records stay in the queue, each with a visibility timeout within `seconds`.
     #[track_caller]
-    fn gives_back(&self, ids: &[&str], seconds: std::ops::RangeInclusive<i64>) {
+    fn assert_returned(&self, ids: &[&str], seconds: std::ops::RangeInclusive<i64>) {
         assert_eq!(self.kept, ids);
         assert_eq!(
             self.visibility.keys().collect::<Vec<_>>(),
             ids,
-            "each is told when to come back"
+            "each has a visibility timeout"
         );
         assert!(self.visibility.values().all(|wait| seconds.contains(wait)), "{self:?}");
     }
 }
 
-/// The wait after a first failure: 30 s, 20 % up or down.
-const FIRST_WAIT: std::ops::RangeInclusive<i64> = 24..=36;
+/// The back-off after a first failure: 30 s ± 20 %.
+const FIRST_BACKOFF: std::ops::RangeInclusive<i64> = 24..=36;
 
-/// Takes everything that the functions log, and drops it. tracing decides once for each place in the
-/// code whether it is enabled: without this, a test that logs first could decide it for one that
-/// reads the log.
+/// Discards everything that the functions log. tracing caches for each call site whether it is enabled:
+/// without this, a test that logs first could decide it for one that reads the log.
 pub(crate) fn enable_log() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

@@ -1,4 +1,4 @@
-//! What once broke a promise: found by the fuzz targets, and kept for them in `fuzz/findings`.
+//! Inputs that once violated a guarantee: found by the fuzz targets, and kept in `fuzz/findings`.
 
 use jiff::SignedDuration;
 use serde_json::{Value, json};
@@ -10,21 +10,21 @@ use testing::{
 use tokio::time::Duration;
 
 use crate::{
-    FIRST_WAIT,
-    deadlines::{LEFT, TestApp, records, working},
+    FIRST_BACKOFF,
+    deadlines::{LEFT, TestApp, healthy_reply, records},
     raw_record, record, settle,
 };
 
-/// One path has this answer.
-fn answering(path: &'static str, answer: impl Into<String>) -> TestApp {
-    let answer = answer.into();
-    TestApp::new(move |asked| match asked.strip_prefix("api/v1/") {
-        Some(asked) if asked == path => Reply::text(answer.clone()),
-        _ => working(asked),
+/// One path has this reply.
+fn with_reply(path: &'static str, reply: impl Into<String>) -> TestApp {
+    let reply = reply.into();
+    TestApp::new(move |requested| match requested.strip_prefix("api/v1/") {
+        Some(requested) if requested == path => Reply::text(reply.clone()),
+        _ => healthy_reply(requested),
     })
 }
 
-/// What reaches the destination once these records are extracted.
+/// The first delivery after extracting these records.
 async fn delivered(app: &TestApp, records: &[SqsRecord]) -> Value {
     settle(&app.extractor, &app.aws, records, LEFT).await.is_done();
     let delivery = serde_json::from_str(&app.sent("deliveries")[0]).unwrap();
@@ -40,90 +40,90 @@ fn nested(levels: usize) -> String {
 async fn an_item_or_topic_without_an_id_still_fits_the_schema() {
     let items =
         r#"[{"content":{"type":"SMS","content":"Hello"}},{"id":"i-2"},{"id":"","content":7}]"#;
-    let app = answering("conversations/c-0/items", items);
+    let app = with_reply("conversations/c-0/items", items);
     let delivery = delivered(&app, &records(1)).await;
     let items = delivery["conversations"][0]["items"].as_array().unwrap();
     assert_eq!(items.len(), 3);
     assert_eq!((&items[0]["text"], &items[1]["content"]), (&json!("Hello"), &json!({})));
     assert_eq!(items[0]["id"].as_str().unwrap().len(), 43, "the hash of its bytes");
 
-    let app = answering("conversations/c-0", r#"{"topicIds":["","t-1"]}"#);
+    let app = with_reply("conversations/c-0", r#"{"topicIds":["","t-1"]}"#);
     let delivery = delivered(&app, &records(1)).await;
     assert_eq!(delivery["conversations"][0]["topics"], json!([{"id": "t-1"}]));
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_initiator_that_names_nobody_is_left_out() {
+async fn a_malformed_initiator_is_omitted() {
     let event = |initiator: Value| {
         let event =
             json!({"type": "A", "initiator": initiator, "content": {"conversationId": "c-0"}});
         [record(0, &event)]
     };
     for initiator in [json!({"id": 7}), json!({"type": null}), json!(["a", "b"]), json!("AGENT")] {
-        let delivery = delivered(&TestApp::new(working), &event(initiator.clone())).await;
+        let delivery = delivered(&TestApp::new(healthy_reply), &event(initiator.clone())).await;
         assert_eq!(delivery["events"][0].get("initiator"), None, "{initiator}");
     }
     for malformed in [json!(null), json!(7), json!([])] {
         let initiator = json!({"id": malformed, "type": "AGENT", "new": 1});
-        let delivery = delivered(&TestApp::new(working), &event(initiator)).await;
+        let delivery = delivered(&TestApp::new(healthy_reply), &event(initiator)).await;
         assert_eq!(delivery["events"][0]["initiator"], json!({"type": "AGENT", "new": 1}));
     }
     for initiator in [json!({}), json!({"id": "a-1", "type": "AGENT", "new": 1})] {
-        let delivery = delivered(&TestApp::new(working), &event(initiator.clone())).await;
+        let delivery = delivered(&TestApp::new(healthy_reply), &event(initiator.clone())).await;
         assert_eq!(delivery["events"][0]["initiator"], initiator);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_nested_too_deeply_for_most_readers_is_left_out() {
+async fn deeply_nested_content_is_omitted() {
     let items = format!(r#"[{{"id":"i-1","content":{}}}]"#, nested(200));
-    let app = answering("conversations/c-0/items", items);
+    let app = with_reply("conversations/c-0/items", items);
     let delivery = delivered(&app, &records(1)).await;
     assert_eq!(delivery["conversations"][0]["items"][0]["content"], json!({}));
-    for (path, answer) in [
+    for (path, reply) in [
         ("conversations/c-0", format!(r#"{{"customAttributes":[{}]}}"#, nested(200))),
         ("customer-profiles/u", format!(r#"{{"id":"u","customAttributes":{}}}"#, nested(200))),
     ] {
-        delivered(&answering(path, answer), &records(1)).await;
+        delivered(&with_reply(path, reply), &records(1)).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_note_whose_type_is_given_twice_is_still_a_note() {
+async fn a_note_with_a_duplicate_type_is_still_a_note() {
     let items = r#"[{"id":"i-1","content":{"type":"SMS","type":"CONVERSATION_NOTE","body":"hm"}}]"#;
     let app = TestApp::with(&[("FORWARD_NOTES", "false")], move |path| match path {
         "api/v1/conversations/c-0/items" => Reply::text(items),
-        _ => working(path),
+        _ => healthy_reply(path),
     });
     let delivery = delivered(&app, &records(1)).await;
     assert_eq!(delivery["conversations"][0]["items"], json!([]));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wait_of_centuries_is_an_hour() {
+async fn an_excessive_retry_after_is_limited_to_an_hour() {
     let centuries = "18446744073709551615";
     for at in ["deliveries", "api/v1/conversations/c-0"] {
         let app = TestApp::new(move |path| match path {
             path if path == at => Reply::status(429).header("retry-after", centuries),
-            _ => working(path),
+            _ => healthy_reply(path),
         });
         let settled = settle(&app.extractor, &app.aws, &records(1), LEFT).await;
-        settled.gives_back(&["m-0"], 3_600..=3_600);
-        // An hour later Gladly is asked again.
+        settled.assert_returned(&["m-0"], 3_600..=3_600);
+        // An hour later Gladly is called again.
         tokio::time::sleep(Duration::from_hours(1)).await;
-        let asked = app.times(at).len();
+        let before = app.times(at).len();
         settle(&app.extractor, &app.aws, &records(1), LEFT).await;
-        assert!(app.times(at).len() > asked, "{at}");
+        assert!(app.times(at).len() > before, "{at}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn times_at_the_ends_of_time_harm_nobody() {
+async fn timestamps_at_the_limits_cause_no_failure() {
     const FIRST: &str = "-009999-01-02T01:59:59Z";
     let open = json!({"state": "open", "cause": "gladly", "reason": "x", "since": FIRST, "retryAt": FIRST, "waitSeconds": 60});
     let pass = json!({"events": {"pass": {"begunAt": FIRST, "renewed": 0}}});
     for (name, text) in [("breaker", open), ("renewal", pass)] {
-        let app = TestApp::new(working);
+        let app = TestApp::new(healthy_reply);
         app.aws.put(&format!("/relay/pause-{name}"), &text.to_string());
         assert_eq!(app.task("reconcile").await["state"], "running", "{name}");
     }
@@ -131,28 +131,29 @@ async fn times_at_the_ends_of_time_harm_nobody() {
     let app =
         TestApp::with(&[("WEBHOOK_URL", "https://relay.example.com")], move |path| match path {
             "api/v1/webhooks" => Reply::json(json!([webhook])),
-            _ => working(path),
+            _ => healthy_reply(path),
         });
     assert_eq!(app.task("reconcile").await["state"], "running");
 
     let mut record = raw_record(0, "");
     record = record.sent(jiff::Timestamp::MAX - SignedDuration::from_secs(1));
-    let app = TestApp::new(working);
+    let app = TestApp::new(healthy_reply);
     app.aws.put("/relay/pause", "paused");
     let settled = settle(&app.extractor, &app.aws, &[record], LEFT).await;
-    settled.gives_back(&["m-0"], FIRST_WAIT);
+    settled.assert_returned(&["m-0"], FIRST_BACKOFF);
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_odd_webhook_or_export_hides_no_other() {
-    let ours = json!({"id": "w-1", "url": "https://relay.example.com", "enabled": true,
+async fn a_malformed_webhook_or_export_hides_no_other() {
+    let relay = json!({"id": "w-1", "url": "https://relay.example.com", "enabled": true,
                       "disabledAtDueToRetryLimit": "", "events": null});
-    let odd = [json!({"id": "../w", "url": "x"}), json!({"id": "w-2", "url": null}), json!(7)];
-    let webhooks = json!([odd[0], odd[1], odd[2], ours]);
+    let malformed =
+        [json!({"id": "../w", "url": "x"}), json!({"id": "w-2", "url": null}), json!(7)];
+    let webhooks = json!([malformed[0], malformed[1], malformed[2], relay]);
     let app =
         TestApp::with(&[("WEBHOOK_URL", "https://relay.example.com")], move |path| match path {
             "api/v1/webhooks" => Reply::json(webhooks.clone()),
-            _ => working(path),
+            _ => healthy_reply(path),
         });
     let status = app.task("watch").await;
     assert_eq!(status["webhook"]["enabled"], true);
@@ -167,7 +168,7 @@ async fn one_odd_webhook_or_export_hides_no_other() {
             Reply::json(json!([{"id": "j-0"}, null, job]))
         }
         path if path.ends_with("/files/conversation_items.jsonl") => Reply::text(String::new()),
-        _ => working(path),
+        _ => healthy_reply(path),
     });
     let range = json!({"task": "import", "from": "2026-01-01T00:00:00Z"});
     assert_eq!(app.invoke(range).await.unwrap()["done"], true);
@@ -175,21 +176,21 @@ async fn one_odd_webhook_or_export_hides_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_sqs_would_refuse_goes_back_escaped() {
+async fn characters_that_sqs_rejects_are_redriven_escaped() {
     let event = r#"{"type":"A","content":{"conversationId":"c-1","note":"\uffff"}}"#;
     let message = format!(r#"{{"v":1,"receivedAt":"2026-01-02T03:04:05.678Z","event":{event}}}"#);
-    // Somebody else's JSON: what was an escape is the character itself once it is read.
-    let aside = json!({"v": 1, "receivedAt": "2026-01-02T03:04:05.678Z", "reason": "rejected", "detail": "why",
+    // From another JSON writer: an escape becomes the character itself once it is read.
+    let quarantined = json!({"v": 1, "receivedAt": "2026-01-02T03:04:05.678Z", "reason": "rejected", "detail": "why",
                        "origin": "extractor-fn", "raw": message.replace(r"\uffff", "\u{ffff}")});
-    let app = TestApp::new(working);
-    let aside = aside.to_string().replace('\u{ffff}', r"\uffff");
-    app.aws.state().send("quarantine", &aside, Vec::new(), 0, app.clock.now());
+    let app = TestApp::new(healthy_reply);
+    let quarantined = quarantined.to_string().replace('\u{ffff}', r"\uffff");
+    app.aws.state().send("quarantine", &quarantined, Vec::new(), 0, app.clock.now());
     assert_eq!(app.task("redrive").await["redriven"], 1);
     assert_eq!(app.aws.state().messages[0].body, message);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_malformed_field_costs_only_itself() {
+async fn a_malformed_field_is_omitted_alone() {
     let conversation = r#"{"customerId":"x","customerId":"u","status":"OPEN","status":7,"createdAt":["2026"],
         "closedAt":"2026-01-02T03:04:05Z","inboxId":{},"agentId":"a","agentId":"b","topicIds":[null,"tp1",7,"",{"id":"t"}],
         "customAttributes":[1.10,null],"customAttributes":[{"id":"k","value":2.50}]}"#;
@@ -203,7 +204,7 @@ async fn a_malformed_field_costs_only_itself() {
         "api/v1/conversations/c-0/items" => Reply::text(items),
         "api/v1/customer-profiles/u" => Reply::text(customer),
         "api/v1/conversation-items/i-2/voice-transcript" => Reply::text(transcript),
-        path => working(path),
+        path => healthy_reply(path),
     });
     let delivery = delivered(&app, &records(1)).await;
     let mut snapshot = delivery["conversations"][0].clone();
@@ -225,7 +226,7 @@ async fn a_malformed_field_costs_only_itself() {
     );
 
     // An empty list, as some servers write it.
-    let app = answering("conversations/c-0/items", "null");
+    let app = with_reply("conversations/c-0/items", "null");
     let delivery = delivered(&app, &records(1)).await;
     assert_eq!(delivery["conversations"][0]["items"], json!([]));
 
@@ -233,7 +234,7 @@ async fn a_malformed_field_costs_only_itself() {
     let event = r#"{"type":"A","content":{"conversationId":"c-0","customerId":"x","customerId":"u","messageId":7,"noteId":"n-1"}}"#;
     let body = format!(r#"{{"v":1,"receivedAt":"2026-01-02T03:04:05.678Z","event":{event}}}"#);
     let note = r#"[{"id":"n-1","content":{"type":"CONVERSATION_NOTE","body":"hm"}}]"#;
-    let app = answering("conversations/c-0/items", note);
+    let app = with_reply("conversations/c-0/items", note);
     let delivery = delivered(&app, &[raw_record(0, &body)]).await;
     assert_eq!(delivery["events"][0]["customerId"], "u");
 }
@@ -245,7 +246,7 @@ async fn a_byte_order_mark_before_json_is_no_error() {
             Reply::text("\u{feff}{\"customerId\":\"u\",\"topicIds\":[\"t\"]}")
         }
         "api/v1/topics" => Reply::text("\u{feff}[{\"id\":\"t\",\"name\":\"Delivery\"}]"),
-        path => match working(path) {
+        path => match healthy_reply(path) {
             Reply::Response { body: Body::Json(json), .. } => {
                 Reply::text(format!("\u{feff}{json}"))
             }
@@ -289,7 +290,7 @@ async fn without_contact_everything_else_stays_byte_for_byte() {
             "api/v1/conversations/c-0" => Reply::text(answers[0].clone()),
             "api/v1/conversations/c-0/items" => Reply::text(answers[1].clone()),
             "api/v1/customer-profiles/u" => Reply::text(answers[2].clone()),
-            path => working(path),
+            path => healthy_reply(path),
         });
         settle(&app.extractor, &app.aws, &[raw_record(0, &body)], LEFT).await.is_done();
         let sent = &app.sent("deliveries")[0];
@@ -311,7 +312,7 @@ async fn without_contact_everything_else_stays_byte_for_byte() {
 #[tokio::test(start_paused = true)]
 async fn an_event_is_covered_by_a_snapshot_that_shows_its_item_or_was_begun_after_the_read_lag() {
     let items = r#"[{"id":"shown","content":{}}]"#;
-    let app = answering("conversations/c-0/items", items);
+    let app = with_reply("conversations/c-0/items", items);
     let event = |id: &str, item: Option<&str>, seconds_ago: i64| {
         let at = app.clock.now() - SignedDuration::from_secs(seconds_ago);
         let content = json!({"conversationId": "c-0", "messageId": item});
@@ -329,7 +330,7 @@ async fn an_event_is_covered_by_a_snapshot_that_shows_its_item_or_was_begun_afte
         (Some("late"), 29, false),
         (Some("late"), 6, false),
     ] {
-        // Second receives: what is not shown is not waited for any more.
+        // Second receives: an item that is not listed is no longer waited for.
         let before = fetches();
         let event = event("next", item, seconds_ago).received(2);
         settle(&app.extractor, &app.aws, &[event], LEFT).await.is_done();
@@ -339,7 +340,7 @@ async fn an_event_is_covered_by_a_snapshot_that_shows_its_item_or_was_begun_afte
     }
 }
 
-/// An event of now, which nothing covers: it has a complete snapshot delivered.
+/// An event of now, which no snapshot covers: it causes a complete fetch.
 fn event_without_item(app: &TestApp) -> SqsRecord {
     let at = app.clock.now();
     record(
@@ -349,7 +350,7 @@ fn event_without_item(app: &TestApp) -> SqsRecord {
 }
 
 #[tokio::test(start_paused = true)]
-async fn large_customers_are_forgotten_before_they_fill_the_memory() {
+async fn large_customers_are_evicted_before_they_fill_the_memory() {
     let app = TestApp::new(|path| match path {
         path if path.ends_with("/items") => Reply::json(json!([])),
         path if path.starts_with("api/v1/conversations/c-") => Reply::json(
@@ -358,7 +359,7 @@ async fn large_customers_are_forgotten_before_they_fill_the_memory() {
         path if path.starts_with("api/v1/customer-profiles/") => {
             Reply::json(json!({"customAttributes": {"x": "x".repeat(1_000_000)}}))
         }
-        path => working(path),
+        path => healthy_reply(path),
     });
     settle(&app.extractor, &app.aws, &records(20), LEFT).await.is_done();
     for n in [19, 0] {

@@ -1,4 +1,4 @@
-//! Names of agents, topics and inboxes: an extra that no conversation fails for.
+//! Names of agents, topics and inboxes, which are optional: no conversation fails for them.
 
 use std::sync::{Arc, Mutex};
 
@@ -7,15 +7,14 @@ use testing::connector::Reply;
 use tokio::time::{Duration, sleep};
 
 use crate::{
-    deadlines::{LEFT, TestApp, records, working},
+    deadlines::{LEFT, TestApp, healthy_reply, records},
     settle,
 };
 
-/// What Gladly answers where it is asked for a list.
+/// Gladly's reply to a request for a list.
 type List = fn() -> Reply;
 
-/// Conversations have this agent, inbox and topic, and lists are what the returned
-/// function was last given.
+/// Conversations have this agent, inbox and topic; the returned function sets the reply for lists.
 fn with_lists(ids: Value) -> (TestApp, impl Fn(List)) {
     let lists = Arc::new(Mutex::new((|| Reply::json(json!([]))) as List));
     let app = TestApp::new({
@@ -25,7 +24,7 @@ fn with_lists(ids: Value) -> (TestApp, impl Fn(List)) {
             path if path.starts_with("api/v1/conversations/") && !path.ends_with("/items") => {
                 Reply::json(ids.clone())
             }
-            path => working(path),
+            path => healthy_reply(path),
         }
     });
     (app, move |reply| *lists.lock().unwrap() = reply)
@@ -45,7 +44,7 @@ const GOOD: List = || {
 };
 
 #[tokio::test(start_paused = true)]
-async fn a_list_of_names_that_fails_costs_names_only() {
+async fn a_failing_list_of_names_costs_only_the_names() {
     let failures: [List; 11] = [
         || Reply::status(400),
         || Reply::status(401),
@@ -69,9 +68,9 @@ async fn a_list_of_names_that_fails_costs_names_only() {
         assert_eq!(without["inbox"], json!({"id": "a"}));
         assert_eq!(without["topics"], json!([{"id": "a"}, {"id": "b"}]));
 
-        let asked = app.times("api/v1/agents").len();
+        let before = app.times("api/v1/agents").len();
         snapshot(&app).await;
-        assert_eq!(app.times("api/v1/agents").len(), asked, "not with every conversation");
+        assert_eq!(app.times("api/v1/agents").len(), before, "not with every conversation");
 
         sleep(Duration::from_mins(1)).await;
         lists(GOOD);
@@ -89,33 +88,33 @@ async fn a_list_of_names_that_fails_costs_names_only() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_name_made_within_the_hour_is_asked_for_at_once() {
+async fn a_new_name_is_fetched_immediately() {
     let ids = json!({"customerId": "u", "topicIds": ["b"]});
     let (app, lists) = with_lists(ids);
     lists(|| Reply::json(json!([{"id": "a", "name": "Ada"}])));
-    let asked = || app.times("api/v1/topics").len();
+    let calls = || app.times("api/v1/topics").len();
     assert_eq!(snapshot(&app).await["topics"], json!([{"id": "b"}]));
-    assert_eq!(asked(), 1);
+    assert_eq!(calls(), 1);
 
-    // An id that does not exist is not looked for again and again.
+    // An id that does not exist does not cause repeated calls.
     for _ in 0..5 {
         sleep(Duration::from_mins(2)).await;
         snapshot(&app).await;
     }
-    assert_eq!(asked(), 1);
+    assert_eq!(calls(), 1);
     sleep(Duration::from_hours(1)).await;
     lists(GOOD);
     assert_eq!(snapshot(&app).await["topics"][0]["name"], "Bo");
-    assert_eq!(asked(), 2);
+    assert_eq!(calls(), 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_list_is_asked_for_again_at_most_once_a_minute() {
+async fn a_list_is_refreshed_at_most_once_a_minute() {
     let count = Arc::new(Mutex::new(0));
     let app = TestApp::new({
         let count = Arc::clone(&count);
         move |path| match path {
-            // There is one topic more each time it is asked for.
+            // Each call lists one more topic.
             "api/v1/topics" => {
                 let mut count = count.lock().unwrap();
                 *count += 1;
@@ -128,7 +127,7 @@ async fn a_list_is_asked_for_again_at_most_once_a_minute() {
                 let id = path.rsplit('-').next().unwrap();
                 Reply::json(json!({"topicIds": [format!("t-{id}")]}))
             }
-            path => working(path),
+            path => healthy_reply(path),
         }
     });
     let name = async |n: usize| {
@@ -139,7 +138,7 @@ async fn a_list_is_asked_for_again_at_most_once_a_minute() {
     };
     assert_eq!(name(0).await, Some(json!("Topic 0")));
     sleep(Duration::from_millis(10)).await;
-    assert_eq!(name(1).await, Some(json!("Topic 1")), "at once");
+    assert_eq!(name(1).await, Some(json!("Topic 1")), "immediately");
     sleep(Duration::from_secs(30)).await;
     assert_eq!(name(2).await, None, "not twice a minute");
     sleep(Duration::from_secs(30)).await;

@@ -6,7 +6,7 @@ use testing::aws::{Fault, THROTTLED};
 use crate::{TestApp, record};
 
 #[tokio::test]
-async fn while_paused_everything_is_given_back_and_nobody_is_asked() {
+async fn while_paused_everything_is_returned_and_nothing_is_called() {
     let until = |hours| (Timestamp::now() + SignedDuration::from_hours(hours)).to_string();
     for (text, held) in [
         ("paused".to_owned(), true),
@@ -25,7 +25,7 @@ async fn while_paused_everything_is_given_back_and_nobody_is_asked() {
         for (receives, least, most) in [(1, 24, 36), (3, 96, 144), (99, 2_880, 4_320)] {
             let settled = app.batch(&[record(0, &event).received(receives)]).await;
             if held {
-                settled.gives_back(&["m-0"], least..=most);
+                settled.assert_returned(&["m-0"], least..=most);
             } else {
                 settled.is_done();
             }
@@ -36,14 +36,14 @@ async fn while_paused_everything_is_given_back_and_nobody_is_asked() {
 }
 
 #[tokio::test]
-async fn a_switch_that_was_never_readable_holds_and_one_that_was_is_remembered() {
+async fn an_unreadable_pause_parameter_holds_unless_a_value_is_cached() {
     for fault in
         [THROTTLED, Fault::Refused(400, "AccessDeniedException"), Fault::Reset, Fault::Garbage(200)]
     {
         let app = TestApp::new();
         let event = app.conversation("c-1");
         app.aws.state().ssm_fault = Some(fault);
-        app.extract([&event]).await.gives_back(&["m-0"], 24..=36);
+        app.extract([&event]).await.assert_returned(&["m-0"], 24..=36);
 
         app.aws.state().ssm_fault = None;
         app.extract([&event]).await.is_done();
@@ -53,5 +53,5 @@ async fn a_switch_that_was_never_readable_holds_and_one_that_was_is_remembered()
     let app = TestApp::new();
     let event = app.conversation("c-1");
     app.aws.state().parameters.remove("/relay/pause");
-    app.extract(&[event]).await.gives_back(&["m-0"], 24..=36);
+    app.extract(&[event]).await.assert_returned(&["m-0"], 24..=36);
 }

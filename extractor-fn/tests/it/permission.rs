@@ -1,5 +1,5 @@
-//! The role: what it allows is called, and nothing else is. Every other test runs under it too, and
-//! is refused what it does not allow.
+//! The function uses every permission of its role and needs no other. All other tests run under the
+//! role too, and are denied what it does not allow.
 
 use jiff::SignedDuration;
 use serde_json::json;
@@ -7,7 +7,7 @@ use testing::{connector::Reply, role::Role};
 use tokio::time::{Duration, sleep};
 
 use crate::{
-    deadlines::{LEFT, TestApp, records, working},
+    deadlines::{LEFT, TestApp, healthy_reply, records},
     raw_record, settle,
 };
 
@@ -21,15 +21,15 @@ async fn every_permission_is_needed_and_none_is_missing() {
         }])),
         path if path.contains("/files/") => Reply::text(String::new()),
         path if path.contains("/conversations/c-1") => Reply::status(401),
-        path => working(path),
+        path => healthy_reply(path),
     });
-    // An event is delivered and one is put aside; then Gladly refuses the token.
+    // One event is delivered and one is quarantined; then Gladly rejects the token.
     let batch = [records(1), vec![raw_record(1, "no event")]].concat();
     settle(&app.extractor, &app.aws, &batch, LEFT).await.is_done();
     let refused = settle(&app.extractor, &app.aws, &records(2), LEFT).await;
     assert!(!refused.kept.is_empty());
 
-    // Held for as long as the queues keep anything.
+    // Held for the whole retention.
     app.aws.put("/relay/pause", "paused");
     let now = app.clock.now();
     for queue in ["events", "quarantine"] {
@@ -42,13 +42,13 @@ async fn every_permission_is_needed_and_none_is_missing() {
         sleep(Duration::from_hours(1)).await;
     }
 
-    // What an operator asks for.
+    // The operator's tasks.
     let from = app.clock.now() - SignedDuration::from_hours(2);
     for task in ["status", "quarantine", "redrive"] {
         app.task(task).await;
     }
     for task in ["backfill", "import"] {
-        // Of a version whose writer may have replaced another unread.
+        // Repeated, so that a version may have been replaced unread.
         for _ in 0..2 {
             app.aws.put(&format!("/relay/pause-{task}"), "{}");
         }

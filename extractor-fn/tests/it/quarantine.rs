@@ -1,14 +1,14 @@
-//! The way out of quarantine.
+//! Listing and redriving the quarantine.
 
 use serde_json::{Value, json};
-use testing::aws::{Fault, Unproven};
+use testing::aws::{Fault, Unconfirmed};
 
-use crate::deadlines::{TestApp, working};
+use crate::deadlines::{TestApp, healthy_reply};
 
 const RECEIVED: &str = "2026-01-02T03:04:05.678Z";
 const EVENT: &str = r#"{ "type":"A/Ä", "id":"e-1", "content":{"conversationId":"c-1"} }"#;
 
-fn aside(origin: &str, reason: &str, raw: &str) -> Value {
+fn quarantine_message(origin: &str, reason: &str, raw: &str) -> Value {
     json!({"v": 1, "receivedAt": RECEIVED, "reason": reason, "detail": "why", "origin": origin, "raw": raw})
 }
 
@@ -18,7 +18,7 @@ fn queued() -> String {
 }
 
 impl TestApp {
-    fn put_aside(&self, body: &str) {
+    fn put_in_quarantine(&self, body: &str) {
         let now = self.clock.now();
         self.aws.state().send("quarantine", body, Vec::new(), 0, now);
     }
@@ -30,40 +30,51 @@ impl TestApp {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_can_be_an_event_goes_back_and_the_rest_stays() {
-    let mut cut = aside("extractor-fn", "rejected", &queued());
+async fn valid_events_are_redriven_and_the_rest_stays() {
+    let mut cut = quarantine_message("extractor-fn", "rejected", &queued());
     cut["truncated"] = json!(true);
-    let mut coded = aside("ingest-fn", "unreadable", "/wA=");
+    let mut coded = quarantine_message("ingest-fn", "unreadable", "/wA=");
     coded["encoding"] = json!("base64");
     let cases = [
-        (aside("extractor-fn", "rejected", &queued()).to_string(), true),
-        (aside("extractor-fn", "exhausted", &queued()).to_string(), true),
-        // What ingest-fn put aside is read again, by rules that may have changed since.
-        (aside("ingest-fn", "unreadable", EVENT).to_string(), true),
-        // A webhook's body with a byte order mark, which once was no event.
-        (aside("ingest-fn", "unreadable", &format!("\u{feff}{EVENT}")).to_string(), true),
-        // SQS's own redrive policy moved it.
+        (quarantine_message("extractor-fn", "rejected", &queued()).to_string(), true),
+        (quarantine_message("extractor-fn", "exhausted", &queued()).to_string(), true),
+        // Bodies that ingest-fn quarantined are validated again: the rules may have changed.
+        (quarantine_message("ingest-fn", "unreadable", EVENT).to_string(), true),
+        // A webhook's body with a byte order mark, which was invalid in an earlier version.
+        (
+            quarantine_message("ingest-fn", "unreadable", &format!("\u{feff}{EVENT}")).to_string(),
+            true,
+        ),
+        // Moved by SQS's redrive policy.
         (queued(), true),
-        (aside("ingest-fn", "unreadable", "hello").to_string(), false),
-        (aside("ingest-fn", "no-type", r#"{"content":{"conversationId":"c"}}"#).to_string(), false),
-        (aside("ingest-fn", "unreadable", r#"{"type":"PING"}"#).to_string(), false),
-        (aside("ingest-fn", "unreadable", r#"{"type":"A","content":{}}"#).to_string(), false),
-        (aside("extractor-fn", "unreadable", "hello").to_string(), false),
+        (quarantine_message("ingest-fn", "unreadable", "hello").to_string(), false),
+        (
+            quarantine_message("ingest-fn", "no-type", r#"{"content":{"conversationId":"c"}}"#)
+                .to_string(),
+            false,
+        ),
+        (quarantine_message("ingest-fn", "unreadable", r#"{"type":"PING"}"#).to_string(), false),
+        (
+            quarantine_message("ingest-fn", "unreadable", r#"{"type":"A","content":{}}"#)
+                .to_string(),
+            false,
+        ),
+        (quarantine_message("extractor-fn", "unreadable", "hello").to_string(), false),
         (cut.to_string(), false),
         (coded.to_string(), false),
         ("hello".to_owned(), false),
     ];
-    for (body, goes) in cases {
-        let app = TestApp::new(working);
-        app.put_aside(&body);
+    for (body, is_redriven) in cases {
+        let app = TestApp::new(healthy_reply);
+        app.put_in_quarantine(&body);
         let answer = app.task("redrive").await;
-        let (redriven, stayed) = if goes { (1, 0) } else { (0, 1) };
+        let (redriven, stayed) = if is_redriven { (1, 0) } else { (0, 1) };
         assert_eq!(
             answer,
             json!({"redriven": redriven, "stayed": stayed, "more": false}),
             "{body}"
         );
-        if goes {
+        if is_redriven {
             assert_eq!(app.bodies("events"), [queued()], "{body}");
             assert!(app.bodies("quarantine").is_empty());
             let now = app.clock.now();
@@ -72,18 +83,24 @@ async fn what_can_be_an_event_goes_back_and_the_rest_stays() {
         } else {
             assert!(app.bodies("events").is_empty());
             assert_eq!(app.bodies("quarantine"), [body]);
-            assert_eq!(app.task("quarantine").await["total"], 1, "and can be seen again at once");
+            assert_eq!(
+                app.task("quarantine").await["total"],
+                1,
+                "and is visible again immediately"
+            );
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_more_go_back_than_were_asked_for() {
-    let app = TestApp::new(working);
+async fn a_redrive_moves_at_most_the_requested_number() {
+    let app = TestApp::new(healthy_reply);
     for _ in 0..25 {
-        app.put_aside(&aside("extractor-fn", "rejected", &queued()).to_string());
+        app.put_in_quarantine(
+            &quarantine_message("extractor-fn", "rejected", &queued()).to_string(),
+        );
     }
-    app.put_aside("hello");
+    app.put_in_quarantine("hello");
     for (max, redriven, more) in [(0, 0, true), (7, 7, true), (18, 18, false), (5, 0, false)] {
         let answer = app.invoke(json!({"task": "redrive", "max": max})).await.unwrap();
         assert_eq!(
@@ -101,26 +118,28 @@ async fn no_more_go_back_than_were_asked_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_that_sqs_does_not_prove_to_have_stays_in_quarantine() {
-    for how in [Unproven::Unnamed, Unproven::OtherMd5, Unproven::NoMd5] {
-        let app = TestApp::new(working);
-        app.put_aside(&aside("extractor-fn", "rejected", &queued()).to_string());
-        app.aws.state().sqs_fault = Some(Fault::Unproven(how));
+async fn an_event_that_sqs_does_not_confirm_stays_in_quarantine() {
+    for how in [Unconfirmed::NoMessageId, Unconfirmed::OtherMd5, Unconfirmed::NoMd5] {
+        let app = TestApp::new(healthy_reply);
+        app.put_in_quarantine(
+            &quarantine_message("extractor-fn", "rejected", &queued()).to_string(),
+        );
+        app.aws.state().sqs_fault = Some(Fault::Unconfirmed(how));
         app.invoke(json!({"task": "redrive"})).await.unwrap_err();
         app.aws.state().sqs_fault = None;
         assert_eq!((app.bodies("events").len(), app.bodies("quarantine").len()), (0, 1));
-        // It was hidden while it was looked at.
+        // The failed redrive left it hidden.
         tokio::time::sleep(std::time::Duration::from_mins(5)).await;
         assert_eq!(app.task("redrive").await["redriven"], 1);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_that_was_not_taken_stays_in_quarantine() {
-    let app = TestApp::new(working);
-    app.put_aside(&aside("extractor-fn", "rejected", &queued()).to_string());
+async fn an_event_that_sqs_does_not_accept_stays_in_quarantine() {
+    let app = TestApp::new(healthy_reply);
+    app.put_in_quarantine(&quarantine_message("extractor-fn", "rejected", &queued()).to_string());
     app.aws.state().sqs_faults = [Fault::Hang; 1].into_iter().collect();
-    // The first receive hangs and is tried again; then the send fails for good.
+    // The first receive hangs and is retried; then the send fails permanently.
     app.task("quarantine").await;
     app.aws.state().sqs_fault = Some(testing::aws::THROTTLED);
     app.invoke(json!({"task": "redrive"})).await.unwrap_err();
@@ -130,19 +149,19 @@ async fn an_event_that_was_not_taken_stays_in_quarantine() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_list_of_the_quarantine_fits_into_an_answer_whatever_its_messages_hold() {
-    let app = TestApp::new(working);
-    let mut message = aside("extractor-fn", "rejected", &queued());
+async fn a_list_of_the_quarantine_fits_into_a_response() {
+    let app = TestApp::new(healthy_reply);
+    let mut message = quarantine_message("extractor-fn", "rejected", &queued());
     for field in ["detail", "origin"] {
         message[field] = json!("ä".repeat(20_000));
     }
     let message = message.to_string();
     for _ in 0..100 {
-        app.put_aside(&message);
+        app.put_in_quarantine(&message);
     }
     let list = app.task("quarantine").await;
     assert_eq!(list["messages"].as_array().unwrap().len(), 100);
     let bytes = list.to_string().len();
     assert!(bytes < 6_000_000 / 10, "a thousand would have {bytes}0");
-    assert_eq!(app.task("quarantine").await["total"], 100, "and can be seen again at once");
+    assert_eq!(app.task("quarantine").await["total"], 100, "and is visible again immediately");
 }

@@ -1,21 +1,21 @@
-//! No event outlives its queue's retention, or rather: none has to.
+//! Renewal: held events outlive their queue's retention.
 
 use std::collections::{BTreeSet, VecDeque};
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use testing::aws::{Fault, THROTTLED, Unproven};
+use testing::aws::{Fault, THROTTLED, Unconfirmed};
 use tokio::time::{Duration, sleep};
 
 use crate::{
-    deadlines::{LEFT, TestApp, records, working},
+    deadlines::{LEFT, TestApp, healthy_reply, records},
     settle,
 };
 
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
 
 impl TestApp {
-    /// What a queue holds, by body, and when each was sent.
+    /// The bodies in a queue, and when each was sent.
     fn held(&self, queue: &str) -> Vec<(Timestamp, String)> {
         let now = self.clock.now();
         let mut state = self.aws.state();
@@ -32,19 +32,19 @@ impl TestApp {
         bodies
     }
 
-    fn ledger(&self) -> Value {
+    fn renewal_state(&self) -> Value {
         let text = self.aws.state().parameters.get("/relay/pause-renewal").cloned();
         text.map_or(Value::Null, |text| serde_json::from_str(&text).unwrap())
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_given_back_late_is_sent_anew_first() {
-    for (said, waits) in [("paused", true), ("running", false)] {
+async fn records_near_expiry_are_re_enqueued() {
+    for (text, waits) in [("paused", true), ("running", false)] {
         let app = TestApp::new(move |path| {
-            if waits { working(path) } else { testing::connector::Reply::status(503) }
+            if waits { healthy_reply(path) } else { testing::connector::Reply::status(503) }
         });
-        app.aws.put("/relay/pause", said);
+        app.aws.put("/relay/pause", text);
         // The queue keeps messages for 96 hours.
         for (age, late) in [(65, false), (67, true), (95, true)] {
             app.aws.state().messages.clear();
@@ -63,13 +63,13 @@ async fn what_is_given_back_late_is_sent_anew_first() {
         }
         let now = app.clock.now();
         let visible = app.aws.state().receive("events", 10, None, now).unwrap();
-        assert!(visible.is_empty(), "they come back as late as they would have");
+        assert!(visible.is_empty(), "their delay is the visibility timeout they would have had");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_operator_who_chose_expiry_gets_it() {
-    let app = TestApp::with(&[("RENEW_HELD_EVENTS", "false")], working);
+async fn events_expire_when_renewal_is_disabled() {
+    let app = TestApp::with(&[("RENEW_HELD_EVENTS", "false")], healthy_reply);
     app.aws.put("/relay/pause", "paused");
     let records: Vec<_> = records(3).into_iter().map(|record| record.sent_ago(HOUR * 95)).collect();
     let settled = settle(&app.extractor, &app.aws, &records, LEFT).await;
@@ -86,14 +86,16 @@ async fn an_operator_who_chose_expiry_gets_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_sent_anew_is_given_back() {
-    let app = TestApp::new(working);
+async fn records_that_cannot_be_re_enqueued_are_returned() {
+    let app = TestApp::new(healthy_reply);
     app.aws.put("/relay/pause", "paused");
     let records: Vec<_> = records(1).into_iter().map(|record| record.sent_ago(HOUR * 95)).collect();
-    // The retention is read once for all.
-    for fault in
-        [THROTTLED, Fault::Unproven(Unproven::Unnamed), Fault::Unproven(Unproven::OtherMd5)]
-    {
+    // The retention is read only once.
+    for fault in [
+        THROTTLED,
+        Fault::Unconfirmed(Unconfirmed::NoMessageId),
+        Fault::Unconfirmed(Unconfirmed::OtherMd5),
+    ] {
         app.aws.state().sqs_fault = Some(fault);
         let settled = settle(&app.extractor, &app.aws, &records, LEFT).await;
         assert_eq!(settled.kept, ["m-0"], "{fault:?}");
@@ -104,14 +106,14 @@ async fn what_cannot_be_sent_anew_is_given_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_copies_that_sqs_proves_to_have_take_their_originals_place() {
-    for how in [Unproven::Unnamed, Unproven::OtherMd5, Unproven::NoMd5] {
-        let app = TestApp::new(working);
+async fn an_original_is_deleted_only_after_sqs_confirms_its_copy() {
+    for how in [Unconfirmed::NoMessageId, Unconfirmed::OtherMd5, Unconfirmed::NoMd5] {
+        let app = TestApp::new(healthy_reply);
         app.aws.put("/relay/pause", "paused");
         app.task("reconcile").await;
         let events = app.fill("events", 25);
         sleep(Duration::from_hours(47)).await;
-        app.aws.state().sqs_fault = Some(Fault::Unproven(how));
+        app.aws.state().sqs_fault = Some(Fault::Unconfirmed(how));
         for _ in 0..60 {
             app.task("reconcile").await;
             sleep(Duration::from_mins(1)).await;
@@ -133,11 +135,11 @@ fn bodies(app: &TestApp) -> BTreeSet<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_long_pause_loses_nothing_and_costs_a_receive_a_renewal() {
-    let app = TestApp::new(working);
+async fn a_long_pause_loses_nothing_and_costs_one_receive_per_renewal() {
+    let app = TestApp::new(healthy_reply);
     app.aws.put("/relay/pause", "paused");
     app.task("reconcile").await;
-    let (events, aside) = (app.fill("events", 250), app.fill("quarantine", 15));
+    let (events, quarantined) = (app.fill("events", 250), app.fill("quarantine", 15));
     app.aws.state().queue("quarantine", app.clock.now()).retention = HOUR * 14 * 24;
     let mut before = app.aws.state().sqs_calls;
     let mut busy = Vec::new();
@@ -151,7 +153,7 @@ async fn a_long_pause_loses_nothing_and_costs_a_receive_a_renewal() {
         before = app.aws.state().sqs_calls;
     }
     let now = app.clock.now();
-    for (queue, bodies, most) in [("events", events, 48), ("quarantine", aside, 7 * 24)] {
+    for (queue, bodies, most) in [("events", events, 48), ("quarantine", quarantined, 7 * 24)] {
         let held = app.held(queue);
         assert_eq!(held.len(), bodies.len(), "no copy is left behind in {queue}");
         assert_eq!(held.iter().map(|(_, body)| body.clone()).collect::<BTreeSet<_>>(), bodies);
@@ -159,32 +161,32 @@ async fn a_long_pause_loses_nothing_and_costs_a_receive_a_renewal() {
         assert!(oldest <= HOUR * (most + 2), "{queue}: {oldest:?}");
     }
     let receives = app.aws.state().receive("events", 10, None, now).unwrap();
-    assert!(receives.iter().all(|message| message.receives <= 3), "copies begin anew");
+    assert!(receives.iter().all(|message| message.receives <= 3), "copies start with no receives");
     assert!(receives.iter().all(|message| message.attributes[0].0 == "type"));
     assert!((7..30).contains(&busy.len()), "most hours nothing is received: {busy:?}");
     app.assert_pause_is_the_operators();
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pass_goes_on_where_a_fault_ended_it() {
-    let app = TestApp::new(working);
+async fn a_renewal_pass_resumes_after_a_fault() {
+    let app = TestApp::new(healthy_reply);
     app.aws.put("/relay/pause", "paused");
     app.task("reconcile").await;
     let events = app.fill("events", 1_000);
     sleep(Duration::from_hours(49)).await;
-    // Some calls that work, some entries of a batch that do not, then nothing does.
+    // Some calls succeed, some entries of a batch fail, then every call fails.
     let mut faults = VecDeque::from([Fault::Entries(0); 150]);
     faults.extend([Fault::Entries(0b101); 3]);
     faults.extend([THROTTLED; 9]);
     app.aws.state().sqs_faults = faults;
-    // Whether that fails the invocation depends on what is throttled last.
+    // Whether the invocation fails depends on which call is throttled last.
     let _ = app.invoke(json!({"task": "reconcile"})).await;
-    let begun = app.ledger()["events"]["pass"].clone();
+    let begun = app.renewal_state()["events"]["pass"].clone();
     let renewed = begun["renewed"].as_u64().unwrap();
     assert!((100..1_000).contains(&renewed), "{renewed}");
 
     sleep(Duration::from_mins(1)).await;
-    while let Some(pass) = app.ledger()["events"].get("pass") {
+    while let Some(pass) = app.renewal_state()["events"].get("pass") {
         assert_eq!(pass["begunAt"], begun["begunAt"]);
         app.task("reconcile").await;
         sleep(Duration::from_mins(1)).await;
@@ -196,7 +198,7 @@ async fn a_pass_goes_on_where_a_fault_ended_it() {
     let missed = old(&app.held("events"));
     assert!(missed < 25, "{missed}");
 
-    // Those have another chance, and sooner than usual.
+    // They are retried, sooner than usual.
     for _ in 0..13 {
         sleep(Duration::from_hours(1)).await;
         app.task("reconcile").await;

@@ -1,5 +1,4 @@
-//! Gladly and the destination as they are reached on the internet: over TLS, with the protocol that
-//! both sides prefer.
+//! Gladly and the destination over TLS, with the negotiated protocol.
 
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ fn protocols(traffic: &testing::server::Traffic) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn fetches_and_deliveries_share_a_connection_each_over_http_2() {
+async fn fetches_and_deliveries_each_share_one_http_2_connection() {
     let (gladly, destination) = (Tls::new().unwrap(), Tls::new().unwrap());
     let app = TestApp::connected(&[], Some(gladly.clone()), Some(destination.clone()));
     for id in ["c-1", "c-2", "c-3"] {
@@ -24,18 +23,18 @@ async fn fetches_and_deliveries_share_a_connection_each_over_http_2() {
         let protocols = protocols(traffic);
         assert!(protocols.iter().all(|protocol| protocol == "HTTP/2.0"), "{protocols:?}");
     }
-    // Conversation and items are asked for at once: the first time there was no connection to share.
+    // Conversation and items are fetched concurrently: the first time there was no connection to share.
     assert!(gladly.connections() <= 2, "{}", gladly.connections());
     assert_eq!(destination.connections(), 1);
 }
 
 #[tokio::test]
-async fn a_gladly_whose_connection_falls_silent_is_asked_on_another_one() {
+async fn a_silent_connection_to_gladly_is_replaced() {
     let tls = Tls::new().unwrap();
     let app = TestApp::connected(&[], Some(tls.clone()), None);
     let first = app.conversation("c-1");
     app.extract([&first]).await.is_done();
-    tls.silence();
+    tls.stall();
     let opened = tls.connections();
     let second = app.conversation("c-2");
     app.extract([&second]).await.is_done();
@@ -44,14 +43,14 @@ async fn a_gladly_whose_connection_falls_silent_is_asked_on_another_one() {
 }
 
 #[tokio::test]
-async fn a_destination_whose_connection_falls_silent_gets_its_delivery_on_another_one() {
+async fn a_silent_connection_to_the_destination_is_replaced() {
     let tls = Tls::new().unwrap();
     let app = TestApp::connected(&[], None, Some(tls.clone()));
     let first = app.conversation("c-1");
     app.extract([&first]).await.is_done();
-    tls.silence();
+    tls.stall();
     let second = app.conversation("c-2");
-    // So little time that a try on the silent connection is a short one.
+    // So little time that an attempt on the silent connection is short.
     let left = Duration::from_secs(12);
     crate::settle(&app.extractor, &app.aws, &[record(0, &second)], left).await.is_done();
     assert_eq!((tls.connections(), app.destination.deliveries().len()), (2, 2));

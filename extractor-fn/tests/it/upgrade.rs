@@ -1,5 +1,5 @@
-//! What one version has written, the next one understands; and what is written changes on purpose
-//! only. The documents stand in `shared/tests/golden`.
+//! Each version reads what earlier versions wrote, and written formats change only on purpose. The
+//! documents are in `shared/tests/golden`.
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use testing::{
 };
 
 use crate::{
-    deadlines::{LEFT, TestApp, working},
+    deadlines::{LEFT, TestApp, healthy_reply},
     raw_record, settle,
 };
 
@@ -20,9 +20,9 @@ fn written() -> Timestamp {
     "2026-01-02T03:04:05.678Z".parse().unwrap()
 }
 
-/// An extractor that goes on a minute after everything was written.
+/// An extractor that starts a minute after everything was written.
 fn next_version() -> TestApp {
-    TestApp::at(written() + SignedDuration::from_mins(1), &[], working)
+    TestApp::at(written() + SignedDuration::from_mins(1), &[], healthy_reply)
 }
 
 fn golden() -> Vec<Golden> {
@@ -31,7 +31,7 @@ fn golden() -> Vec<Golden> {
     all
 }
 
-/// What is written is what the newest version's document says, byte for byte.
+/// Asserts that `written` is the newest version's document, byte for byte.
 #[track_caller]
 fn assert_newest(name: &str, written: &str) {
     let golden = Golden::newest().unwrap();
@@ -44,7 +44,7 @@ fn assert_newest(name: &str, written: &str) {
 }
 
 impl TestApp {
-    async fn hand_out(&self, bodies: &[String]) -> crate::Settled {
+    async fn run_batch(&self, bodies: &[String]) -> crate::BatchResult {
         let records: Vec<_> =
             bodies.iter().enumerate().map(|(index, body)| raw_record(index, body)).collect();
         settle(&self.extractor, &self.aws, &records, LEFT).await
@@ -63,17 +63,18 @@ async fn events_of_every_version_are_delivered_as_they_came() {
         let app = next_version();
         let events = ["event.webhook.json", "event.backfill.json"];
         let events = events.map(|name| golden.read(name).unwrap());
-        app.hand_out(&events).await.is_done();
+        app.run_batch(&events).await.is_done();
         let delivery: Value = serde_json::from_str(&app.sent("deliveries")[0]).unwrap();
-        let told = |event: &Value| {
+        let without_held = |event: &Value| {
             let mut event = event.clone();
             event.as_object_mut().unwrap().remove("heldMs").unwrap();
             event
         };
-        let told: Vec<_> = delivery["events"].as_array().unwrap().iter().map(told).collect();
+        let listed: Vec<_> =
+            delivery["events"].as_array().unwrap().iter().map(without_held).collect();
         let content = json!({"customerId": "u-1", "conversationId": "c-1"});
         assert_eq!(
-            told,
+            listed,
             [
                 json!({"id": "e-1", "type": "CONVERSATION/CLOSED", "timestamp": "2026-01-02T03:04:04Z",
                        "receivedAt": "2026-01-02T03:04:05.678Z", "conversationId": "c-1", "customerId": "u-1",
@@ -90,7 +91,7 @@ async fn events_of_every_version_are_delivered_as_they_came() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_every_version_put_aside_is_shown_and_sent_back() {
+async fn events_quarantined_by_every_version_are_listed_and_redriven() {
     for golden in golden() {
         let app = next_version();
         for name in ["extractor", "ingest", "ingest.base64", "ingest.truncated"] {
@@ -98,13 +99,13 @@ async fn what_every_version_put_aside_is_shown_and_sent_back() {
             app.aws.state().send("quarantine", &body, Vec::new(), 0, written());
         }
         let shown = app.task("quarantine").await;
-        let told: Vec<_> = shown["messages"].as_array().unwrap().iter().collect();
+        let listed: Vec<_> = shown["messages"].as_array().unwrap().iter().collect();
         let entry = |reason: &str, origin: &str, detail: &str| json!({"reason": reason, "receivedAt": "2026-01-02T03:04:05.678Z", "origin": origin, "detail": detail});
         let mut rejected = entry("rejected", "extractor-fn", "the destination answered 422");
         rejected["type"] = json!("CONVERSATION/CLOSED");
         rejected["conversationId"] = json!("c-1");
         assert_eq!(
-            told,
+            listed,
             [
                 &rejected,
                 &entry("no-type", "ingest-fn", "no type"),
@@ -123,13 +124,13 @@ async fn what_every_version_put_aside_is_shown_and_sent_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_of_every_version_holds_and_ends_as_it_says() {
-    let told = json!({"by": "ada", "reason": "audit", "since": "2026-01-02T03:00:00Z", "until": "2026-01-02T04:00:00Z"});
+async fn a_pause_of_every_version_holds_until_its_end() {
+    let document = json!({"by": "ada", "reason": "audit", "since": "2026-01-02T03:00:00Z", "until": "2026-01-02T04:00:00Z"});
     for golden in golden() {
         for (name, state, people) in [
             ("pause.running", "running", None),
             ("pause.paused", "paused", None),
-            ("pause.document.json", "paused", Some(&told)),
+            ("pause.document.json", "paused", Some(&document)),
         ] {
             let app = next_version();
             app.aws.put(PAUSE, &golden.read(name).unwrap());
@@ -137,26 +138,28 @@ async fn a_pause_of_every_version_holds_and_ends_as_it_says() {
             assert_eq!(status["state"], state, "{} {name}", golden.version);
             let mapping = if state == "running" { "Enabled" } else { "Disabled" };
             assert_eq!(status["mapping"], mapping);
-            for (field, value) in people.into_iter().flat_map(|told| told.as_object().unwrap()) {
+            for (field, value) in
+                people.into_iter().flat_map(|document| document.as_object().unwrap())
+            {
                 assert_eq!(&status[field], value, "{} {name}", golden.version);
             }
         }
-        let later = TestApp::at(written() + SignedDuration::from_hours(1), &[], working);
+        let later = TestApp::at(written() + SignedDuration::from_hours(1), &[], healthy_reply);
         later.aws.put(PAUSE, &golden.read("pause.document.json").unwrap());
         assert_eq!(later.task("reconcile").await["state"], "running", "until has passed");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_breaker_of_every_version_holds_and_heals() {
+async fn a_breaker_of_every_version_holds_and_closes() {
     for golden in golden() {
         let breaker = |name: &str| golden.read(&format!("breaker.{name}.json")).unwrap();
         let event = [golden.read("event.webhook.json").unwrap()];
-        let app = TestApp::at(written() + SignedDuration::from_secs(20), &[], working);
+        let app = TestApp::at(written() + SignedDuration::from_secs(20), &[], healthy_reply);
         let name = format!("{PAUSE}-breaker");
 
         app.aws.put(&name, &breaker("open"));
-        assert_eq!(app.hand_out(&event).await.kept, ["m-0"]);
+        assert_eq!(app.run_batch(&event).await.kept, ["m-0"]);
         let status = app.task("status").await;
         assert_eq!(
             (&status["state"], &status["reason"], &status["since"]),
@@ -172,22 +175,22 @@ async fn a_breaker_of_every_version_holds_and_heals() {
 
         tokio::time::sleep(tokio::time::Duration::from_secs(11)).await;
         app.aws.put(&name, &breaker("half-open"));
-        app.hand_out(&event).await.is_done();
+        app.run_batch(&event).await.is_done();
         let closed =
             r#"{"state":"closed","closedAt":"2026-01-02T03:04:36Z","waitSeconds":60}"#.to_owned();
         assert_eq!(app.written("breaker"), [closed], "the first success closes it");
 
-        // Whoever closes it by hand need not say when.
+        // An operator who closes it by hand may omit the time.
         for closed in [breaker("closed"), r#"{"state":"closed"}"#.to_owned()] {
             app.aws.put(&name, &closed);
             assert_eq!(app.task("reconcile").await["state"], "running");
-            assert_eq!(app.written("breaker").len(), 1, "there is nothing to mend");
+            assert_eq!(app.written("breaker").len(), 1, "there is nothing to reset");
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_renewal_of_every_version_goes_on() {
+async fn a_renewal_of_every_version_resumes() {
     for golden in golden() {
         let app = next_version();
         let created = written() - SignedDuration::from_hours(24 * 30);
@@ -198,16 +201,16 @@ async fn a_renewal_of_every_version_goes_on() {
         app.aws.put(&format!("{PAUSE}-renewal"), &golden.read("renewal.json").unwrap());
 
         let status = app.task("status").await;
-        let floor: Timestamp = "2025-12-31T00:00:00Z".parse().unwrap();
-        let age = app.clock.now().duration_since(floor).as_secs();
+        let low_watermark: Timestamp = "2025-12-31T00:00:00Z".parse().unwrap();
+        let age = app.clock.now().duration_since(low_watermark).as_secs();
         assert_eq!(status["oldestEventAgeSeconds"], age, "{}: its low watermark", golden.version);
         app.task("reconcile").await;
-        let ledger = app.written("renewal").pop().unwrap();
-        let ledger: Value = serde_json::from_str(&ledger).unwrap();
-        let floor = written() - SignedDuration::from_hours(24);
+        let renewal = app.written("renewal").pop().unwrap();
+        let renewal: Value = serde_json::from_str(&renewal).unwrap();
+        let low_watermark = written() - SignedDuration::from_hours(24);
         assert_eq!(
-            ledger["events"],
-            json!({"lowWatermark": floor.to_string()}),
+            renewal["events"],
+            json!({"lowWatermark": low_watermark.to_string()}),
             "its pass has ended"
         );
         assert_eq!(app.aws.state().messages[0].body, "held", "and renewed what there was");
@@ -215,7 +218,7 @@ async fn a_renewal_of_every_version_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_backfill_of_every_version_goes_on() {
+async fn a_backfill_of_every_version_resumes() {
     for golden in golden() {
         let app = TestApp::at(written() + SignedDuration::from_mins(1), &[], gladly);
         for name in ["backfill", "import"] {
@@ -244,7 +247,7 @@ async fn a_delivery_of_every_version_fits_the_schema() {
     }
 }
 
-/// A Gladly with one conversation of everything.
+/// A Gladly with one of each: conversation, item, customer, agent, topic and inbox.
 fn gladly(path: &str) -> Reply {
     Reply::json(match path {
         "api/v1/conversations/c-1" => {
@@ -279,10 +282,10 @@ fn gladly(path: &str) -> Reply {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_delivery_and_the_answer_to_its_batch_are_written_as_before() {
+async fn a_delivery_and_its_batch_response_are_unchanged() {
     let event = [Golden::newest().unwrap().read("event.webhook.json").unwrap()];
     let app = TestApp::at(written(), &[], gladly);
-    app.hand_out(&event).await.is_done();
+    app.run_batch(&event).await.is_done();
     assert_newest("delivery.json", &app.sent("deliveries")[0]);
 
     app.aws.put(PAUSE, "paused");
@@ -293,7 +296,7 @@ async fn a_delivery_and_the_answer_to_its_batch_are_written_as_before() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_put_aside_and_the_breaker_are_written_as_before() {
+async fn quarantine_and_breaker_documents_are_unchanged() {
     let event = [Golden::newest().unwrap().read("event.webhook.json").unwrap()];
     let answers = |status: u16| {
         let answer = move |path: &str| match path {
@@ -303,11 +306,11 @@ async fn what_is_put_aside_and_the_breaker_are_written_as_before() {
         TestApp::at(written(), &[], answer)
     };
     let app = answers(422);
-    app.hand_out(&event).await.is_done();
+    app.run_batch(&event).await.is_done();
     assert_newest("quarantine.extractor.json", &app.aws.state().messages[0].body);
 
     let app = answers(401);
-    assert_eq!(app.hand_out(&event).await.kept, ["m-0"]);
+    assert_eq!(app.run_batch(&event).await.kept, ["m-0"]);
     tokio::time::sleep(tokio::time::Duration::from_mins(1)).await;
     app.task("reconcile").await;
     let [open, half_open] = &app.written("breaker")[..] else { panic!("two writes") };
@@ -315,12 +318,12 @@ async fn what_is_put_aside_and_the_breaker_are_written_as_before() {
     assert_newest("breaker.half-open.json", half_open);
     let app = TestApp::at(written() + SignedDuration::from_mins(1), &[], gladly);
     app.aws.put(&format!("{PAUSE}-breaker"), half_open);
-    app.hand_out(&event).await.is_done();
+    app.run_batch(&event).await.is_done();
     assert_newest("breaker.closed.json", &app.written("breaker")[0]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_controller_goes_on_with_is_written_as_before() {
+async fn renewal_backfill_and_import_documents_are_unchanged() {
     let app = TestApp::at(written(), &[], gladly);
     app.aws.put(PAUSE, "paused");
     let created = written() - SignedDuration::from_hours(24 * 30);
@@ -329,7 +332,7 @@ async fn what_the_controller_goes_on_with_is_written_as_before() {
     app.aws.state().send("events", "held", Vec::new(), 0, sent);
     let known = r#"{"events":{"lowWatermark":"2025-12-31T00:00:00Z"},"quarantine":{}}"#;
     app.aws.put(&format!("{PAUSE}-renewal"), known);
-    // The mapping was enabled, and switching it off takes its time.
+    // The mapping is disabled already; disabling it would take time.
     app.aws.state().mapping.enabled = false;
     app.task("reconcile").await;
     assert_newest("renewal.json", &app.written("renewal")[0]);

@@ -1,4 +1,4 @@
-//! What becomes of every body that came with a right key.
+//! The outcome of every body with a valid key.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use lambda_http::Response;
@@ -8,33 +8,33 @@ use shared::{MESSAGE_LIMIT, QueueMessage};
 
 use crate::{EVENT, KEY, Message, Outcome, TestApp, answer, payload};
 
-/// How a body with a right key ends.
+/// The expected outcome of a body with a valid key.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Want {
+pub(crate) enum Expected {
     Pong,
     Ignored,
     /// In the events queue, with this attribute.
     Queued(&'static str),
-    /// In quarantine for this reason, whole.
+    /// In quarantine for this reason, complete.
     Quarantined(&'static str),
-    /// In quarantine for this reason, cut.
-    Cut(&'static str),
+    /// In quarantine for this reason, truncated.
+    Truncated(&'static str),
 }
-use Want::{Cut, Ignored, Pong, Quarantined, Queued};
+use Expected::{Ignored, Pong, Quarantined, Queued, Truncated};
 
-impl Want {
-    pub(crate) fn told(self) -> (Outcome, &'static str, &'static str) {
+impl Expected {
+    pub(crate) fn response(self) -> (Outcome, &'static str, &'static str) {
         match self {
             Pong => (Outcome::Pong, "pong", "KeySlot=1"),
             Ignored => (Outcome::Ignored, "ignored", "Ignored=1 KeySlot=1"),
             Queued(_) => (Outcome::Queued, "queued", "Queued=1 KeySlot=1"),
-            Quarantined(_) | Cut(_) => {
+            Quarantined(_) | Truncated(_) => {
                 (Outcome::Quarantined, "quarantined", "Quarantined=1 KeySlot=1")
             }
         }
     }
 
-    /// Checks what SQS has got after a body, which must be at the app's first moment.
+    /// Checks what SQS received for a body sent at the app's start time.
     pub(crate) fn check(self, messages: &[Message], body: &[u8]) {
         match (self, messages) {
             (Pong | Ignored, []) => {}
@@ -44,10 +44,10 @@ impl Want {
                 assert_eq!(message.queue, "events");
                 assert_eq!(message.attributes, [("type".to_owned(), kind.to_owned())]);
             }
-            (Quarantined(reason) | Cut(reason), [message]) => {
+            (Quarantined(reason) | Truncated(reason), [message]) => {
                 assert_eq!(message.queue, "quarantine");
                 assert_eq!(message.attributes, [("reason".to_owned(), reason.to_owned())]);
-                let cut = matches!(self, Cut(_));
+                let cut = matches!(self, Truncated(_));
                 quarantined(&message.body, reason, cut, body);
             }
             other => panic!("{other:?}"),
@@ -55,10 +55,10 @@ impl Want {
     }
 }
 
-/// What stands before the event in a queue message.
+/// The text before the event in a queue message.
 const ENVELOPE: &str = r#"{"v":1,"receivedAt":"2026-01-02T03:04:05.678Z","event":"#;
 
-/// The same JSON text with all but ASCII escaped, as the contract has it.
+/// The same JSON text with everything but ASCII escaped, as the contract requires.
 fn ascii(json: &str) -> String {
     let escape = |unit: &u16| match u8::try_from(*unit) {
         Ok(byte) if byte.is_ascii() => char::from(byte).to_string(),
@@ -85,19 +85,19 @@ fn quarantined(message: &str, reason: &str, cut: bool, body: &[u8]) {
         wanted["truncated"] = json!(true);
         assert!(body.starts_with(&raw) && raw.len() < body.len());
     } else {
-        assert!(raw == body, "the body as it came");
+        assert!(raw == body, "the body unchanged");
     }
     assert_eq!(message, wanted);
 }
 
-/// Sends a body twice, to see its metrics and to see it go all the way from Lambda's event.
-async fn check(name: &str, body: &[u8], want: Want) {
+/// Sends a body twice: once to check its metrics, and once through Lambda's event.
+async fn check(name: &str, body: &[u8], expected: Expected) {
     let app = TestApp::new();
-    let (outcome, status, metrics) = want.told();
-    assert_eq!(app.counted(body).await, (outcome, metrics.to_owned()), "{name}");
-    want.check(&app.messages(), body);
+    let (outcome, status, metrics) = expected.response();
+    assert_eq!(app.receive_counted(body).await, (outcome, metrics.to_owned()), "{name}");
+    expected.check(&app.messages(), body);
     assert_eq!(app.post(KEY, body).await, (200, answer(status)), "{name}");
-    want.check(&app.messages(), body);
+    expected.check(&app.messages(), body);
 }
 
 #[tokio::test(start_paused = true)]
@@ -131,7 +131,7 @@ async fn every_subscribed_event_is_queued_and_a_ping_is_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_odd_body_has_its_one_place() {
+async fn every_unusual_body_has_exactly_one_outcome() {
     let event = |content: &str| format!(r#"{{"type":"A","content":{content}}}"#);
     let about = |id: &str| event(&format!(r#"{{"conversationId":{id}}}"#));
     let with =
@@ -140,7 +140,7 @@ async fn every_odd_body_has_its_one_place() {
     #[rustfmt::skip]
     let rows = [
         ("a ping with nothing else", r#"{"type":"PING"}"#.into(), Pong),
-        ("a ping with what no event may have", r#"{"type":"PING","id":"../","content":7}"#.into(), Pong),
+        ("a ping with fields that are invalid in an event", r#"{"type":"PING","id":"../","content":7}"#.into(), Pong),
         ("no content", r#"{"type":"A"}"#.into(), Ignored),
         ("null content", event("null"), Ignored),
         ("no conversation", event(r#"{"customerId":"u"}"#), Ignored),
@@ -205,8 +205,8 @@ async fn every_odd_body_has_its_one_place() {
         ("a number for an event id", with(r#""id":7"#), Quarantined("invalid-id")),
         ("a bad event id about nothing", r#"{"type":"A","id":"a/b"}"#.into(), Quarantined("invalid-id")),
     ];
-    for (name, body, want) in &rows {
-        check(name, body.as_bytes(), *want).await;
+    for (name, body, expected) in &rows {
+        check(name, body.as_bytes(), *expected).await;
     }
     check("a byte that is no UTF-8", b"{\"type\":\"A\xff\"}", Quarantined("unreadable")).await;
     check("UTF-16", b"\xff\xfe{\0}\0", Quarantined("unreadable")).await;
@@ -215,7 +215,7 @@ async fn every_odd_body_has_its_one_place() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_too_large_for_the_queue_is_stored_cut_and_says_so() {
+async fn a_body_too_large_for_the_queue_is_quarantined_truncated() {
     let sized = |length: usize| {
         let event = r#"{"type":"A","content":{"conversationId":"c"},"x":"#;
         format!(r#"{event}"{}"}}"#, "a".repeat(length - event.len() - 3))
@@ -227,22 +227,22 @@ async fn what_is_too_large_for_the_queue_is_stored_cut_and_says_so() {
     };
     let rows = [
         ("the largest that fits", sized(room), Queued("A")),
-        ("one byte more", sized(room + 1), Cut("too-large")),
-        ("1 MiB of text", about("a", 1 << 20), Cut("too-large")),
-        ("emoji that fit unescaped only", about("\u{1f600}", 100_000), Cut("too-large")),
-        ("quotes", about("\\\"", 1 << 20), Cut("too-large")),
-        ("3 MB", about("0123456789", 300_000), Cut("too-large")),
+        ("one byte more", sized(room + 1), Truncated("too-large")),
+        ("1 MiB of text", about("a", 1 << 20), Truncated("too-large")),
+        ("emoji that fit unescaped only", about("\u{1f600}", 100_000), Truncated("too-large")),
+        ("quotes", about("\\\"", 1 << 20), Truncated("too-large")),
+        ("3 MB", about("0123456789", 300_000), Truncated("too-large")),
         ("1 MiB about nothing", padded("a", 1 << 20), Ignored),
-        ("1 MiB that is no JSON", "{".repeat(1 << 20), Cut("unreadable")),
+        ("1 MiB that is no JSON", "{".repeat(1 << 20), Truncated("unreadable")),
     ];
-    for (name, body, want) in &rows {
-        check(name, body.as_bytes(), *want).await;
+    for (name, body, expected) in &rows {
+        check(name, body.as_bytes(), *expected).await;
     }
-    check("2 MB that are no UTF-8", &vec![0xff; 2_000_000], Cut("unreadable")).await;
+    check("2 MB that are no UTF-8", &vec![0xff; 2_000_000], Truncated("unreadable")).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_events_own_encoding_is_undone_and_nothing_else_decides() {
+async fn only_the_base64_flag_decides_how_a_body_is_decoded() {
     let whole = payload(&json!({"x-api-key": KEY}), EVENT.as_bytes());
     let (encoded, queued) = (BASE64_STANDARD.encode(EVENT), Queued("CONVERSATION/CLOSED"));
     let rows = [
@@ -253,7 +253,7 @@ async fn the_events_own_encoding_is_undone_and_nothing_else_decides() {
             Quarantined("unreadable"),
             "a!b",
         ),
-        ("base64 unsaid", json!({"body": encoded}), Quarantined("unreadable"), &encoded),
+        ("base64 without its flag", json!({"body": encoded}), Quarantined("unreadable"), &encoded),
         ("no body", json!({"body": null}), Quarantined("unreadable"), ""),
         ("no flag", json!({"isBase64Encoded": null}), queued, EVENT),
         (
@@ -269,16 +269,16 @@ async fn the_events_own_encoding_is_undone_and_nothing_else_decides() {
             EVENT,
         ),
     ];
-    for (name, change, want, body) in rows {
+    for (name, change, expected, body) in rows {
         let (app, mut payload) = (TestApp::new(), whole.clone());
         let change = change.as_object().unwrap().clone();
         payload.as_object_mut().unwrap().extend(change);
-        assert_eq!(app.call(&payload).await, (200, answer(want.told().1)), "{name}");
-        want.check(&app.messages(), body.as_bytes());
+        assert_eq!(app.call(&payload).await, (200, answer(expected.response().1)), "{name}");
+        expected.check(&app.messages(), body.as_bytes());
     }
 }
 
-/// Bytes of every kind, most of them nearly an event.
+/// Arbitrary bytes, most of them close to an event.
 fn bodies() -> impl Strategy<Value = Vec<u8>> {
     let kind = prop_oneof![Just("PING".to_owned()), "[A-Z/]{0,9}", any::<String>()];
     let id = prop_oneof![
@@ -293,12 +293,12 @@ fn bodies() -> impl Strategy<Value = Vec<u8>> {
         },
     );
     let event = event.prop_map(String::into_bytes).boxed();
-    let spoilt = (event.clone(), any::<prop::sample::Index>(), any::<u8>());
+    let corrupt = (event.clone(), any::<prop::sample::Index>(), any::<u8>());
     prop_oneof![
         any::<Vec<u8>>(),
         any::<String>().prop_map(String::into_bytes),
         event,
-        spoilt.prop_map(|(mut event, at, byte)| {
+        corrupt.prop_map(|(mut event, at, byte)| {
             let at = at.index(event.len());
             event[at] = byte;
             event
@@ -310,12 +310,12 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_bytes_with_a_right_key_get_200_and_stand_in_exactly_one_place(body in bodies()) {
+    fn any_bytes_with_a_valid_key_get_200_and_exactly_one_outcome(body in bodies()) {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
             let app = TestApp::new();
-            let (outcome, _) = app.counted(&body).await;
+            let (outcome, _) = app.receive_counted(&body).await;
             assert_eq!(Response::from(outcome).status(), 200);
             let messages = app.messages();
             match (outcome, &messages[..]) {

@@ -1,26 +1,26 @@
-//! What happens when the queue does not take it.
+//! Failures of SQS and SSM.
 
 use std::time::Duration;
 
-use testing::aws::{Fault, THROTTLED, Unproven};
+use testing::aws::{Fault, THROTTLED, Unconfirmed};
 use tokio::time::Instant;
 
 use crate::{EVENT, KEY, Outcome, TestApp, answer};
 
-/// Gladly must send it again.
+/// The outcome after which Gladly sends the event again.
 const UNAVAILABLE: (Outcome, &str) = (Outcome::Unavailable, "Unavailable=1 KeySlot=1");
 
 #[tokio::test(start_paused = true)]
-async fn a_queue_that_will_not_take_it_is_answered_503_within_10_s() {
+async fn a_queue_failure_gets_503_within_10_s() {
     let faults = [
         (Fault::Refused(403, "com.amazon.coral.service#AccessDeniedException"), 1..=1),
         (Fault::Refused(400, "com.amazonaws.sqs#QueueDoesNotExist"), 1..=1),
         (Fault::Refused(400, "com.amazonaws.sqs#InvalidMessageContents"), 1..=1),
         (Fault::Refused(400, "com.amazonaws.sqs#KmsDisabled"), 1..=1),
         (Fault::Garbage(200), 1..=20),
-        (Fault::Unproven(Unproven::Unnamed), 5..=20),
-        (Fault::Unproven(Unproven::OtherMd5), 5..=20),
-        (Fault::Unproven(Unproven::NoMd5), 5..=20),
+        (Fault::Unconfirmed(Unconfirmed::NoMessageId), 5..=20),
+        (Fault::Unconfirmed(Unconfirmed::OtherMd5), 5..=20),
+        (Fault::Unconfirmed(Unconfirmed::NoMd5), 5..=20),
         (Fault::Refused(403, "RequestExpired"), 5..=20),
         (Fault::Garbage(403), 1..=1),
         (Fault::Garbage(503), 5..=20),
@@ -37,7 +37,7 @@ async fn a_queue_that_will_not_take_it_is_answered_503_within_10_s() {
             app.ingest.warm_up().await;
 
             let began = Instant::now();
-            let got = app.counted(body).await;
+            let got = app.receive_counted(body).await;
             assert_eq!((got.0, got.1.as_str()), UNAVAILABLE, "{fault:?}");
             let took = began.elapsed();
             assert!(took <= Duration::from_millis(10_010), "{fault:?} took {took:?}");
@@ -51,16 +51,16 @@ async fn a_queue_that_will_not_take_it_is_answered_503_within_10_s() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_passing_fault_costs_time_but_no_event_and_counts_once() {
+async fn a_transient_fault_delays_the_event_and_counts_once() {
     let faults = [
         vec![THROTTLED; 4],
         vec![Fault::Refused(503, "ServiceUnavailable"); 4],
         vec![Fault::Reset, Fault::Hang, Fault::Garbage(502), THROTTLED],
         vec![Fault::Hang, Fault::Hang],
         vec![
-            Fault::Unproven(Unproven::Unnamed),
-            Fault::Unproven(Unproven::OtherMd5),
-            Fault::Unproven(Unproven::NoMd5),
+            Fault::Unconfirmed(Unconfirmed::NoMessageId),
+            Fault::Unconfirmed(Unconfirmed::OtherMd5),
+            Fault::Unconfirmed(Unconfirmed::NoMd5),
         ],
         vec![
             Fault::Refused(403, "com.amazon.coral.service#RequestExpired"),
@@ -69,10 +69,10 @@ async fn a_passing_fault_costs_time_but_no_event_and_counts_once() {
         ],
     ];
     for faults in faults {
-        for (body, told) in [(EVENT, "Queued=1 KeySlot=1"), ("{", "Quarantined=1 KeySlot=1")] {
+        for (body, metrics) in [(EVENT, "Queued=1 KeySlot=1"), ("{", "Quarantined=1 KeySlot=1")] {
             let app = TestApp::new();
             app.aws.state().sqs_faults = faults.clone().into();
-            assert_eq!(app.counted(body.as_bytes()).await.1, told, "{faults:?}");
+            assert_eq!(app.receive_counted(body.as_bytes()).await.1, metrics, "{faults:?}");
             assert_eq!(app.aws.state().sqs_calls, faults.len() + 1);
             assert_eq!(app.messages().len(), 1);
         }
@@ -80,7 +80,7 @@ async fn a_passing_fault_costs_time_but_no_event_and_counts_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_long_outage_does_not_use_up_the_retries_of_the_events_after_it() {
+async fn a_long_outage_does_not_use_up_the_retries_of_later_events() {
     let app = TestApp::new();
     for fault in [THROTTLED, Fault::Hang] {
         app.aws.state().sqs_fault = Some(fault);
@@ -95,18 +95,18 @@ async fn a_long_outage_does_not_use_up_the_retries_of_the_events_after_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn keys_that_come_late_and_a_queue_that_hangs_leave_time_for_an_answer() {
+async fn late_keys_and_a_hanging_queue_leave_time_for_a_response() {
     let app = TestApp::new();
     app.aws.state().ssm_faults = vec![Some(THROTTLED); 15].into();
     app.aws.state().sqs_fault = Some(Fault::Hang);
     let began = Instant::now();
-    assert_eq!(app.counted(EVENT.as_bytes()).await, (UNAVAILABLE.0, UNAVAILABLE.1.into()));
+    assert_eq!(app.receive_counted(EVENT.as_bytes()).await, (UNAVAILABLE.0, UNAVAILABLE.1.into()));
     // Lambda ends the invocation after 14 s.
     assert!(began.elapsed() < Duration::from_millis(13_100), "{:?}", began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
-async fn keys_and_queue_that_both_hang_leave_gladly_an_answer_within_its_15_s() {
+async fn hanging_keys_and_a_hanging_queue_get_503_within_gladlys_15_s() {
     let app = TestApp::new();
     assert_eq!(app.status(KEY).await, 200);
     tokio::time::advance(Duration::from_mins(2)).await;

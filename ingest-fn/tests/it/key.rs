@@ -1,4 +1,4 @@
-//! Who is let in.
+//! Authentication.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::time::advance;
 use crate::{EVENT, KEY, KEYS, NEXT_KEY, TestApp, answer, payload};
 
 #[tokio::test(start_paused = true)]
-async fn only_one_right_key_gets_in_and_nothing_of_the_others_is_stored() {
+async fn only_a_single_valid_key_is_accepted_and_nothing_else_is_stored() {
     let app = TestApp::new();
     let twice = format!("{KEY},{KEY}");
     let refused = [
@@ -37,27 +37,27 @@ async fn only_one_right_key_gets_in_and_nothing_of_the_others_is_stored() {
     }
     assert_eq!(app.aws.state().sqs_calls, 0);
 
-    let taken = [
+    let accepted = [
         ("capitals", json!({"X-API-KEY": KEY})),
         ("as documented", json!({"X-Api-Key": KEY, "Content-Type": "text/plain"})),
         ("beside a broken header", json!({"x-api-key": KEY, "b\u{e9}": "x", "": "", "n": null})),
     ];
-    for (name, headers) in &taken {
+    for (name, headers) in &accepted {
         let got = app.call(&payload(headers, EVENT.as_bytes())).await;
         assert_eq!(got, (200, answer("queued")), "{name}");
     }
-    assert_eq!(app.messages().len(), taken.len());
+    assert_eq!(app.messages().len(), accepted.len());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rotation_leaves_no_gap() {
+async fn a_key_rotation_rejects_no_event() {
     let app = TestApp::new();
     assert_eq!((app.status(KEY).await, app.status(NEXT_KEY).await), (200, 401));
 
-    // The wrong key just now has used up the early refresh: 10 s later it may be used again.
+    // The wrong key above used up the early refresh: the next one may come 10 s later.
     advance(Duration::from_secs(10)).await;
     app.aws.put(KEYS, &format!("{NEXT_KEY}\n{KEY}\n"));
-    assert_eq!(app.status(NEXT_KEY).await, 200, "a key just added works at once");
+    assert_eq!(app.status(NEXT_KEY).await, 200, "a new key works immediately");
     assert_eq!(app.status(KEY).await, 200, "and so does the old one");
 
     app.aws.put(KEYS, NEXT_KEY);
@@ -78,7 +78,7 @@ async fn a_key_added_right_after_the_keys_were_read_works_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn keys_are_kept_for_60_s_and_strangers_cost_one_read_in_10_s() {
+async fn keys_are_cached_for_60_s_and_unknown_keys_cause_one_read_in_10_s() {
     let app = TestApp::new();
     app.ingest.warm_up().await;
     for _ in 0..59 {
@@ -101,7 +101,7 @@ async fn keys_are_kept_for_60_s_and_strangers_cost_one_read_in_10_s() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_last_good_keys_serve_while_ssm_fails_or_the_parameter_is_spoilt() {
+async fn cached_keys_serve_while_ssm_fails_or_the_parameter_is_malformed() {
     let app = TestApp::new();
     assert_eq!(app.status(KEY).await, 200);
     let faults = [
@@ -121,21 +121,21 @@ async fn the_last_good_keys_serve_while_ssm_fails_or_the_parameter_is_spoilt() {
         assert_eq!(got, wanted, "{fault:?}");
     }
     app.aws.state().ssm_fault = None;
-    for spoilt in ["", "\n \n", "short", "0123456789abcdef0123456789abcde"] {
-        app.aws.put(KEYS, spoilt);
+    for corrupt in ["", "\n \n", "short", "0123456789abcdef0123456789abcde"] {
+        app.aws.put(KEYS, corrupt);
         advance(Duration::from_hours(1)).await;
-        assert_eq!((app.status(KEY).await, app.status(spoilt).await), (200, 401), "{spoilt:?}");
+        assert_eq!((app.status(KEY).await, app.status(corrupt).await), (200, 401), "{corrupt:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_any_good_key_nobody_is_let_in_and_nobody_is_told_unauthorized() {
+async fn without_a_usable_key_requests_get_503_and_not_401() {
     let app = TestApp::with_keys("short-and-never-used");
     app.ingest.warm_up().await;
     let body = EVENT.as_bytes();
     let unavailable = (503, answer("unavailable"));
     assert_eq!(app.post("short-and-never-used", body).await, unavailable, "a short key");
-    assert_eq!(app.counted(body).await.1, "Unavailable=1");
+    assert_eq!(app.receive_counted(body).await.1, "Unavailable=1");
     app.aws.put(KEYS, "");
     assert_eq!(app.post("", body).await, (401, answer("unauthorized")), "an empty key");
     for fault in [Fault::Refused(400, "AccessDeniedException"), Fault::Hang, Fault::Reset] {
@@ -153,7 +153,7 @@ async fn without_any_good_key_nobody_is_let_in_and_nobody_is_told_unauthorized()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_burst_of_cold_starts_that_ssm_throttles_gets_its_keys_in_time() {
+async fn throttled_cold_starts_get_their_keys_in_time() {
     for throttled in [1, 3, 10] {
         let app = TestApp::new();
         app.aws.state().ssm_faults = vec![Some(THROTTLED); throttled].into();
@@ -175,7 +175,7 @@ async fn a_burst_of_cold_starts_that_ssm_throttles_gets_its_keys_in_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_throttled_ssm_costs_warm_up_and_first_request_less_than_gladly_waits() {
+async fn a_throttled_ssm_delays_warm_up_and_first_response_less_than_gladlys_timeout() {
     let app = TestApp::new();
     app.aws.state().ssm_fault = Some(THROTTLED);
     let began = tokio::time::Instant::now();
@@ -189,5 +189,5 @@ async fn a_throttled_ssm_costs_warm_up_and_first_request_less_than_gladly_waits(
 #[tokio::test(start_paused = true)]
 async fn the_slot_of_a_key_is_its_line() {
     let app = TestApp::with_keys(&format!("{NEXT_KEY}\n{KEY}\n"));
-    assert_eq!(app.counted(b"{\"type\":\"PING\"}").await.1, "KeySlot=1");
+    assert_eq!(app.receive_counted(b"{\"type\":\"PING\"}").await.1, "KeySlot=1");
 }

@@ -1,4 +1,4 @@
-//! What a log line is, and which there are.
+//! The log lines and their fields.
 
 use std::sync::{Arc, Mutex};
 
@@ -10,7 +10,7 @@ use tracing::{level_filters::LevelFilter, subscriber::set_default};
 use crate::{EVENT, KEY, KEYS, REQUEST_ID, TestApp};
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_is_one_error_line_that_names_its_invocation_and_a_healthy_event_is_none() {
+async fn a_failure_logs_one_error_line_that_names_its_invocation_and_a_success_none() {
     let lines = Arc::new(Mutex::new(Vec::new()));
     let written = Arc::clone(&lines);
     let write = move |line: &[u8]| {
@@ -33,7 +33,7 @@ async fn a_failure_is_one_error_line_that_names_its_invocation_and_a_healthy_eve
     for body in [EVENT, r#"{"type":"PING"}"#, r#"{"type":"A"}"#] {
         app.post(KEY, body.as_bytes()).await;
     }
-    app.status("a stranger's").await;
+    app.status("an unknown key").await;
     assert_eq!(take(), Vec::<Value>::new());
 
     app.post(KEY, b"hello").await;

@@ -1,5 +1,5 @@
-//! ingest-fn between the HTTP API's event and the requests that reach SQS and SSM. Time is tokio's
-//! own and paused, so hangs and back-offs take none.
+//! ingest-fn between the HTTP API's event and the requests that reach SQS and SSM. tokio's clock is
+//! paused, so hangs and back-offs take no real time.
 
 #![expect(clippy::unwrap_used, reason = "how a test fails")]
 
@@ -34,10 +34,10 @@ const KEY: &str = "0123456789abcdef-0123456789abcdef";
 const NEXT_KEY: &str = "fedcba9876543210-fedcba9876543210";
 const EVENT: &str = r#"{"type":"CONVERSATION/CLOSED","content":{"conversationId":"c-1"}}"#;
 
-/// Lambda's id of every invocation.
+/// The request id of every invocation.
 const REQUEST_ID: &str = "8476a536-e9f4-11e8-9739-2dfe598c3fcd";
 
-/// A receiver in front of its own AWS account, at 2026-01-02T03:04:05.678Z.
+/// ingest-fn with its own AWS account, at 2026-01-02T03:04:05.678Z.
 struct TestApp {
     aws: Aws,
     ingest: Ingest,
@@ -102,13 +102,13 @@ impl TestApp {
         self.post(key, EVENT.as_bytes()).await.0
     }
 
-    /// Sends a body with the right key past the event's reader, where the metrics can be seen.
-    async fn counted(&self, body: &[u8]) -> (Outcome, String) {
+    /// Sends a body with the valid key, bypassing Lambda's event. Returns the metrics too.
+    async fn receive_counted(&self, body: &[u8]) -> (Outcome, String) {
         let mut request = Request::new(body.into());
         request.headers_mut().insert("x-api-key", KEY.parse().unwrap());
         let mut metrics = Metrics::default();
         let outcome = self.ingest.receive(request, &mut metrics).await;
-        (outcome, told(&metrics))
+        (outcome, nonzero_counts(&metrics))
     }
 
     /// Takes what SQS has.
@@ -118,7 +118,7 @@ impl TestApp {
 }
 
 /// Every metric that ingest-fn may send, with its count where that is not 0.
-fn told(metrics: &Metrics) -> String {
+fn nonzero_counts(metrics: &Metrics) -> String {
     use Metric::{Ignored, KeySlot, Quarantined, Queued, Unauthorized, Unavailable};
     let all = [Queued, Ignored, Quarantined, Unauthorized, Unavailable, KeySlot];
     let counted = all.iter().filter(|metric| metrics.count(**metric) > 0);
@@ -149,9 +149,8 @@ fn answer(status: &str) -> String {
     format!(r#"{{"status":"{status}"}}"#)
 }
 
-/// Takes everything that the functions log, and drops it. tracing decides once for each place in the
-/// code whether it is enabled: without this, a test that logs first could decide it for one that
-/// reads the log.
+/// Discards everything that the functions log. tracing caches for each call site whether it is enabled:
+/// without this, a test that logs first could decide it for one that reads the log.
 pub(crate) fn enable_log() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

@@ -1,5 +1,5 @@
-//! The role: what it allows is called, and nothing else is. Every other test runs under it too, and
-//! is refused what it does not allow.
+//! The function uses every permission of its role and needs no other. All other tests run under the
+//! role too, and are denied what it does not allow.
 
 use testing::role::Role;
 
@@ -17,9 +17,9 @@ async fn every_permission_is_needed_and_none_is_missing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_role_does_not_allow_is_refused() {
+async fn actions_outside_the_role_are_denied() {
     let app = TestApp::new();
-    // It may send to the same queues, and read other secrets.
+    // That role may send to the same queues, but read other secrets.
     app.aws.assume("ExtractorRole");
     assert_eq!(app.status(KEY).await, 503);
     let keys = "arn:aws:ssm:eu-west-1:123456789012:parameter/relay/webhook-keys";

@@ -1,4 +1,4 @@
-//! What the function writes and answers contains no secret and nothing of the content.
+//! No log line, metric or response contains a secret or part of the content.
 
 use std::{
     sync::{Arc, Mutex},
@@ -17,11 +17,11 @@ const KEY: &str = "s3cret-key-that-no-log-may-ever-show";
 const TEXT: &str = "my card is 4111 1111";
 const MAIL: &str = "mary@example.com";
 
-/// All that a log, a metric or an answer may not hold, whole or in part.
+/// What no log, metric or response may contain, in whole or in part.
 const SECRETS: [&str; 6] = [KEY, "s3cret", NEXT_KEY, "card", MAIL, "mary"];
 
 #[tokio::test(start_paused = true)]
-async fn no_key_text_or_person_reaches_a_log_line_a_metric_or_an_answer() {
+async fn no_key_text_or_personal_data_reaches_a_log_a_metric_or_a_response() {
     let written = Written::default();
     let log = written.clone();
     let write = move |line: &[u8]| log.push(str::from_utf8(line).unwrap());
@@ -37,7 +37,9 @@ async fn no_key_text_or_person_reaches_a_log_line_a_metric_or_an_answer() {
     let lines: Vec<Value> =
         written.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     let logged = |text: &str| {
-        lines.iter().any(|line| line["message"].as_str().is_some_and(|said| said.contains(text)))
+        lines
+            .iter()
+            .any(|line| line["message"].as_str().is_some_and(|message| message.contains(text)))
     };
     for text in [
         "ignoring a webhook key",
@@ -103,7 +105,7 @@ async fn take_every_path(written: &Written) {
     for sqs_fault in &faults[..3] {
         let app = written.app(KEY);
         app.aws.state().sqs_fault = *sqs_fault;
-        post_without_leak(&app, KEY, &large).await;
+        assert_answer_redacted(&app, KEY, &large).await;
     }
     let short = "s3cret-but-short";
     for ssm_fault in faults {
@@ -111,7 +113,7 @@ async fn take_every_path(written: &Written) {
             let app = written.app(keys);
             app.aws.state().ssm_fault = ssm_fault;
             app.ingest.warm_up().await;
-            post_without_leak(&app, keys, &bodies[0]).await;
+            assert_answer_redacted(&app, keys, &bodies[0]).await;
         }
         let app = written.app(&format!("{short}\n{KEY}\n{NEXT_KEY}\n{NEXT_KEY}"));
         app.ingest.warm_up().await;
@@ -120,14 +122,14 @@ async fn take_every_path(written: &Written) {
             app.aws.state().sqs_fault = sqs_fault;
             advance(Duration::from_mins(2)).await;
             for body in &bodies {
-                post_without_leak(&app, KEY, body).await;
+                assert_answer_redacted(&app, KEY, body).await;
             }
-            post_without_leak(&app, &format!("{KEY} "), &bodies[0]).await;
+            assert_answer_redacted(&app, &format!("{KEY} "), &bodies[0]).await;
         }
     }
 }
 
-async fn post_without_leak(app: &TestApp, key: &str, body: &[u8]) {
+async fn assert_answer_redacted(app: &TestApp, key: &str, body: &[u8]) {
     let (_, answer) = app.post(key, body).await;
     assert!(SECRETS.iter().all(|secret| !answer.contains(secret)));
 }

@@ -1,11 +1,11 @@
-//! What ingest-fn writes changes on purpose only, and keys of every version open.
+//! What ingest-fn writes changes only on purpose, and keys of every version are accepted.
 
 use testing::golden::Golden;
 
 use crate::{KEY, NEXT_KEY, TestApp};
 
 #[tokio::test(start_paused = true)]
-async fn what_is_queued_and_put_aside_is_written_as_before() {
+async fn queue_and_quarantine_messages_are_unchanged() {
     let golden = Golden::newest().unwrap();
     let event = golden.read("event.webhook.json").unwrap();
     let event = event.split_once(r#","event":"#).unwrap().1.strip_suffix('}').unwrap();
@@ -28,7 +28,7 @@ async fn what_is_queued_and_put_aside_is_written_as_before() {
     }
 }
 
-/// The same with four letters where a million stand in a row.
+/// The same text with each long run of `a` shortened to four.
 fn short(text: &str) -> String {
     let mut short = String::new();
     for letter in text.chars() {
@@ -40,7 +40,7 @@ fn short(text: &str) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_keys_of_every_version_open() {
+async fn the_keys_of_every_version_are_accepted() {
     for golden in Golden::all().unwrap() {
         let app = TestApp::with_keys(&golden.read("webhook-keys").unwrap());
         for key in [KEY, NEXT_KEY] {

@@ -1,4 +1,4 @@
-//! What fails while the relay works: calls, and the processes of the functions.
+//! Fault injection: failing calls, and killed processes of the functions.
 
 use std::{
     sync::atomic::Ordering,
@@ -14,14 +14,14 @@ use tokio::time::{sleep, sleep_until};
 
 use super::{
     Soak, SoakError,
-    plan::{By, FaultTarget, Upstream},
+    plan::{FaultTarget, Method, Upstream},
     process::{self, Exits},
 };
 use crate::stack::Function;
 
 /// Nanoseconds of computing between two samples, above which a process counts as busy.
 const BUSY_NANOSECONDS: u64 = 500_000;
-/// How long what has not hit by the end is waited for.
+/// How long to wait for faults that have hit no call by the end.
 const LAST_FAULTS_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Soak<'_> {
@@ -33,8 +33,7 @@ impl Soak<'_> {
         }
     }
 
-    /// Kills processes of a function in the middle of their work: of those that work just now the busiest, one after
-    /// the other until an invocation ends with its process.
+    /// Kills busy processes of a function, the busiest first, until a kill interrupts an invocation.
     pub(super) async fn kill(&self, function: Function, began: Instant) -> Result<(), SoakError> {
         let mut exits = Exits::new(self.aws.emulator(), self.stack, function);
         for at in self.plan.kills(function) {
@@ -42,7 +41,7 @@ impl Soak<'_> {
             let mut struck = false;
             while !struck && began.elapsed() < self.plan.length {
                 if function == Function::Ingest {
-                    // Else its requests are over before it can be measured which process works.
+                    // Otherwise its requests end before it can be measured which process is busy.
                     let slow = Fault::slow(800).on("POST /sqs/SendMessage");
                     self.proxy.traffic().fault(slow.times(10));
                 }
@@ -53,11 +52,11 @@ impl Soak<'_> {
                 if !process::end(busiest)? {
                     continue;
                 }
-                // The emulator looks every 50 ms.
+                // The emulator checks every 50 ms.
                 sleep(Duration::from_millis(400)).await;
                 struck = exits.count()? > exited;
                 let number = usize::from(function == Function::Extractor);
-                let kills = &mut lock(&self.ledger).kills[number];
+                let kills = &mut lock(&self.report).kills[number];
                 kills.0 += 1;
                 kills.1 += usize::from(struck);
             }
@@ -65,7 +64,7 @@ impl Soak<'_> {
         Ok(())
     }
 
-    /// The process of a function that has worked most in a moment, if any has worked at all.
+    /// The process of a function that used the most CPU just now, if any used enough.
     pub(super) async fn busiest(&self, function: Function) -> Option<u32> {
         let spare = self.spares.load(Ordering::Relaxed);
         let before = lock(&self.processes).busy(function, spare);
@@ -75,11 +74,11 @@ impl Soak<'_> {
         worked.max().filter(|(worked, _)| *worked > BUSY_NANOSECONDS).map(|(_, pid)| pid)
     }
 
-    /// Has what has not hit yet hit once, ends all faults, and writes down how often each has hit.
+    /// Applies unused faults once, ends all faults, and records how often each has hit.
     pub(super) async fn complete(&self, targets: &[FaultTarget]) -> Result<(), SoakError> {
-        let unhit = || -> Vec<(&FaultTarget, &Fault)> {
-            let hits = targets.iter().map(|target| self.traffic(target).befallen());
-            let unhit = targets.iter().zip(hits).flat_map(|(target, hits)| {
+        let unused_faults = || -> Vec<(&FaultTarget, &Fault)> {
+            let hits = targets.iter().map(|target| self.traffic(target).fault_hits());
+            let unused_faults = targets.iter().zip(hits).flat_map(|(target, hits)| {
                 let hit = move |fault: &Fault| {
                     hits.contains_key(&(target.on.to_owned(), fault.to_string()))
                 };
@@ -89,31 +88,33 @@ impl Soak<'_> {
                     .filter(move |fault| !hit(fault))
                     .map(move |fault| (target, fault))
             });
-            unhit.filter(|(target, _)| target.required).collect()
+            unused_faults.filter(|(target, _)| target.required).collect()
         };
         for target in targets {
             self.traffic(target).clear_faults();
         }
-        // Not in a row: that would outlast the tries of a call.
-        for (number, (target, fault)) in (0..).zip(unhit()) {
+        // Not in a row: that would exhaust the attempts of a call.
+        for (number, (target, fault)) in (0..).zip(unused_faults()) {
             self.traffic(target)
                 .fault(fault.clone().on(target.on).after(3 * (number % 10)).times(1));
         }
-        // Under a pause nothing would hit any more.
-        self.resume(By::Parameter).await?;
+        // While paused, no call could be hit.
+        self.resume(Method::Parameter).await?;
         let began = Instant::now();
-        while !unhit().is_empty() && began.elapsed() < LAST_FAULTS_TIMEOUT {
+        while !unused_faults().is_empty() && began.elapsed() < LAST_FAULTS_TIMEOUT {
             sleep(Duration::from_millis(200)).await;
         }
-        let mut ledger = lock(&self.ledger);
-        ledger.unhit =
-            unhit().iter().map(|(target, fault)| format!("{}: {fault}", target.name)).collect();
+        let mut report = lock(&self.report);
+        report.unused_faults = unused_faults()
+            .iter()
+            .map(|(target, fault)| format!("{}: {fault}", target.name))
+            .collect();
         for target in targets {
-            let hits = self.traffic(target).befallen();
+            let hits = self.traffic(target).fault_hits();
             for fault in &target.faults {
                 let kind = fault.to_string();
                 let times = hits.get(&(target.on.to_owned(), kind.clone())).copied();
-                ledger.faults.push((target.name.to_owned(), kind, times.unwrap_or_default()));
+                report.faults.push((target.name.to_owned(), kind, times.unwrap_or_default()));
             }
             self.traffic(target).clear_faults();
         }
@@ -121,14 +122,14 @@ impl Soak<'_> {
     }
 }
 
-/// Makes calls to one target fail, each kind of fault in turn, in an order drawn for each round, until it is dropped.
+/// Makes calls to one target fail, each kind of fault in turn, in a random order per round, until it is dropped.
 pub(super) async fn disturb(target: &FaultTarget, traffic: &Traffic, mut rng: Rng) {
     loop {
-        let mut ways = target.faults.clone();
-        rng.shuffle(&mut ways);
-        for fault in ways {
-            // Of several, the third outlasts the tries of one call. What hangs costs seconds, and a second one in a
-            // row the grace of a pause.
+        let mut faults = target.faults.clone();
+        rng.shuffle(&mut faults);
+        for fault in faults {
+            // Three in a row exhaust the attempts of one call. A hang costs seconds, and two in a row the grace
+            // period of a pause.
             let times =
                 if fault.hang { 1 } else { target.bursts[rng.usize(..target.bursts.len())] };
             let fault = Fault { after: rng.u32(..=2 * target.every), ..fault };

@@ -1,4 +1,4 @@
-//! What happens at Gladly: conversations, and events about them.
+//! The load: conversations at Gladly, and events about them.
 
 use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
@@ -9,15 +9,15 @@ use testing::{
 };
 use tokio::time::{interval, sleep};
 
-use super::{SAID, Soak, SoakError};
+use super::{MESSAGE_TEXT, Soak, SoakError};
 
-/// How many conversations go on at a time.
+/// How many conversations are active at a time.
 const CONCURRENT_CONVERSATIONS: usize = 40;
-/// One event in so many names a conversation that no id rule allows.
+/// One in this many events has an invalid conversation id.
 const MALFORMED_INTERVAL: usize = 200;
 
 impl Soak<'_> {
-    /// Lets events happen at their pace.
+    /// Emits events at the plan's rate.
     pub(super) async fn send(&self, conversations: &[String]) -> Result<(), SoakError> {
         let mut rng = self.plan.rng(4);
         let pace = self.plan.length / u32::try_from(self.plan.events.max(1)).unwrap_or(u32::MAX);
@@ -26,7 +26,7 @@ impl Soak<'_> {
             ticks.tick().await;
             let malformed = number % MALFORMED_INTERVAL == MALFORMED_INTERVAL / 2;
             let kind = EVENT_TYPES[rng.usize(..EVENT_TYPES.len())];
-            // One after the other they are lively for a while.
+            // Each conversation is active for a part of the run.
             let turn = number * conversations.len() / self.plan.events
                 + rng.usize(..CONCURRENT_CONVERSATIONS);
             let conversation = &conversations[turn % conversations.len()];
@@ -47,7 +47,7 @@ impl Soak<'_> {
     }
 
     /// Waits until Gladly has nothing more to send, or has disabled the webhook.
-    pub(super) async fn taken(&self) {
+    pub(super) async fn all_delivered_or_disabled(&self) {
         let is_taken = |gladly: &Gladly| {
             let taken: BTreeSet<_> = gladly
                 .attempts()
@@ -63,13 +63,14 @@ impl Soak<'_> {
     }
 }
 
-/// Made-up conversations, each with a message that can be recognised.
+/// Generates conversations, each with a message with the text to search for.
 pub(super) fn populate(gladly: &Gladly, count: usize) -> Vec<String> {
     let mut organization = gladly.organization();
-    organization.add_made_up_conversations(count);
+    organization.generate_conversations(count);
     let conversations: Vec<_> = organization.conversations.keys().cloned().collect();
     for id in &conversations {
-        let message = json!({"type": "SMS", "from": "+15555550100", "to": "+1", "content": SAID});
+        let message =
+            json!({"type": "SMS", "from": "+15555550100", "to": "+1", "content": MESSAGE_TEXT});
         organization.add_item(id, message);
     }
     conversations

@@ -1,4 +1,4 @@
-//! What the operator does to the relay in a run, by the same means as on AWS.
+//! The operator's actions in a run, by the same means as on AWS.
 
 use std::{
     sync::atomic::Ordering,
@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{
     STACK, Soak, SoakError,
-    plan::{Act, By},
+    plan::{Action, Method},
 };
 use crate::stack::Function;
 use testing::root;
@@ -25,67 +25,67 @@ use testing::{fault::Fault, server::lock};
 const OUTAGE_DURATION: Duration = Duration::from_secs(12);
 
 impl Soak<'_> {
-    /// What the operator does.
+    /// Performs the plan's actions.
     pub(super) async fn operate(&self, began: Instant) -> Result<(), SoakError> {
         let mut rng = self.plan.rng(5);
-        let acts = self.plan.acts();
-        let last_deploy = acts.iter().rposition(|(_, act)| *act == Act::Redeploy);
-        for (number, (at, act)) in acts.into_iter().enumerate() {
+        let actions = self.plan.actions();
+        let last_deploy = actions.iter().rposition(|(_, action)| *action == Action::Redeploy);
+        for (number, (at, action)) in actions.into_iter().enumerate() {
             sleep_until((began + at).into()).await;
-            let name = match act {
-                Act::Pause(by) => {
+            let name = match action {
+                Action::Pause(by) => {
                     self.pause(by).await?;
                     "pause"
                 }
-                Act::Resume(by) => {
+                Action::Resume(by) => {
                     self.resume(by).await?;
                     "resume"
                 }
-                Act::RotateIn => {
+                Action::RotateIn => {
                     self.rotate_in(&mut rng).await?;
                     "key added"
                 }
-                Act::RotateOut => {
+                Action::RotateOut => {
                     let key = lock(&self.keys).last().cloned().unwrap_or_default();
                     self.stack.put_secret(&format!("/{STACK}/webhook-keys"), &key).await?;
                     "key rotated"
                 }
-                Act::Redeploy => {
+                Action::Redeploy => {
                     self.redeploy().await?;
                     self.spares.store(last_deploy == Some(number), Ordering::Relaxed);
                     "redeploy"
                 }
-                Act::Outage => {
+                Action::Outage => {
                     let fault = Fault::status(503).on("POST /sqs/SendMessage");
                     self.proxy.traffic().fault(fault);
                     sleep(OUTAGE_DURATION).await;
-                    // The others are armed again in a moment.
+                    // `disturb` adds the other faults again.
                     self.proxy.traffic().clear_faults();
                     "outage of SQS"
                 }
             };
-            *lock(&self.ledger).acts.entry(name).or_default() += 1;
+            *lock(&self.report).actions.entry(name).or_default() += 1;
         }
         Ok(())
     }
 
-    async fn pause(&self, by: By) -> Result<(), SoakError> {
+    async fn pause(&self, by: Method) -> Result<(), SoakError> {
         let written = async {
             match by {
-                // What it complains of later does not matter: the pause is written.
-                By::Command => drop(self.command("pause").await?),
-                By::Parameter | By::Unheard => {
+                // A later error does not matter: the pause is written.
+                Method::Command => drop(self.command("pause").await?),
+                Method::Parameter | Method::ParameterEventLost => {
                     self.stack.set_pause(r#"{"state":"paused","by":"soak"}"#).await?;
                 }
             }
             Ok(())
         };
-        try_join!(written, self.held())?;
+        try_join!(written, self.paused())?;
         self.notify(by).await
     }
 
-    /// Waits until the pause can be read, from when on it holds.
-    async fn held(&self) -> Result<(), SoakError> {
+    /// Waits until the pause can be read, which is when it takes effect.
+    async fn paused(&self) -> Result<(), SoakError> {
         let began = Instant::now();
         let parameter = self.stack.pause_parameter();
         while !self.stack.parameter(parameter).await?.is_some_and(|it| it.contains("paused")) {
@@ -99,33 +99,35 @@ impl Soak<'_> {
         Ok(())
     }
 
-    pub(super) async fn resume(&self, by: By) -> Result<(), SoakError> {
-        // No call from here on can be held against the relay.
+    pub(super) async fn resume(&self, by: Method) -> Result<(), SoakError> {
+        // Later calls do not count as calls during the pause.
         if let Some((_, end)) = lock(&self.pauses).last_mut() {
             end.get_or_insert_with(Instant::now);
         }
         match by {
-            By::Command => drop(self.command("resume").await?),
-            By::Parameter | By::Unheard => self.stack.set_pause("running").await?,
+            Method::Command => drop(self.command("resume").await?),
+            Method::Parameter | Method::ParameterEventLost => {
+                self.stack.set_pause("running").await?;
+            }
         }
         self.notify(by).await
     }
 
-    /// What EventBridge would do, and the emulator does not.
-    async fn notify(&self, by: By) -> Result<(), SoakError> {
-        if by == By::Parameter {
+    /// Invokes the controller, as EventBridge does and the emulator does not.
+    async fn notify(&self, by: Method) -> Result<(), SoakError> {
+        if by == Method::Parameter {
             let detail = json!({"operation": "Update", "name": self.stack.pause_parameter(), "type": "String"});
             let event = json!({
                 "version": "0", "id": "soak", "detail-type": "Parameter Store Change", "source": "aws.ssm",
                 "resources": [], "detail": detail,
             });
-            // It may fail, and may be killed: the schedule comes a minute later.
+            // It may fail or be killed: the schedule follows within a minute.
             self.stack.invoke(Function::Extractor, &event).await?;
         }
         Ok(())
     }
 
-    /// One of the operator's commands; what it complains of, if it does.
+    /// Runs one of the operator's commands. Returns its error message if it fails.
     async fn command(&self, command: &'static str) -> Result<Option<String>, SoakError> {
         let output = Command::new("bash")
             .args(["tools/relay", command])
@@ -166,7 +168,7 @@ impl Soak<'_> {
     }
 
     async fn redeploy(&self) -> Result<(), SoakError> {
-        let before = lock(&self.ledger).acts.get("redeploy").copied().unwrap_or_default();
+        let before = lock(&self.report).actions.get("redeploy").copied().unwrap_or_default();
         let changed = [("DEBUG", "true"), ("INFO", "false")][before % 2];
         let settings =
             self.settings.clone().with("LogLevel", changed.0).with("DestinationGzip", changed.1);
@@ -174,10 +176,10 @@ impl Soak<'_> {
         Ok(self.tune().await?)
     }
 
-    /// The operator's last resume, once all faults are over.
+    /// The operator's last resume, after the end of all faults.
     pub(super) async fn final_resume(&self) -> Result<(), SoakError> {
         let mut complaint = None;
-        // What hangs may still be in the way of the first.
+        // The first may still meet calls that hang.
         for _ in 0..3 {
             complaint = self.command("resume").await?;
             if complaint.is_none() {

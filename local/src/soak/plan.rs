@@ -1,4 +1,4 @@
-//! What happens in a run, drawn from its seed.
+//! The plan of a run, generated from its seed.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use serde_json::json;
 use crate::stack::Function;
 use testing::fault::Fault;
 
-/// A run: the same seed has the same plan, whatever the machine makes of it.
+/// The plan of a run: the same seed gives the same plan on every machine.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// Where the emulated AWS logs: `.local/<name>/emulator.log`.
     pub name: &'static str,
-    /// Decides everything that is drawn.
+    /// The seed of all random choices.
     pub seed: u64,
     /// How many events are sent.
     pub events: usize,
@@ -21,58 +21,58 @@ pub struct Plan {
     pub length: Duration,
     /// How many conversations they are about.
     pub conversations: usize,
-    /// How long the queue hides what a killed process was working on. The template's half an hour would be waited for at
-    /// the end.
+    /// The events queue's visibility timeout, which delays the events of a killed process; the template's half an hour
+    /// would delay the end of the run.
     pub visibility: Duration,
-    /// Of an hour, in which Gladly tries a webhook five times, this part: longer than any outage here lasts.
+    /// Scales Gladly's webhook retry schedule of an hour: longer than any outage here.
     pub time_scale: f64,
     /// The longest that the drain may take.
     pub drain_limit: Duration,
 }
 
-/// What is done to the relay, and by whom.
+/// An action on the relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Act {
-    /// The operator pauses …
-    Pause(By),
-    /// … and resumes.
-    Resume(By),
-    /// A second key becomes valid, and the sender changes over to it.
+pub(super) enum Action {
+    /// The operator pauses.
+    Pause(Method),
+    /// The operator resumes.
+    Resume(Method),
+    /// A second key becomes valid, and the sender switches to it.
     RotateIn,
-    /// The old key is taken away.
+    /// The old key is removed.
     RotateOut,
     /// The stack is updated with other parameters.
     Redeploy,
-    /// SQS takes nothing for a while.
+    /// SQS accepts nothing for a while.
     Outage,
 }
 
-/// How the operator says it.
+/// How the operator pauses or resumes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum By {
-    /// By the real `tools/relay`, which also calls the controller.
+pub(super) enum Method {
+    /// With the real `tools/relay`, which also calls the controller.
     Command,
     /// By writing the parameter; EventBridge invokes the controller.
     Parameter,
     /// By writing the parameter, and the event about it is lost.
-    Unheard,
+    ParameterEventLost,
 }
 
-/// Something that fails: the calls that are hit, and the ways.
+/// The calls that fail, and how.
 pub(super) struct FaultTarget {
     pub(super) name: &'static str,
     pub(super) upstream: Upstream,
     pub(super) on: &'static str,
     pub(super) faults: Vec<Fault>,
-    /// How many calls go well from one fault to the next, on average.
+    /// The average number of calls between two faults.
     pub(super) every: u32,
-    /// How many calls in a row a fault hits: one of these.
+    /// How many calls in a row a fault hits: one of these at random.
     pub(super) bursts: &'static [u32],
-    /// Whether the run fails unless every fault has hit. Of what happens seldom, not all can.
+    /// Whether the run fails unless every fault has hit a call. Rare calls cannot meet all faults.
     pub(super) required: bool,
 }
 
-/// Whose calls they are.
+/// The server that fails.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Upstream {
     /// AWS, as the functions call it.
@@ -82,7 +82,7 @@ pub(super) enum Upstream {
 }
 
 impl Plan {
-    /// So many events over a time.
+    /// A plan for this many events over a time.
     #[must_use]
     pub fn new(seed: u64, events: usize, length: Duration) -> Self {
         let long = length >= Duration::from_mins(1);
@@ -92,20 +92,20 @@ impl Plan {
             events,
             length,
             conversations: (events / 75).clamp(20, 2_000),
-            // In a short run it outlasts the faults: what comes back to another one then waits for a minute.
+            // In a short run it is longer than the faults: events that return into another one wait for a minute.
             visibility: Duration::from_secs(if long { 60 } else { 20 }),
             time_scale: if long { 0.02 } else { 0.005 },
             drain_limit: Duration::from_mins(if long { 40 } else { 3 }),
         }
     }
 
-    /// A source of chance for one purpose.
-    pub(super) fn rng(&self, purpose: u64) -> Rng {
-        Rng::with_seed(self.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(purpose))
+    /// A random number generator for one stream.
+    pub(super) fn rng(&self, stream: u64) -> Rng {
+        Rng::with_seed(self.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(stream))
     }
 
     /// What the operator does, and when.
-    pub(super) fn acts(&self) -> Vec<(Duration, Act)> {
+    pub(super) fn actions(&self) -> Vec<(Duration, Action)> {
         let mut rng = self.rng(1);
         let seconds = self.length.as_secs_f64();
         // Evenly spread, each with some jitter; at least one of each.
@@ -117,39 +117,47 @@ impl Plan {
             (0..count).map(|n| slot * (f64::from(n) + from + jitter(&mut rng))).collect()
         };
         let (rotations, redeploys) = (spread(200, 0.25), spread(250, 0.4));
-        let mut acts = Vec::new();
+        let mut actions = Vec::new();
         if self.is_long() {
-            acts.extend(spread(300, 0.7).into_iter().map(|at| (at, Act::Outage)));
-            let ways = [By::Command, By::Unheard, By::Parameter, By::Unheard];
-            // In turn every way of pausing, and from anywhere every way of resuming.
+            actions.extend(spread(300, 0.7).into_iter().map(|at| (at, Action::Outage)));
+            let methods = [
+                Method::Command,
+                Method::ParameterEventLost,
+                Method::Parameter,
+                Method::ParameterEventLost,
+            ];
+            // Every method of pausing in turn, and every method of resuming from a random start.
             let pauses = spread(150, 0.5);
-            let turn = rng.usize(..ways.len());
+            let turn = rng.usize(..methods.len());
             for (number, at) in pauses.into_iter().enumerate() {
                 let hold = (seconds / 4.0).min(32.0) * (0.75 + rng.f64() / 2.0);
-                acts.push((at, Act::Pause(ways[number % ways.len()])));
-                acts.push((at + hold, Act::Resume(ways[(number + turn) % ways.len()])));
+                actions.push((at, Action::Pause(methods[number % methods.len()])));
+                actions.push((at + hold, Action::Resume(methods[(number + turn) % methods.len()])));
             }
         } else {
-            // Early and heard at once: what the gate returns to the queue comes again after half a minute.
-            acts.extend([(1.0, Act::Pause(By::Parameter)), (3.0, Act::Resume(By::Command))]);
+            // Early and with its event: what the gate returns to the queue comes again after half a minute.
+            actions.extend([
+                (1.0, Action::Pause(Method::Parameter)),
+                (3.0, Action::Resume(Method::Command)),
+            ]);
         }
         for at in rotations {
-            acts.push((at, Act::RotateIn));
-            acts.push((at + (seconds / 10.0).min(20.0), Act::RotateOut));
+            actions.push((at, Action::RotateIn));
+            actions.push((at + (seconds / 10.0).min(20.0), Action::RotateOut));
         }
-        acts.extend(redeploys.into_iter().map(|at| (at, Act::Redeploy)));
-        acts.sort_by(|(one, _), (other, _)| one.total_cmp(other));
-        acts.into_iter().map(|(at, act)| (Duration::from_secs_f64(at), act)).collect()
+        actions.extend(redeploys.into_iter().map(|at| (at, Action::Redeploy)));
+        actions.sort_by(|(one, _), (other, _)| one.total_cmp(other));
+        actions.into_iter().map(|(at, action)| (Duration::from_secs_f64(at), action)).collect()
     }
 
-    /// When a function loses a process in the middle of its work.
+    /// When a busy process of a function is killed.
     pub(super) fn kills(&self, function: Function) -> Vec<Duration> {
-        let (purpose, every) = match function {
+        let (stream, every) = match function {
             Function::Ingest => (2, 20),
-            // One that is killed forgets what it has fetched, and the drain starts over.
+            // A killed process loses what it has fetched, and the drain starts over.
             Function::Extractor => (3, 45),
         };
-        let mut rng = self.rng(purpose);
+        let mut rng = self.rng(stream);
         let count = (self.length.as_secs() / every).max(2);
         let mut kills: Vec<_> =
             (0..count).map(|_| self.length.mul_f64(0.1 + 0.85 * rng.f64())).collect();
@@ -157,7 +165,7 @@ impl Plan {
         kills
     }
 
-    /// Upstream fails, and how.
+    /// The fault targets.
     pub(super) fn targets(&self) -> Vec<FaultTarget> {
         let error = |code: &str| json!({"__type": code, "message": "by the soak"}).to_string();
         let aws = |throttle: &str| {
@@ -181,7 +189,7 @@ impl Plan {
             ];
             common.into_iter().chain(more).collect()
         };
-        // However short the run, each kind is to come.
+        // However short the run, each kind of fault must occur.
         let bursts: &[u32] = if self.is_long() { &[1, 1, 1, 2, 3, 6] } else { &[1] };
         let target = |name, upstream, on, faults, [long, short]: [u32; 2]| {
             let every = if self.is_long() { long } else { short };
@@ -207,7 +215,7 @@ impl Plan {
         targets
     }
 
-    /// Whether it lasts long enough for everything; a short run is there for the harness.
+    /// Whether the run is long enough for every fault; a short run only tests the harness.
     fn is_long(&self) -> bool {
         self.length >= Duration::from_mins(1)
     }
@@ -218,39 +226,45 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_is_the_same_plan_every_time_and_holds_everything() {
+    fn a_seed_always_gives_the_same_plan_with_every_act() {
         for (events, length) in [(300, 12), (3_000, 60), (30_000, 600)] {
             for seed in 0..50 {
                 let plan = || Plan::new(seed, events, Duration::from_secs(length));
-                let acts = plan().acts();
-                assert_eq!(acts, plan().acts());
+                let actions = plan().actions();
+                assert_eq!(actions, plan().actions());
                 for function in [Function::Ingest, Function::Extractor] {
                     assert_eq!(plan().kills(function), plan().kills(function));
                 }
-                let count =
-                    |wanted: fn(&Act) -> bool| acts.iter().filter(|(_, act)| wanted(act)).count();
-                let pauses = count(|act| matches!(act, Act::Pause(_)));
-                assert!(pauses > 0 && pauses == count(|act| matches!(act, Act::Resume(_))));
-                assert!(acts.iter().any(|(_, act)| {
-                    matches!(act, Act::Pause(By::Command) | Act::Resume(By::Command))
+                let count = |wanted: fn(&Action) -> bool| {
+                    actions.iter().filter(|(_, action)| wanted(action)).count()
+                };
+                let pauses = count(|action| matches!(action, Action::Pause(_)));
+                assert!(
+                    pauses > 0 && pauses == count(|action| matches!(action, Action::Resume(_)))
+                );
+                assert!(actions.iter().any(|(_, action)| {
+                    matches!(
+                        action,
+                        Action::Pause(Method::Command) | Action::Resume(Method::Command)
+                    )
                 }));
-                let rotations = count(|act| *act == Act::RotateIn);
-                assert!(rotations > 0 && rotations == count(|act| *act == Act::RotateOut));
-                assert!(count(|act| *act == Act::Redeploy) > 0);
-                // One pause after the other, or it would be unclear since when it holds.
+                let rotations = count(|action| *action == Action::RotateIn);
+                assert!(rotations > 0 && rotations == count(|action| *action == Action::RotateOut));
+                assert!(count(|action| *action == Action::Redeploy) > 0);
+                // Pauses do not overlap, so that each has one start.
                 let mut holds = false;
-                for (_, act) in &acts {
-                    match act {
-                        Act::Pause(_) => assert!(!std::mem::replace(&mut holds, true)),
-                        Act::Resume(_) => assert!(std::mem::replace(&mut holds, false)),
+                for (_, action) in &actions {
+                    match action {
+                        Action::Pause(_) => assert!(!std::mem::replace(&mut holds, true)),
+                        Action::Resume(_) => assert!(std::mem::replace(&mut holds, false)),
                         _ => {}
                     }
                 }
             }
         }
         assert_ne!(
-            Plan::new(1, 300, Duration::from_mins(1)).acts(),
-            Plan::new(2, 300, Duration::from_mins(1)).acts()
+            Plan::new(1, 300, Duration::from_mins(1)).actions(),
+            Plan::new(2, 300, Duration::from_mins(1)).actions()
         );
     }
 }

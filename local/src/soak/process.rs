@@ -1,4 +1,4 @@
-//! The functions' processes: which there are, what memory they hold, and how to kill one.
+//! The functions' processes: listing them, sampling their memory, and killing them.
 
 use std::{
     collections::BTreeMap,
@@ -21,27 +21,27 @@ use crate::{
 
 /// What the emulator writes when a process ends while an invocation waits for its answer.
 const EXITED: &str = "Runtime exited before returning a response";
-/// How much later than the first the last median may be before memory counts as growing: this share …
+/// Memory counts as growing if the last median exceeds the first by more than this share and by [`SLACK_MIB`].
 const GROWTH: f64 = 0.1;
-/// … and this many MiB, since the allocator takes memory in pieces.
-const SLACK: f64 = 2.0;
-/// Memory is judged once a process has lived this long; a fifth of its life is warming up.
-const LIFE: Duration = Duration::from_mins(1);
+/// The allocator takes memory in pieces of up to a few MiB.
+const SLACK_MIB: f64 = 2.0;
+/// Memory is judged once a process has run this long; the first fifth is its warm-up.
+const MIN_AGE: Duration = Duration::from_mins(1);
 
 /// The function processes of one stack, watched.
 pub(super) struct Processes {
     emulator: u32,
     /// By the name that the function was deployed under.
     functions: [(String, Function); 2],
-    lives: BTreeMap<u32, Life>,
+    histories: BTreeMap<u32, ProcessHistory>,
 }
 
 /// One process as long as it was seen.
-struct Life {
+struct ProcessHistory {
     function: Function,
     born: Instant,
     gone: bool,
-    /// Resident memory in MiB, a sample each time it was looked at.
+    /// Resident memory in MiB, one sample per second.
     samples: Vec<f64>,
     /// The most the kernel has seen, in MiB.
     peak: f64,
@@ -49,32 +49,32 @@ struct Life {
     worked: u64,
 }
 
-/// What one function's processes held.
+/// The memory of one function's processes.
 #[derive(Debug, Clone)]
 pub struct Memory {
     /// How many processes there were.
     pub processes: usize,
-    /// The most that one of them ever held, in MiB.
+    /// The peak of any of them, in MiB.
     pub peak: f64,
-    /// How long the process lived that worked most, in which …
-    pub life: Duration,
-    /// … this was the median of the first third of its steady state, in MiB …
+    /// The age of the busiest process.
+    pub age: Duration,
+    /// The median of the first third of its steady state, in MiB.
     pub first: f64,
-    /// … and this that of the last.
+    /// The median of the last third, in MiB.
     pub last: f64,
 }
 
 impl Memory {
-    /// Whether the process that worked most went on growing. Short lives are not judged.
+    /// Whether the busiest process kept growing. Short runs are not judged.
     #[must_use]
     pub fn grows(&self) -> bool {
-        self.last - self.first > SLACK.max(self.first * GROWTH)
+        self.last - self.first > SLACK_MIB.max(self.first * GROWTH)
     }
 
-    /// Whether any process lived long enough to be judged.
+    /// Whether any process ran long enough to be judged.
     #[must_use]
     pub fn is_judged(&self) -> bool {
-        self.life >= LIFE
+        self.age >= MIN_AGE
     }
 }
 
@@ -82,35 +82,41 @@ impl Processes {
     pub(super) fn new(emulator: &Emulator, stack: &Stack<'_>) -> Self {
         let functions = [Function::Ingest, Function::Extractor]
             .map(|function| (stack.function_name(function).to_owned(), function));
-        Self { emulator: emulator.process(), functions, lives: BTreeMap::new() }
+        Self { emulator: emulator.process(), functions, histories: BTreeMap::new() }
     }
 
-    /// Notes what memory every process holds. To be called once a second.
-    pub(super) fn look(&mut self) {
+    /// Samples the memory of every process. To be called once a second.
+    pub(super) fn sample(&mut self) {
         self.meet();
-        for (pid, life) in self.lives.iter_mut().filter(|(_, life)| !life.gone) {
+        for (pid, process) in self.histories.iter_mut().filter(|(_, process)| !process.gone) {
             let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
             let mebibytes = |name: &str| {
                 let line = status.lines().find_map(|line| line.strip_prefix(name))?;
                 Some(line.trim().trim_end_matches(" kB").parse::<f64>().ok()? / 1024.0)
             };
-            life.samples.extend(mebibytes("VmRSS:"));
-            life.peak = life.peak.max(mebibytes("VmHWM:").unwrap_or_default());
-            life.worked = worked(*pid).unwrap_or(life.worked);
+            process.samples.extend(mebibytes("VmRSS:"));
+            process.peak = process.peak.max(mebibytes("VmHWM:").unwrap_or_default());
+            process.worked = worked(*pid).unwrap_or(process.worked);
         }
     }
 
-    /// Notes which processes have come and gone.
+    /// Updates the list of processes.
     fn meet(&mut self) {
         let found = self.found();
-        for (pid, life) in &mut self.lives {
-            life.gone |= !found.contains_key(pid);
+        for (pid, process) in &mut self.histories {
+            process.gone |= !found.contains_key(pid);
         }
         for (pid, function) in found {
             let born = Instant::now();
-            let life =
-                Life { function, born, gone: false, samples: Vec::new(), peak: 0.0, worked: 0 };
-            self.lives.entry(pid).or_insert(life);
+            let process = ProcessHistory {
+                function,
+                born,
+                gone: false,
+                samples: Vec::new(),
+                peak: 0.0,
+                worked: 0,
+            };
+            self.histories.entry(pid).or_insert(process);
         }
     }
 
@@ -135,28 +141,32 @@ impl Processes {
     /// How long each of a function's processes has been computing, the oldest process excepted if it is to be spared.
     pub(super) fn busy(&mut self, function: Function, spare: bool) -> BTreeMap<u32, u64> {
         self.meet();
-        let mut alive: Vec<_> =
-            self.lives.iter().filter(|(_, life)| !life.gone && life.function == function).collect();
-        alive.sort_by_key(|(_, life)| life.born);
+        let mut alive: Vec<_> = self
+            .histories
+            .iter()
+            .filter(|(_, process)| !process.gone && process.function == function)
+            .collect();
+        alive.sort_by_key(|(_, process)| process.born);
         let alive = alive.iter().skip(spare.into());
         alive.filter_map(|(pid, _)| Some((**pid, worked(**pid)?))).collect()
     }
 
-    /// What a function's processes held.
+    /// The memory of a function's processes.
     pub(super) fn memory(&self, function: Function) -> Memory {
-        let lives = self.lives.values().filter(|life| life.function == function);
-        // Looked at once a second, so the number of samples is the length of the life. Some live long and do nothing:
+        let histories = self.histories.values().filter(|process| process.function == function);
+        // Sampled once a second, so the number of samples is the age in seconds. Some processes are old but idle:
         // the emulator forgets processes that are at work while a stack is updated.
-        let long = LIFE.as_secs();
-        let most =
-            lives.clone().max_by_key(|life| (life.samples.len() as u64 >= long, life.worked));
-        let samples = most.map(|life| life.samples.as_slice()).unwrap_or_default();
+        let long = MIN_AGE.as_secs();
+        let most = histories
+            .clone()
+            .max_by_key(|process| (process.samples.len() as u64 >= long, process.worked));
+        let samples = most.map(|process| process.samples.as_slice()).unwrap_or_default();
         let steady = &samples[samples.len() / 5..];
         let third = steady.len() / 3;
         Memory {
-            processes: lives.clone().count(),
-            peak: lives.map(|life| life.peak).fold(0.0, f64::max),
-            life: Duration::from_secs(samples.len() as u64),
+            processes: histories.clone().count(),
+            peak: histories.map(|process| process.peak).fold(0.0, f64::max),
+            age: Duration::from_secs(samples.len() as u64),
             first: median(&steady[..third]),
             last: median(&steady[steady.len() - third..]),
         }

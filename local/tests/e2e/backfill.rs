@@ -1,4 +1,4 @@
-//! Gladly gives the webhook up, and the relay heals it.
+//! Gladly disables the webhook, and the relay re-enables it.
 
 use std::{
     env,
@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 
 use crate::{TestApp, WAIT_TIMEOUT, eventually};
 
-/// Stacks healed at once.
+/// Stacks at once.
 const AT_ONCE: usize = 5;
-/// What Gladly's list of events has; the other two of the ten it leaves out.
+/// The event types that Gladly's Events API lists and this test uses.
 const LISTED: [&str; 6] = [
     "CONVERSATION/CREATED",
     "CONVERSATION/CLOSED",
@@ -25,8 +25,8 @@ const LISTED: [&str; 6] = [
 ];
 
 impl TestApp {
-    /// Lets events happen at Gladly, which sends them if it can.
-    fn happen(&self, rng: &mut Rng, count: usize) -> Vec<String> {
+    /// Emits events at Gladly, which sends them if it can.
+    fn emit_events(&self, rng: &mut Rng, count: usize) -> Vec<String> {
         let emit = |_| {
             let conversation = format!("c-{}", rng.usize(0..10));
             let event = self.gladly.emit(LISTED[rng.usize(0..LISTED.len())], &conversation);
@@ -40,11 +40,11 @@ impl TestApp {
     }
 }
 
-/// ingest-fn is killed, Gladly disables the webhook, more happens; then it is back.
-async fn heal(seed: u64) {
+/// ingest-fn is throttled, Gladly disables the webhook, more events happen; then ingest-fn is back.
+async fn recover(seed: u64) {
     let mut rng = Rng::with_seed(seed);
     let name = format!("healed-{seed}");
-    // The last of the five tries comes after 3.6 s.
+    // The last of the five attempts comes after 3.6 s.
     let app = TestApp::at_pace(&name, &[("WatchWebhook", "true")], 0.001).await;
     app.stack.stop_schedule().await.unwrap();
     let url = app.stack.webhook_url().to_owned();
@@ -53,24 +53,24 @@ async fn heal(seed: u64) {
     for number in 0..10 {
         app.conversation(&format!("c-{number}"));
     }
-    let mut ids = app.happen(&mut rng, 3);
+    let mut ids = app.emit_events(&mut rng, 3);
     app.arrived(&ids).await;
 
-    let heard = ids.len();
+    let received = ids.len();
     app.stack.reserve_concurrency(Function::Ingest, 0).await.unwrap();
     let count = rng.usize(1..10);
-    ids.extend(app.happen(&mut rng, count));
-    let given_up = async || {
+    ids.extend(app.emit_events(&mut rng, count));
+    let disabled = async || {
         app.gladly.wait_for(|gladly| gladly.webhooks()[0]["enabled"] == false, WAIT_TIMEOUT).await
     };
-    assert!(given_up().await, "Gladly gives the webhook up");
+    assert!(disabled().await, "Gladly disables the webhook");
     let since = Instant::now();
     let count = rng.usize(1..30);
-    let missed = app.happen(&mut rng, count);
-    let unheard = ids.len() - heard + missed.len();
+    let missed = app.emit_events(&mut rng, count);
+    let undelivered = ids.len() - received + missed.len();
     assert!(missed.iter().all(|id| app.destination.times(id) == 0));
 
-    // While our endpoint does not answer, Gladly refuses; the events are had all the same.
+    // While the endpoint does not answer, Gladly refuses; the events are backfilled anyway.
     let status = app.task(&json!({"task": "watch"})).await;
     assert_eq!(status["webhook"]["enabled"], false, "{status}");
     app.stack.reserve_concurrency(Function::Ingest, 10).await.unwrap();
@@ -78,7 +78,7 @@ async fn heal(seed: u64) {
     assert_eq!(status["webhook"]["enabled"], true, "{status}");
     assert_eq!(app.webhook()["enabled"], true);
     ids.extend(missed);
-    ids.extend(app.happen(&mut rng, 3));
+    ids.extend(app.emit_events(&mut rng, 3));
 
     let work = format!("{}-backfill", app.stack.pause_parameter());
     eventually("the gap is filled", async || {
@@ -94,16 +94,16 @@ async fn heal(seed: u64) {
     assert!(backfilled.clone().any(|event| event["origin"] == "backfill"));
     assert_eq!(backfilled.count(), ids.len());
     eprintln!(
-        "seed {seed}: {} events, none lost, {unheard} of them happened unheard; {} s from the deactivation to the last",
+        "seed {seed}: {} events, none lost, {undelivered} of them not sent by webhook; {} s from the deactivation to the last",
         ids.len(),
         since.elapsed().as_secs()
     );
     app.end().await;
 }
 
-/// `HEALINGS=20` has as many stacks healed, each with other events, some at once.
+/// `HEALINGS=20` runs this with 20 stacks, each with other events, some at once.
 #[tokio::test]
-async fn a_webhook_that_gladly_gave_up_is_healed_and_loses_nothing() {
+async fn a_webhook_that_gladly_disabled_is_re_enabled_and_loses_nothing() {
     let healings = env::var("HEALINGS").map_or(1, |count| count.parse().unwrap());
-    stream::iter(0..healings).for_each_concurrent(AT_ONCE, heal).await;
+    stream::iter(0..healings).for_each_concurrent(AT_ONCE, recover).await;
 }

@@ -1,4 +1,4 @@
-//! The controller: the pause that costs nothing, the breaker, renewal, and the way out of quarantine.
+//! The controller: the pause by the mapping, the breaker, renewal, and redrive.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use shared::{Origin, QueueMessage};
 use crate::{TestApp, eventually};
 
 impl TestApp {
-    /// Has the controller do a task.
+    /// Invokes the controller with a task.
     pub(crate) async fn task(&self, task: &Value) -> Value {
         let answer = self.stack.invoke(Function::Extractor, task).await.unwrap();
         assert!(!answer.failed, "{answer:?}");
@@ -26,7 +26,7 @@ impl TestApp {
         self.task(&json!({"task": "status"})).await
     }
 
-    /// What the breaker's parameter says; null before it was ever opened.
+    /// The breaker's parameter; null before it first opened.
     async fn breaker(&self) -> Value {
         let name = format!("{}-breaker", self.stack.pause_parameter());
         let text = self.stack.parameter(&name).await.unwrap();
@@ -41,8 +41,8 @@ async fn five_thousand_events_are_held_without_a_receive_and_then_delivered() {
     app.arrived(&first).await;
     app.settled().await;
 
-    let said = r#"{"state":"paused","by":"ada","reason":"audit","since":"2026-01-02T03:04:05Z"}"#;
-    app.stack.set_pause(said).await.unwrap();
+    let pause = r#"{"state":"paused","by":"ada","reason":"audit","since":"2026-01-02T03:04:05Z"}"#;
+    app.stack.set_pause(pause).await.unwrap();
     let status = app.reconcile().await;
     assert_eq!((&status["state"], &status["by"]), (&json!("paused"), &json!("ada")));
     assert_eq!(
@@ -72,7 +72,7 @@ async fn five_thousand_events_are_held_without_a_receive_and_then_delivered() {
     let held = app.stack.peek(Queue::Events).await.unwrap();
     assert_eq!(held.len(), 5_000);
 
-    // The controller looks after them, and a stranger to it starts a deploy; nobody receives them.
+    // The controller runs; nothing receives the events.
     app.reconcile().await;
     let status = app.status().await;
     assert_eq!((&status["backlog"], &status["inFlight"]), (&json!(5_000), &json!(0)));
@@ -91,7 +91,7 @@ async fn five_thousand_events_are_held_without_a_receive_and_then_delivered() {
 }
 
 #[tokio::test]
-async fn whoever_toggles_the_mapping_by_hand_is_set_right() {
+async fn a_mapping_toggled_by_hand_is_corrected() {
     let app = TestApp::new("by-hand").await;
     app.stack.enable_mapping(false).await.unwrap();
     let event = json!({"source": "aws.ssm", "detail-type": "Parameter Store Change", "detail": {"name": "/x", "operation": "Update"}});
@@ -102,7 +102,7 @@ async fn whoever_toggles_the_mapping_by_hand_is_set_right() {
     app.stack.enable_mapping(true).await.unwrap();
     app.reconcile().await;
     assert_eq!(app.stack.mapping_state().await.unwrap(), "Disabled");
-    // A pause that is over is over, whoever forgot it.
+    // A pause ends at its `until`.
     app.stack.set_pause(r#"{"state":"paused","until":"2026-01-02T03:04:05Z"}"#).await.unwrap();
     assert_eq!(app.reconcile().await["mapping"], "Enabled");
     app.end().await;
@@ -121,27 +121,27 @@ async fn a_wrong_token_opens_the_breaker_and_the_right_one_closes_it() {
     assert_eq!((&status["state"], &status["mapping"]), (&json!("breaker"), &json!("Disabled")));
     assert!(status["reason"].as_str().unwrap().contains("401"), "{status}");
 
-    // While it is open nothing is received, nothing is asked and nothing is put aside.
+    // While it is open nothing is received, fetched or quarantined.
     let counts = async || {
         let held = app.stack.peek(Queue::Events).await.unwrap();
         held.iter().map(|message| message.receive_count).collect::<Vec<_>>()
     };
     // Apart from the controller's own probe, once a minute has passed.
-    let asked = || {
+    let calls = || {
         let traffic = app.gladly.traffic();
         traffic.count("") - traffic.count("/api/v1/organization")
     };
-    let (receives, before) = (counts().await, asked());
+    let (receives, before) = (counts().await, calls());
     assert_eq!(receives.len(), 3);
     let later = app.queue(&app.event("c-4")).await;
     app.reconcile().await;
     assert_eq!(counts().await.iter().sum::<u64>(), receives.iter().sum::<u64>());
-    assert_eq!(asked(), before, "the token is still the wrong one");
+    assert_eq!(calls(), before, "the token is still the wrong one");
 
-    // The operator's own pause is not the breaker's to lift.
+    // The breaker does not lift the operator's pause.
     app.stack.set_pause("paused").await.unwrap();
     app.stack.put_secret(token, &app.settings.gladly_token).await.unwrap();
-    eventually("the breaker lets them try", async || {
+    eventually("the breaker is half-open", async || {
         app.reconcile().await;
         app.breaker().await["state"] == "half-open"
     })
@@ -164,7 +164,7 @@ async fn held_events_outlive_the_queues_retention() {
     let app = TestApp::new("renewed").await;
     app.stack.set_pause("paused").await.unwrap();
     app.reconcile().await;
-    // The least that SQS takes.
+    // SQS's minimum.
     app.stack.set_queue_attribute(Queue::Events, "MessageRetentionPeriod", "60").await.unwrap();
     let ids = app.queue_all(&["c-1", "c-2", "c-3"]).await;
     let sent = app.stack.peek(Queue::Events).await.unwrap();
@@ -189,12 +189,12 @@ async fn held_events_outlive_the_queues_retention() {
 }
 
 #[tokio::test]
-async fn what_was_put_aside_goes_back_once_its_cause_is_gone() {
+async fn quarantined_events_are_redriven_once_their_cause_is_gone() {
     let app = TestApp::new("redriven").await;
     app.destination.refuse("c-bad", StatusCode::UNPROCESSABLE_ENTITY);
     let ids = app.queue_all(&["c-bad", "c-good"]).await;
     app.post("hello").await;
-    eventually("both are put aside", async || app.total(Queue::Quarantine).await == 2).await;
+    eventually("both are quarantined", async || app.total(Queue::Quarantine).await == 2).await;
     app.arrived(&ids[1..]).await;
 
     let status = app.status().await;
@@ -212,7 +212,7 @@ async fn what_was_put_aside_goes_back_once_its_cause_is_gone() {
     let redriven = app.task(&json!({"task": "redrive"})).await;
     assert_eq!(redriven, json!({"redriven": 1, "stayed": 1, "more": false}));
     app.arrived(&ids).await;
-    assert_eq!(app.total(Queue::Quarantine).await, 1, "what is no event stays");
+    assert_eq!(app.total(Queue::Quarantine).await, 1, "the invalid event stays");
     app.settled().await;
     app.end().await;
 }

@@ -1,4 +1,4 @@
-//! Deploys over a stack that works.
+//! Deploys over a running stack.
 
 use local::stack::{Function, Queue};
 
@@ -9,7 +9,7 @@ async fn a_deploy_in_the_middle_of_a_drain_loses_nothing() {
     // Three calls a conversation, at eight a second: half a minute of work.
     let app = TestApp::with("drains", &[("GladlyRequestsPerSecond", "4")]).await;
     app.gather().await;
-    // The emulator ends what is at work, as AWS does not: its events come back after this and not half an hour.
+    // Unlike AWS, the emulator ends running invocations: their events come back after this and not half an hour.
     app.stack.set_queue_attribute(Queue::Events, "VisibilityTimeout", "30").await.unwrap();
     let names: Vec<_> = (0..80).map(|number| format!("c-{number}")).collect();
     let names: Vec<_> = names.iter().map(String::as_str).collect();

@@ -1,4 +1,4 @@
-//! What arrives at the door, and what it is answered: design section 3, row by row.
+//! Requests to the webhook endpoint and their responses: design section 3, row by row.
 
 use local::stack::{Function, Queue};
 use reqwest::{Client, StatusCode};
@@ -10,7 +10,7 @@ use crate::{TestApp, answer, assert_is_a_time, eventually, json_lines};
 const PING: &str = r#"{"type":"PING"}"#;
 
 #[tokio::test]
-async fn without_the_one_right_key_nothing_is_let_in() {
+async fn requests_without_the_valid_key_are_rejected() {
     let app = TestApp::new("unauthorized").await;
     let event = app.event("c").to_string();
     let key = app.key();
@@ -42,7 +42,7 @@ async fn without_the_one_right_key_nothing_is_let_in() {
 }
 
 #[tokio::test]
-async fn a_ping_is_answered_and_leaves_nothing_behind() {
+async fn a_ping_is_answered_and_stores_nothing() {
     let app = TestApp::new("ping").await;
     assert_eq!(app.post(PING).await, answer(200, "pong"));
     assert_eq!(app.post(r#"{"type":"PING","content":7}"#).await, answer(200, "pong"));
@@ -54,7 +54,7 @@ async fn a_ping_is_answered_and_leaves_nothing_behind() {
         (response.status(), response.text().await.unwrap()),
         (StatusCode::OK, answer(200, "pong").1)
     );
-    // The emulated gateway lowers all names, so the function is asked itself too.
+    // The emulated gateway lower-cases all names, so the function is invoked directly too.
     for name in ["x-api-key", "X-API-KEY", "x-Api-kEy"] {
         let call = json!({"version": "2.0", "headers": {name: app.key()}, "body": PING, "isBase64Encoded": false});
         let answered = app.stack.invoke(Function::Ingest, &call).await.unwrap();
@@ -102,7 +102,7 @@ async fn every_kind_of_event_is_queued_and_delivered() {
     let conversation = app.destination.conversation("c").unwrap();
     assert_eq!(conversation["customer"]["name"], "Sample Customer");
     assert_eq!(conversation["items"][0]["author"]["kind"], "customer");
-    assert_eq!(conversation["items"][0]["text"], "my cat is called Mitzi, says c");
+    assert_eq!(conversation["items"][0]["text"], "my cat is called Mitzi, c");
     assert!(conversation["inbox"]["name"].is_string() && conversation["agent"]["name"].is_string());
     assert_eq!(app.total(Queue::Quarantine).await, 0);
     app.end().await;
@@ -130,7 +130,7 @@ async fn a_queued_event_waits_in_the_queue_as_gladly_sent_it() {
 }
 
 #[tokio::test]
-async fn what_is_about_no_conversation_is_ignored() {
+async fn an_event_without_a_conversation_is_ignored() {
     let app = TestApp::new("ignores").await;
     let bodies = [
         json!({"type": "AGENT_AVAILABILITY/UPDATED", "content": {"agentId": "a"}}),
@@ -147,14 +147,14 @@ async fn what_is_about_no_conversation_is_ignored() {
 }
 
 #[tokio::test]
-async fn awkward_characters_arrive_unharmed() {
+async fn special_characters_arrive_unchanged() {
     let app = TestApp::new("characters").await;
     // The first are sent as they are, the others in escapes.
-    let said = "\u{fffe}\u{ffff}\u{fdd0}\u{1f600}é\u{2028}\u{7f}\u{85}";
+    let text = "\u{fffe}\u{ffff}\u{fdd0}\u{1f600}é\u{2028}\u{7f}\u{85}";
     let raw = format!(
-        r#"{{"type":"A/{said}","content":{{"conversationId":"c","said":"{said}\u0000\u001f\ufffe\ud83d\ude00\"\\"}}}}"#
+        r#"{{"type":"A/{text}","content":{{"conversationId":"c","text":"{text}\u0000\u001f\ufffe\ud83d\ude00\"\\"}}}}"#
     );
-    let expected = format!("{said}\u{0}\u{1f}\u{fffe}\u{1f600}\"\\");
+    let expected = format!("{text}\u{0}\u{1f}\u{fffe}\u{1f600}\"\\");
     let mail = json!({"type": "EMAIL", "subject": expected, "content": expected});
     app.gladly.organization().add_conversation("c", "u", [mail]);
 
@@ -166,8 +166,8 @@ async fn awkward_characters_arrive_unharmed() {
 
     let ids = app.destination.event_ids();
     let event = app.destination.event(ids.first().unwrap()).unwrap();
-    assert_eq!(event["type"], format!("A/{said}"));
-    assert_eq!(event["content"]["said"], expected);
+    assert_eq!(event["type"], format!("A/{text}"));
+    assert_eq!(event["content"]["text"], expected);
     let item = &app.destination.conversation("c").unwrap()["items"][0];
     assert_eq!(item["content"]["content"], expected);
     assert_eq!(item["subject"], expected);
@@ -175,11 +175,11 @@ async fn awkward_characters_arrive_unharmed() {
 }
 
 #[tokio::test]
-async fn a_queue_that_refuses_has_gladly_send_the_event_again() {
+async fn gladly_retries_an_event_that_the_queue_rejects() {
     let app = TestApp::new("refuses").await;
     app.gladly.subscribe(app.stack.webhook_url(), &[("x-api-key", app.key())]);
     app.conversation("c");
-    // SQS has nothing smaller; the event has more.
+    // SQS's minimum; the event is larger.
     let limit = async |bytes: &str| {
         app.stack.set_queue_attribute(Queue::Events, "MaximumMessageSize", bytes).await.unwrap();
     };
@@ -208,7 +208,7 @@ async fn a_queue_that_refuses_has_gladly_send_the_event_again() {
 }
 
 #[tokio::test]
-async fn a_queue_that_is_gone_is_answered_503() {
+async fn a_missing_queue_gets_503() {
     let app = TestApp::new("gone-queues").await;
     app.gather().await;
     let event = app.event("c").to_string();
@@ -222,7 +222,7 @@ async fn a_queue_that_is_gone_is_answered_503() {
 }
 
 #[tokio::test]
-async fn keys_that_were_never_readable_let_nobody_in_until_they_are() {
+async fn keys_that_were_never_readable_get_503_until_they_are() {
     let app = TestApp::new("no-keys").await;
     let parameter = "/no-keys/webhook-keys";
     let short = &app.key()[1..32];
@@ -250,8 +250,8 @@ async fn a_key_is_replaced_without_a_gap() {
 
     assert_eq!((ping(&old).await, ping(&new).await), (200, 401));
     app.stack.put_secret(parameter, &format!("{old}\n{new}")).await.unwrap();
-    // The refused try just now has used up this environment's early look: 10 s at most.
-    eventually("the new key is taken", async || {
+    // The rejected request above used up this environment's early refresh: 10 s at most.
+    eventually("the new key is accepted", async || {
         assert_eq!(ping(&old).await, 200);
         ping(&new).await == 200
     })
@@ -259,7 +259,7 @@ async fn a_key_is_replaced_without_a_gap() {
     app.stack.put_secret(parameter, &new).await.unwrap();
     eventually("the old key is refused", async || {
         assert_eq!(ping(&new).await, 200);
-        // A stranger's key makes the function look early too.
+        // An unknown key also makes the function refresh early.
         assert_eq!(ping("00000000000000000000000000000000").await, 401);
         ping(&old).await == 401
     })
@@ -271,11 +271,11 @@ async fn a_key_is_replaced_without_a_gap() {
 }
 
 #[tokio::test]
-async fn keys_are_remembered_while_nobody_can_read_them() {
+async fn keys_are_cached_while_they_cannot_be_read() {
     let app = TestApp::new("remembers").await;
     assert_eq!(app.post(PING).await, answer(200, "pong"));
     app.stack.delete_parameter("/remembers/webhook-keys").await.unwrap();
-    // An unknown key makes the function look, and so find nothing.
+    // An unknown key makes the function refresh, and find nothing.
     let answered = app.stack.post("00000000000000000000000000000000", PING).await.unwrap();
     assert_eq!((answered.status, answered.body), answer(401, "unauthorized"));
     assert_eq!(app.post(PING).await, answer(200, "pong"));

@@ -28,20 +28,20 @@ use testing::{
 };
 use tokio::sync::OnceCell;
 
-/// The longest that anything here may take; a back-off is 36 s, and other tests need the processors too.
+/// The longest that any step may take; a back-off is 36 s, and other tests need the processors too.
 const WAIT_TIMEOUT: Duration = Duration::from_mins(2);
-/// What customers say here. It must never be logged.
-const SAID: &str = "my cat is called Mitzi";
+/// The text of every customer message. It must never be logged.
+const MESSAGE_TEXT: &str = "my cat is called Mitzi";
 
-/// The AWS of all tests. A static is never dropped: the emulator ends when this process does, however that comes about.
+/// The AWS of all tests. A static is never dropped: the emulator ends when this process does, in any way.
 async fn aws() -> &'static EmulatedAws {
-    static CLOUD: OnceCell<EmulatedAws> = OnceCell::const_new();
+    static AWS: OnceCell<EmulatedAws> = OnceCell::const_new();
     let start =
         async || EmulatedAws::start("e2e", &Artifacts::build().await.unwrap()).await.unwrap();
-    CLOUD.get_or_init(start).await
+    AWS.get_or_init(start).await
 }
 
-/// A stack between a Gladly and a destination of its own.
+/// A stack with its own Gladly and destination.
 struct TestApp {
     stack: Stack<'static>,
     settings: Settings,
@@ -54,17 +54,17 @@ impl TestApp {
         Self::with(name, &[]).await
     }
 
-    /// Some parameters of the template differ.
+    /// With these parameters of the template changed.
     async fn with(name: &str, parameters: &[(&str, &str)]) -> Self {
-        // A second try of a webhook after 0.6 s.
+        // A webhook's second attempt comes after 0.6 s.
         Self::at_pace(name, parameters, 0.02).await
     }
 
-    /// Gladly's retries take this share of their time.
+    /// With Gladly's retry schedule scaled by `time_scale`.
     async fn at_pace(name: &str, parameters: &[(&str, &str)], time_scale: f64) -> Self {
         let mut settings = Settings::new("", "")
             .with("GladlyRequestsPerSecond", "10")
-            // Or the calls to Gladly could not be counted.
+            // Otherwise the calls to Gladly could not be counted.
             .with("WatchWebhook", "false");
         for (parameter, value) in parameters {
             settings = settings.with(parameter, value);
@@ -90,30 +90,30 @@ impl TestApp {
         Self { stack, settings, gladly, destination }
     }
 
-    /// Lets events gather in the queue until the mapping is enabled, which the controller would do within a minute.
+    /// Collects events in the queue until the test enables the mapping; the controller would do so within a minute.
     async fn gather(&self) {
         self.stack.stop_schedule().await.unwrap();
         self.stack.enable_mapping(false).await.unwrap();
     }
 
-    /// A key that opens the door.
+    /// A valid webhook key.
     fn key(&self) -> &str {
         &self.settings.webhook_keys[0]
     }
 
-    /// A conversation of a customer of its own, in which one thing was said.
+    /// Adds a conversation with its own customer and one message.
     fn conversation(&self, id: &str) {
-        let sms = json!({"type": "SMS", "from": "+15555550100", "to": "+1", "content": format!("{SAID}, says {id}")});
+        let sms = json!({"type": "SMS", "from": "+15555550100", "to": "+1", "content": format!("{MESSAGE_TEXT}, {id}")});
         self.gladly.organization().add_conversation(id, &format!("u-{id}"), [sms]);
     }
 
-    /// An event about a conversation that is there from now on, as Gladly would send it.
+    /// Adds a conversation and returns an event about it, as Gladly would send it.
     fn event(&self, conversation: &str) -> Value {
         self.conversation(conversation);
         self.gladly.organization().event("CONVERSATION/CLOSED", conversation)
     }
 
-    /// Sends a webhook that will do, and returns its id.
+    /// Sends a valid event, and returns its id.
     async fn queue(&self, event: &Value) -> String {
         assert_eq!(self.post(event.to_string()).await, answer(200, "queued"));
         event["id"].as_str().unwrap().to_owned()
@@ -128,7 +128,7 @@ impl TestApp {
         ids
     }
 
-    /// Posts a body with the right key.
+    /// Posts a body with the valid key.
     async fn post(&self, body: impl Into<reqwest::Body>) -> (u16, String) {
         let answer = self.stack.post(self.key(), body).await.unwrap();
         (answer.status, answer.body)
@@ -152,39 +152,39 @@ impl TestApp {
             .await;
     }
 
-    /// Waits until exactly these many messages are in the events queue, all of them returned for a while by batches
+    /// Waits until exactly this many messages are in the events queue, all of them returned with a delay by batches
     /// that have ended, and returns them.
-    async fn given_back(&self, messages: usize) -> Vec<Peeked> {
+    async fn returned(&self, messages: usize) -> Vec<Peeked> {
         let mut found = Vec::new();
         eventually("every message is returned", async || {
             found = self.stack.peek(Queue::Events).await.unwrap();
-            found.len() == messages && found.iter().all(is_given_back)
+            found.len() == messages && found.iter().all(is_returned)
         })
         .await;
         eventually("the batches have ended", async || {
             let batches = batches(&self.stack.logs(Function::Extractor).await.unwrap());
-            let given_back = batches.iter().filter_map(|batch| batch["batch.returned"].as_u64());
-            given_back.sum::<u64>() >= messages as u64
+            let returned = batches.iter().filter_map(|batch| batch["batch.returned"].as_u64());
+            returned.sum::<u64>() >= messages as u64
         })
         .await;
         found
     }
 
-    /// Takes what stands in quarantine, once it is this many messages.
+    /// Takes the quarantined messages, once there are this many.
     async fn quarantined(&self, messages: u64) -> Vec<Message> {
-        eventually("the quarantine is full", async || {
+        eventually("the messages are quarantined", async || {
             self.total(Queue::Quarantine).await == messages
         })
         .await;
         self.stack.drain(Queue::Quarantine).await.unwrap()
     }
 
-    /// Takes the stack down, once what holds after every test was seen to hold.
+    /// Deletes the stack, after checking what holds at the end of every test.
     async fn end(self) {
         self.end_after(0).await;
     }
 
-    /// The same after this many invocations of extractor-fn that failed, each with a line that says why.
+    /// The same after this many failed invocations of extractor-fn, each with an error line.
     async fn end_after(self, failed: usize) {
         assert_eq!(self.destination.invalid(), Vec::<String>::new(), "deliveries fit the schema");
         let extractor = self.stack.logs(Function::Extractor).await.unwrap();
@@ -193,20 +193,20 @@ impl TestApp {
         assert_nothing_leaked(&lines, &self.settings);
         assert_metrics_are_well_formed(&lines);
         let started = extractor.iter().filter(|line| line.starts_with("START ")).count();
-        // Other tests may have kept this one waiting until the schedule called.
+        // Other tests may have delayed this one until the schedule's call.
         let done = batches(&extractor).len() + summaries(&extractor, "task done").len();
         assert_eq!(done + failed, started, "one summary an invocation: {extractor:#?}");
         self.stack.delete().await.unwrap();
     }
 }
 
-/// What a webhook is answered.
+/// The response to a webhook.
 fn answer(status: u16, word: &str) -> (u16, String) {
     (status, format!(r#"{{"status":"{word}"}}"#))
 }
 
-/// Hidden, but not by an invocation that works on it: that takes half an hour.
-fn is_given_back(message: &Peeked) -> bool {
+/// Hidden, but not by a running invocation: that hides a message for half an hour.
+fn is_returned(message: &Peeked) -> bool {
     message.receive_count > 0
         && !message.hidden_for.is_zero()
         && message.hidden_for < Duration::from_mins(15)
@@ -221,11 +221,11 @@ async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     }
 }
 
-/// Our own lines in a function's log, without what Lambda writes around them.
+/// A function's own log lines, without those that Lambda writes.
 fn json_lines(lines: &[String]) -> Vec<Value> {
-    let ours =
+    let own =
         |line: &&String| !["START ", "END ", "REPORT "].iter().any(|start| line.starts_with(start));
-    lines.iter().filter(ours).map(|line| serde_json::from_str(line).expect(line)).collect()
+    lines.iter().filter(own).map(|line| serde_json::from_str(line).expect(line)).collect()
 }
 
 /// extractor-fn's summaries of its batches.
@@ -241,7 +241,7 @@ fn summaries(lines: &[String], message: &str) -> Vec<Value> {
 #[track_caller]
 fn assert_nothing_leaked(lines: &[String], settings: &Settings) {
     let keys = settings.webhook_keys.iter().map(String::as_str);
-    // Part of what people said and of the header that carries user and token; and any address at all.
+    // Part of the message text, of the header with user and token, and of any address.
     let others = ["Mitzi", "cmVsYXlAZXhhbXBsZS5jb206", "Sample", "5550100", "@"];
     let secrets = keys.chain([&*settings.gladly_token, &*settings.destination_token]).chain(others);
     for secret in secrets {
@@ -267,7 +267,7 @@ fn assert_metrics_are_well_formed(lines: &[String]) {
     }
 }
 
-/// A time as the contract has it: RFC 3339 with milliseconds and Z.
+/// A time in the contract's format: RFC 3339 with milliseconds and Z.
 #[track_caller]
 fn assert_is_a_time(value: &Value) {
     let form = Regex::new(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$").unwrap();

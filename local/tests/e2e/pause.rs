@@ -1,18 +1,18 @@
-//! The pause, held by the gate alone: the mapping stays on here.
+//! The pause, held by the gate alone: the mapping stays enabled.
 
 use std::time::{Duration, Instant};
 
 use local::stack::Queue;
 
-use crate::{TestApp, eventually, is_given_back};
+use crate::{TestApp, eventually, is_returned};
 
 #[tokio::test]
-async fn nothing_moves_while_paused_and_everything_after() {
+async fn nothing_is_extracted_while_paused_and_everything_after() {
     let app = TestApp::new("paused").await;
     app.stack.stop_schedule().await.unwrap();
     app.stack.set_pause(r#"{"state":"paused","by":"ada","reason":"audit"}"#).await.unwrap();
     let ids = app.queue_all(&["c-1", "c-2", "c-3"]).await;
-    for message in app.given_back(3).await {
+    for message in app.returned(3).await {
         let seconds = message.hidden_for.as_secs();
         assert!((10..=36).contains(&seconds), "hidden for {seconds} s");
     }
@@ -28,8 +28,8 @@ async fn nothing_moves_while_paused_and_everything_after() {
 }
 
 #[tokio::test]
-async fn a_running_extractor_heeds_a_pause_within_15_s() {
-    let app = TestApp::new("heeds").await;
+async fn a_running_extractor_stops_within_15_s_of_a_pause() {
+    let app = TestApp::new("stops").await;
     app.stack.stop_schedule().await.unwrap();
     let first = app.queue_all(&["c-0"]).await;
     app.arrived(&first).await;
@@ -45,7 +45,7 @@ async fn a_running_extractor_heeds_a_pause_within_15_s() {
         let mut held = false;
         eventually("it is delivered or held", async || {
             let waiting = app.stack.peek(Queue::Events).await.unwrap();
-            held = waiting.iter().any(is_given_back);
+            held = waiting.iter().any(is_returned);
             held || app.destination.times(&id) > 0
         })
         .await;
@@ -54,10 +54,11 @@ async fn a_running_extractor_heeds_a_pause_within_15_s() {
     .await;
     assert!(flipped.elapsed() < Duration::from_secs(15), "{:?}", flipped.elapsed());
 
-    let (asked, delivered) = (app.gladly.traffic().count(""), app.destination.traffic().count(""));
+    let (fetched, delivered) =
+        (app.gladly.traffic().count(""), app.destination.traffic().count(""));
     let held = app.queue_all(&["later-1", "later-2"]).await;
-    app.given_back(3).await;
-    assert_eq!(app.gladly.traffic().count(""), asked);
+    app.returned(3).await;
+    assert_eq!(app.gladly.traffic().count(""), fetched);
     assert_eq!(app.destination.traffic().count(""), delivered);
     assert!(held.iter().all(|id| app.destination.times(id) == 0));
     app.end().await;

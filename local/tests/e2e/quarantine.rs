@@ -1,12 +1,12 @@
-//! What can never be delivered, and where it stands then.
+//! Events that can never be delivered are quarantined.
 
 use local::stack::{Message, Queue};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::{SAID, TestApp, answer, assert_is_a_time};
+use crate::{MESSAGE_TEXT, TestApp, answer, assert_is_a_time};
 
-/// A quarantine message is as the contract has it, and says this; returns its `raw`.
+/// Checks a quarantine message against the contract, this reason and this origin; returns its `raw`.
 #[track_caller]
 fn assert_is_quarantined(message: &Message, reason: &str, origin: &str) -> Value {
     let mut body = message.json();
@@ -22,21 +22,25 @@ fn assert_is_quarantined(message: &Message, reason: &str, origin: &str) -> Value
 }
 
 #[tokio::test]
-async fn a_webhook_that_is_no_event_stands_in_quarantine_with_its_reason() {
+async fn an_invalid_event_is_quarantined_with_its_reason() {
     let app = TestApp::new("quarantines").await;
-    let about =
-        |id: &str| format!(r#"{{"type":"A","content":{{"conversationId":{id},"said":"{SAID}"}}}}"#);
+    let about = |id: &str| {
+        format!(r#"{{"type":"A","content":{{"conversationId":{id},"text":"{MESSAGE_TEXT}"}}}}"#)
+    };
     let long = format!("\"{}\"", "a".repeat(65));
     let deep = format!(r#"{{"type":"A","content":{}1{}}}"#, "[".repeat(200), "]".repeat(200));
     let cases = [
-        ("unreadable", SAID.to_owned()),
+        ("unreadable", MESSAGE_TEXT.to_owned()),
         ("unreadable", String::new()),
-        ("unreadable", format!(r#"{{"type":"A","content":{{"conversationId":"c","said":"{SAID}"#)),
+        (
+            "unreadable",
+            format!(r#"{{"type":"A","content":{{"conversationId":"c","text":"{MESSAGE_TEXT}"#),
+        ),
         ("unreadable", r#"{"type":"A","type":"B"}"#.to_owned()),
         ("unreadable", r#"{"type":"A","content":[]}"#.to_owned()),
         ("unreadable", deep),
         ("no-type", r#"{"content":{"conversationId":"c"}}"#.to_owned()),
-        ("no-type", format!(r#"{{"type":7,"said":"{SAID}"}}"#)),
+        ("no-type", format!(r#"{{"type":7,"text":"{MESSAGE_TEXT}"}}"#)),
         ("no-type", r#"["PING"]"#.to_owned()),
         ("invalid-id", about(r#""../c""#)),
         ("invalid-id", about(r#""%2e%2e""#)),
@@ -57,7 +61,7 @@ async fn a_webhook_that_is_no_event_stands_in_quarantine_with_its_reason() {
 }
 
 #[tokio::test]
-async fn bytes_that_are_no_text_stand_in_quarantine_as_they_came() {
+async fn bytes_that_are_not_utf_8_are_quarantined_unchanged() {
     let app = TestApp::new("no-text").await;
     assert_eq!(app.post(&b"{\"type\":\"A\xff\"}\x00"[..]).await, answer(200, "quarantined"));
     let messages = app.quarantined(1).await;
@@ -70,10 +74,10 @@ async fn bytes_that_are_no_text_stand_in_quarantine_as_they_came() {
 }
 
 #[tokio::test]
-async fn what_no_message_can_hold_is_cut_and_says_so() {
+async fn an_event_larger_than_a_message_is_quarantined_truncated() {
     let app = TestApp::new("too-large").await;
-    let said = "\u{1f600}".repeat(120_000);
-    let event = format!(r#"{{"type":"A","content":{{"conversationId":"c"}},"said":"{said}"}}"#);
+    let text = "\u{1f600}".repeat(120_000);
+    let event = format!(r#"{{"type":"A","content":{{"conversationId":"c"}},"text":"{text}"}}"#);
     assert!(event.len() < 1 << 20, "it is the escaping that makes it too large");
     assert_eq!(app.post(event.clone()).await, answer(200, "quarantined"));
     let messages = app.quarantined(1).await;
@@ -89,7 +93,7 @@ async fn what_no_message_can_hold_is_cut_and_says_so() {
 async fn a_large_event_is_delivered_whole() {
     let app = TestApp::new("large").await;
     let mut event = app.event("c");
-    event["content"]["said"] = "x".repeat(1_000_000).into();
+    event["content"]["text"] = "x".repeat(1_000_000).into();
     let id = app.queue(&event).await;
     app.arrived(std::slice::from_ref(&id)).await;
     app.settled().await;
@@ -98,7 +102,7 @@ async fn a_large_event_is_delivered_whole() {
 }
 
 #[tokio::test]
-async fn what_the_destination_rejects_is_quarantined_and_its_neighbours_are_delivered() {
+async fn a_rejected_event_is_quarantined_and_the_others_are_delivered() {
     let app = TestApp::new("rejected").await;
     app.gather().await;
     let refusals = [
@@ -136,7 +140,7 @@ async fn what_the_destination_rejects_is_quarantined_and_its_neighbours_are_deli
 }
 
 #[tokio::test]
-async fn an_unreadable_message_is_quarantined_and_its_neighbours_are_delivered() {
+async fn an_unreadable_message_is_quarantined_and_the_others_are_delivered() {
     let app = TestApp::new("poison").await;
     app.gather().await;
     let mut ids = app.queue_all(&["c-1", "c-2"]).await;
@@ -144,7 +148,7 @@ async fn an_unreadable_message_is_quarantined_and_its_neighbours_are_delivered()
         format!(r#"{{"v":1,"receivedAt":"2026-01-02T03:04:05.000Z","event":{event}}}"#)
     };
     let poison = [
-        ("unreadable", SAID.to_owned()),
+        ("unreadable", MESSAGE_TEXT.to_owned()),
         ("unreadable", r#"{"type":"A","content":{"conversationId":"c"}}"#.to_owned()),
         ("unreadable", wrapped(r#"{"type":"PING"}"#)),
         ("unreadable", wrapped(r#"{"type":"A","content":{}}"#)),

@@ -1,18 +1,18 @@
-//! The call every minute, as the template orders it.
+//! The controller's schedule, as in the template.
 
 use local::stack::Function;
 
 use crate::{TestApp, eventually, summaries};
 
 #[tokio::test]
-async fn whatever_was_missed_is_put_right_within_a_minute() {
+async fn a_missed_change_is_corrected_within_a_minute() {
     let app = TestApp::new("schedule").await;
-    // As by somebody who has switched it off by hand, with nobody to tell the controller.
+    // Disabled by hand, without an event that invokes the controller.
     app.stack.enable_mapping(false).await.unwrap();
     let ids = app.queue_all(&["c-1", "c-2"]).await;
 
-    // The emulator looks every 10 s whether a minute is over.
-    eventually("the mapping is switched on", async || {
+    // The emulator checks every 10 s whether a minute is over.
+    eventually("the mapping is enabled", async || {
         app.stack.mapping_state().await.unwrap() == "Enabled"
     })
     .await;

@@ -1,12 +1,12 @@
-//! Faults that pass: nothing is lost, nothing is quarantined, and everything comes in the end.
+//! Transient faults: nothing is lost or quarantined, and everything is delivered in the end.
 
 use local::stack::{Function, Peeked, Queue};
 use serde_json::json;
 use testing::fault::Fault;
 
-use crate::{SAID, TestApp, batches};
+use crate::{MESSAGE_TEXT, TestApp, batches};
 
-/// The wait after a first failure is 30 s, 20 % up or down; some of it has passed when we look.
+/// The back-off after a first failure is 30 s ± 20 %; some of it has passed by now.
 #[track_caller]
 fn assert_backs_off(message: &Peeked) {
     let seconds = message.hidden_for.as_secs();
@@ -15,14 +15,17 @@ fn assert_backs_off(message: &Peeked) {
 }
 
 #[tokio::test]
-async fn what_is_given_back_is_delivered_once_its_cause_is_gone() {
+async fn returned_events_are_delivered_once_the_fault_is_gone() {
     let app = TestApp::new("transient").await;
-    // The bodies of both may repeat what they were sent.
-    let said = format!("{SAID}, {}, {}", app.settings.gladly_token, app.settings.destination_token);
+    // The response bodies of both may repeat what they were sent.
+    let text = format!(
+        "{MESSAGE_TEXT}, {}, {}",
+        app.settings.gladly_token, app.settings.destination_token
+    );
     let on = |fault: Fault, path: &str| fault.on(format!("/api/v1/conversations/{path}"));
-    app.gladly.fault(on(Fault::status(500).body(&*said), "gladly-down"));
+    app.gladly.fault(on(Fault::status(500).body(&*text), "gladly-down"));
     app.gladly.fault(on(Fault::cut(), "gladly-cut/items"));
-    app.destination.fault(Fault::status(503).body(&*said));
+    app.destination.fault(Fault::status(503).body(&*text));
     app.gather().await;
     let mut ids = app.queue_all(&["destination-down", "gladly-down", "gladly-cut", "gone"]).await;
     app.gladly.organization().delete_conversation("gone");
@@ -32,7 +35,7 @@ async fn what_is_given_back_is_delivered_once_its_cause_is_gone() {
     ids.push(app.queue(&lagging).await);
     app.stack.enable_mapping(true).await.unwrap();
 
-    for message in app.given_back(5).await {
+    for message in app.returned(5).await {
         assert_backs_off(&message);
     }
     assert!(app.destination.deliveries().is_empty());
@@ -56,13 +59,13 @@ async fn what_is_given_back_is_delivered_once_its_cause_is_gone() {
 }
 
 #[tokio::test]
-async fn what_gladly_cannot_give_is_given_back_alone() {
+async fn only_events_that_gladly_cannot_serve_are_returned() {
     let app = TestApp::new("alone").await;
     app.gather().await;
     let elsewhere = format!("{}/elsewhere", app.destination.url());
     let faults = [
         ("redirected", Fault::redirect(302, &elsewhere)),
-        ("teapot", Fault::status(418).body(SAID)),
+        ("teapot", Fault::status(418).body(MESSAGE_TEXT)),
         ("garbled", Fault::garbled()),
         ("endless", Fault::large(40)),
     ];
@@ -74,7 +77,7 @@ async fn what_gladly_cannot_give_is_given_back_alone() {
     app.stack.enable_mapping(true).await.unwrap();
 
     app.arrived(&good).await;
-    for message in app.given_back(faults.len()).await {
+    for message in app.returned(faults.len()).await {
         assert_backs_off(&message);
     }
     assert_eq!(app.destination.event_ids().len(), 1);
@@ -84,7 +87,7 @@ async fn what_gladly_cannot_give_is_given_back_alone() {
 }
 
 #[tokio::test]
-async fn a_destination_that_rejects_everything_is_at_fault_itself() {
+async fn a_destination_that_rejects_everything_quarantines_nothing() {
     let app = TestApp::new("at-fault").await;
     app.gather().await;
     app.destination.fault(Fault::status(422));
@@ -93,7 +96,7 @@ async fn a_destination_that_rejects_everything_is_at_fault_itself() {
         app.queue_all(&[&conversation]).await;
     }
     app.stack.enable_mapping(true).await.unwrap();
-    for message in app.given_back(10).await {
+    for message in app.returned(10).await {
         assert_backs_off(&message);
     }
     assert_eq!(app.total(Queue::Quarantine).await, 0);
@@ -101,7 +104,7 @@ async fn a_destination_that_rejects_everything_is_at_fault_itself() {
 }
 
 #[tokio::test]
-async fn refused_credentials_cost_time_and_no_event() {
+async fn rejected_credentials_lose_no_event() {
     for (name, secret) in [("gladly-401", "gladly-token"), ("destination-401", "destination-token")]
     {
         let app = TestApp::new(name).await;
@@ -110,7 +113,7 @@ async fn refused_credentials_cost_time_and_no_event() {
         app.stack.put_secret(&parameter, "outdated").await.unwrap();
         app.queue_all(&["c-1", "c-2"]).await;
         app.stack.enable_mapping(true).await.unwrap();
-        for message in app.given_back(2).await {
+        for message in app.returned(2).await {
             assert_backs_off(&message);
         }
         assert_eq!(app.total(Queue::Quarantine).await, 0);
@@ -120,20 +123,20 @@ async fn refused_credentials_cost_time_and_no_event() {
 }
 
 #[tokio::test]
-async fn a_wait_that_was_asked_for_is_kept() {
+async fn a_retry_after_is_honored() {
     let app = TestApp::new("retry-after").await;
     app.gather().await;
     app.queue_all(&["c-1"]).await;
     app.destination.fault(Fault::status(429).header("retry-after", "500"));
     app.stack.enable_mapping(true).await.unwrap();
-    let message = app.given_back(1).await.remove(0);
+    let message = app.returned(1).await.remove(0);
     let seconds = message.hidden_for.as_secs();
     assert!((480..=500).contains(&seconds), "hidden for {seconds} s");
     app.end().await;
 }
 
 #[tokio::test]
-async fn what_does_not_fit_into_an_invocation_is_delivered_by_the_next_ones() {
+async fn events_beyond_one_invocation_are_delivered_by_the_next() {
     let app = TestApp::with("short", &[("GladlyRequestsPerSecond", "2")]).await;
     app.stack.configure(Function::Extractor, &json!({"Timeout": 20})).await.unwrap();
     app.gather().await;

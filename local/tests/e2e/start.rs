@@ -1,12 +1,12 @@
-//! Settings and invocations that cannot be served say so.
+//! Invalid settings and invocations are reported.
 
 use local::stack::Function;
 use serde_json::{Value, json};
 
-use crate::{SAID, TestApp, json_lines};
+use crate::{MESSAGE_TEXT, TestApp, json_lines};
 
 #[tokio::test]
-async fn a_bad_setting_keeps_a_function_from_starting_and_is_named() {
+async fn an_invalid_setting_prevents_the_start_and_is_named() {
     let app = TestApp::new("settings").await;
     let cases = [
         (Function::Extractor, "GLADLY_HOST", Some("https://evil.example"), "expected a host like"),
@@ -22,8 +22,8 @@ async fn a_bad_setting_keeps_a_function_from_starting_and_is_named() {
         app.stack.set_variable(function, name, bad).await.unwrap();
         let answered = app.stack.invoke(function, &json!({})).await.unwrap();
         assert!(answered.failed);
-        let said = answered.payload["errorMessage"].as_str().unwrap();
-        let line = said.split_once('{').map(|(_, rest)| format!("{{{rest}")).expect(said);
+        let text = answered.payload["errorMessage"].as_str().unwrap();
+        let line = text.split_once('{').map(|(_, rest)| format!("{{{rest}")).expect(text);
         let line: Value = serde_json::from_str(line.lines().next().unwrap()).unwrap();
         assert_eq!(line["message"], "cannot start");
         let error = line["error"].as_str().unwrap();
@@ -38,19 +38,23 @@ async fn a_bad_setting_keeps_a_function_from_starting_and_is_named() {
 }
 
 #[tokio::test]
-async fn an_invocation_that_means_nothing_is_told_so() {
+async fn an_unknown_invocation_is_rejected_with_an_explanation() {
     let app = TestApp::new("invocations").await;
     // Nothing else may invoke it while its lines are counted.
     app.stack.stop_schedule().await.unwrap();
     let unknown = "unknown invocation: expected an SQS batch, ";
     let cases = [
         (json!({}), "UnknownInvocation", unknown),
-        (json!([SAID]), "UnknownInvocation", unknown),
-        (json!(SAID), "UnknownInvocation", unknown),
-        (json!({"Records": SAID}), "UnknownInvocation", unknown),
+        (json!([MESSAGE_TEXT]), "UnknownInvocation", unknown),
+        (json!(MESSAGE_TEXT), "UnknownInvocation", unknown),
+        (json!({"Records": MESSAGE_TEXT}), "UnknownInvocation", unknown),
         (json!({"source": "aws.s3"}), "UnknownInvocation", unknown),
         (json!({"task": "dance"}), "UnknownInvocation", unknown),
-        (json!({"Records": [{"body": SAID}]}), "MissingMessageId", "a record has no message id, "),
+        (
+            json!({"Records": [{"body": MESSAGE_TEXT}]}),
+            "MissingMessageId",
+            "a record has no message id, ",
+        ),
     ];
     for (event, kind, explanation) in &cases {
         let answered = app.stack.invoke(Function::Extractor, event).await.unwrap();
@@ -65,7 +69,7 @@ async fn an_invocation_that_means_nothing_is_told_so() {
         assert_eq!(line["level"], "ERROR");
         assert!(line["message"].as_str().unwrap().starts_with(explanation), "{line}");
     }
-    // Nor does it hurt what comes after.
+    // Later invocations are not affected.
     let ids = app.queue_all(&["c"]).await;
     app.arrived(&ids).await;
     app.settled().await;

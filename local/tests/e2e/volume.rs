@@ -1,4 +1,4 @@
-//! Many events, and what a delivery is made of.
+//! Many events, and the format of a delivery.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::{TestApp, json_lines};
 #[tokio::test]
 async fn a_burst_costs_two_calls_a_conversation() {
     let app = TestApp::new("burst").await;
-    // One environment, so that the count is exact: each would look at a conversation once.
+    // One environment, so that the count is exact: each would fetch a conversation once.
     app.stack.reserve_concurrency(Function::Extractor, 1).await.unwrap();
     app.gather().await;
     let minute_ago = (Timestamp::now() - SignedDuration::from_mins(1)).to_string();
@@ -43,7 +43,7 @@ async fn a_burst_costs_two_calls_a_conversation() {
     for (pattern, times) in expected {
         assert_eq!(calls(pattern), times, "{pattern}");
     }
-    // At 10 a second. No window is looked at: on a busy machine two calls may arrive close to each other.
+    // At 10 a second. No window is checked: on a busy machine two calls may arrive close to each other.
     let all = app.gladly.traffic().calls("");
     assert!(all[62].at - all[0].at > Duration::from_secs(6));
     assert!(ids.iter().all(|id| app.destination.times(id) == 1));
@@ -63,7 +63,7 @@ async fn a_burst_costs_two_calls_a_conversation() {
 }
 
 #[tokio::test]
-async fn the_template_decides_the_form_of_a_delivery() {
+async fn the_template_parameters_control_the_format_of_a_delivery() {
     let parameters = [
         ("DestinationGzip", "true"),
         ("DestinationTokenHeader", "x-token"),

@@ -1,4 +1,4 @@
-//! A folder with a script as in the repository, between programs that only note what they are asked for.
+//! A folder with scripts laid out as in the repository, and fake programs that record their calls.
 
 use std::{
     ffi::OsStr,
@@ -26,7 +26,7 @@ pub(crate) fn root() -> PathBuf {
 }
 
 impl Sandbox {
-    /// An empty folder but for these scripts. Its name is the test's own.
+    /// A folder with only these scripts. Its name is unique to the test.
     pub(crate) fn with(name: &str, scripts: &[&str]) -> Self {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         let _ = fs::remove_dir_all(&folder);
@@ -47,7 +47,7 @@ impl Sandbox {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
-    /// What a program answers to a command.
+    /// The output of a fake program for a command.
     pub(crate) fn answers(&self, command: &str, text: &str) {
         fs::write(self.folder.join("answers").join(command), text).unwrap();
     }

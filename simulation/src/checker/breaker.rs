@@ -1,4 +1,4 @@
-//! What the breaker's parameter has held, and since when.
+//! The history of the breaker's parameter.
 
 use std::mem;
 

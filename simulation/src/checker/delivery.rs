@@ -1,4 +1,4 @@
-//! What the destination has got, and whether it is what Gladly showed.
+//! The deliveries, checked against what Gladly showed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,7 +22,7 @@ const CLOCK_SKEW: SignedDuration = SignedDuration::from_secs(5);
 /// A list of names that failed is read again after a minute, by an environment that may have waited
 /// for another call.
 const NAME_LISTS_RETRIED: SignedDuration = SignedDuration::from_mins(3);
-/// So many conversations that are not found, and none that is, are Gladly's own fault.
+/// This many missing conversations, and none found, mean a fault of Gladly.
 const NOT_FOUND_LIMIT: usize = 10;
 
 /// The deliveries until now.
@@ -30,7 +30,7 @@ const NOT_FOUND_LIMIT: usize = 10;
 pub(super) struct Deliveries {
     /// When the fetch of every snapshot it took began, by conversation.
     snapshots: BTreeMap<String, Vec<Timestamp>>,
-    /// Conversations that were refused with nothing beside them.
+    /// Conversations that were rejected alone.
     refused: BTreeSet<String>,
     /// When it last took anything.
     pub(super) accepted_at: Timestamp,
@@ -52,7 +52,7 @@ impl Deliveries {
         }
     }
 
-    /// Takes a delivery, or says what is wrong with it.
+    /// Records a delivery, or returns what is wrong with it.
     pub(super) fn take(
         &mut self,
         delivery: &Value,
@@ -102,7 +102,7 @@ impl Deliveries {
                     known.clone().any(|at| at.duration_since(recorded) >= CLOCK_SKEW)
                 }
                 Some("gone") if planned.kind == ConversationKind::Gone => true,
-                // Few that are not found are taken for gone, but never many, nor by an invocation
+                // A few missing conversations count as gone, but never many, nor by an invocation
                 // that began when the breaker was open for that.
                 Some("gone") => {
                     let called = self.called_gone.entry(by.environment).or_default();
@@ -130,7 +130,7 @@ impl Deliveries {
                 format!("env {environment} delivers {id} of {conversation}, {}", event["snapshot"])
             });
             if !honest {
-                return Err(format!("{id} says {}", event["snapshot"]));
+                return Err(format!("{id} has the snapshot {}", event["snapshot"]));
             }
         }
         Ok(())
@@ -174,7 +174,7 @@ fn check_snapshot(
             return Err(format!("{id} has the item {item}"));
         }
     }
-    // A list of names that fails costs names alone, until a minute after it can be read again.
+    // A failed list of names omits only names, until a minute after it can be read again.
     let may_lack = fetched_at < instant(plan.calm) + NAME_LISTS_RETRIED;
     let named = |entry: &Value, name: &str| {
         entry["id"].is_string() && (entry["name"] == name || may_lack && entry["name"].is_null())

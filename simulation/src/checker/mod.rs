@@ -1,5 +1,5 @@
-//! The checker: what was accepted, what became of it, and whether the invariants hold. It is given
-//! what happened as data, and reaches nothing itself.
+//! The checker: records what was accepted and its outcome, and checks the invariants. It receives
+//! everything as data, and makes no calls.
 
 mod breaker;
 mod delivery;
@@ -35,7 +35,7 @@ const PAUSE_GRACE: SignedDuration = SignedDuration::from_secs(15);
 /// take of them.
 const TRANSITION_WAIT: SignedDuration = SignedDuration::from_secs(30);
 
-/// What a check looks at beside the checker's own record, and where it writes.
+/// The input of a check beside the checker's own record, and the journal.
 pub(crate) struct Context<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) now: Timestamp,
@@ -52,7 +52,7 @@ impl Context<'_> {
     }
 }
 
-/// Who does something.
+/// The invocation that does something.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Invocation {
     /// The number of its environment.
@@ -60,7 +60,7 @@ pub(crate) struct Invocation {
     pub(crate) began: Timestamp,
 }
 
-/// What calls have done to the account.
+/// The effects of calls on the account.
 #[derive(Debug)]
 pub(crate) struct Effects {
     writes: Vec<Write>,
@@ -72,7 +72,7 @@ pub(crate) struct Effects {
 }
 
 impl Effects {
-    /// What has been done since they were last taken.
+    /// The effects since they were last taken.
     pub(crate) fn take(account: &mut aws::State) -> Self {
         let switches = mem::take(&mut account.mapping.switches).into_iter();
         Self {
@@ -97,24 +97,24 @@ pub(crate) struct Accepted {
     quarantined: bool,
 }
 
-/// The record of a world.
+/// The record of a simulation.
 #[derive(Debug)]
 pub(crate) struct Checker {
     events: BTreeMap<String, Accepted>,
-    /// Messages that were never an event, and whether each stands in quarantine.
+    /// Messages that are not events, and whether each is in quarantine.
     foreign: BTreeMap<String, bool>,
     pauses: PauseHistory,
     breaker: BreakerHistory,
     deliveries: Deliveries,
-    /// When anything last changed that decides whether the mapping is to be on.
+    /// The last change that affects whether the mapping must be enabled.
     changed_at: Timestamp,
     /// Bodies that were put into quarantine: a renewal puts them there once more.
-    judged: BTreeSet<String>,
-    /// Since when the renewal of the events queue is going on, if it is.
+    checked: BTreeSet<String>,
+    /// The start of the running renewal of the events queue, if any.
     pass: Option<Timestamp>,
     /// How often each message was received in the pass that began then, while the mapping was off.
     received: BTreeMap<(Timestamp, String), u32>,
-    /// Conversations that an import has to bring, and those that one has brought.
+    /// Conversations that an import must deliver, and those that it delivered.
     wanted: BTreeSet<String>,
     imported: BTreeSet<String>,
 }
@@ -128,7 +128,7 @@ impl Default for Checker {
             breaker: BreakerHistory::default(),
             deliveries: Deliveries::default(),
             changed_at: EPOCH,
-            judged: BTreeSet::new(),
+            checked: BTreeSet::new(),
             pass: None,
             received: BTreeMap::new(),
             wanted: BTreeSet::new(),
@@ -142,18 +142,18 @@ impl Checker {
         self.events.contains_key(id)
     }
 
-    /// From now on the event has to be delivered, or to stand in quarantine.
+    /// From now on the event must be delivered or quarantined.
     pub(crate) fn accept(&mut self, id: &str, conversation: usize, at: Timestamp) {
         let accepted = Accepted { at, conversation, deliveries: 0, quarantined: false };
         self.events.entry(id.to_owned()).or_insert(accepted);
     }
 
-    /// From now on the message has to stand in quarantine.
+    /// From now on the message must be quarantined.
     pub(crate) fn accept_foreign(&mut self, text: &str) {
         self.foreign.insert(text.to_owned(), false);
     }
 
-    /// From now on the conversations with items of this range have to be delivered.
+    /// From now on the conversations with items in this range must be delivered.
     pub(crate) fn want_import(&mut self, plan: &Plan, range: &Range<Timestamp>) {
         let is_in = |(at, _): &(Duration, String)| range.contains(&instant(*at));
         let wanted = plan.conversations.iter().filter(|known| known.items.iter().any(is_in));
@@ -174,7 +174,7 @@ impl Checker {
         }
     }
 
-    /// Follows a switch of the mapping past the controller.
+    /// Follows a switch of the mapping without the controller.
     pub(crate) fn mapping_switched(&mut self, at: Timestamp) {
         self.changed_at = at;
     }
@@ -198,7 +198,7 @@ impl Checker {
     ) {
         let Self { events, imported, breaker, deliveries, .. } = self;
         if let Err(why) = deliveries.take(delivery, by, (events, imported), breaker, cx) {
-            cx.violate(invariant::HONEST, || format!("{why}: {delivery}"));
+            cx.violate(invariant::DELIVERY_IS_CORRECT, || format!("{why}: {delivery}"));
         }
     }
 
@@ -212,7 +212,9 @@ impl Checker {
         } else if excused {
             cx.journal.count("deliveries while the parameter was unreadable");
         } else {
-            cx.violate(invariant::HELD, || format!("a delivery left {held} after the pause"));
+            cx.violate(invariant::PAUSE_HOLDS, || {
+                format!("a delivery left {held} after the pause")
+            });
         }
     }
 
@@ -230,7 +232,7 @@ impl Checker {
             cx.note(|| format!("env {environment} writes {} {}", write.name, write.text));
             match write.name.as_str() {
                 PAUSE_PARAMETER => {
-                    cx.violate(invariant::OPERATOR, || {
+                    cx.violate(invariant::PAUSE_IS_OPERATORS, || {
                         format!("the function wrote {:?}", write.text)
                     });
                 }
@@ -263,9 +265,9 @@ impl Checker {
     }
 
     fn check_switch(&mut self, enabled: bool, by: Invocation, cx: &mut Context<'_>) {
-        let word = if enabled { "on" } else { "off" };
-        cx.note(|| format!("env {} switches the mapping {word}", by.environment));
-        cx.journal.count(if enabled { "mapping switched on" } else { "mapping switched off" });
+        let word = if enabled { "enables" } else { "disables" };
+        cx.note(|| format!("env {} {word} the mapping", by.environment));
+        cx.journal.count(if enabled { "mapping enabled" } else { "mapping disabled" });
         self.changed_at = cx.now;
         let since = self.pauses.held_since(cx.now);
         // What was read before the pause is stale, and the next reconcile corrects it.
@@ -274,8 +276,8 @@ impl Checker {
             && since < by.began
         {
             let held = cx.now.duration_since(since);
-            cx.violate(invariant::SWITCH, || {
-                format!("switched on {held} after the pause, by an invocation that began after it")
+            cx.violate(invariant::NOT_ENABLED_WHILE_PAUSED, || {
+                format!("enabled {held} after the pause, by an invocation that began after it")
             });
         } else if enabled && since.is_some() {
             cx.journal.count("stale decisions");
@@ -299,7 +301,7 @@ impl Checker {
         sent_at: Timestamp,
         cx: &mut Context<'_>,
     ) {
-        // Copies and newcomers are seen while the old ones are looked for.
+        // A pass also receives copies and new messages.
         let times = self.pass.filter(|begun| sent_at < *begun).map(|begun| {
             let times = self.received.entry((begun, id.to_owned())).or_default();
             *times += 1;
@@ -307,22 +309,25 @@ impl Checker {
         });
         cx.journal.count("messages received in renewals");
         if self.pass.is_none() {
-            cx.violate(invariant::QUIET, || format!("env {environment} received {id} without one"));
+            cx.violate(invariant::ONE_RECEIVE_PER_RENEWAL, || {
+                format!("env {environment} received {id} without one")
+            });
         }
-        // What fails, is cut short or comes twice is tried again.
+        // After a fault, a crash or a repeated message, another receive is allowed.
         let plan = cx.plan;
-        let sheltered = plan.aws_faults == 0.0
+        let is_undisturbed = plan.aws_faults == 0.0
             && plan.crashes == 0.0
             && plan.repeats == 0.0
             && plan.faults.iter().all(|fault| fault.upstream != Upstream::Sqs);
-        if sheltered && times.is_some_and(|times| times > 1) {
-            cx.violate(invariant::QUIET, || format!("env {environment} received {id} twice"));
+        if is_undisturbed && times.is_some_and(|times| times > 1) {
+            cx.violate(invariant::ONE_RECEIVE_PER_RENEWAL, || {
+                format!("env {environment} received {id} twice")
+            });
         }
     }
 
-    /// Checks what a reconcile leaves behind, where nothing changed while it was at work: whether the
-    /// mapping is enabled, and since when it is settled. A transition that ends later than it waits
-    /// for is left to the next one.
+    /// Checks the mapping after a reconcile during which nothing changed. A transition that is longer
+    /// than its wait is left to the next one.
     pub(crate) fn check_aligned(
         &self,
         began: Timestamp,
@@ -336,14 +341,13 @@ impl Checker {
         if steady && settled {
             cx.journal.count("reconciles with nothing left to do");
             if enabled != wanted {
-                let word = if enabled { "on" } else { "off" };
-                cx.violate(invariant::ALIGNED, || format!("it is {word}"));
+                let word = if enabled { "enabled" } else { "disabled" };
+                cx.violate(invariant::MAPPING_RECONCILED, || format!("it is {word}"));
             }
         }
     }
 
-    /// Checks that there is a reason for what is put into quarantine, by an invocation that began
-    /// then.
+    /// Checks the reason of a quarantined message; `began` is the start of the invocation.
     fn check_quarantined(&mut self, body: &str, began: Timestamp, cx: &mut Context<'_>) {
         let envelope: Value = serde_json::from_str(body).unwrap_or_default();
         let enveloped = envelope["reason"].is_string() && envelope["raw"].is_string();
@@ -352,7 +356,9 @@ impl Checker {
         cx.note(|| format!("quarantined as {reason}: {raw}"));
         if raw.starts_with("foreign-") {
             if reason != "unreadable" {
-                cx.violate(invariant::HEALTHY, || format!("{raw} stands there as {reason}"));
+                cx.violate(invariant::QUARANTINE_HAS_REASONS, || {
+                    format!("{raw} was quarantined as {reason}")
+                });
             }
             self.foreign.insert(raw.to_owned(), true);
             cx.journal.count("quarantined as unreadable");
@@ -364,23 +370,26 @@ impl Checker {
             let id = message["event"]["content"]["conversationId"].as_str().unwrap_or_default();
             self.imported.insert(id.to_owned());
             if reason != "rejected" || !self.deliveries.refused_alone(id) {
-                cx.violate(invariant::HEALTHY, || format!("{id} stands there as {reason}"));
+                cx.violate(invariant::QUARANTINE_HAS_REASONS, || {
+                    format!("{id} was quarantined as {reason}")
+                });
             }
             return;
         }
         let Some(event) = self.events.get_mut(&id) else {
-            cx.violate(invariant::HEALTHY, || format!("not an accepted event: {raw}"));
+            cx.violate(invariant::QUARANTINE_HAS_REASONS, || {
+                format!("not an accepted event: {raw}")
+            });
             return;
         };
         event.quarantined = true;
         let conversation = &cx.plan.conversations[event.conversation];
-        if !self.judged.insert(body.to_owned()) {
+        if !self.checked.insert(body.to_owned()) {
             return;
         }
         let now = cx.now;
-        let grounded = match reason {
-            // While the destination is tried, nothing is rejected before something is accepted, or
-            // a day is over.
+        let is_valid = match reason {
+            // While half-open, nothing is rejected before something is accepted, or for a day.
             "rejected" => {
                 let refused = |since| self.breaker.unclosed_before(since, "destination", "");
                 self.deliveries.refused_alone(&conversation.id)
@@ -397,15 +406,15 @@ impl Checker {
             }
             _ => false,
         };
-        if grounded {
+        if is_valid {
             cx.journal.count(match reason {
                 "rejected" => "quarantined as rejected",
                 _ => "quarantined as exhausted",
             });
         } else {
             let kind = conversation.kind;
-            cx.violate(invariant::HEALTHY, || {
-                format!("event {id} of a {kind:?} conversation stands there as {reason}")
+            cx.violate(invariant::QUARANTINE_HAS_REASONS, || {
+                format!("event {id} of a {kind:?} conversation was quarantined as {reason}")
             });
         }
     }
@@ -415,29 +424,30 @@ impl Checker {
         self.breaker.held_within_a_day(now) || self.pauses.held_within_a_day(now)
     }
 
-    /// Checks what became of every event, once the world has come to its end with these bodies in
-    /// quarantine and this text in the pause parameter.
+    /// Checks the outcome of every event at the end of the simulation, with these bodies in quarantine
+    /// and this text in the pause parameter.
     pub(crate) fn check_end(&mut self, quarantine: &[String], pause: &str, cx: &mut Context<'_>) {
-        // What the redrive policy moved there has not been seen before.
+        // Messages moved by the redrive policy are new to the checker.
         for event in self.events.values_mut() {
             event.quarantined = false;
         }
-        for stands in self.foreign.values_mut() {
-            *stands = false;
+        for is_quarantined in self.foreign.values_mut() {
+            *is_quarantined = false;
         }
         for body in quarantine {
             self.check_quarantined(body, cx.now, cx);
         }
         let lost = self.events.iter();
         let lost = lost.filter(|(_, event)| event.deliveries == 0 && !event.quarantined);
-        let foreign = self.foreign.iter().filter(|(_, stands)| !**stands).map(|(id, _)| id);
+        let foreign =
+            self.foreign.iter().filter(|(_, is_quarantined)| !**is_quarantined).map(|(id, _)| id);
         let missing = self.wanted.difference(&self.imported);
         let lost: Vec<_> = lost.map(|(id, _)| id).chain(foreign).chain(missing).cloned().collect();
         if !lost.is_empty() {
-            cx.violate(invariant::KEPT, || format!("lost: {}", lost.join(", ")));
+            cx.violate(invariant::AT_LEAST_ONCE, || format!("lost: {}", lost.join(", ")));
         }
         if self.pauses.text().is_some_and(|text| text != pause) {
-            cx.violate(invariant::OPERATOR, || format!("it holds {pause:?} in the end"));
+            cx.violate(invariant::PAUSE_IS_OPERATORS, || format!("it holds {pause:?} in the end"));
         }
     }
 }

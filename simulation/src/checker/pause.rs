@@ -1,4 +1,4 @@
-//! What the operator wrote into the pause parameter, and since when it holds the extraction.
+//! The history of the pause parameter: what the operator wrote, and since when it holds extraction.
 
 use jiff::Timestamp;
 

@@ -9,42 +9,44 @@ use crate::{
     checker::{Invocation, conversations},
     invariant,
     plan::Upstream,
-    world::World,
+    sim::Simulation,
 };
 
-/// Takes a delivery, or does not.
-pub(crate) fn deliver(world: &World, request: &HttpRequest, by: Invocation) -> Reply {
-    world.count("deliveries");
-    let mut failure = failure(world, Upstream::Destination);
-    // What was taken may go unanswered.
-    let unheard = matches!(failure, Some(Reply::Reset | Reply::Hang)) && world.goes_wrong(0.3);
-    if let Some(failure) = failure.take_if(|_| !unheard) {
-        world.count("failed deliveries");
+/// The destination's reply to a delivery.
+pub(crate) fn deliver(sim: &Simulation, request: &HttpRequest, by: Invocation) -> Reply {
+    sim.count("deliveries");
+    let mut failure = failure(sim, Upstream::Destination);
+    // The response to an accepted delivery may be lost.
+    let response_lost = matches!(failure, Some(Reply::Reset | Reply::Hang)) && sim.goes_wrong(0.3);
+    if let Some(failure) = failure.take_if(|_| !response_lost) {
+        sim.count("failed deliveries");
         if matches!(failure.code(), Some(400 | 422)) {
-            world.check(|checker, _| checker.refused(&read(request)));
+            sim.check(|checker, _| checker.refused(&read(request)));
         }
         return failure;
     }
     let given = request.headers().get("authorization").unwrap_or_default();
-    if given != format!("Bearer {}", token(world, Upstream::Destination)) {
-        world.count("refused credentials");
+    if given != format!("Bearer {}", token(sim, Upstream::Destination)) {
+        sim.count("refused credentials");
         return status(403);
     }
     let delivery = read(request);
     if request.headers().get("idempotency-key") != delivery["id"].as_str() {
-        world.violate(invariant::HONEST, || "the idempotency key is not the delivery's id".into());
+        sim.violate(invariant::DELIVERY_IS_CORRECT, || {
+            "the idempotency key is not the delivery's id".into()
+        });
     }
     let refusal = conversations(&delivery)
         .into_iter()
-        .find_map(|id| world.plan.conversation(id)?.kind.refusal());
+        .find_map(|id| sim.plan.conversation(id)?.kind.refusal());
     if let Some(code) = refusal {
-        world.count("refused deliveries");
-        world.check(|checker, _| checker.refused(&delivery));
+        sim.count("refused deliveries");
+        sim.check(|checker, _| checker.refused(&delivery));
         return status(code);
     }
-    world.check(|checker, cx| checker.check_delivery(&delivery, by, cx));
+    sim.check(|checker, cx| checker.check_delivery(&delivery, by, cx));
     if let Some(failure) = failure {
-        world.count("answers lost");
+        sim.count("answers lost");
         return failure;
     }
     status(200)

@@ -14,50 +14,50 @@ use crate::{
     constants::{EPOCH, GLADLY, instant},
     invariant,
     plan::{ConversationKind, Upstream},
-    world::World,
+    sim::Simulation,
 };
 
 /// Gladly's reply.
-pub(crate) async fn ask(world: &World, request: &HttpRequest, environment: u64) -> Reply {
-    if world.goes_wrong(0.02) {
-        world.count("slow answers");
-        let long = world.time_between(1_000, 12_000);
+pub(crate) async fn ask(sim: &Simulation, request: &HttpRequest, environment: u64) -> Reply {
+    if sim.goes_wrong(0.02) {
+        sim.count("slow answers");
+        let long = sim.time_between(1_000, 12_000);
         sleep(long).await;
     }
-    world.count("calls to Gladly");
-    if let Some(reply) = failure(world, Upstream::Gladly) {
-        world.count("failed calls to Gladly");
+    sim.count("calls to Gladly");
+    if let Some(reply) = failure(sim, Upstream::Gladly) {
+        sim.count("failed calls to Gladly");
         return reply;
     }
     let given = request.headers().get("authorization").unwrap_or_default().to_owned();
-    if given != basic(&token(world, Upstream::Gladly)) {
-        world.count("refused credentials");
+    if given != basic(&token(sim, Upstream::Gladly)) {
+        sim.count("refused credentials");
         return status(401);
     }
     let mut left = usize::MAX;
-    if world.plan.rate == "4" {
-        let others = if world.is_calm() { 0 } else { world.plan.others };
-        left = world.state().gladly.take_request(world.now(), others);
+    if sim.plan.rate == "4" {
+        let others = if sim.is_calm() { 0 } else { sim.plan.others };
+        left = sim.state().gladly.take_request(sim.now(), others);
         if left == 0 {
-            world.count("429s of Gladly's own");
+            sim.count("429s of Gladly's own");
             return status(429);
         }
         if left <= 3 {
-            world.count("quotas nearly used up");
+            sim.count("quotas nearly used up");
         }
     }
     let path = request.uri().strip_prefix(GLADLY).unwrap_or_default();
-    let reply = match recovery::reply(world, request.method(), path).await {
+    let reply = match recovery::reply(sim, request.method(), path).await {
         Some(reply) => reply,
-        None => rest(world, path),
+        None => rest(sim, path),
     };
     if path.starts_with("/conversations/") && reply.code() == Some(200) {
-        world.check(|checker, _| checker.conversation_found(environment));
+        sim.check(|checker, _| checker.conversation_found(environment));
     }
     reply.header("ratelimit-remaining-second", left.saturating_sub(1).to_string())
 }
 
-fn rest(world: &World, path: &str) -> Reply {
+fn rest(sim: &Simulation, path: &str) -> Reply {
     let parts: Vec<_> = path.split('/').skip(1).collect();
     match parts[..] {
         ["organization"] => Reply::json(json!({"id": "o-1", "name": "Acme"})),
@@ -65,17 +65,17 @@ fn rest(world: &World, path: &str) -> Reply {
         ["inboxes"] => Reply::json(json!([{"id": "x-1", "name": "Help"}])),
         ["topics"] => Reply::json(json!([{"id": "t-1", "name": "Refunds"}])),
         ["conversations", id] | ["conversations", id, "items"] => {
-            let Some(conversation) = world.plan.conversation(id) else {
+            let Some(conversation) = sim.plan.conversation(id) else {
                 return status(404);
             };
-            let now = world.elapsed();
-            if world.plan.is_missing(now, now) {
-                world.count("conversations not found for a while");
+            let now = sim.elapsed();
+            if sim.plan.is_missing(now, now) {
+                sim.count("conversations not found for a while");
                 return status(404);
             }
             match conversation.kind {
                 ConversationKind::Gone => return status(404),
-                ConversationKind::Poison if !world.is_calm() => return status(500),
+                ConversationKind::Poison if !sim.is_calm() => return status(500),
                 _ => {}
             }
             if parts.len() == 3 {
@@ -93,7 +93,7 @@ fn rest(world: &World, path: &str) -> Reply {
             }))
         }
         ["customer-profiles", id] => {
-            let known = world.plan.is_merged(id.trim_end_matches("-merged"));
+            let known = sim.plan.is_merged(id.trim_end_matches("-merged"));
             match known {
                 Some(true) if !id.ends_with("-merged") => {
                     let moved = json!({"code": "moved", "meta": {"old": id, "new": format!("{id}-merged")}});
@@ -107,7 +107,7 @@ fn rest(world: &World, path: &str) -> Reply {
             }
         }
         _ => {
-            world.violate(invariant::SOUND, || format!("Gladly has no {path}"));
+            sim.violate(invariant::NO_PANIC_OR_INVALID_CALL, || format!("Gladly has no {path}"));
             status(404)
         }
     }

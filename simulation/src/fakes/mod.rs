@@ -1,4 +1,4 @@
-//! Gladly and the destination, as far as the relay sees them.
+//! Fakes of Gladly and the destination.
 
 mod destination;
 mod gladly;
@@ -8,7 +8,7 @@ use testing::connector::{Body, Reply};
 
 use crate::{
     plan::{FaultKind, Upstream},
-    world::World,
+    sim::Simulation,
 };
 
 pub(crate) use self::{destination::deliver, gladly::ask};
@@ -19,23 +19,23 @@ fn status(status: u16) -> Reply {
 }
 
 /// How one upstream fails now, if it does.
-fn failure(world: &World, upstream: Upstream) -> Option<Reply> {
-    let fault = match world.plan.fault_kind(upstream, world.elapsed()) {
-        Some(FaultKind::Flaky) => world.goes_wrong(0.5).then(|| {
+fn failure(sim: &Simulation, upstream: Upstream) -> Option<Reply> {
+    let fault = match sim.plan.fault_kind(upstream, sim.elapsed()) {
+        Some(FaultKind::Flaky) => sim.goes_wrong(0.5).then(|| {
             if upstream == Upstream::Gladly { FaultKind::Status(503) } else { FaultKind::Reset }
         })?,
         Some(FaultKind::Missing) => return None,
         Some(fault) => fault,
-        None if world.goes_wrong(world.plan.net_faults) => {
+        None if sim.goes_wrong(sim.plan.net_faults) => {
             let faults =
                 [FaultKind::Reset, FaultKind::Hang, FaultKind::Status(503), FaultKind::Status(429)];
-            faults[world.state().rng.usize(0..faults.len())]
+            faults[sim.state().rng.usize(0..faults.len())]
         }
         None => return None,
     };
     Some(match fault {
         FaultKind::Status(429) => {
-            status(429).header("retry-after", world.state().rng.u32(1..8).to_string())
+            status(429).header("retry-after", sim.state().rng.u32(1..8).to_string())
         }
         FaultKind::Status(code) => status(code),
         FaultKind::Hang => Reply::Hang,
@@ -43,8 +43,8 @@ fn failure(world: &World, upstream: Upstream) -> Option<Reply> {
     })
 }
 
-/// The token that an upstream takes now.
-pub(crate) fn token(world: &World, upstream: Upstream) -> String {
+/// The token that an upstream accepts now.
+pub(crate) fn token(sim: &Simulation, upstream: Upstream) -> String {
     let name = if upstream == Upstream::Gladly { "gladly" } else { "destination" };
-    format!("{name}-token-{}", world.plan.tokens_replaced(upstream, world.elapsed()))
+    format!("{name}-token-{}", sim.plan.tokens_replaced(upstream, sim.elapsed()))
 }

@@ -1,4 +1,4 @@
-//! Gladly's webhook, which it disables or an operator switches off, its list of events, and its
+//! Gladly's webhook, which Gladly or an operator disables, its list of events, and its
 //! exports.
 
 use jiff::{SignedDuration, Timestamp};
@@ -11,12 +11,12 @@ use crate::{
     constants::{EPOCH, WEBHOOK_URL, instant},
     gladly::{EXPORT_PERIOD, exports},
     plan::{Outage, Plan},
-    world::World,
+    sim::Simulation,
 };
 
 /// How far Gladly's list is behind.
 const EVENT_LIST_LAG: SignedDuration = SignedDuration::from_secs(15);
-/// What the webhook is subscribed to: what the relay wants.
+/// The webhook's subscription: every event type of the relay.
 const EVENT_TYPES: [&str; 9] = [
     "CONVERSATION/CREATED",
     "CONVERSATION/CLOSED",
@@ -29,9 +29,9 @@ const EVENT_TYPES: [&str; 9] = [
     "CONTACT/MESSAGE_SENT",
 ];
 
-/// Gladly's reply about its webhooks, events and exports, if that is what it was asked for.
-pub(super) async fn reply(world: &World, method: &str, path: &str) -> Option<Reply> {
-    let now = world.now();
+/// Gladly's reply to a request about webhooks, events or exports; none for other requests.
+pub(super) async fn reply(sim: &Simulation, method: &str, path: &str) -> Option<Reply> {
+    let now = sim.now();
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
     let time = |name: &str| -> Timestamp {
         let value = query.split('&').find_map(|pair| pair.strip_prefix(name));
@@ -40,7 +40,7 @@ pub(super) async fn reply(world: &World, method: &str, path: &str) -> Option<Rep
     match path {
         "/webhooks" => {
             let (off_since, by_hand) = {
-                let gladly = &world.state().gladly;
+                let gladly = &sim.state().gladly;
                 (gladly.off_since, gladly.by_hand)
             };
             let mut webhook = json!({
@@ -53,23 +53,23 @@ pub(super) async fn reply(world: &World, method: &str, path: &str) -> Option<Rep
             Some(Reply::json(json!([webhook])))
         }
         "/webhooks/w-1" if method == "PATCH" => {
-            let now = world.elapsed();
+            let now = sim.elapsed();
             let fails = |outage: &Outage| (outage.from..outage.to).contains(&now);
-            if world.plan.outages.iter().any(fails) {
+            if sim.plan.outages.iter().any(fails) {
                 return Some(status(400));
             }
-            world.count("webhooks re-enabled");
-            world.state().gladly.off_since = None;
+            sim.count("webhooks re-enabled");
+            sim.state().gladly.off_since = None;
             Some(status(204))
         }
         "/events" => {
             let range = time("startAt=")..=time("endAt=").min(now - EVENT_LIST_LAG);
-            let mut listed = world.state().gladly.events.clone();
+            let mut listed = sim.state().gladly.events.clone();
             listed.retain(|(at, _)| range.contains(at));
             listed.sort_by_key(|(at, _)| *at);
-            // A long list takes its time.
-            if world.goes_wrong(0.5) {
-                sleep(world.time_between(1_000, 25_000)).await;
+            // A long list takes a while.
+            if sim.goes_wrong(0.5) {
+                sleep(sim.time_between(1_000, 25_000)).await;
             }
             Some(Reply::text(listed.into_iter().map(|(_, event)| event + "\n").collect::<String>()))
         }
@@ -84,10 +84,10 @@ pub(super) async fn reply(world: &World, method: &str, path: &str) -> Option<Rep
         _ => {
             let job = path.strip_prefix("/export/jobs/j-")?;
             let number: i32 = job.split('/').next()?.parse().ok()?;
-            if world.goes_wrong(0.3) {
-                sleep(world.time_between(1_000, 25_000)).await;
+            if sim.goes_wrong(0.3) {
+                sleep(sim.time_between(1_000, 25_000)).await;
             }
-            Some(Reply::text(exported(&world.plan, number)))
+            Some(Reply::text(exported(&sim.plan, number)))
         }
     }
 }

@@ -8,7 +8,7 @@ use super::{ACCOUNT, Disorder, Fault, MAPPING, QUEUE_ARNS, REGION, State};
 /// The mapping's place in the API.
 const PATH: &str = "/2015-03-31/event-source-mappings";
 
-/// What connects the events queue with the extractor.
+/// The mapping between the events queue and the extractor.
 #[derive(Debug, Clone)]
 pub struct Mapping {
     /// Its UUID.
@@ -17,7 +17,7 @@ pub struct Mapping {
     pub function: String,
     /// The queue's ARN.
     pub source: String,
-    /// What was last asked of it.
+    /// Whether it was last enabled.
     pub enabled: bool,
     /// When its last transition ends.
     pub settles_at: Timestamp,
@@ -45,7 +45,7 @@ impl Default for Mapping {
 }
 
 impl Mapping {
-    /// Its state, in Lambda's words.
+    /// Its state, as Lambda names it.
     #[must_use]
     pub fn state(&self, now: Timestamp) -> &'static str {
         match (self.enabled, now < self.settles_at) {
@@ -87,7 +87,7 @@ pub(super) fn permission(method: &str, uri: &str) -> (String, String) {
             "lambda:UpdateEventSourceMapping".into(),
             format!("arn:aws:lambda:{REGION}:{ACCOUNT}:event-source-mapping:{id}"),
         ),
-        other => panic!("not ours to call: {other:?}"),
+        other => panic!("the relay never makes this call: {other:?}"),
     }
 }
 
@@ -107,10 +107,10 @@ impl State {
                     "FunctionName" => value == self.mapping.function,
                     "EventSourceArn" => value == self.mapping.source,
                     "MaxItems" => true,
-                    other => panic!("not ours to ask: {other}"),
+                    other => panic!("the relay never uses this query parameter: {other}"),
                 };
-                let ours = query.split('&').filter_map(|pair| pair.split_once('=')).all(wanted);
-                let found = ours.then(|| self.mapping.json(now));
+                let matches = query.split('&').filter_map(|pair| pair.split_once('=')).all(wanted);
+                let found = matches.then(|| self.mapping.json(now));
                 Ok(json!({"EventSourceMappings": found.into_iter().collect::<Vec<_>>()}))
             }
             ("PUT", Some(rest)) if rest.trim_matches('/') == self.mapping.id => {
@@ -118,7 +118,7 @@ impl State {
                 let Some(enabled) =
                     enabled.filter(|_| asked.as_object().is_some_and(|asked| asked.len() == 1))
                 else {
-                    panic!("ours is to switch it, not to change it: {asked}");
+                    panic!("the relay only enables and disables the mapping: {asked}");
                 };
                 if now < self.mapping.settles_at {
                     self.mapping.conflicts += 1;
@@ -133,7 +133,7 @@ impl State {
                 self.mapping.switch(enabled, now);
                 Ok(self.mapping.json(now))
             }
-            other => panic!("not ours to call: {other:?}"),
+            other => panic!("the relay never makes this call: {other:?}"),
         }
     }
 }

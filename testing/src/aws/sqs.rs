@@ -1,4 +1,4 @@
-//! Standard queues: what they hold, hide, hand out again and let expire.
+//! Standard queues: messages, visibility, redelivery and expiry.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use md5::{Digest, Md5};
 use serde_json::{Map, Value, json};
 
-use super::{Disorder, Fault, QUEUES, State, Unproven, text};
+use super::{Disorder, Fault, QUEUES, State, Unconfirmed, text};
 use crate::record::system_attributes;
 
 /// SQS's own limit of a message and of a batch, attributes included.
@@ -69,7 +69,7 @@ pub struct Sqs {
     queues: BTreeMap<String, Queue>,
     /// Numbers given to messages and receipts.
     numbers: u64,
-    /// Messages handed out or deleted that stayed all the same.
+    /// Messages that were handed out again after a receive or a deletion.
     pub repeated: usize,
     /// Messages that the redrive policy moved.
     pub redriven: usize,
@@ -82,7 +82,7 @@ pub struct Queue {
     pub created_at: Timestamp,
     /// How long a message stays.
     pub retention: SignedDuration,
-    /// How long a receive hides a message, unless it says so itself.
+    /// How long a receive hides a message, unless the receive sets it.
     pub visibility: SignedDuration,
     /// After how many receives a message moves, and to which queue.
     pub redrive: Option<(u32, String)>,
@@ -90,7 +90,7 @@ pub struct Queue {
     pub expired: Vec<Arc<str>>,
     messages: BTreeMap<u64, Held>,
     ages: BTreeSet<(i64, u64)>,
-    /// Oldest in sight first. May name messages that are gone.
+    /// Visible messages, oldest first. May contain deleted messages.
     visible: VecDeque<u64>,
     hidden: BTreeSet<(i64, u64)>,
     delayed: BTreeSet<(i64, u64)>,
@@ -101,7 +101,7 @@ struct Held {
     body: Arc<str>,
     attributes: Vec<(String, String)>,
     sent: i64,
-    /// Where it stands in `hidden` or `delayed`, if it does.
+    /// Its position in `hidden` or `delayed`, if any.
     due: i64,
     receives: u32,
     first_received: Option<i64>,
@@ -144,7 +144,7 @@ impl Queue {
         self.messages.values().map(|held| (timestamp(held.sent), &held.body))
     }
 
-    /// Lets time pass: what is old goes, what was hidden comes back.
+    /// Advances the time: old messages expire, hidden ones become visible.
     fn pass(&mut self, now: i64) {
         let retention = milliseconds(self.retention);
         while let Some((sent, number)) = self.ages.first().copied()
@@ -238,7 +238,7 @@ impl State {
             most
         };
         let mut received = Vec::new();
-        // What stays in sight is not handed out twice at once.
+        // A message that stays visible is not handed out twice at once.
         let mut repeated = Vec::new();
         while received.len() < most {
             if self.queue(name, now).hidden.len() >= IN_FLIGHT {
@@ -296,7 +296,7 @@ impl State {
             if held.receives < *most {
                 return Some(number);
             }
-            // It keeps the time it was sent, and nothing says why it moved.
+            // It keeps the time it was sent, and gets no reason.
             let to = to.clone();
             if let Some(held) = queue.remove(number) {
                 self.sqs.redriven += 1;
@@ -324,7 +324,7 @@ impl State {
         }
     }
 
-    /// The message that a receipt stands for, if it is the last one given out for it.
+    /// The message of a receipt, if it is that message's latest receipt.
     fn by_receipt(&mut self, receipt: &str, now: Timestamp) -> Option<(String, u64)> {
         let mut parts = receipt.split('#');
         let name = parts.next()?.to_owned();
@@ -418,14 +418,14 @@ impl State {
                     "ApproximateNumberOfMessagesDelayed" => delayed.to_string(),
                     "MessageRetentionPeriod" => queue.retention.as_secs().to_string(),
                     "CreatedTimestamp" => queue.created_at.as_second().to_string(),
-                    other => panic!("not ours to ask: {other}"),
+                    other => panic!("the relay never uses this attribute: {other}"),
                 };
                 let wanted = names.iter().map(text);
                 let shown: Map<_, _> =
                     wanted.map(|name| (name.clone(), json!(value(&name)))).collect();
                 Ok(json!({"Attributes": shown}))
             }
-            other => panic!("not ours to call: {other}"),
+            other => panic!("the relay never makes this call: {other}"),
         }
     }
 
@@ -504,14 +504,14 @@ fn size(asked: &Value) -> usize {
     body.len() + attributes(asked).iter().map(extra).sum::<usize>()
 }
 
-/// What SQS would answer to a message or a batch of them, but for what is wrong with it.
-pub(super) fn unproven(how: Unproven, asked: &Value) -> Value {
+/// SQS's response to a message or a batch, with this defect.
+pub(super) fn unconfirmed(how: Unconfirmed, asked: &Value) -> Value {
     let answer = |asked: &Value| {
         let mut answer = json!({"MessageId": "m-0", "MD5OfMessageBody": md5(asked)});
         match how {
-            Unproven::Unnamed => answer["MessageId"] = Value::Null,
-            Unproven::OtherMd5 => answer["MD5OfMessageBody"] = md5(&Value::Null).into(),
-            Unproven::NoMd5 => answer["MD5OfMessageBody"] = Value::Null,
+            Unconfirmed::NoMessageId => answer["MessageId"] = Value::Null,
+            Unconfirmed::OtherMd5 => answer["MD5OfMessageBody"] = md5(&Value::Null).into(),
+            Unconfirmed::NoMd5 => answer["MD5OfMessageBody"] = Value::Null,
         }
         answer
     };
@@ -586,7 +586,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_received_hides_and_comes_back_with_its_count() {
+    fn a_received_message_is_hidden_and_returns_with_its_count() {
         let mut state = State::default();
         state.send("events", "a", Vec::new(), 0, at(0));
         let first = state.receive("events", 10, Some(30), at(5)).unwrap();
@@ -608,7 +608,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_old_is_gone_even_in_flight() {
+    fn an_expired_message_is_deleted_even_in_flight() {
         let mut state = State::default();
         state.queue("events", at(0)).retention = SignedDuration::from_hours(1);
         state.send("events", "a", Vec::new(), 0, at(0));

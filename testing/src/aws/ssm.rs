@@ -46,7 +46,7 @@ impl State {
         at: Timestamp,
     ) -> i64 {
         if !self.parameters.contains_key(name) {
-            // Deleted, it begins again.
+            // A deleted parameter starts again at version 1.
             self.versions.remove(name);
         }
         self.parameters.insert(name.to_owned(), text.to_owned());
@@ -127,7 +127,7 @@ impl State {
                 self.versions.remove(&name);
                 Ok(json!({}))
             }
-            other => panic!("not ours to call: {other}"),
+            other => panic!("the relay never makes this call: {other}"),
         }
     }
 }

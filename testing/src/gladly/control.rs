@@ -1,4 +1,4 @@
-//! The simulator by hand: `curl` against `/_sim`.
+//! Controlling the simulator over HTTP: `curl` against `/_sim`.
 
 use axum::{
     Json, Router,
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{State, organization::text};
 use crate::server::lock;
 
-const HELP: &str = r#"A Gladly simulator. Its API is under /api/v1; this is its remote control.
+const HELP: &str = r#"A Gladly simulator. Its API is under /api/v1; these endpoints control it.
 
 GET    /_sim/conversations   the conversations
 POST   /_sim/conversations   {"id":"c-1","customerId":"u-1","items":[{"type":"SMS","content":"Hello"}]}
@@ -60,13 +60,14 @@ async fn conversations(Extract(state): Extract<State>) -> Json<Vec<Value>> {
     let organization = lock(&state.organization);
     let rows = organization.conversations.iter().map(|(id, conversation)| {
         let customer = organization.customers.get(text(&conversation.meta["customerId"]));
-        let said = conversation.items.iter().find_map(|item| item["content"]["content"].as_str());
+        let first_message =
+            conversation.items.iter().find_map(|item| item["content"]["content"].as_str());
         json!({
             "id": id,
             "status": conversation.meta["status"],
             "customer": customer.map(|customer| &customer["name"]),
             "items": conversation.items.len(),
-            "firstMessage": said,
+            "firstMessage": first_message,
         })
     });
     Json(rows.collect())

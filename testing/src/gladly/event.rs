@@ -127,8 +127,8 @@ impl Organization {
         event
     }
 
-    /// Lists an event and changes the conversation the way it says.
-    pub(super) fn happen(&mut self, event: Value) {
+    /// Lists an event and applies its change to the conversation.
+    pub(super) fn apply(&mut self, event: Value) {
         let content = &event["content"];
         let id = text(&content["conversationId"]).to_owned();
         let topics = self.conversations.get(&id).map(|it| it.meta["topicIds"].clone());
@@ -160,12 +160,12 @@ impl Organization {
         if let Some(found) = self.items(conversation).iter().rev().find_map(channel) {
             return found;
         }
-        let (by, said) = if inbound {
+        let (by, text) = if inbound {
             ("CUSTOMER", "One more thing about my order…")
         } else {
             ("AGENT", "Is there anything else I can do for you?")
         };
-        let chat = json!({"type": "CHAT_MESSAGE", "sessionId": "chat-9", "content": said});
+        let chat = json!({"type": "CHAT_MESSAGE", "sessionId": "chat-9", "content": text});
         let item = json!({"initiator": {"id": "", "type": by}, "content": chat});
         (self.add_item(conversation, item), "CHAT")
     }
@@ -184,7 +184,7 @@ impl Organization {
     }
 }
 
-/// `GET /events`: what was recorded in a range of the last 24 hours, oldest first, a line each.
+/// `GET /events`: the events recorded in a range of the last 24 hours, oldest first, one per line.
 pub(super) async fn list(
     State(shared): State<super::State>,
     Query(query): Query<Vec<(String, String)>>,
@@ -202,7 +202,7 @@ pub(super) async fn list(
     let (Some(Ok(from)), Ok(to)) = (time("startAt"), time("endAt").unwrap_or(Ok(now))) else {
         return bare_error("startAt", "invalid", "startAt and endAt must be ISO 8601 times");
     };
-    // A little leeway, since the asking took time.
+    // Some tolerance, since the request took time.
     if from < now - SignedDuration::from_mins(24 * 60 + 1) || to < from {
         return bare_error(
             "startAt",

@@ -1,4 +1,4 @@
-//! What the simulated organisation holds. Plain JSON in public fields, so that a test can make any situation by hand.
+//! The data of the simulated organisation: plain JSON in public fields, so that a test can create any state.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +18,7 @@ pub struct Organization {
     pub topics: Vec<Value>,
     /// Profiles by id.
     pub customers: BTreeMap<String, Value>,
-    /// Customers that were merged away: old id to new id.
+    /// Merged customers: old id to new id.
     pub moved: BTreeMap<String, String>,
     /// Conversations by id.
     pub conversations: BTreeMap<String, Conversation>,
@@ -26,7 +26,7 @@ pub struct Organization {
     pub transcripts: BTreeMap<String, Value>,
     /// Ids of items that exist but whose type the API does not support.
     pub unsupported: BTreeSet<String>,
-    /// Everything that happened, as the Events API lists it.
+    /// Every event, as the Events API lists it.
     pub events: Vec<Value>,
     pub(super) rng: Rng,
 }
@@ -34,7 +34,7 @@ pub struct Organization {
 /// A conversation and its timeline.
 #[derive(Debug, Clone, Default)]
 pub struct Conversation {
-    /// As `GET /conversations/{id}` gives it.
+    /// As `GET /conversations/{id}` returns it.
     pub meta: Value,
     /// Oldest first; past 1,000 only the oldest are listed.
     pub items: Vec<Value>,
@@ -55,7 +55,7 @@ impl Organization {
             events: Vec::new(),
             rng: Rng::with_seed(seed),
         };
-        organization.furnish();
+        organization.add_agents_inboxes_and_topics();
         organization
     }
 
@@ -122,7 +122,7 @@ impl Organization {
     }
 
     /// Adds an item at the end of a timeline and returns its id. `item` is either a content (`{"type":"SMS",…}`),
-    /// said by the customer, or a whole item (`{"content":{…},…}`), whose `id`, `customerId`, `conversationId` and
+    /// from the customer, or a whole item (`{"content":{…},…}`), whose `id`, `customerId`, `conversationId` and
     /// `timestamp` are filled in where they are absent and left out where they are null.
     pub fn add_item(&mut self, conversation: &str, item: Value) -> String {
         let customer = self.conversations.get(conversation).map(|it| it.meta["customerId"].clone());
@@ -149,10 +149,10 @@ impl Organization {
     pub fn fill(&mut self, conversation: &str, items: usize) {
         let present = self.conversations.get(conversation).map_or(items, |it| it.items.len());
         for number in present..items {
-            let said = format!("Message {} of {items}", number + 1);
+            let text = format!("Message {} of {items}", number + 1);
             self.add_item(
                 conversation,
-                json!({"type": "CHAT_MESSAGE", "sessionId": "s-1", "content": said}),
+                json!({"type": "CHAT_MESSAGE", "sessionId": "s-1", "content": text}),
             );
         }
     }
@@ -171,14 +171,14 @@ impl Organization {
         self.transcripts.insert(item.to_owned(), transcript);
     }
 
-    /// Merges a customer into another: from now on the old profile answers 301. Their conversations go on naming the
-    /// old id, as they do at Gladly until the merge has gone all the way through.
+    /// Merges a customer into another: from now on the old profile answers 301. Their conversations keep the
+    /// old id, as at Gladly until the merge is complete.
     pub fn merge_customer(&mut self, old: &str, new: &str) {
         self.customers.remove(old);
         self.moved.insert(old.to_owned(), new.to_owned());
     }
 
-    /// Deletes a conversation for good.
+    /// Deletes a conversation permanently.
     pub fn delete_conversation(&mut self, id: &str) {
         self.conversations.remove(id);
     }

@@ -21,8 +21,8 @@ use super::{State, event, organization::text, webhook};
 use crate::server::lock;
 
 /// How many items or conversations Gladly lists.
-const MOST_ITEMS: usize = 1000;
-const MOST_CONVERSATIONS: usize = 100;
+const MAX_LISTED_ITEMS: usize = 1000;
+const MAX_LISTED_CONVERSATIONS: usize = 100;
 /// Says that there is more than what is listed; its value at Gladly is not documented.
 const LIMITED: &str = "gladly-limited-data";
 const EXPORT_FILE: &str = "conversation_items.jsonl";
@@ -100,7 +100,7 @@ async fn conversation(Extract(state): Extract<State>, Path(id): Path<String>) ->
 
 async fn items(Extract(state): Extract<State>, Path(id): Path<String>) -> Response {
     match lock(&state.organization).conversations.get(&id) {
-        Some(conversation) => listed(&conversation.items, MOST_ITEMS),
+        Some(conversation) => listed(&conversation.items, MAX_LISTED_ITEMS),
         None => not_found(),
     }
 }
@@ -110,7 +110,7 @@ async fn conversations(Extract(state): Extract<State>, Path(id): Path<String>) -
     let mut theirs: Vec<_> = organization.conversations.values().map(|it| &it.meta).collect();
     theirs.retain(|meta| meta["customerId"] == *id);
     theirs.sort_by_key(|meta| text(&meta["createdAt"]).parse::<Timestamp>().ok());
-    listed(&theirs, MOST_CONVERSATIONS)
+    listed(&theirs, MAX_LISTED_CONVERSATIONS)
 }
 
 /// Which end of a long list Gladly keeps is not documented; here the oldest stay.

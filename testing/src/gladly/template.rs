@@ -1,11 +1,11 @@
-//! A made-up organisation with made-up customers, the same for the same seed but for the times.
+//! A generated organisation with customers, the same for the same seed except for the times.
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::organization::{Organization, merge};
 
-/// What a conversation is about, from the first message to the note an agent leaves. `#` stands for a number.
+/// What a conversation is about, from the first message to the note an agent leaves. `#` is replaced by a number.
 struct ConversationTemplate {
     topic: usize,
     subject: &'static str,
@@ -25,7 +25,7 @@ const FIRST_NAMES: [&str; 8] =
 const LAST_NAMES: [&str; 8] =
     ["Novak", "Brandt", "Okafor", "Lindqvist", "Moreau", "Castillo", "Sato", "O’Neill"];
 
-const STORIES: [ConversationTemplate; 8] = [
+const TEMPLATES: [ConversationTemplate; 8] = [
     ConversationTemplate {
         topic: 0,
         subject: "Where is order #?",
@@ -58,7 +58,7 @@ const STORIES: [ConversationTemplate; 8] = [
         subject: "Cannot log in",
         opening: "The app logs me out each time I open it, and the code you send by text arrives twenty minutes late.",
         answer: "That sounds tiresome. We had a delay with text messages this morning. Could you try the code by e-mail?",
-        reply: "That worked, I am in. But please mend the text messages, I nearly missed the sale.",
+        reply: "That worked, I am in. But please fix the text messages, I nearly missed the sale.",
         closing: "I am glad you are in. The text messages are being looked at, and I added 10 % to your cart for the trouble.",
         note: "Late login codes again, ticket # with the provider. Customer got 10 %.",
     },
@@ -114,8 +114,8 @@ const CHANNELS: [&str; 8] = [
     "VOICEMAIL",
 ];
 
-/// What else may stand on a timeline; each conversation gets the next two.
-const ASIDES: [&str; 19] = [
+/// Other items of a timeline; each conversation gets the next two.
+const OTHER_ITEM_TYPES: [&str; 19] = [
     "CONVERSATION_NOTE",
     "CUSTOMER_ACTIVITY",
     "TEXT",
@@ -138,8 +138,8 @@ const ASIDES: [&str; 19] = [
 ];
 
 impl Organization {
-    /// The agents, inboxes and topics every organisation here has.
-    pub(super) fn furnish(&mut self) {
+    /// The agents, inboxes and topics of every organisation.
+    pub(super) fn add_agents_inboxes_and_topics(&mut self) {
         for name in AGENTS {
             let first = name.split(' ').next().unwrap_or_default().to_lowercase();
             let agent = json!({"id": self.new_id(), "name": name, "emailAddress": format!("{first}@example.org")});
@@ -159,26 +159,26 @@ impl Organization {
         self.topics.push(child);
     }
 
-    /// Adds made-up conversations of the last ten days; 10 or more hold every type of item, and every sixth customer
+    /// Generates conversations of the last ten days; 10 or more have every type of item, and every sixth customer
     /// was merged into another.
-    pub fn add_made_up_conversations(&mut self, count: usize) {
+    pub fn generate_conversations(&mut self, count: usize) {
         for number in 0..count {
-            let customer = self.made_up_customer(number);
+            let customer = self.generate_customer(number);
             let id = self.new_id();
-            self.made_up_conversation(number, &id, &customer);
+            self.generate_conversation(number, &id, &customer);
             if number % 6 == 5 {
                 // Every other merge is itself merged on: a chain.
-                let survivor = self.made_up_customer(number);
+                let survivor = self.generate_customer(number);
                 self.merge_customer(&customer, &survivor);
                 if number % 12 == 11 {
-                    let last = self.made_up_customer(number);
+                    let last = self.generate_customer(number);
                     self.merge_customer(&survivor, &last);
                 }
             }
         }
     }
 
-    fn made_up_customer(&mut self, number: usize) -> String {
+    fn generate_customer(&mut self, number: usize) -> String {
         let id = self.new_id();
         let first = FIRST_NAMES[self.rng.usize(..FIRST_NAMES.len())];
         let last = LAST_NAMES[self.rng.usize(..LAST_NAMES.len())];
@@ -199,9 +199,9 @@ impl Organization {
         id
     }
 
-    fn made_up_conversation(&mut self, number: usize, id: &str, customer: &str) {
+    fn generate_conversation(&mut self, number: usize, id: &str, customer: &str) {
         // Shifted by one with each round, so that every template comes in every channel.
-        let template = &STORIES[(number + number / CHANNELS.len()) % STORIES.len()];
+        let template = &TEMPLATES[(number + number / CHANNELS.len()) % TEMPLATES.len()];
         let order = self.rng.u32(10_000..99_999).to_string();
         let channel = CHANNELS[number % CHANNELS.len()];
         let agent = self.agents[number % self.agents.len()]["id"].clone();
@@ -240,8 +240,8 @@ impl Organization {
             .map(|line| line.replace('#', &order));
         if spoken {
             let (call, _) = add(self, &by_customer, message(channel, false, template, "", ""));
-            let said = if channel == "VOICEMAIL" { 1 } else { lines.len() };
-            self.add_transcript(&call, &lines.each_ref().map(String::as_str)[..said]);
+            let spoken_lines = if channel == "VOICEMAIL" { 1 } else { lines.len() };
+            self.add_transcript(&call, &lines.each_ref().map(String::as_str)[..spoken_lines]);
         } else {
             for (turn, line) in lines.iter().enumerate() {
                 let by = [&by_customer, &by_agent][turn % 2];
@@ -249,9 +249,9 @@ impl Organization {
             }
         }
         add(self, &by_agent, json!({"type": "TOPIC_CHANGE", "addedTopicIds": [topic]}));
-        for aside in 0..2 {
-            let aside = ASIDES[(number * 2 + aside) % ASIDES.len()];
-            let by = match aside {
+        for next in 0..2 {
+            let item_type = OTHER_ITEM_TYPES[(number * 2 + next) % OTHER_ITEM_TYPES.len()];
+            let by = match item_type {
                 "CONVERSATION_NOTE" | "TASK" | "QUICK_REPLY_REQUEST" => by_agent.clone(),
                 "BOT_MESSAGE" | "VOICE_AI_MESSAGE" => {
                     json!({"id": "SIDEKICK_V2", "type": "SYSTEM"})
@@ -263,7 +263,7 @@ impl Organization {
                 "NO_INITIATOR" => Value::Null,
                 _ => by_customer.clone(),
             };
-            add(self, &by, self::aside(aside, template, &order));
+            add(self, &by, self::other_item(item_type, template, &order));
         }
         if closed {
             let (_, at) = add(
@@ -276,7 +276,7 @@ impl Organization {
     }
 }
 
-/// A line said in a channel, in the shape Gladly gives that channel.
+/// A message in a channel, in Gladly's format for that channel.
 fn message(
     channel: &str,
     outbound: bool,
@@ -312,8 +312,8 @@ fn message(
     content
 }
 
-/// Something that stands between the messages.
-fn aside(kind: &str, template: &ConversationTemplate, order: &str) -> Value {
+/// An item between the messages.
+fn other_item(kind: &str, template: &ConversationTemplate, order: &str) -> Value {
     let note = template.note.replace('#', order);
     match kind {
         "CONVERSATION_NOTE" => json!({"type": kind, "body": format!("<p>{note}</p>")}),

@@ -20,16 +20,16 @@ use super::{
 };
 use crate::server::lock;
 
-/// When an event is sent, in seconds after its first attempt. Gladly's table may mean intervals instead; it also says
-/// that all this takes an hour.
+/// When an event is sent, in seconds after its first attempt. Gladly's table may mean intervals instead; its
+/// documentation gives an hour in total.
 const ATTEMPTS: [u32; 5] = [0, 30, 300, 1800, 3600];
 /// How long Gladly waits for a response.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
-const MOST_WEBHOOKS: usize = 20;
+const MAX_WEBHOOKS: usize = 20;
 
-/// What the API takes but never shows.
+/// Fields that the API accepts but never returns.
 const WRITE_ONLY: [&str; 2] = ["credentials", "headers"];
-/// What the API shows but never takes.
+/// Fields that the API returns but does not accept.
 const READ_ONLY: [&str; 6] =
     ["id", "createdAt", "updatedAt", "disabledAtDueToRetryLimit", "hasCredentials", "headerKeys"];
 
@@ -48,14 +48,14 @@ pub struct Attempt {
     pub kind: String,
     /// 1 for the first, at most 5.
     pub number: usize,
-    /// What was answered; nothing when the receiver could not be reached in time.
+    /// The response's status; none if the receiver did not answer in time.
     pub status: Option<u16>,
     /// The answer's body.
     pub answer: String,
 }
 
 impl Webhook {
-    /// A webhook of these settings, disabled unless they say otherwise.
+    /// A webhook with these settings, disabled by default.
     pub(super) fn new(id: &str, settings: Value) -> Self {
         let now = Timestamp::now().to_string();
         let mut webhook = json!({"id": id, "createdAt": now, "updatedAt": now, "enabled": false});
@@ -75,13 +75,13 @@ impl Webhook {
         self.0["enabled"] == true
     }
 
-    fn wants(&self, kind: &str) -> bool {
+    fn is_subscribed_to(&self, kind: &str) -> bool {
         let mut events = self.0["events"].as_array().into_iter().flatten();
         self.enabled() && events.any(|event| event == kind)
     }
 
     /// As the API shows it.
-    fn shown(&self) -> Value {
+    fn public_fields(&self) -> Value {
         let keys = self.0["headers"].as_object().into_iter().flat_map(|headers| headers.keys());
         let mut shown = self.0.clone();
         shown["headerKeys"] = keys.cloned().collect();
@@ -91,7 +91,7 @@ impl Webhook {
     }
 
     /// The same webhook with other settings.
-    fn changed(&self, mut settings: Value) -> Self {
+    fn patched(&self, mut settings: Value) -> Self {
         if let Some(settings) = settings.as_object_mut() {
             settings.retain(|field, _| !READ_ONLY.contains(&field.as_str()));
             settings.insert("updatedAt".to_owned(), Timestamp::now().to_string().into());
@@ -116,14 +116,16 @@ async fn list(Extract(state): Extract<State>) -> Json<Vec<Value>> {
 }
 
 async fn one(Extract(state): Extract<State>, Path(id): Path<String>) -> Response {
-    state.webhook(&id).map_or_else(not_found, |webhook| Json(webhook.shown()).into_response())
+    state
+        .webhook(&id)
+        .map_or_else(not_found, |webhook| Json(webhook.public_fields()).into_response())
 }
 
 async fn create(Extract(state): Extract<State>, Json(settings): Json<Value>) -> Response {
     let id = lock(&state.organization).new_id();
     let blank = Webhook::new(&id, Value::Null);
     let location = format!("/api/v1/webhooks/{id}");
-    match state.accept(blank.changed(settings), None).await {
+    match state.accept(blank.patched(settings), None).await {
         Ok(()) => (StatusCode::CREATED, [(header::LOCATION, location)]).into_response(),
         Err(refusal) => refusal,
     }
@@ -137,7 +139,7 @@ async fn change(
     let Some(old) = state.webhook(&id) else {
         return not_found();
     };
-    match state.accept(old.changed(settings), Some(&old)).await {
+    match state.accept(old.patched(settings), Some(&old)).await {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(refusal) => refusal,
     }
@@ -146,7 +148,7 @@ async fn change(
 async fn remove(Extract(state): Extract<State>, Path(id): Path<String>) -> Response {
     match state.webhook(&id) {
         None => not_found(),
-        Some(webhook) if webhook.enabled() => refused("enabled", "invalid_state"),
+        Some(webhook) if webhook.enabled() => invalid("enabled", "invalid_state"),
         Some(_) => {
             lock(&state.sender).webhooks.retain(|webhook| webhook.id() != id);
             StatusCode::NO_CONTENT.into_response()
@@ -154,11 +156,11 @@ async fn remove(Extract(state): Extract<State>, Path(id): Path<String>) -> Respo
     }
 }
 
-fn refused(field: &str, code: &str) -> Response {
-    refused_as(field, code, &format!("{field} cannot be accepted"))
+fn invalid(field: &str, code: &str) -> Response {
+    invalid_because(field, code, &format!("{field} cannot be accepted"))
 }
 
-fn refused_as(field: &str, code: &str, detail: &str) -> Response {
+fn invalid_because(field: &str, code: &str, detail: &str) -> Response {
     let errors = json!({"errors": [{"attr": field, "code": code, "detail": detail}]});
     (StatusCode::BAD_REQUEST, Json(errors)).into_response()
 }
@@ -172,49 +174,49 @@ pub(super) struct Sender {
 
 impl super::Shared {
     pub(super) fn webhooks(&self) -> Vec<Value> {
-        lock(&self.sender).webhooks.iter().map(Webhook::shown).collect()
+        lock(&self.sender).webhooks.iter().map(Webhook::public_fields).collect()
     }
 
     fn webhook(&self, id: &str) -> Option<Webhook> {
         lock(&self.sender).webhooks.iter().find(|webhook| webhook.id() == id).cloned()
     }
 
-    /// Checks a webhook by Gladly's rules, has its receiver answer a PING where it is new there, and
-    /// only then stores it.
+    /// Checks a webhook by Gladly's rules, sends a PING to a new receiver, and stores the webhook only if
+    /// both succeed.
     async fn accept(&self, webhook: Webhook, old: Option<&Webhook>) -> Result<(), Response> {
-        // Gladly takes nothing but https; loopback is what we have.
+        // Gladly accepts only https; the tests use loopback.
         let allowed = ["https://", "http://127.0.0.1:", "http://localhost:"];
         if !allowed.iter().any(|start| webhook.url().starts_with(start)) {
-            return Err(refused("url", "invalid"));
+            return Err(invalid("url", "invalid"));
         }
         let Some(events) = webhook.0["events"].as_array() else {
-            return Err(refused("events", "blank"));
+            return Err(invalid("events", "blank"));
         };
         let mut unknown = events.iter().map(text);
         if let Some(kind) =
             unknown.find(|kind| self.options.refused_events.iter().any(|refused| refused == kind))
         {
             let detail = format!("{kind} is not an event that webhooks can have");
-            return Err(refused_as("events", "invalid", &detail));
+            return Err(invalid_because("events", "invalid", &detail));
         }
         if text(&webhook.0["name"]).chars().count() > 200 {
-            return Err(refused("name", "too_long"));
+            return Err(invalid("name", "too_long"));
         }
         let mut others = lock(&self.sender).webhooks.clone();
         others.retain(|other| other.id() != webhook.id());
-        if others.len() >= MOST_WEBHOOKS {
-            return Err(refused("webhooks", "too_long"));
+        if others.len() >= MAX_WEBHOOKS {
+            return Err(invalid("webhooks", "too_long"));
         }
         if others.iter().any(|other| other.url() == webhook.url()) {
-            return Err(refused("url", "taken"));
+            return Err(invalid("url", "taken"));
         }
         let enabled = webhook.enabled() && !old.is_some_and(Webhook::enabled);
         let moved = old.is_some_and(|old| old.url() != webhook.url());
         if enabled || moved {
             let ping = lock(&self.organization).event("PING", "");
-            // For a PING nothing but 200 will do.
+            // A PING must be answered with 200.
             if self.attempt(&webhook, &ping, 1).await != Some(200) {
-                return Err(refused("url", "invalid"));
+                return Err(invalid("url", "invalid"));
             }
         }
         self.store(webhook);
@@ -229,7 +231,7 @@ impl super::Shared {
         self.traffic.notify();
     }
 
-    /// Switches a webhook off the way the retry limit does.
+    /// Disables a webhook as the retry limit does.
     pub(super) fn disable(&self, id: &str) {
         let now = Timestamp::now().to_string();
         if let Some(webhook) =
@@ -240,14 +242,14 @@ impl super::Shared {
         self.traffic.notify();
     }
 
-    /// The webhooks an event of this type goes to now.
+    /// The webhooks that are subscribed to this event type now.
     pub(super) fn receivers(&self, kind: &str) -> Vec<String> {
         let sender = lock(&self.sender);
-        let wanting = sender.webhooks.iter().filter(|webhook| webhook.wants(kind));
+        let wanting = sender.webhooks.iter().filter(|webhook| webhook.is_subscribed_to(kind));
         wanting.map(|webhook| webhook.id().to_owned()).collect()
     }
 
-    /// Sends an event until it is taken; after the last failure the whole webhook is switched off.
+    /// Sends an event until it is accepted; after the last failure the webhook is disabled.
     pub(super) async fn deliver(&self, id: &str, event: &Value) {
         let first = Instant::now();
         for (after, number) in ATTEMPTS.into_iter().zip(1..) {

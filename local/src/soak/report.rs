@@ -1,4 +1,4 @@
-//! The account of a run: what became of every event, and what was done to the relay meanwhile.
+//! The report of a run: the outcome of every event, and the faults and actions in the run.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,64 +11,64 @@ use serde_json::Value;
 use super::process::Memory;
 use testing::gladly::Attempt;
 
-/// Nothing leaves later than this after a pause.
+/// No call may leave later than this after a pause.
 const GRACE: Duration = Duration::from_secs(15);
-/// The most a process may hold, in MiB: a quarter of what the template gives ingest-fn, an eighth of extractor-fn's.
-pub(super) const MOST_MEMORY: f64 = 64.0;
+/// The most memory a process may use, in MiB: a quarter of what the template gives ingest-fn, an eighth of extractor-fn's.
+pub(super) const MAX_MEMORY_MIB: f64 = 64.0;
 
-/// What there is to account for at the end.
+/// The report of a run.
 #[derive(Debug, Default)]
-pub struct Ledger {
-    /// Events that happened at Gladly.
+pub struct Report {
+    /// Events emitted at Gladly.
     pub sent: usize,
     /// Events answered 200 `queued`.
     pub accepted: usize,
-    /// Events answered 200 `quarantined`, as they should be.
-    pub unusable: usize,
-    /// Events that were refused at least once before they were taken.
+    /// Events with malformed ids, answered 200 `quarantined`.
+    pub quarantined_on_arrival: usize,
+    /// Events that failed at least once before they were accepted.
     pub repeated: usize,
-    /// The most attempts that an event took, of Gladly's five.
+    /// The most attempts that an event needed, of Gladly's five.
     pub tries: usize,
     /// Attempts that were not answered 2xx, by their status.
     pub refusals: BTreeMap<String, usize>,
-    /// Events never taken.
-    pub untaken: usize,
+    /// Events never accepted.
+    pub unaccepted: usize,
     /// Accepted events that arrived exactly once.
     pub once: usize,
     /// Accepted events that arrived more than once.
     pub more: usize,
-    /// Accepted events that stand in quarantine, by reason.
+    /// Accepted events in quarantine, by reason.
     pub quarantined: BTreeMap<String, usize>,
-    /// Accepted events that are nowhere.
+    /// Accepted events that were neither delivered nor quarantined.
     pub lost: Vec<String>,
-    /// What still waited in the events queue at the limit of the drain.
+    /// Messages left in the events queue at the limit of the drain.
     pub waiting: usize,
-    /// Messages in quarantine without a ground.
-    pub groundless: Vec<String>,
+    /// Messages in quarantine without a valid reason.
+    pub unexplained: Vec<String>,
     /// Deliveries that were accepted.
     pub deliveries: usize,
-    /// How deliveries broke the schema.
+    /// Schema violations of deliveries.
     pub invalid: Vec<String>,
     /// Calls to Gladly or the destination over 15 s into a pause.
     pub late: Vec<String>,
     /// Faults by the target that failed and by kind: how often each hit.
     pub faults: Vec<(String, String, usize)>,
-    /// Faults that were to happen and did not.
-    pub unhit: Vec<String>,
+    /// Planned faults that hit no call.
+    pub unused_faults: Vec<String>,
     /// Processes killed, and how many of them in the middle of an invocation: ingest-fn, extractor-fn.
     pub kills: [(usize, usize); 2],
-    /// How often each thing was done to the relay.
-    pub acts: BTreeMap<&'static str, usize>,
-    /// What the functions held: ingest-fn, extractor-fn.
+    /// How often the operator did each action.
+    pub actions: BTreeMap<&'static str, usize>,
+    /// The functions' memory: ingest-fn, extractor-fn.
     pub memory: Vec<(&'static str, Memory)>,
-    /// Log lines, and what in them must not be there.
+    /// The number of log lines.
     pub lines: usize,
-    /// What was logged that must not be.
+    /// Secrets that were logged.
     pub leaks: Vec<String>,
     /// Whether the run was long enough to judge the growth of memory.
     pub judges_memory: bool,
-    /// How long events were sent.
-    pub under_fire: Duration,
+    /// How long events were sent, with faults.
+    pub with_faults: Duration,
     /// From the end of all faults until everything was accounted for.
     pub drain: Duration,
 }
@@ -87,7 +87,7 @@ impl QuarantinedEvent {
         let envelope: Value = serde_json::from_str(body).unwrap_or_default();
         let raw = envelope["raw"].as_str().unwrap_or_default();
         let raw: Value = serde_json::from_str(raw).unwrap_or_default();
-        // Of extractor-fn it is the queue's message, of ingest-fn the webhook.
+        // From extractor-fn it is the queue's message, from ingest-fn the webhook.
         let event = raw.get("event").unwrap_or(&raw);
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         Self {
@@ -98,22 +98,24 @@ impl QuarantinedEvent {
     }
 }
 
-impl Ledger {
-    /// Writes down what the sender heard. Returns the accepted events.
+impl Report {
+    /// Records the responses to the sender. Returns the accepted events.
     pub(super) fn sent(
         &mut self,
         sent: &BTreeSet<String>,
         attempts: &[Attempt],
     ) -> BTreeSet<String> {
         let mut accepted = BTreeSet::new();
-        let mut unusable = BTreeSet::new();
+        let mut quarantined_on_arrival = BTreeSet::new();
         let mut refused = BTreeSet::new();
         for attempt in attempts.iter().filter(|attempt| sent.contains(&attempt.event)) {
             let event = attempt.event.clone();
             self.tries = self.tries.max(attempt.number);
             match (attempt.status, attempt.answer.as_str()) {
                 (Some(200), r#"{"status":"queued"}"#) => _ = accepted.insert(event),
-                (Some(200), r#"{"status":"quarantined"}"#) => _ = unusable.insert(event),
+                (Some(200), r#"{"status":"quarantined"}"#) => {
+                    _ = quarantined_on_arrival.insert(event);
+                }
                 (status, _) => {
                     let status = status.map_or_else(|| "no answer".to_owned(), |it| it.to_string());
                     *self.refusals.entry(status).or_default() += 1;
@@ -123,33 +125,37 @@ impl Ledger {
         }
         self.sent = sent.len();
         self.accepted = accepted.len();
-        self.unusable = unusable.len();
-        self.untaken = sent.len() - accepted.union(&unusable).count();
-        self.repeated =
-            refused.iter().filter(|it| accepted.contains(*it) || unusable.contains(*it)).count();
+        self.quarantined_on_arrival = quarantined_on_arrival.len();
+        self.unaccepted = sent.len() - accepted.union(&quarantined_on_arrival).count();
+        self.repeated = refused
+            .iter()
+            .filter(|it| accepted.contains(*it) || quarantined_on_arrival.contains(*it))
+            .count();
         accepted
     }
 
-    /// Accounts for every accepted event. `refused` are the conversations that the destination will not have,
-    /// `malformed` the events that were sent with an id off the rule.
+    /// Accounts for every accepted event. `refused` are the conversations that the destination rejects, `malformed` the
+    /// events that were sent with an invalid id.
     pub(super) fn account(
         &mut self,
         accepted: &BTreeSet<String>,
         times: impl Fn(&str) -> usize,
-        aside: &[QuarantinedEvent],
+        in_quarantine: &[QuarantinedEvent],
         refused: &BTreeSet<String>,
         malformed: &BTreeSet<String>,
     ) {
-        let reasons: BTreeMap<_, _> =
-            aside.iter().map(|message| (message.event.as_str(), message.reason.as_str())).collect();
-        for message in aside {
-            let grounded = match message.reason.as_str() {
+        let reasons: BTreeMap<_, _> = in_quarantine
+            .iter()
+            .map(|message| (message.event.as_str(), message.reason.as_str()))
+            .collect();
+        for message in in_quarantine {
+            let is_valid = match message.reason.as_str() {
                 "rejected" => refused.contains(&message.conversation),
                 "invalid-id" => malformed.contains(&message.event),
                 _ => false,
             };
-            if !grounded {
-                self.groundless.push(format!("{} as {}", message.event, message.reason));
+            if !is_valid {
+                self.unexplained.push(format!("{} as {}", message.event, message.reason));
             }
         }
         for event in accepted {
@@ -162,13 +168,17 @@ impl Ledger {
                 (_, _) => self.more += 1,
             }
         }
-        // Answered quarantined, so that is where they are to be.
+        // Answered `quarantined`, so they must be in quarantine.
         let gone = malformed.iter().filter(|event| !reasons.contains_key(event.as_str()));
-        self.lost.extend(gone.map(|event| format!("{event}, which was to be in quarantine")));
+        self.lost.extend(gone.map(|event| format!("{event}, which was answered quarantined")));
     }
 
-    /// Looks for calls that left over 15 s into a pause.
-    pub(super) fn hold(&mut self, pauses: &[(Instant, Instant)], calls: &[(String, Instant)]) {
+    /// Finds calls that left over 15 s into a pause.
+    pub(super) fn check_pauses(
+        &mut self,
+        pauses: &[(Instant, Instant)],
+        calls: &[(String, Instant)],
+    ) {
         for (call, at) in calls {
             for (from, to) in pauses {
                 if *at > *from + GRACE && at < to {
@@ -179,7 +189,7 @@ impl Ledger {
         }
     }
 
-    /// Why the run failed, a sentence each; empty if it did not.
+    /// Why the run failed, one sentence per reason; empty if it succeeded.
     #[must_use]
     pub fn failures(&self) -> Vec<String> {
         let mut failures = Vec::new();
@@ -198,46 +208,49 @@ impl Ledger {
         );
         fail(
             self.waiting > 0,
-            format!("{} events still waited when drain_limit ended", grouped(self.waiting)),
+            format!(
+                "{} events were left in the queue after the drain limit",
+                grouped(self.waiting)
+            ),
         );
         fail(
-            self.untaken > 0,
-            format!("{} events were never taken, and Gladly gave the webhook up", self.untaken),
+            self.unaccepted > 0,
+            format!(
+                "{} events were never accepted, and Gladly disabled the webhook",
+                self.unaccepted
+            ),
         );
         fail(
-            !self.groundless.is_empty(),
-            format!("in quarantine without a ground: {}", some(&self.groundless)),
+            !self.unexplained.is_empty(),
+            format!("in quarantine without a valid reason: {}", some(&self.unexplained)),
         );
         fail(
             !self.invalid.is_empty(),
-            format!("deliveries broke the schema: {}", some(&self.invalid)),
+            format!("deliveries violate the schema: {}", some(&self.invalid)),
         );
-        fail(!self.late.is_empty(), format!("the pause was not kept: {}", some(&self.late)));
-        fail(!self.leaks.is_empty(), format!("logged, and must not be: {}", some(&self.leaks)));
+        fail(!self.late.is_empty(), format!("calls during a pause: {}", some(&self.late)));
+        fail(!self.leaks.is_empty(), format!("secrets in the logs: {}", some(&self.leaks)));
         fail(
-            !self.unhit.is_empty(),
-            format!(
-                "faults that never hit, so that nothing is shown of them: {}",
-                some(&self.unhit)
-            ),
+            !self.unused_faults.is_empty(),
+            format!("faults that hit no call: {}", some(&self.unused_faults)),
         );
         for (name, (_, struck)) in ["ingest-fn", "extractor-fn"].iter().zip(self.kills) {
             fail(struck == 0, format!("{name} was never killed in the middle of an invocation"));
         }
         for what in ["pause", "resume", "key rotated", "redeploy"] {
-            fail(!self.acts.contains_key(what), format!("there was no {what}"));
+            fail(!self.actions.contains_key(what), format!("there was no {what}"));
         }
-        fail(self.quarantined.is_empty(), "the destination refused no event".to_owned());
+        fail(self.quarantined.is_empty(), "the destination rejected no event".to_owned());
         fail(self.repeated == 0, "no event had to be sent twice".to_owned());
         for (name, memory) in &self.memory {
             fail(
-                memory.peak > MOST_MEMORY,
-                format!("{name} held {:.1} MiB, over {MOST_MEMORY:.0}", memory.peak),
+                memory.peak > MAX_MEMORY_MIB,
+                format!("{name} used {:.1} MiB, over {MAX_MEMORY_MIB:.0}", memory.peak),
             );
             if self.judges_memory {
                 fail(
                     !memory.is_judged(),
-                    format!("no process of {name} lived long enough to judge whether memory grows"),
+                    format!("no process of {name} ran long enough to judge its memory"),
                 );
                 fail(
                     memory.is_judged() && memory.grows(),
@@ -271,24 +284,27 @@ fn counts<K: Display>(counts: &BTreeMap<K, usize>) -> String {
     if all.is_empty() { "none".to_owned() } else { all.join(", ") }
 }
 
-impl Display for Ledger {
+impl Display for Report {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let mut row = |what: &str, value: String| writeln!(f, "  {what:<26} {value}");
         row("events sent", grouped(self.sent))?;
         row("accepted (200 queued)", grouped(self.accepted))?;
-        row("quarantined by ingest-fn", format!("{} (ids off the rule)", grouped(self.unusable)))?;
         row(
-            "refused, then repeated",
+            "quarantined by ingest-fn",
+            format!("{} (invalid ids)", grouped(self.quarantined_on_arrival)),
+        )?;
+        row(
+            "retried, then accepted",
             format!("{}, at most {} of 5 attempts", grouped(self.repeated), self.tries),
         )?;
-        row("  attempts not taken", counts(&self.refusals))?;
+        row("  failed attempts", counts(&self.refusals))?;
         row("delivered once", grouped(self.once))?;
         row("delivered more than once", grouped(self.more))?;
         row("quarantined", counts(&self.quarantined))?;
         row("lost", grouped(self.lost.len()))?;
         row(
             "deliveries",
-            format!("{}, {} against the schema", grouped(self.deliveries), self.invalid.len()),
+            format!("{}, {} schema violations", grouped(self.deliveries), self.invalid.len()),
         )?;
         row("calls over 15 s into a pause", self.late.len().to_string())?;
         let mut targets: BTreeMap<&str, Vec<String>> = BTreeMap::new();
@@ -304,27 +320,24 @@ impl Display for Ledger {
                 format!("{killed}, {struck} in the middle of an invocation"),
             )?;
         }
-        row("done meanwhile", counts(&self.acts))?;
+        row("operator actions", counts(&self.actions))?;
         for (name, memory) in &self.memory {
             let held = format!("{} processes, {:.1} MiB at most", memory.processes, memory.peak);
             let grown = format!(
-                "one of {} s went from {:.1} to {:.1} MiB",
-                memory.life.as_secs(),
+                "one over {} s from {:.1} to {:.1} MiB",
+                memory.age.as_secs(),
                 memory.first,
                 memory.last
             );
             let memory = if memory.is_judged() { format!("{held}; {grown}") } else { held };
             row(&format!("memory, {name}"), memory)?;
         }
-        row(
-            "log lines",
-            format!("{}, {} with what must not be there", grouped(self.lines), self.leaks.len()),
-        )?;
+        row("log lines", format!("{}, {} with secrets", grouped(self.lines), self.leaks.len()))?;
         let seconds =
             |time: Duration| format!("{}:{:02}", time.as_secs() / 60, time.as_secs() % 60);
         row(
             "duration",
-            format!("{} under fire, {} to drain", seconds(self.under_fire), seconds(self.drain)),
+            format!("{} with faults, {} to drain", seconds(self.with_faults), seconds(self.drain)),
         )
     }
 }
@@ -335,59 +348,61 @@ mod tests {
 
     use super::*;
 
-    /// The ledger of a run in which everything was as it should be.
-    fn sound() -> Ledger {
+    /// The report of a successful run.
+    fn successful() -> Report {
         let memory = Memory {
             processes: 3,
             peak: 30.0,
-            life: Duration::from_mins(5),
+            age: Duration::from_mins(5),
             first: 25.0,
             last: 26.0,
         };
-        Ledger {
+        Report {
             sent: 10,
             accepted: 9,
-            unusable: 1,
+            quarantined_on_arrival: 1,
             repeated: 1,
             once: 8,
             quarantined: BTreeMap::from([("rejected".to_owned(), 1)]),
             kills: [(2, 1), (1, 1)],
-            acts: ["pause", "resume", "key rotated", "redeploy"].map(|act| (act, 1)).into(),
+            actions: ["pause", "resume", "key rotated", "redeploy"]
+                .map(|action| (action, 1))
+                .into(),
             memory: vec![("ingest-fn", memory.clone()), ("extractor-fn", memory)],
             judges_memory: true,
-            ..Ledger::default()
+            ..Report::default()
         }
     }
 
     #[test]
-    fn every_broken_promise_fails_the_run() {
-        type Break = fn(&mut Ledger);
-        assert_eq!(sound().failures(), Vec::<String>::new());
+    fn every_broken_invariant_fails_the_run() {
+        type Break = fn(&mut Report);
+        assert_eq!(successful().failures(), Vec::<String>::new());
         let breaks: [(&str, Break); 17] = [
             ("1 events are lost: e-1", |it| it.lost.push("e-1".into())),
-            ("2 events still waited", |it| it.waiting = 2),
-            ("1 events were never taken", |it| it.untaken = 1),
-            ("without a ground: e-1", |it| it.groundless.push("e-1".into())),
-            ("broke the schema: no id", |it| it.invalid.push("no id".into())),
-            ("the pause was not kept: a call", |it| it.late.push("a call".into())),
-            ("must not be: a key", |it| it.leaks.push("a key".into())),
-            ("never hit, so that nothing is shown of them: SSM: hang", |it| {
-                it.unhit.push("SSM: hang".into());
+            ("2 events were left in the queue", |it| it.waiting = 2),
+            ("1 events were never accepted", |it| it.unaccepted = 1),
+            ("without a valid reason: e-1", |it| it.unexplained.push("e-1".into())),
+            ("violate the schema: no id", |it| it.invalid.push("no id".into())),
+            ("calls during a pause: a call", |it| it.late.push("a call".into())),
+            ("secrets in the logs: a key", |it| it.leaks.push("a key".into())),
+            ("faults that hit no call: SSM: hang", |it| {
+                it.unused_faults.push("SSM: hang".into());
             }),
             ("ingest-fn was never killed", |it| it.kills[0].1 = 0),
             ("extractor-fn was never killed", |it| it.kills[1].1 = 0),
-            ("there was no pause", |it| it.acts.retain(|act, _| *act != "pause")),
-            ("there was no redeploy", |it| it.acts.retain(|act, _| *act != "redeploy")),
-            ("refused no event", |it| it.quarantined.clear()),
+            ("there was no pause", |it| it.actions.retain(|action, _| *action != "pause")),
+            ("there was no redeploy", |it| it.actions.retain(|action, _| *action != "redeploy")),
+            ("rejected no event", |it| it.quarantined.clear()),
             ("no event had to be sent twice", |it| it.repeated = 0),
-            ("ingest-fn held 65.0 MiB", |it| it.memory[0].1.peak = 65.0),
+            ("ingest-fn used 65.0 MiB", |it| it.memory[0].1.peak = 65.0),
             ("extractor-fn grows: from 25.0 to 28.0", |it| it.memory[1].1.last = 28.0),
-            ("lived long enough", |it| it.memory[1].1.life = Duration::from_secs(59)),
+            ("ran long enough", |it| it.memory[1].1.age = Duration::from_secs(59)),
         ];
         for (sentence, broken) in breaks {
-            let mut ledger = sound();
-            broken(&mut ledger);
-            let failures = ledger.failures();
+            let mut report = successful();
+            broken(&mut report);
+            let failures = report.failures();
             assert_eq!(failures.len(), 1, "{sentence}: {failures:?}");
             assert!(failures[0].contains(sentence), "{sentence}: {failures:?}");
         }
@@ -398,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_answered_queued_is_accepted() {
+    fn only_events_answered_queued_are_accepted() {
         let attempt = |event: &str, number, status, answer: &str| Attempt {
             webhook: "w".into(),
             event: event.into(),
@@ -411,25 +426,25 @@ mod tests {
             attempt("queued", 1, Some(503), r#"{"status":"unavailable"}"#),
             attempt("queued", 2, None, ""),
             attempt("queued", 3, Some(200), r#"{"status":"queued"}"#),
-            attempt("aside", 1, Some(200), r#"{"status":"quarantined"}"#),
+            attempt("quarantined", 1, Some(200), r#"{"status":"quarantined"}"#),
             attempt("refused", 5, Some(401), r#"{"status":"unauthorized"}"#),
             attempt("html", 1, Some(200), "<html>"),
             attempt("PING", 1, Some(200), r#"{"status":"pong"}"#),
         ];
-        let mut ledger = Ledger::default();
-        let accepted = ledger.sent(&ids(&["queued", "aside", "refused", "html"]), &attempts);
+        let mut report = Report::default();
+        let accepted = report.sent(&ids(&["queued", "quarantined", "refused", "html"]), &attempts);
         assert_eq!(accepted, ids(&["queued"]));
-        assert_eq!((ledger.sent, ledger.accepted, ledger.unusable), (4, 1, 1));
-        assert_eq!((ledger.untaken, ledger.repeated, ledger.tries), (2, 1, 5));
+        assert_eq!((report.sent, report.accepted, report.quarantined_on_arrival), (4, 1, 1));
+        assert_eq!((report.unaccepted, report.repeated, report.tries), (2, 1, 5));
         let refusals = [("200", 1), ("401", 1), ("503", 1), ("no answer", 1)];
         assert_eq!(
-            ledger.refusals,
+            report.refusals,
             refusals.map(|(status, times)| (status.to_owned(), times)).into()
         );
     }
 
     #[test]
-    fn an_event_is_delivered_or_stands_in_quarantine_with_a_ground_or_is_lost() {
+    fn an_event_is_delivered_or_quarantined_for_a_reason_or_lost() {
         let event = |id: &str, conversation: &str| json!({"id": id, "content": {"conversationId": conversation}});
         let by_extractor = |id: &str, conversation: &str, reason: &str| {
             let raw = json!({"v": 1, "event": event(id, conversation)}).to_string();
@@ -439,29 +454,29 @@ mod tests {
         let by_ingest = QuarantinedEvent::read(
             &json!({"v": 1, "reason": "invalid-id", "raw": raw}).to_string(),
         );
-        let aside = [
+        let in_quarantine = [
             by_extractor("rejected", "poison", "rejected"),
             by_extractor("wronged", "c-1", "rejected"),
             by_extractor("tired", "poison", "exhausted"),
             by_ingest,
             QuarantinedEvent::read("moved here by SQS"),
         ];
-        let mut ledger = Ledger::default();
-        ledger.account(
+        let mut report = Report::default();
+        report.account(
             &ids(&["once", "twice", "nowhere", "rejected", "wronged", "tired"]),
             |event| match event {
                 "once" => 1,
                 "twice" => 2,
                 _ => 0,
             },
-            &aside,
+            &in_quarantine,
             &ids(&["poison"]),
             &ids(&["bad", "vanished"]),
         );
-        assert_eq!((ledger.once, ledger.more), (1, 1));
-        assert_eq!(ledger.lost, ["nowhere", "vanished, which was to be in quarantine"]);
-        assert_eq!(ledger.groundless, ["wronged as rejected", "tired as exhausted", " as "]);
-        assert_eq!(ledger.quarantined.values().sum::<usize>(), 3);
+        assert_eq!((report.once, report.more), (1, 1));
+        assert_eq!(report.lost, ["nowhere", "vanished, which was answered quarantined"]);
+        assert_eq!(report.unexplained, ["wronged as rejected", "tired as exhausted", " as "]);
+        assert_eq!(report.quarantined.values().sum::<usize>(), 3);
     }
 
     #[test]
@@ -470,8 +485,8 @@ mod tests {
         let at = |seconds: f64| began + Duration::from_secs_f64(seconds);
         let calls =
             [9.0, 25.0, 25.1, 39.9, 40.1].map(|seconds| (format!("{seconds}"), at(seconds)));
-        let mut ledger = Ledger::default();
-        ledger.hold(&[(at(10.0), at(40.0)), (at(60.0), at(90.0))], &calls);
-        assert_eq!(ledger.late, ["25.1 15.1 s into a pause", "39.9 29.9 s into a pause"]);
+        let mut report = Report::default();
+        report.check_pauses(&[(at(10.0), at(40.0)), (at(60.0), at(90.0))], &calls);
+        assert_eq!(report.late, ["25.1 15.1 s into a pause", "39.9 29.9 s into a pause"]);
     }
 }

@@ -1,5 +1,5 @@
-//! One world: the account, what is outside of it, the clock and the dice, shared by everything that
-//! runs in it.
+//! The shared state of one simulation: the account, the servers outside of it, the clock and the random
+//! number generator.
 
 use std::{
     fmt,
@@ -25,35 +25,35 @@ use crate::{
     plan::Plan,
 };
 
-/// A world.
-pub(crate) struct World {
+/// A simulation.
+pub(crate) struct Simulation {
     pub(crate) plan: Plan,
     pub(crate) aws: Aws,
-    /// Rings when the mapping is switched.
+    /// Notified when the mapping is switched.
     pub(crate) switched: Notify,
     began: Instant,
     state: Mutex<State>,
 }
 
-/// What changes in it.
+/// The mutable state.
 pub(crate) struct State {
     pub(crate) rng: Rng,
     pub(crate) journal: Journal,
     pub(crate) checker: Checker,
     pub(crate) gladly: Gladly,
-    /// The operator's requests for a recovery that are not yet written down.
+    /// The operator's requests for a recovery that are not yet recorded.
     pub(crate) recoveries: usize,
     /// Parameters that were changed and that EventBridge has not yet seen.
     pub(crate) changes: Vec<&'static str>,
 }
 
-impl fmt::Debug for World {
+impl fmt::Debug for Simulation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("World")
+        f.write_str("Simulation")
     }
 }
 
-impl World {
+impl Simulation {
     pub(crate) fn new(mut rng: Rng, plan: Plan, keep: Keep) -> Arc<Self> {
         let began = Instant::now();
         let aws = Aws::new(move || now(began));
@@ -111,7 +111,7 @@ impl World {
         self.elapsed() >= self.plan.calm
     }
 
-    /// Whether something this likely goes wrong now.
+    /// Whether something with this probability goes wrong now.
     pub(crate) fn goes_wrong(&self, how_likely: f64) -> bool {
         !self.is_calm() && self.state().rng.f64() < how_likely
     }
@@ -130,20 +130,20 @@ impl World {
         self.state().journal.count(what);
     }
 
-    /// Notes that an invariant does not hold. The first one counts.
+    /// Records that an invariant does not hold. The first violation is kept.
     pub(crate) fn violate(&self, invariant: &'static str, how: impl FnOnce() -> String) {
         let at = self.elapsed();
         self.state().journal.violate(at, invariant, how);
     }
 
-    /// Has the checker see something that happens now.
+    /// Runs the checker on something that happens now.
     pub(crate) fn check<T>(&self, see: impl FnOnce(&mut Checker, &mut Context<'_>) -> T) -> T {
         let now = self.now();
         let State { checker, journal, .. } = &mut *self.state();
         see(checker, &mut Context { plan: &self.plan, now, journal })
     }
 
-    /// Has the checker see what calls have done to the account since the last time.
+    /// Runs the checker on the effects of calls on the account since the last time.
     pub(crate) fn audit(&self, by: Invocation) {
         let effects = Effects::take(&mut self.aws.state());
         if effects.switches_mapping() {
@@ -164,13 +164,13 @@ impl World {
         done && RECOVERY_PARAMETERS.iter().all(|name| text(name) == "{}")
     }
 
-    /// Whether everything is where it should be in the end.
+    /// Whether nothing is left in the queue or to be recovered.
     pub(crate) fn is_drained(&self) -> bool {
         let now = self.now();
         self.is_recovered() && self.aws.state().queue("events", now).is_empty()
     }
 
-    /// Has the checker see what is left in the end.
+    /// Runs the checker on the final state.
     pub(crate) fn check_end(&self) {
         let (quarantine, pause) = {
             let mut account = self.aws.state();
@@ -181,7 +181,7 @@ impl World {
         self.check(|checker, cx| checker.check_end(&quarantine, &pause, cx));
     }
 
-    /// Notes why the backlog has not drained.
+    /// Records why the backlog has not drained.
     pub(crate) fn has_not_drained(&self, waited: Duration) {
         let now = self.now();
         let (left, mapping, breaker) = {
@@ -191,7 +191,7 @@ impl World {
             (left, account.mapping.state(now), breaker)
         };
         let (minutes, recovered) = (waited.as_secs() / 60, self.is_recovered());
-        self.violate(invariant::DRAINED, || {
+        self.violate(invariant::BACKLOG_DRAINS, || {
             format!("{left} messages are left after {minutes} minutes; mapping {mapping}, breaker {breaker:?}, recovered: {recovered}")
         });
     }
