@@ -32,10 +32,6 @@ const RENEW_HELD_EVENTS: bool = true;
 /// The time Lambda takes to start an environment.
 const COLD_START: Duration = Duration::from_millis(300);
 
-/// The number of regions so far. The SDK counts its retries by region for the whole process, and
-/// each environment starts with none.
-static REGIONS: AtomicU64 = AtomicU64::new(1);
-
 /// The function.
 pub(crate) struct Function {
     sim: Arc<Simulation>,
@@ -141,8 +137,7 @@ impl Function {
         let connector =
             SimConnector { sim: Arc::clone(sim), environment: Arc::clone(&environment) };
         let connector = SharedHttpConnector::new(connector);
-        let region = format!("eu-west-{}", REGIONS.fetch_add(1, Ordering::Relaxed));
-        let aws = sim.aws.config_over(connector.clone(), &region);
+        let aws = sim.aws.config_over(connector.clone());
         let config = config(sim.plan.rate, !sim.plan.outages.is_empty());
         let (clock, metrics) = (sim.clock(), MetricsWriter::new("extractor-fn", |_| {}));
         let extractor = Extractor::new(&aws, config, Http::over(connector), clock, metrics);

@@ -476,7 +476,9 @@ impl Plan {
             self.actions.push((off, Action::SwitchOff { by_hand: outage.by_hand }));
             if outage.by_hand {
                 self.actions.push((to, Action::SwitchOn));
-                let task = Action::Recover { task: "backfill", from: at };
+                // As the runbook has it: what happened just before may have been sent just after.
+                let from = at.saturating_sub(MINUTE);
+                let task = Action::Recover { task: "backfill", from };
                 self.actions.push((to + moment(rng, Duration::ZERO, MINUTE), task));
             }
             at = to + moment(rng, Duration::ZERO, span / 4);

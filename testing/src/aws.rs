@@ -8,7 +8,10 @@ mod ssm;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt, future,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
     time::SystemTime,
 };
 
@@ -239,17 +242,20 @@ impl Aws {
     /// The settings of an SDK that reaches nothing but this account. Sleeps are tokio's.
     #[must_use]
     pub fn config(&self) -> SdkConfig {
-        self.config_over(SharedHttpConnector::new(self.clone()), REGION)
+        self.config_over(SharedHttpConnector::new(self.clone()))
     }
 
-    /// The settings of an SDK that reaches this account by a way of its own. The SDK counts its
-    /// tries by the region's name, for the whole process.
+    /// The settings of an SDK that reaches this account through another connector.
     #[must_use]
-    pub fn config_over(&self, connector: SharedHttpConnector, region: &str) -> SdkConfig {
+    pub fn config_over(&self, connector: SharedHttpConnector) -> SdkConfig {
+        // The SDK counts retries by the region's name for the whole process: with names of their own,
+        // no test uses up the retries of another.
+        static REGIONS: AtomicU64 = AtomicU64::new(1);
+        let region = format!("eu-west-{}", REGIONS.fetch_add(1, Ordering::Relaxed));
         let credentials = Credentials::new("AKIDEXAMPLE", "c", None, None, "test");
         SdkConfig::builder()
             .behavior_version(BehaviorVersion::latest())
-            .region(Region::new(region.to_owned()))
+            .region(Region::new(region))
             .credentials_provider(SharedCredentialsProvider::new(credentials))
             .sleep_impl(SharedAsyncSleep::new(TokioSleep::new()))
             .time_source(SharedTimeSource::new(self.clone()))
