@@ -15,7 +15,7 @@ use bench::Peer;
 use serde_json::{Value, json};
 
 use crate::{
-    gladly::{self, Counts, Nature},
+    gladly::{self, Counts, TestProfile},
     host::{Host, INVOCATION_LIMIT},
     process::{Function, Process},
     report::median,
@@ -47,17 +47,17 @@ pub(crate) struct Cost {
 }
 
 impl BenchStack {
-    fn start(binaries: &Path, nature: Nature) -> Result<Self, Box<dyn Error>> {
-        Self::start_by(binaries.join("extractor-fn"), Vec::new(), nature)
+    fn start(binaries: &Path, profile: TestProfile) -> Result<Self, Box<dyn Error>> {
+        Self::start_by(binaries.join("extractor-fn"), Vec::new(), profile)
     }
 
     /// The same, started by another command.
     fn start_by(
         program: PathBuf,
         args: Vec<String>,
-        nature: Nature,
+        profile: TestProfile,
     ) -> Result<Self, Box<dyn Error>> {
-        let (gladly, counts) = gladly::start(nature)?;
+        let (gladly, counts) = gladly::start(profile)?;
         let parameters = [(PAUSE, "running"), (TOKENS[0], "token"), (TOKENS[1], "token")];
         // About the latency of SQS within a region.
         let (host, addresses) = Host::start(&parameters, None, Duration::from_millis(10))?;
@@ -127,7 +127,7 @@ impl BenchStack {
 
 /// Whether extractor-fn forwards every event of a batch when it is started by this command.
 pub(crate) fn check(program: PathBuf, args: Vec<String>) -> Result<(), Box<dyn Error>> {
-    let mut stack = BenchStack::start_by(program, args, Nature::default())?;
+    let mut stack = BenchStack::start_by(program, args, TestProfile::default())?;
     stack.batches(1, 10, 3).map(drop)
 }
 
@@ -194,7 +194,8 @@ fn calls_alone(gladly: &str, conversations: u64) -> Result<f64, Box<dyn Error>> 
 
 /// A batch of 500 events on 100 conversations, beside the time that its calls alone take.
 pub(crate) fn batch_of_500(binaries: &Path, rounds: u64) -> Result<(Cost, f64), Box<dyn Error>> {
-    let mut stack = BenchStack::start(binaries, Nature { delay: DELAY, ..Nature::default() })?;
+    let mut stack =
+        BenchStack::start(binaries, TestProfile { delay: DELAY, ..TestProfile::default() })?;
     stack.batches(1, BATCH, 100)?;
     let (mut costs, mut alone) = (Vec::new(), Vec::new());
     for round in 0..rounds {
@@ -217,7 +218,7 @@ pub(crate) fn batch_of_500(binaries: &Path, rounds: u64) -> Result<(Cost, f64), 
 /// A snapshot of a conversation with this many items: the cost of one event's batch.
 pub(crate) fn snapshot(binaries: &Path, items: usize, count: u64) -> Result<Cost, Box<dyn Error>> {
     eprintln!("extractor, conversations of {items} items");
-    let mut stack = BenchStack::start(binaries, Nature { items, ..Nature::default() })?;
+    let mut stack = BenchStack::start(binaries, TestProfile { items, ..TestProfile::default() })?;
     stack.batches(5, 1, 1)?;
     stack.batches(count, 1, 1)
 }
@@ -229,7 +230,7 @@ pub(crate) fn spread(
     count: u64,
 ) -> Result<Cost, Box<dyn Error>> {
     eprintln!("extractor, batches on {conversations} conversations");
-    let mut stack = BenchStack::start(binaries, Nature::default())?;
+    let mut stack = BenchStack::start(binaries, TestProfile::default())?;
     stack.batches(1, BATCH, 100)?;
     stack.batches(count, BATCH, conversations)
 }
@@ -237,8 +238,8 @@ pub(crate) fn spread(
 /// Memory after each of two backlogs in one environment, of which the second is ten times the first.
 pub(crate) fn backlog(binaries: &Path, batches: u64) -> Result<(Cost, Cost), Box<dyn Error>> {
     eprintln!("extractor, a backlog of {} batches", 10 * batches);
-    let nature = Nature { conversations_a_customer: 10, ..Nature::default() };
-    let mut stack = BenchStack::start(binaries, nature)?;
+    let profile = TestProfile { conversations_a_customer: 10, ..TestProfile::default() };
+    let mut stack = BenchStack::start(binaries, profile)?;
     let first = stack.batches(batches, BATCH, 100)?;
     Ok((first, stack.batches(9 * batches, BATCH, 100)?))
 }
@@ -254,7 +255,7 @@ pub(crate) struct Backfill {
 /// A backfill of this many events, from the task to its end.
 pub(crate) fn backfill(binaries: &Path, events: u64) -> Result<Backfill, Box<dyn Error>> {
     eprintln!("extractor, a backfill of {events} events");
-    let stack = BenchStack::start(binaries, Nature { events, ..Nature::default() })?;
+    let stack = BenchStack::start(binaries, TestProfile { events, ..TestProfile::default() })?;
     let now = jiff::Timestamp::now();
     let (from, to) =
         (now - jiff::SignedDuration::from_mins(1_430), now - jiff::SignedDuration::from_mins(1));

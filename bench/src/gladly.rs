@@ -25,7 +25,7 @@ const SAID: &str = "I ordered the blue one three weeks ago, was promised it with
 
 /// The simulated Gladly's properties.
 #[derive(Clone, Copy)]
-pub(crate) struct Nature {
+pub(crate) struct TestProfile {
     /// How long each call takes.
     pub(crate) delay: Duration,
     /// Items of each conversation.
@@ -36,7 +36,7 @@ pub(crate) struct Nature {
     pub(crate) events: u64,
 }
 
-impl Default for Nature {
+impl Default for TestProfile {
     fn default() -> Self {
         Self { delay: Duration::ZERO, items: 10, conversations_a_customer: 1, events: 0 }
     }
@@ -51,28 +51,28 @@ pub(crate) struct Counts {
 }
 
 /// Answers as Gladly under `/api/v1` and as the destination under `/deliveries`.
-pub(crate) fn start(nature: Nature) -> io::Result<(SocketAddr, Arc<Counts>)> {
+pub(crate) fn start(profile: TestProfile) -> io::Result<(SocketAddr, Arc<Counts>)> {
     let counts = Arc::new(Counts::default());
     let counted = Arc::clone(&counts);
-    let items = items(nature.items);
+    let items = items(profile.items);
     let address = serve(None, move |request| match request.path.strip_prefix("/api/v1/") {
         Some(path) => {
             counted.calls.fetch_add(1, Ordering::Relaxed);
-            thread::sleep(nature.delay);
-            ask(path, nature, &items)
+            thread::sleep(profile.delay);
+            ask(path, profile, &items)
         }
         None => take(&request, &counted),
     })?;
     Ok((address, counts))
 }
 
-fn ask(path: &str, nature: Nature, items: &str) -> Response {
+fn ask(path: &str, profile: TestProfile, items: &str) -> Response {
     let mut parts = path.split(['/', '?']);
     let answer = match (parts.next(), parts.next(), parts.next()) {
         (Some("conversations"), Some(id), None) => {
             let number: u64 = id.trim_start_matches("cv-").parse().unwrap_or_default();
             json!({
-                "id": id, "customerId": format!("cu-{:019}", number / nature.conversations_a_customer),
+                "id": id, "customerId": format!("cu-{:019}", number / profile.conversations_a_customer),
                 "status": "CLOSED", "createdAt": "2026-11-20T10:00:00Z",
                 "inboxId": "in-1", "agentId": "ag-1", "topicIds": ["to-1", "to-2"],
             })
@@ -88,7 +88,7 @@ fn ask(path: &str, nature: Nature, items: &str) -> Response {
             let named = |id: &str| json!({"id": id, "name": format!("name of {id}")});
             Value::Array(["ag-1", "to-1", "to-2", "in-1"].map(named).to_vec())
         }
-        (Some("events"), Some(query), _) => return list(query, nature.events),
+        (Some("events"), Some(query), _) => return list(query, profile.events),
         _ => return Response::new(404, r#"{"errors":[]}"#),
     };
     Response::new(200, answer.to_string())

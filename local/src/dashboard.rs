@@ -48,7 +48,7 @@ pub enum DashboardError {
     Emulator(#[from] EmulatorError),
 }
 
-struct Run<'a> {
+struct DashboardRun<'a> {
     local_stack: &'a LocalStack,
     stack: &'a Stack<'a>,
 }
@@ -63,7 +63,7 @@ pub async fn draw() -> Result<(), DashboardError> {
     local_stack
         .gladly
         .subscribe(stack.webhook_url(), &[("x-api-key", &local_stack.settings.webhook_keys[0])]);
-    let run = Run { local_stack: &local_stack, stack: &stack };
+    let run = DashboardRun { local_stack: &local_stack, stack: &stack };
     let mut lines_sent = Vec::new();
     select! {
         done = run.play() => done?,
@@ -83,7 +83,7 @@ pub async fn draw() -> Result<(), DashboardError> {
     ];
     let alarms = alarms(&lines, &names);
     let body = aws.emulator().dashboard(&format!("gladly-relay-{REGION}")).await?;
-    let picture = picture::Run { lines, alarms }.picture(&serde_json::from_str(&body)?);
+    let picture = picture::Recording { lines, alarms }.picture(&serde_json::from_str(&body)?);
     svg::save(root().join("docs/dashboard.svg"), &picture)?;
     print_line("The picture is docs/dashboard.svg.");
     stack.delete().await?;
@@ -110,7 +110,7 @@ fn alarms(lines: &[Value], names: &[(&str, &str, &str)]) -> Vec<(String, bool)> 
     alarms.map(|(name, _)| (name.clone(), Alarm::named(name).is_raised_by(&lines, now))).collect()
 }
 
-impl Run<'_> {
+impl DashboardRun<'_> {
     /// Calls the controller and counts what AWS would, until it is dropped.
     async fn watch(&self, lines_sent: &mut Vec<Value>) -> Result<(), DashboardError> {
         let api = self.stack.webhook_url().split("/_aws/execute-api/").nth(1).unwrap_or_default();

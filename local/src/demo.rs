@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::{
     emulator::EmulatorError,
     local_stack::LocalStack,
-    stack::{Answer, Artifacts, EmulatedAws, Function, Queue, Stack, StackError},
+    stack::{Artifacts, EmulatedAws, Function, Queue, Stack, StackError, WebhookResponse},
 };
 use testing::{
     destination::Destination,
@@ -461,7 +461,7 @@ fn heading(text: &str) {
     print_line(&format!("\n== {text}"));
 }
 
-fn show(what: &str, answer: &Answer) {
+fn show(what: &str, answer: &WebhookResponse) {
     let status = serde_json::from_str::<Value>(&answer.body).unwrap_or_else(|_| json!({}));
     print_line(&format!("  {what:<31} {} {}", answer.status, text(&status["status"])));
 }

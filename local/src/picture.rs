@@ -40,12 +40,12 @@ const LOG_CHARACTERS: usize = 96;
 
 /// A run's metrics and logs, and whether each alarm is raised.
 #[derive(Debug)]
-pub(crate) struct Run {
+pub(crate) struct Recording {
     pub(crate) lines: Vec<Value>,
     pub(crate) alarms: Vec<(String, bool)>,
 }
 
-impl Run {
+impl Recording {
     /// Draws the dashboard with this body.
     pub(crate) fn picture(&self, body: &Value) -> Document {
         let times = self.lines.iter().filter_map(|line| line["_aws"]["Timestamp"].as_i64());
@@ -431,7 +431,7 @@ mod tests {
 
     use super::*;
 
-    fn run() -> Run {
+    fn run() -> Recording {
         let began = Timestamp::UNIX_EPOCH;
         let sent = |second: i64, name: &str, value: u64| {
             let at = began + SignedDuration::from_secs(second);
@@ -446,7 +446,7 @@ mod tests {
             sent(9, "Backlog", 5),
             sent(59, "Backlog", 2),
         ];
-        Run { lines, alarms: Vec::new() }
+        Recording { lines, alarms: Vec::new() }
     }
 
     fn series(name: &str, statistic: &str) -> Series {

@@ -42,7 +42,7 @@ impl<C: HttpConnector> HttpConnector for Retiring<C> {
         HttpConnectorFuture::new(async move {
             let mut response = response.await?;
             let body = mem::replace(response.body_mut(), SdkBody::taken());
-            *response.body_mut() = SdkBody::from_body_1_x(Answer::new(body, exchange));
+            *response.body_mut() = SdkBody::from_body_1_x(TrackedBody::new(body, exchange));
             Ok(response)
         })
     }
@@ -67,12 +67,12 @@ impl Drop for Exchange {
 }
 
 /// A response's body, at whose end the exchange ends.
-struct Answer {
+struct TrackedBody {
     body: SdkBody,
     exchange: Exchange,
 }
 
-impl Answer {
+impl TrackedBody {
     fn new(body: SdkBody, exchange: Exchange) -> Self {
         let mut answer = Self { body, exchange };
         answer.notice_end();
@@ -86,7 +86,7 @@ impl Answer {
     }
 }
 
-impl Body for Answer {
+impl Body for TrackedBody {
     type Data = Bytes;
     type Error = Error;
 

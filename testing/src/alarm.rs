@@ -200,7 +200,7 @@ impl MetricLog {
         self.lines.lock().unwrap().push(serde_json::from_str(line).unwrap());
     }
 
-    /// Adds a metric that AWS itself sends, in the name of a resource of the template: see [`line`].
+    /// Adds a metric that AWS itself sends, in the name of a resource of the template: see [`line()`].
     pub fn push_from_aws(
         &self,
         now: Timestamp,

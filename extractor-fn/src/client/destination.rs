@@ -11,7 +11,10 @@ use shared::{Clock, FailureStatus, Parameter, ParameterError, Secret, error_chai
 use tokio::time::Instant;
 
 use crate::{
-    client::http::{Http, HttpError, Response, Retry, Wanted, is_transient},
+    client::{
+        http::{Http, HttpError, Response, Wanted},
+        retry::{Retry, is_transient},
+    },
     config::{DestinationUrl, TokenHeader},
     gate::{Interrupted, Permission},
 };

@@ -16,9 +16,13 @@ use serde_json::Value;
 use shared::{Clock, Id, Parameter, ParameterError, Secret, error_chain, replace_lone_surrogates};
 
 use crate::{
-    client::http::{Http, HttpError, Lines, Response, Retry, Wanted, is_transient},
     client::json::{self, Fields},
     client::rate_limiter::RateLimiter,
+    client::{
+        http::{Http, HttpError, Response, Wanted},
+        lines::Lines,
+        retry::{Retry, is_transient},
+    },
     config::GladlyHost,
     gate::{Interrupted, Permission, breaker::Upstream},
 };

@@ -196,6 +196,20 @@ fn unescaped(json: &str) -> Cow<'_, str> {
     }
 }
 
+/// A text inside an object.
+pub(crate) fn inner(field: Field<'_>, name: &str) -> Option<String> {
+    Fields::of(field).text(name).map(Cow::into_owned)
+}
+
+pub(crate) fn is_object(raw: &&RawValue) -> bool {
+    raw.get().starts_with('{')
+}
+
+/// Whether it is shallow enough for every reader.
+pub(crate) fn is_readable(raw: &&RawValue) -> bool {
+    !exceeds_max_depth(raw.get())
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -5,8 +5,10 @@ pub(crate) mod event_source_mapping;
 pub(crate) mod gladly;
 pub(crate) mod http;
 pub(crate) mod json;
+pub(crate) mod lines;
 pub(crate) mod message;
 pub(crate) mod rate_limiter;
+pub(crate) mod retry;
 pub(crate) mod sqs;
 pub(crate) mod throughput;
 

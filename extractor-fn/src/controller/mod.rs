@@ -197,15 +197,15 @@ impl Controller {
 
     /// The current state. Changes nothing.
     pub(crate) async fn status(&self) -> Result<Status, ControllerError> {
-        let (switch, switched_at) = self.gate.switch.fetch().await?;
+        let (pause, pause_written_at) = self.gate.pause.fetch().await?;
         let breaker = self.gate.breaker.fetch().await?;
         let mapping = self.mapping.find().await?;
         let events = self.events.depth().await?;
         let quarantine = self.quarantined.depth().await?;
         let now = self.now();
         Ok(Status::new(Facts {
-            switch: switch.as_ref().clone(),
-            switched_at,
+            pause: pause.as_ref().clone(),
+            pause_written_at,
             breaker: breaker.as_ref().clone(),
             mapping: mapping.state,
             backlog: events.total,
@@ -224,8 +224,8 @@ impl Controller {
     /// change, so that an invocation that decided by an older value corrects it.
     async fn sync_mapping(&self, until: Instant) -> Result<(), ControllerError> {
         loop {
-            let (switch, _) = self.gate.switch.fetch().await?;
-            let holder = switch.held(self.now());
+            let (pause, _) = self.gate.pause.fetch().await?;
+            let holder = pause.held(self.now());
             let holder = holder.or(self.gate.breaker.fetch().await?.held());
             let found = self.mapping.find().await?;
             let wanted = holder.is_none();

@@ -15,7 +15,7 @@ use crate::{
         webhook_monitor::Health,
     },
     gate::breaker::{OpenState, State as Breaker},
-    gate::pause::{Pause, Switch},
+    gate::pause::{Pause, PauseState},
 };
 
 /// The `status` document.
@@ -63,9 +63,9 @@ enum Extraction {
 
 /// What a status is built from.
 pub(crate) struct Facts {
-    pub(crate) switch: Switch,
+    pub(crate) pause: PauseState,
     /// When the pause parameter was written.
-    pub(crate) switched_at: Option<Timestamp>,
+    pub(crate) pause_written_at: Option<Timestamp>,
     pub(crate) breaker: Breaker,
     pub(crate) mapping: String,
     pub(crate) backlog: u64,
@@ -83,19 +83,23 @@ pub(crate) struct Facts {
 impl Status {
     pub(crate) fn new(facts: Facts) -> Self {
         let now = facts.now;
-        let held = facts.switch.held(now);
+        let held = facts.pause.held(now);
         let breaker_holds = facts.breaker.held();
-        let invalid_for = (facts.switch == Switch::Invalid)
-            .then(|| facts.switched_at.map_or(SignedDuration::MAX, |at| now.duration_since(at)));
-        let (state, Pause { by, reason, since, until }) = match (held, &breaker_holds, facts.switch)
+        let invalid_for = (facts.pause == PauseState::Invalid).then(|| {
+            facts.pause_written_at.map_or(SignedDuration::MAX, |at| now.duration_since(at))
+        });
+        let (state, Pause { by, reason, since, until }) = match (held, &breaker_holds, facts.pause)
         {
-            (Some(_), _, Switch::Paused(pause)) => {
-                let since = pause.since.or(facts.switched_at);
+            (Some(_), _, PauseState::Paused(pause)) => {
+                let since = pause.since.or(facts.pause_written_at);
                 (Extraction::Paused, Pause { since, ..pause })
             }
             (Some(held), _, _) => {
                 let reason = Some(held.to_string());
-                (Extraction::Paused, Pause { reason, since: facts.switched_at, ..Pause::default() })
+                (
+                    Extraction::Paused,
+                    Pause { reason, since: facts.pause_written_at, ..Pause::default() },
+                )
             }
             (None, Some(held), _) => {
                 let (reason, since) = match &facts.breaker {
@@ -107,7 +111,7 @@ impl Status {
                 (Extraction::Breaker, Pause { reason: Some(reason), since, ..Pause::default() })
             }
             (None, None, _) => {
-                let since = facts.switched_at;
+                let since = facts.pause_written_at;
                 (Extraction::Running, Pause { since, ..Pause::default() })
             }
         };

@@ -9,7 +9,7 @@ use tokio::join;
 
 use crate::gate::{
     breaker::{Breaker, FatalError, State, Upstream},
-    pause::{PauseReason, Switch},
+    pause::{PauseReason, PauseState},
 };
 
 /// How long the states of the pause and of the breaker are cached.
@@ -52,40 +52,40 @@ impl Permission for ControllerPermission {
 
 /// Lets work through while neither the operator nor the breaker holds extraction.
 pub(crate) struct Gate {
-    pub(crate) switch: Parameter<Switch>,
+    pub(crate) pause: Parameter<PauseState>,
     pub(crate) breaker: Breaker,
     clock: Clock,
 }
 
 impl Gate {
-    pub(crate) fn new(switch: Parameter<Switch>, breaker: Breaker, clock: Clock) -> Self {
-        Self { switch, breaker, clock }
+    pub(crate) fn new(pause: Parameter<PauseState>, breaker: Breaker, clock: Clock) -> Self {
+        Self { pause, breaker, clock }
     }
 
     pub(crate) async fn check(&self) -> Result<(), PauseReason> {
-        let (switch, breaker) = join!(self.switch.value(), self.breaker.value());
+        let (pause, breaker) = join!(self.pause.value(), self.breaker.value());
         let unreadable = |err: ParameterError| PauseReason::Unreadable(error_chain(&err));
-        let holder = switch.map_err(unreadable)?.held(self.clock.now());
+        let holder = pause.map_err(unreadable)?.held(self.clock.now());
         holder.or(breaker.map_err(unreadable)?.held()).map_or(Ok(()), Err)
     }
 
     /// The last time at which the operator or the breaker may have held extraction, as far as this
     /// environment has seen. Every write of a state may have ended a hold.
     pub(crate) async fn last_hold(&self) -> Option<Timestamp> {
-        let (switch, changed_at) = join!(self.switch.last(), self.breaker.changed_at());
-        let (switch, switched_at) = switch.unzip();
-        let until = match switch.as_deref() {
-            Some(Switch::Paused(pause)) => pause.until,
+        let (pause, changed_at) = join!(self.pause.last(), self.breaker.changed_at());
+        let (pause, written_at) = pause.unzip();
+        let until = match pause.as_deref() {
+            Some(PauseState::Paused(pause)) => pause.until,
             _ => None,
         };
-        [until, switched_at.flatten(), changed_at].into_iter().flatten().max()
+        [until, written_at.flatten(), changed_at].into_iter().flatten().max()
     }
 
     /// Whether neither the operator nor the breaker, open or half-open, has held extraction within
     /// this time. Unknown is no.
     pub(crate) async fn was_free_for(&self, span: SignedDuration) -> bool {
-        let (switch, breaker) = join!(self.switch.fetch(), self.breaker.fetch());
-        let (Ok((switch, Some(switched_at))), Ok(breaker)) = (switch, breaker) else {
+        let (pause, breaker) = join!(self.pause.fetch(), self.breaker.fetch());
+        let (Ok((pause, Some(written_at))), Ok(breaker)) = (pause, breaker) else {
             return false;
         };
         let closed_at = match &*breaker {
@@ -97,14 +97,14 @@ impl Gate {
             }
             State::Open(_) | State::HalfOpen(_) | State::Invalid => return false,
         };
-        let until = match &*switch {
-            Switch::Paused(pause) => pause.until,
-            Switch::Running | Switch::Invalid => None,
+        let until = match &*pause {
+            PauseState::Paused(pause) => pause.until,
+            PauseState::Running | PauseState::Invalid => None,
         };
         let now = self.now();
         let is_past = |at: Timestamp| now.duration_since(at) >= span;
-        switch.held(now).is_none()
-            && [Some(switched_at), until, Some(closed_at)].into_iter().flatten().all(is_past)
+        pause.held(now).is_none()
+            && [Some(written_at), until, Some(closed_at)].into_iter().flatten().all(is_past)
     }
 
     pub(crate) fn now(&self) -> Timestamp {

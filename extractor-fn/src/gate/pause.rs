@@ -8,7 +8,7 @@ use serde_json::Value;
 
 /// The pause parameter's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Switch {
+pub(crate) enum PauseState {
     /// Extract.
     Running,
     /// Hold everything.
@@ -27,7 +27,7 @@ pub(crate) struct Pause {
     pub(crate) until: Option<Timestamp>,
 }
 
-impl Switch {
+impl PauseState {
     /// The reason that extraction is held at this time, if it is. A pause ends at `until`.
     pub(crate) fn held(&self, now: Timestamp) -> Option<PauseReason> {
         match self {
@@ -40,7 +40,7 @@ impl Switch {
     }
 }
 
-impl FromStr for Switch {
+impl FromStr for PauseState {
     type Err = Infallible;
 
     fn from_str(text: &str) -> Result<Self, Infallible> {
@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn words_and_documents_are_read_and_everything_else_is_invalid() {
         let at = |text: &str| text.parse::<Timestamp>().ok();
-        let paused = Switch::Paused(Pause::default());
+        let paused = PauseState::Paused(Pause::default());
         let described = Pause {
             by: Some("ada".into()),
             reason: Some("audit".into()),
@@ -100,26 +100,26 @@ mod tests {
             until: at("2026-01-02T03:04:05Z"),
         };
         for (text, expected) in [
-            ("running", Switch::Running),
-            (" Running\n", Switch::Running),
+            ("running", PauseState::Running),
+            (" Running\n", PauseState::Running),
             ("PAUSED", paused.clone()),
             (r#"{"state":"paused"}"#, paused.clone()),
             (r#"{"state":"paused","by":7,"reason":[],"since":"lately"}"#, paused.clone()),
-            (r#"{"state":"running","by":7,"new":[]}"#, Switch::Running),
+            (r#"{"state":"running","by":7,"new":[]}"#, PauseState::Running),
             (
                 r#"{"state":"Paused","by":"ada","reason":"audit","since":"2026-01-01T00:00:00Z","until":"2026-01-02T04:04:05+01:00"}"#,
-                Switch::Paused(described),
+                PauseState::Paused(described),
             ),
             (r#"{"state":"paused","until":null}"#, paused),
-            ("", Switch::Invalid),
-            ("stopped", Switch::Invalid),
-            ("{}", Switch::Invalid),
-            (r#"{"state":true}"#, Switch::Invalid),
-            (r#"{"state":"running","until":"tomorrow"}"#, Switch::Invalid),
-            (r#"{"state":"paused","until":"tomorrow"}"#, Switch::Invalid),
-            (r#""running""#, Switch::Invalid),
-            (r#"["running",null]"#, Switch::Invalid),
-            (r#"{"state":"paused","state":"running"}"#, Switch::Invalid),
+            ("", PauseState::Invalid),
+            ("stopped", PauseState::Invalid),
+            ("{}", PauseState::Invalid),
+            (r#"{"state":true}"#, PauseState::Invalid),
+            (r#"{"state":"running","until":"tomorrow"}"#, PauseState::Invalid),
+            (r#"{"state":"paused","until":"tomorrow"}"#, PauseState::Invalid),
+            (r#""running""#, PauseState::Invalid),
+            (r#"["running",null]"#, PauseState::Invalid),
+            (r#"{"state":"paused","state":"running"}"#, PauseState::Invalid),
         ] {
             assert_eq!(text.parse(), Ok(expected), "{text}");
         }

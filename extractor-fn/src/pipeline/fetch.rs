@@ -26,7 +26,11 @@ use crate::{
     pipeline::context::BatchContext,
     pipeline::coverage::SeenItems,
     pipeline::event::{Event, ItemRef},
-    pipeline::snapshot::{self, Conversation, Customer, Item, SnapshotInput},
+    pipeline::snapshot::{
+        self, Conversation, SnapshotInput,
+        customer::Customer,
+        item::{Item, transcript_text},
+    },
 };
 
 /// How long a customer is cached.
@@ -257,7 +261,7 @@ impl Fetcher {
                     None => {
                         let fetch = async {
                             let transcript = self.gladly.transcript(&id, context).await?;
-                            Ok(transcript.as_deref().and_then(snapshot::transcript_text))
+                            Ok(transcript.as_deref().and_then(transcript_text))
                         };
                         Some(self.part(conversation, Part::Transcript, &id, fetch).await?)
                     }

@@ -146,7 +146,7 @@ impl Queue {
 
     /// Advances the time: old messages expire, hidden ones become visible.
     fn pass(&mut self, now: i64) {
-        let retention = milliseconds(self.retention);
+        let retention = as_millis(self.retention);
         while let Some((sent, number)) = self.ages.first().copied()
             && sent + retention <= now
         {
@@ -562,7 +562,7 @@ fn timestamp(milliseconds: i64) -> Timestamp {
     Timestamp::from_millisecond(milliseconds).unwrap_or_default()
 }
 
-fn milliseconds(duration: SignedDuration) -> i64 {
+fn as_millis(duration: SignedDuration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 2)
 }
 

@@ -1,21 +1,23 @@
 //! A conversation as it is delivered, built from Gladly's responses. Nothing here does I/O, and no
 //! malformed item, field or type fails a conversation.
 
+pub(crate) mod customer;
+pub(crate) mod item;
+
 use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
-use shared::{Id, exceeds_max_depth, serialize_rfc3339_millis};
+use shared::{Id, serialize_rfc3339_millis};
 
 use crate::{
-    client::json::{Field, Fields, list, participant, text, without},
-    pipeline::cache::names::Names,
+    client::json::{Field, Fields, is_readable, text},
+    pipeline::{
+        cache::names::Names,
+        snapshot::item::{DeliveredItem, Item, sort_by_time},
+    },
 };
-
-/// The fields of an item's content that hold customers' contact details.
-const CONTACT_FIELDS: [&str; 7] =
-    ["from", "to", "cc", "bcc", "customerNumber", "customerAddress", "userId"];
 
 /// The conversation itself, without its items.
 #[derive(Debug)]
@@ -42,167 +44,6 @@ impl<'a> Conversation<'a> {
     pub(crate) fn topic_ids(&self) -> Option<Vec<Cow<'a, str>>> {
         Some(self.0.list("topicIds")?.into_iter().filter_map(text).collect())
     }
-}
-
-/// One entry of a conversation's timeline.
-#[derive(Debug)]
-pub(crate) struct Item<'a> {
-    json: &'a str,
-    id: Option<Cow<'a, str>>,
-    timestamp: Option<Cow<'a, str>>,
-    kind: Option<Cow<'a, str>>,
-    author: Author<'a>,
-    responder: Field<'a>,
-    content: Field<'a>,
-}
-
-#[derive(Debug, Serialize)]
-struct Author<'a> {
-    kind: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<Cow<'a, str>>,
-}
-
-impl<'a> Item<'a> {
-    /// Reads a list of items, oldest first, without entries that are not objects.
-    pub(crate) fn list(json: &'a str) -> Option<Vec<Self>> {
-        Some(list(json)?.into_iter().filter_map(|item| Self::read(item.get())).collect())
-    }
-
-    pub(crate) fn read(json: &'a str) -> Option<Self> {
-        let fields = Fields::read(json)?;
-        let initiator = Fields::of(fields.get("initiator"));
-        let author = match initiator.text("type").as_deref() {
-            Some("CUSTOMER") => "customer",
-            Some("AGENT") => "agent",
-            Some("API" | "AUTOMATION" | "SYSTEM") => "bot",
-            Some("INTERNAL" | "EXTERNAL") => "third-party",
-            _ => "unknown",
-        };
-        Some(Self {
-            json,
-            id: fields.text("id"),
-            timestamp: fields.text("timestamp"),
-            kind: Fields::of(fields.get("content")).text("type"),
-            author: Author { kind: author, id: initiator.text("id") },
-            responder: fields.object("responder"),
-            content: fields.get("content").filter(is_object),
-        })
-    }
-
-    pub(crate) fn id(&self) -> Option<&str> {
-        self.id.as_deref()
-    }
-
-    /// Whether it may have a transcript.
-    pub(crate) fn is_call(&self) -> bool {
-        matches!(self.kind.as_deref(), Some("PHONE_CALL" | "VOICEMAIL"))
-    }
-
-    fn is_note(&self) -> bool {
-        self.kind.as_deref() == Some("CONVERSATION_NOTE")
-    }
-
-    /// Subject and text, from the fields that hold them in an item of this type.
-    fn subject_and_text(
-        &self,
-        transcripts: &HashMap<Id, Arc<str>>,
-    ) -> (Option<String>, Option<String>) {
-        let content = Fields::of(self.content);
-        let owned = |name| content.text(name).map(Cow::into_owned);
-        match self.kind.as_deref().unwrap_or_default() {
-            "EMAIL" => (owned("subject"), owned("content")),
-            "CHAT_MESSAGE" | "SMS" | "FACEBOOK_MESSAGE" | "WHATSAPP" | "INSTAGRAM_DIRECT"
-            | "TWITTER" => (None, owned("content")),
-            "CONVERSATION_NOTE" | "VOICE_AI_MESSAGE" | "TASK" => (None, owned("body")),
-            "CUSTOMER_ACTIVITY" => (owned("title"), owned("body")),
-            "PHONE_CALL" | "VOICEMAIL" => {
-                let id: Option<Id> = self.id().and_then(|id| id.parse().ok());
-                let transcript = id.and_then(|id| transcripts.get(&id).map(ToString::to_string));
-                (None, transcript.or_else(|| summary(content.get("recordingSummary"))))
-            }
-            // Custom channels: both types may have either content.
-            "TEXT" | "FILES" => {
-                let content = content.get("content");
-                (None, inner(content, "text").or_else(|| inner(content, "caption")))
-            }
-            "TOPIC_CHANGE" | "CONVERSATION_STATUS_CHANGE" => (None, None),
-            // An unknown type most likely resembles the others.
-            _ => (owned("subject"), owned("content").or_else(|| owned("body"))),
-        }
-    }
-}
-
-/// A call's summary, unless it was redacted or does not exist yet.
-fn summary(field: Field<'_>) -> Option<String> {
-    let ready = inner(field, "status").is_none_or(|status| status == "READY");
-    inner(field, "summary").filter(|_| ready)
-}
-
-/// A text inside an object.
-fn inner(field: Field<'_>, name: &str) -> Option<String> {
-    Fields::of(field).text(name).map(Cow::into_owned)
-}
-
-fn is_object(raw: &&RawValue) -> bool {
-    raw.get().starts_with('{')
-}
-
-/// Whether it is shallow enough for every reader.
-fn is_readable(raw: &&RawValue) -> bool {
-    !exceeds_max_depth(raw.get())
-}
-
-/// A call's transcript, one line per paragraph.
-pub(crate) fn transcript_text(transcript: &str) -> Option<String> {
-    let paragraphs = Fields::read(transcript)?.list("paragraphs")?;
-    let lines = paragraphs
-        .into_iter()
-        .filter_map(|paragraph| Fields::of(Some(paragraph)).text("transcript"));
-    Some(lines.collect::<Vec<_>>().join("\n")).filter(|text| !text.is_empty())
-}
-
-/// A customer as it is delivered.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Customer<'a> {
-    id: Cow<'a, str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<Cow<'a, str>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    emails: Option<Vec<String>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    phones: Option<Vec<String>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    external_customer_id: Option<Cow<'a, str>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    external_customer_ids: Field<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    custom_attributes: Field<'a>,
-}
-
-impl<'a> Customer<'a> {
-    /// Reads a profile. `requested` is the id if the profile has no valid one.
-    pub(crate) fn read(profile: &'a str, requested: &'a Id, contact: bool) -> Option<Self> {
-        let profile = Fields::read(profile)?;
-        let id = profile.text("id").filter(|id| id.parse::<Id>().is_ok());
-        let addresses = |name| profile.list(name).map(addresses);
-        Some(Self {
-            id: id.unwrap_or_else(|| requested.as_str().into()),
-            name: profile.text("name"),
-            emails: Some("emails").filter(|_| contact).and_then(addresses),
-            phones: Some("phones").filter(|_| contact).and_then(addresses),
-            external_customer_id: profile.text("externalCustomerId").filter(|_| contact),
-            external_customer_ids: profile.object("externalCustomerIds").filter(|_| contact),
-            custom_attributes: profile.object("customAttributes"),
-        })
-    }
-}
-
-/// Addresses or numbers, normalized where Gladly has a normalized form.
-fn addresses(list: Vec<&RawValue>) -> Vec<String> {
-    let one = |raw| inner(Some(raw), "normalized").or_else(|| inner(Some(raw), "original"));
-    list.into_iter().filter_map(one).collect()
 }
 
 /// Everything that a snapshot is built from.
@@ -245,7 +86,7 @@ struct Snapshot<'a> {
     custom_attributes: Field<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     customer: Option<&'a RawValue>,
-    items: Vec<Entry<'a>>,
+    items: Vec<DeliveredItem<'a>>,
     truncated: bool,
 }
 
@@ -257,23 +98,6 @@ struct Named<'a> {
     /// Of a topic that is under another one.
     #[serde(rename = "parentId", skip_serializing_if = "Option::is_none")]
     parent_id: Option<&'a str>,
-}
-
-#[derive(Serialize)]
-struct Entry<'a> {
-    id: Cow<'a, str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    timestamp: Option<Cow<'a, str>>,
-    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
-    kind: Option<Cow<'a, str>>,
-    author: Author<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    responder: Option<Box<RawValue>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    subject: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    text: Option<String>,
-    content: Cow<'a, RawValue>,
 }
 
 /// The finished snapshot, as JSON.
@@ -300,28 +124,7 @@ pub(crate) fn build(from: SnapshotInput<'_>) -> serde_json::Result<Box<RawValue>
             .filter(|raw| raw.get().starts_with('['))
             .filter(is_readable),
         customer: from.customer,
-        items: items
-            .into_iter()
-            .map(|item| {
-                let (subject, text) = item.subject_and_text(from.transcripts);
-                let content = match item.content.filter(is_readable) {
-                    Some(raw) if from.contact => Cow::Borrowed(raw),
-                    Some(raw) => Cow::Owned(without_contact(raw)),
-                    None => Cow::Owned(no_content()),
-                };
-                Entry {
-                    // As for an event without an id: the hash of its bytes.
-                    id: item.id.unwrap_or_else(|| Id::derived(item.json).to_string().into()),
-                    timestamp: item.timestamp,
-                    kind: item.kind,
-                    author: item.author,
-                    responder: item.responder.and_then(participant),
-                    subject,
-                    text,
-                    content,
-                }
-            })
-            .collect(),
+        items: items.into_iter().map(|item| item.deliver(from.transcripts, from.contact)).collect(),
         truncated: from.truncated,
     })
 }
@@ -336,27 +139,6 @@ impl<'a> Named<'a> {
         let parent_id = topics.get(&id).and_then(|label| label.parent_id.as_deref());
         Self { parent_id, ..Self::new(id, topics) }
     }
-}
-
-/// Oldest first, compared as times: as text, "05.1Z" would come after "05.10Z". An item without a
-/// readable time stays after its predecessor.
-fn sort_by_time(items: &mut [Item<'_>]) {
-    let mut latest = Timestamp::MIN;
-    items.sort_by_cached_key(|item| {
-        let time = item.timestamp.as_deref().and_then(|text| text.parse().ok());
-        latest = time.unwrap_or(latest);
-        latest
-    });
-}
-
-/// The content without contact details, at any depth.
-fn without_contact(content: &RawValue) -> Box<RawValue> {
-    let content = without(content.get(), |_, name, _| CONTACT_FIELDS.contains(&name));
-    RawValue::from_string(content).unwrap_or_else(|_| no_content())
-}
-
-fn no_content() -> Box<RawValue> {
-    RawValue::from_string("{}".to_owned()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -510,23 +292,6 @@ mod tests {
                 r#""content":{"type":"X","z":1.10,"a":12345678901234567890123,"n":null}}],"truncated":true}"#
             )
         );
-    }
-
-    #[test]
-    fn a_customer_has_normalized_addresses_and_numbers() {
-        let profile = r#"{"id":"u","name":"","emails":[{"original":"Sam@Example.com","normalized":"sam@example.com"},{"original":"x@example.com"},7],
-                          "phones":[{"original":"(555) 0100","normalized":""}],"externalCustomerId":"e","customAttributes":{"plan":"gold"}}"#;
-        let asked_for: Id = "asked".parse().unwrap();
-        let read = |profile: &str, contact| {
-            serde_json::to_value(Customer::read(profile, &asked_for, contact).unwrap()).unwrap()
-        };
-        assert_eq!(
-            read(profile, true),
-            json!({"id": "u", "emails": ["sam@example.com", "x@example.com"], "phones": ["(555) 0100"],
-                   "externalCustomerId": "e", "customAttributes": {"plan": "gold"}})
-        );
-        assert_eq!(read(profile, false), json!({"id": "u", "customAttributes": {"plan": "gold"}}));
-        assert_eq!(read(r#"{"id":"../x"}"#, true), json!({"id": "asked"}));
     }
 
     /// JSON of any shape, with the names that the builder looks for.

@@ -13,255 +13,31 @@
 //! # }
 //! ```
 
-use std::{
-    collections::BTreeMap,
-    env,
-    fmt::{self, Debug, Formatter},
-    fs,
-    io::{self, Cursor, Write},
-    path::{Path, PathBuf},
-    process::Stdio,
-    time::{Duration, Instant, UNIX_EPOCH},
+mod artifacts;
+mod emulated_aws;
+mod error;
+mod settings;
+
+pub use self::{
+    artifacts::Artifacts, emulated_aws::EmulatedAws, error::StackError, settings::Settings,
 };
 
-use reqwest::{Body, Client, Method, RequestBuilder};
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Debug, Formatter},
+    time::{Duration, UNIX_EPOCH},
+};
+
+use reqwest::{Body, Method, RequestBuilder};
 use serde_json::{Value, json};
-use tokio::process::Command;
-use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
 
-use crate::emulator::{Emulator, EmulatorError, texts};
-use testing::proxy::Proxy;
-use testing::root;
-
-/// How long a stack may take; it needs about a second.
-const STACK_TIMEOUT: Duration = Duration::from_mins(1);
+use crate::{
+    emulator::{Emulator, EmulatorError},
+    stack::{artifacts::package, emulated_aws::request},
+};
 
 /// Log lines per request; more than any millisecond has.
 const LOG_PAGE: usize = 2_000;
-
-/// The two binaries that a stack is made of.
-#[derive(Debug, Clone)]
-pub struct Artifacts {
-    /// The executable of ingest-fn.
-    pub ingest: PathBuf,
-    /// The executable of extractor-fn.
-    pub extractor: PathBuf,
-}
-
-impl Artifacts {
-    /// Builds both for this machine with cargo, which takes minutes at first and a moment when nothing has changed.
-    pub async fn build() -> Result<Self, StackError> {
-        let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let output = Command::new(cargo)
-            // The whole workspace, as the tests are built: other features would have everything built again.
-            .args(["build", "--workspace", "--locked", "--message-format=json-render-diagnostics"])
-            .current_dir(root())
-            .stderr(Stdio::inherit())
-            .output()
-            .await
-            .map_err(StackError::Cargo)?;
-        if !output.status.success() {
-            return Err(StackError::NotBuilt);
-        }
-        let messages = String::from_utf8_lossy(&output.stdout);
-        let executable = |name: &str| executable(&messages, name).ok_or(StackError::NotBuilt);
-        Ok(Self { ingest: executable("ingest-fn")?, extractor: executable("extractor-fn")? })
-    }
-}
-
-/// Finds a binary among cargo's messages: its folder depends on the target and on who runs cargo.
-fn executable(messages: &str, name: &str) -> Option<PathBuf> {
-    messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|message| message["target"]["name"] == name)
-        .find_map(|message| Some(PathBuf::from(message["executable"].as_str()?)))
-}
-
-/// An emulated AWS that holds the packaged template. Any number of stacks can be deployed from it.
-pub struct EmulatedAws {
-    emulator: Emulator,
-    artifacts: Artifacts,
-    /// The URL it is at.
-    template: String,
-    /// As the emulator's, it keeps no connections.
-    http: Client,
-}
-
-impl EmulatedAws {
-    /// Starts an emulator and uploads the binaries to it. It logs to `.local/<name>/emulator.log`.
-    pub async fn start(name: &str, artifacts: &Artifacts) -> Result<Self, StackError> {
-        Self::start_behind(name, artifacts, None).await
-    }
-
-    /// The same with a proxy between the functions and the AWS they call.
-    pub async fn start_behind(
-        name: &str,
-        artifacts: &Artifacts,
-        proxy: Option<&Proxy>,
-    ) -> Result<Self, StackError> {
-        let emulator = Emulator::start(name, proxy).await?;
-        emulator.put_object("/artifacts", Vec::new()).await?;
-        let artifacts = artifacts.clone();
-        let template = package(&emulator, &artifacts, "first").await?;
-        let http = Client::builder()
-            .no_proxy()
-            .pool_max_idle_per_host(0)
-            .build()
-            .map_err(EmulatorError::from)?;
-        Ok(Self { emulator, artifacts, template, http })
-    }
-
-    /// The emulator itself, for operations that `Stack` does not have.
-    #[must_use]
-    pub fn emulator(&self) -> &Emulator {
-        &self.emulator
-    }
-
-    /// Writes the secrets, creates a stack and waits for it. Every stack has queues, parameters, secrets and functions
-    /// of its own.
-    pub async fn deploy(&self, name: &str, settings: &Settings) -> Result<Stack<'_>, StackError> {
-        let keys = settings.webhook_keys.join("\n");
-        for (secret, value) in [
-            ("webhook-keys", &keys),
-            ("gladly-token", &settings.gladly_token),
-            ("destination-token", &settings.destination_token),
-        ] {
-            put_secret(&self.emulator, &format!("/{name}/{secret}"), value).await?;
-        }
-        let request = request(name, &self.template, settings);
-        self.emulator.cloudformation("CreateStack", request).await?;
-        let outputs = self.wait(name, "CREATE_COMPLETE").await?;
-        Stack::new(self, name, &outputs)
-    }
-
-    /// Waits until a stack is in the wanted state, and gives its outputs.
-    async fn wait(&self, name: &str, wanted: &str) -> Result<BTreeMap<String, String>, StackError> {
-        let stack = || vec![("StackName".to_owned(), name.to_owned())];
-        let started = Instant::now();
-        loop {
-            let found = self.emulator.cloudformation("DescribeStacks", stack()).await?;
-            let status = texts(&found, "StackStatus").pop().unwrap_or_default();
-            if status == wanted {
-                let keys = texts(&found, "OutputKey");
-                return Ok(keys.into_iter().zip(texts(&found, "OutputValue")).collect());
-            }
-            // Also when it rolls back: the wanted state will not come.
-            if !status.ends_with("_IN_PROGRESS")
-                || status.contains("ROLLBACK")
-                || started.elapsed() > STACK_TIMEOUT
-            {
-                let events = self.emulator.cloudformation("DescribeStackEvents", stack()).await?;
-                let reasons = texts(&events, "ResourceStatusReason");
-                return Err(StackError::Stack { name: name.to_owned(), status, reasons });
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-}
-
-/// What "aws cloudformation package" and "sam deploy" do, without their seconds of start-up. Gives the template's URL.
-async fn package(
-    emulator: &Emulator,
-    artifacts: &Artifacts,
-    build: &str,
-) -> Result<String, StackError> {
-    let read = |path: &Path| {
-        fs::read(path).map_err(|source| StackError::Read { path: path.to_owned(), source })
-    };
-    let mut template = String::from_utf8_lossy(&read(&root().join("template.yaml"))?).into_owned();
-    for (function, binary) in
-        [("ingest-fn", &artifacts.ingest), ("extractor-fn", &artifacts.extractor)]
-    {
-        let folder = format!("CodeUri: target/lambda/{function}/");
-        if template.matches(&folder).count() != 1 {
-            return Err(StackError::Template(folder));
-        }
-        let zip = zipped(&read(binary)?, build).map_err(StackError::Zip)?;
-        let key = format!("artifacts/{build}/{function}.zip");
-        emulator.put_object(&format!("/{key}"), zip).await?;
-        template = template.replace(&folder, &format!("CodeUri: s3://{key}"));
-    }
-    // A request's body holds no template over 51,200 bytes, there as on AWS.
-    let key = format!("/artifacts/{build}/template.yaml");
-    emulator.put_object(&key, template.into_bytes()).await?;
-    Ok(format!("{}{key}", emulator.endpoint()))
-}
-
-fn request(name: &str, template: &str, settings: &Settings) -> Vec<(String, String)> {
-    let mut fields = vec![
-        ("StackName".to_owned(), name.to_owned()),
-        ("TemplateURL".to_owned(), template.to_owned()),
-        ("Capabilities.member.1".to_owned(), "CAPABILITY_IAM".to_owned()),
-        ("Capabilities.member.2".to_owned(), "CAPABILITY_AUTO_EXPAND".to_owned()),
-    ];
-    for (number, (key, value)) in (1..).zip(settings.parameters(name)) {
-        fields.push((format!("Parameters.member.{number}.ParameterKey"), key));
-        fields.push((format!("Parameters.member.{number}.ParameterValue"), value));
-    }
-    fields
-}
-
-/// What a stack is deployed with.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Where Gladly's REST API is.
-    pub gladly_url: String,
-    /// The API user's name.
-    pub gladly_email: String,
-    /// The API user's token.
-    pub gladly_token: String,
-    /// Where deliveries go.
-    pub destination_url: String,
-    /// The token sent with them.
-    pub destination_token: String,
-    /// The valid webhook keys.
-    pub webhook_keys: Vec<String>,
-    /// Further parameters of the template, by name.
-    pub parameters: BTreeMap<String, String>,
-}
-
-impl Settings {
-    /// Settings with generated secrets. They protect only this machine's loopback, so any random number is good enough.
-    #[must_use]
-    pub fn new(gladly_url: &str, destination_url: &str) -> Self {
-        let secret = || (0..40).map(|_| fastrand::alphanumeric()).collect::<String>();
-        Self {
-            gladly_url: gladly_url.to_owned(),
-            gladly_email: "relay@example.com".to_owned(),
-            gladly_token: secret(),
-            destination_url: destination_url.to_owned(),
-            destination_token: secret(),
-            webhook_keys: vec![secret()],
-            parameters: BTreeMap::new(),
-        }
-    }
-
-    /// The same, with a parameter of the template set.
-    #[must_use]
-    pub fn with(mut self, parameter: &str, value: &str) -> Self {
-        self.parameters.insert(parameter.to_owned(), value.to_owned());
-        self
-    }
-
-    fn parameters(&self, stack: &str) -> BTreeMap<String, String> {
-        let architecture = if env::consts::ARCH == "aarch64" { "arm64" } else { "x86_64" };
-        let mut parameters = BTreeMap::from(
-            [
-                ("Architecture", architecture),
-                ("GladlyHost", &self.gladly_url),
-                ("GladlyEmail", &self.gladly_email),
-                ("DestinationUrl", &self.destination_url),
-                ("WebhookKeysParameter", &format!("/{stack}/webhook-keys")),
-                ("GladlyTokenParameter", &format!("/{stack}/gladly-token")),
-                ("DestinationTokenParameter", &format!("/{stack}/destination-token")),
-            ]
-            .map(|(name, value)| (name.to_owned(), value.to_owned())),
-        );
-        parameters.extend(self.parameters.clone());
-        parameters
-    }
-}
 
 /// A deployed stack.
 pub struct Stack<'a> {
@@ -353,7 +129,7 @@ pub struct Peeked {
 
 /// The response to a webhook.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct WebhookResponse {
     /// The HTTP status.
     pub status: u16,
     /// The body.
@@ -440,12 +216,16 @@ impl<'a> Stack<'a> {
     }
 
     /// Posts a webhook with a key.
-    pub async fn post(&self, key: &str, body: impl Into<Body>) -> Result<Answer, StackError> {
+    pub async fn post(
+        &self,
+        key: &str,
+        body: impl Into<Body>,
+    ) -> Result<WebhookResponse, StackError> {
         let request = self.request().header("x-api-key", key).body(body);
         let response = request.send().await.map_err(EmulatorError::from)?;
         let status = response.status().as_u16();
         let body = response.text().await.map_err(EmulatorError::from)?;
-        Ok(Answer { status, body })
+        Ok(WebhookResponse { status, body })
     }
 
     /// Deploys other settings, or the same again, over this stack.
@@ -766,60 +546,4 @@ fn peeked(found: &Value) -> Peeked {
 fn strings(object: &Value, text: impl Fn(&Value) -> Option<&str>) -> BTreeMap<String, String> {
     let entries = object.as_object().into_iter().flatten();
     entries.filter_map(|(key, value)| Some((key.clone(), text(value)?.to_owned()))).collect()
-}
-
-/// A Lambda package: one executable, uncompressed because it does not travel, and a file that distinguishes this build from
-/// another.
-fn zipped(bootstrap: &[u8], build: &str) -> io::Result<Vec<u8>> {
-    let mut zip = ZipWriter::new(Cursor::new(Vec::with_capacity(bootstrap.len() + 1024)));
-    let options = SimpleFileOptions::default()
-        .compression_method(CompressionMethod::Stored)
-        .unix_permissions(0o755);
-    zip.start_file("bootstrap", options)?;
-    zip.write_all(bootstrap)?;
-    zip.start_file("build", options)?;
-    zip.write_all(build.as_bytes())?;
-    Ok(zip.finish()?.into_inner())
-}
-
-/// Why a stack could not be deployed or used.
-#[derive(Debug, thiserror::Error)]
-pub enum StackError {
-    /// Cargo could not be run.
-    #[error("running cargo")]
-    Cargo(#[source] io::Error),
-    /// Cargo wrote the reason to standard error.
-    #[error("the functions could not be built")]
-    NotBuilt,
-    /// A file that a stack is made of.
-    #[error("reading {}", path.display())]
-    Read {
-        /// Which one.
-        path: PathBuf,
-        /// What went wrong.
-        #[source]
-        source: io::Error,
-    },
-    /// A binary could not be packaged.
-    #[error("packaging a function")]
-    Zip(#[source] io::Error),
-    /// The template is not laid out as expected.
-    #[error("template.yaml should hold this line once: {0}")]
-    Template(String),
-    /// The stack was not created or changed.
-    #[error("stack {name} is in {status}: {}", reasons.join("; "))]
-    Stack {
-        /// The stack's name.
-        name: String,
-        /// Its status.
-        status: String,
-        /// Why its resources failed, the last first.
-        reasons: Vec<String>,
-    },
-    /// The template's outputs have changed.
-    #[error("the stack has no usable output {0}")]
-    Output(String),
-    /// The emulated AWS failed.
-    #[error(transparent)]
-    Emulator(#[from] EmulatorError),
 }
