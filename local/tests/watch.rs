@@ -418,15 +418,15 @@ fn the_runbook_says_the_same_as_the_alarms() {
     let operations = read("docs/OPERATIONS.md");
     let row = Regex::new(r"(?m)^\| `([A-Za-z]+Alarm)` \| (.+?) \| (.+?) \|$").unwrap();
     let link = Regex::new(r"\[([^]]+)\]\([^)]+\)").unwrap();
-    let mut told = BTreeSet::new();
+    let mut described = BTreeSet::new();
     for found in row.captures_iter(&operations) {
         let alarm = &template()["Resources"][&found[1]]["Properties"]["AlarmDescription"];
         let (_, first) = alarm.as_str().unwrap().split_once(" First: ").unwrap();
         let cell = link.replace_all(&found[3], "$1").replace('`', "");
         assert_eq!(first.trim_end_matches('.'), cell, "{}", &found[1]);
-        told.insert(found[1].to_owned());
+        described.insert(found[1].to_owned());
     }
-    assert_eq!(told, alarms().into_iter().map(|(name, _)| name).collect());
+    assert_eq!(described, alarms().into_iter().map(|(name, _)| name).collect());
 }
 
 #[test]

@@ -468,13 +468,13 @@ mod tests {
         assert_eq!(metrics.count(Metric::DeliveryFailures), 6);
 
         let lines = lines(&metrics);
-        let told: Vec<_> = lines
+        let counted: Vec<_> = lines
             .iter()
             .map(|line| {
                 (line["Status"].as_str().unwrap(), line["DeliveryFailures"].as_u64().unwrap())
             })
             .collect();
-        assert_eq!(told, [("500", 2), ("503", 2), ("timeout", 1), ("connect", 1)]);
+        assert_eq!(counted, [("500", 2), ("503", 2), ("timeout", 1), ("connect", 1)]);
         for line in &lines {
             let directives = line["_aws"]["CloudWatchMetrics"].as_array().unwrap();
             let dimensions: Vec<_> = directives.iter().map(|it| &it["Dimensions"]).collect();

@@ -12,7 +12,7 @@ use aws_sdk_ssm::{
 };
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::warn;
 
 use crate::{Clock, ClockErrors, error_chain, without_bom};
@@ -167,17 +167,23 @@ impl<T: FromStr<Err: Display>> Parameter<T> {
     pub async fn value_within(&self, limit: Duration) -> Result<Arc<T>, ParameterError> {
         let until = Instant::now() + limit;
         let (mut longest, most) = THROTTLED_WAITS;
+        let mut err = match self.value().await {
+            Err(err) if err.is_throttled() => err,
+            answer => return answer,
+        };
         loop {
-            let err = match self.value().await {
-                Err(err) if err.is_throttled() => err,
-                answer => return answer,
-            };
             let next = Instant::now() + longest.mul_f64(fastrand::f64());
             if next >= until {
                 return Err(err);
             }
             sleep_until(next).await;
             longest = (longest * 2).min(most);
+            // The SDK's own attempts take time too.
+            err = match timeout_at(until, self.value()).await {
+                Ok(Err(err)) if err.is_throttled() => err,
+                Ok(answer) => return answer,
+                Err(_) => return Err(err),
+            };
         }
     }
 

@@ -289,7 +289,7 @@ async fn a_breaker_that_stays_open_raises_its_alarm_and_one_that_heals_does_not(
         }
     });
     app.minutes(20).await;
-    // A token that was mended within two minutes.
+    // A token that was replaced within two minutes.
     for minutes in [2, 60] {
         refused.store(true, Relaxed);
         settle(&app.extractor, &app.aws, &records(3), LEFT).await;
