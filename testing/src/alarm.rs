@@ -242,13 +242,13 @@ impl Timeline {
         let names = json!([names.collect::<Vec<_>>()]);
         let sums = self.lines.iter().map(|line| {
             let directives = line["_aws"]["CloudWatchMetrics"].as_array().into_iter().flatten();
-            let is_told = directives.into_iter().any(|directive| {
+            let is_reported = directives.into_iter().any(|directive| {
                 let metrics = directive["Metrics"].as_array().into_iter().flatten();
                 directive["Dimensions"] == names
                     && metrics.into_iter().any(|it| it["Name"] == *metric)
             });
             let is_of = dimensions.iter().all(|(name, value)| line[*name] == **value);
-            if is_told && is_of { line[metric].as_u64().unwrap() } else { 0 }
+            if is_reported && is_of { line[metric].as_u64().unwrap() } else { 0 }
         });
         sums.sum()
     }

@@ -3,7 +3,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering::Relaxed},
+    atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
 };
 
 use jiff::{SignedDuration, Timestamp};
@@ -120,6 +120,19 @@ impl<'a> Events<'a> {
 const OF_THE_CONTROLLER: [&str; 3] =
     ["ControllerSilentAlarm", "ExtractorErrorsAlarm", "ExpiryAlarm"];
 
+/// An app whose Gladly rejects the credentials while the flag is set.
+fn with_rejectable_credentials() -> (TestApp, Arc<AtomicBool>) {
+    let rejects = Arc::new(AtomicBool::new(false));
+    let app = TestApp::new({
+        let rejects = Arc::clone(&rejects);
+        move |path| {
+            let rejected = path.starts_with("api/") && rejects.load(Relaxed);
+            if rejected { Reply::status(401) } else { healthy_reply(path) }
+        }
+    });
+    (app, rejects)
+}
+
 async fn held_for_four_days(renew: &str) -> Timeline {
     let app = TestApp::with(&[("RENEW_HELD_EVENTS", renew)], healthy_reply);
     app.aws.put("/relay/pause", "paused");
@@ -181,14 +194,7 @@ async fn what_fails_again_and_again_is_late_before_it_is_delivered() {
 
 #[tokio::test(start_paused = true)]
 async fn what_a_hold_or_an_operator_made_late_raises_no_alarm() {
-    let refused = Arc::new(AtomicBool::new(false));
-    let app = TestApp::new({
-        let refused = Arc::clone(&refused);
-        move |path| {
-            let asked = path.starts_with("api/") && refused.load(Relaxed);
-            if asked { Reply::status(401) } else { healthy_reply(path) }
-        }
-    });
+    let (app, rejects) = with_rejectable_credentials();
     let mut events = Events::of(&app);
     events.arrive(0..90, 1);
     events.pass(90).await;
@@ -205,10 +211,10 @@ async fn what_a_hold_or_an_operator_made_late_raises_no_alarm() {
     app.minutes(90).await;
     events.pass(30).await;
     // The breaker, for an hour and a half.
-    refused.store(true, Relaxed);
+    rejects.store(true, Relaxed);
     events.arrive(0..90, 1);
     events.pass(90).await;
-    refused.store(false, Relaxed);
+    rejects.store(false, Relaxed);
     app.aws.put("/relay/gladly-token", "another-token");
     events.pass(60).await;
     // An operator has queued again what is days old.
@@ -280,21 +286,14 @@ async fn a_forgotten_pause_raises_its_alarm_and_a_short_one_does_not() {
 
 #[tokio::test(start_paused = true)]
 async fn a_breaker_that_stays_open_raises_its_alarm_and_one_that_heals_does_not() {
-    let refused = Arc::new(AtomicBool::new(false));
-    let app = TestApp::new({
-        let refused = Arc::clone(&refused);
-        move |path| {
-            let asked = path.starts_with("api/") && refused.load(Relaxed);
-            if asked { Reply::status(401) } else { healthy_reply(path) }
-        }
-    });
+    let (app, rejects) = with_rejectable_credentials();
     app.minutes(20).await;
     // A token that was replaced within two minutes.
     for minutes in [2, 60] {
-        refused.store(true, Relaxed);
+        rejects.store(true, Relaxed);
         settle(&app.extractor, &app.aws, &records(3), LEFT).await;
         app.minutes(minutes).await;
-        refused.store(false, Relaxed);
+        rejects.store(false, Relaxed);
         app.aws.put("/relay/gladly-token", "another-token");
         app.minutes(30).await;
     }
@@ -373,7 +372,6 @@ async fn a_webhook_that_is_switched_off_raises_its_alarm() {
 
 #[tokio::test(start_paused = true)]
 async fn every_request_of_a_delivery_that_fails_is_counted_by_its_status() {
-    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
     let tries = AtomicUsize::new(0);
     let app = TestApp::new(move |path| match path {
         "deliveries" => match tries.fetch_add(1, Relaxed) {
