@@ -4,14 +4,10 @@ use std::{str::FromStr, time::Duration};
 
 use jiff::SignedDuration;
 use sha2::{Digest, Sha256};
-use shared::{Parameter, ParameterError, without_bom};
+use shared::{KEY_LIMIT, Parameter, ParameterError, WebhookKey, webhook_keys};
 use subtle::ConstantTimeEq;
 use tracing::error;
 
-/// Shorter keys are ignored: they can be guessed.
-const KEY_LENGTH: usize = 32;
-/// The key in use and, during a rotation, its successor.
-const KEY_LIMIT: usize = 2;
 /// How long the keys are cached.
 pub(crate) const KEYS_TTL: SignedDuration = SignedDuration::from_secs(60);
 /// How long the keys are read for before the first request: Lambda allows 10 s in all
@@ -36,15 +32,10 @@ impl FromStr for ActiveKeys {
     /// still count.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mut digests = Vec::with_capacity(KEY_LIMIT);
-        for (line, key) in (1..).zip(without_bom(text).lines().map(str::trim)) {
-            if key.is_empty() {
-                continue;
-            }
-            let rejection = why_unusable(key)
-                .or((digests.len() == KEY_LIMIT).then_some("two other keys are active"));
-            match rejection {
-                Some(reason) => error!(webhook_key.line = line, reason, "ignoring a webhook key"),
-                None => digests.push(digest(key.as_bytes())),
+        for WebhookKey { line, key } in webhook_keys(text) {
+            match key {
+                Ok(key) => digests.push(digest(key.as_bytes())),
+                Err(reason) => error!(webhook_key.line = line, reason, "ignoring a webhook key"),
             }
         }
         if digests.is_empty() {
@@ -64,24 +55,6 @@ impl ActiveKeys {
         (1..).zip(&self.0).fold(None, |found, (slot, key)| {
             if bool::from(key.ct_eq(&presented)) { Some(slot) } else { found }
         })
-    }
-}
-
-/// Why a key cannot be used, if it cannot. It may be pasted with invisible characters, such as a byte
-/// order mark or a zero-width space, or with quotation marks.
-fn why_unusable(key: &str) -> Option<&'static str> {
-    let ends = (key.chars().next(), key.chars().next_back());
-    if !key.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') {
-        Some("a character that is not printable ASCII, which no header can carry")
-    } else if matches!(
-        ends,
-        (Some('"'), Some('"')) | (Some('\''), Some('\'')) | (Some('`'), Some('`'))
-    ) {
-        Some("enclosed in quotation marks")
-    } else if key.len() < KEY_LENGTH {
-        Some("shorter than 32 characters")
-    } else {
-        None
     }
 }
 

@@ -1,36 +1,51 @@
-//! What both functions use and must agree on: the queues' messages and ids, settings, SSM
+//! What the functions and the operator's program use and must agree on: the queues' messages and ids,
+//! the tasks and their documents, the states of pause and breaker, webhook keys, settings, SSM
 //! parameters, the SDK's configuration, the proof that SQS has stored a message, metrics, log lines
 //! and error texts.
 
+mod breaker;
 mod clock;
 mod connection;
 mod env;
 mod error;
 mod event;
+mod event_types;
 mod json;
 mod log;
 mod message;
 mod metrics;
 mod parameter;
+mod pause;
 mod quarantine;
 mod sdk;
 mod secret;
 mod setting;
 mod sqs;
+mod task;
+mod webhook_keys;
 
 pub use crate::{
+    breaker::{BreakerState, NONE_FOUND, OpenState, Upstream},
     clock::Clock,
     env::{ConfigError, Env},
     error::error_chain,
     event::{Event, Id, InvalidEvent, InvalidId, WebhookEvent, exceeds_max_depth, without_bom},
+    event_types::{LEGACY_EVENT_TYPE, REQUIRED_EVENT_TYPES},
     json::replace_lone_surrogates,
     log::{init_log, invocation_span, subscriber},
     message::{MESSAGE_LIMIT, Origin, QueueMessage, serialize_rfc3339_millis},
     metrics::{FailureStatus, Metric, Metrics, MetricsWriter},
     parameter::{Parameter, ParameterError, ssm_client},
+    pause::{Pause, PauseReason, PauseState},
     quarantine::{QuarantineReason, QuarantinedMessage},
     sdk::{ClockErrors, https_connector, https_connector_trusting, sdk_config},
     secret::Secret,
     setting::{HttpUrl, is_dns_name},
     sqs::{ProofOfSending, has_stored},
+    task::{
+        Backfilled, DOCUMENT_VERSION, Discarded, Document, Extraction, PendingRecovery,
+        QuarantineEntry, QuarantineList, QuarantinedBody, RecoveryRange, RecoverySource, Redriven,
+        Selection, Status, Task, WebhookHealth,
+    },
+    webhook_keys::{KEY_LENGTH, KEY_LIMIT, WebhookKey, webhook_keys, why_unusable},
 };

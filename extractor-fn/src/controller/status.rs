@@ -7,15 +7,11 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
-use shared::{Metric, Metrics};
+use shared::{BreakerState as Breaker, Metric, Metrics, OpenState, Pause, PauseState};
 
-use crate::{
-    controller::{
-        text::{events, minute, span},
-        webhook_monitor::Health,
-    },
-    gate::breaker::{OpenState, State as Breaker},
-    gate::pause::{Pause, PauseState},
+use crate::controller::{
+    text::{events, minute, span},
+    webhook_monitor::Health,
 };
 
 /// The `status` document.

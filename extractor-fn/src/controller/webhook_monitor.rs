@@ -8,7 +8,7 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
-use shared::{Clock, error_chain};
+use shared::{Clock, REQUIRED_EVENT_TYPES, error_chain};
 use tracing::{error, info, warn};
 
 use crate::{
@@ -26,20 +26,6 @@ use crate::{
 const GAP_START_MARGIN: SignedDuration = SignedDuration::from_hours(2);
 /// How long after the re-enabling a gap may end: Gladly may take a moment to send again.
 const GAP_END_MARGIN: SignedDuration = SignedDuration::from_secs(30);
-/// The required subscriptions. `MESSAGE/RECEIVED` is no longer on Gladly's list;
-/// `CONTACT/MESSAGE_RECEIVED` reports the same.
-const REQUIRED_EVENTS: [&str; 9] = [
-    "CONVERSATION/CREATED",
-    "CONVERSATION/CLOSED",
-    "CONVERSATION/NOTE_CREATED",
-    "CONVERSATION/TOPIC_ADDED",
-    "CONVERSATION/TOPIC_REMOVED",
-    "CONVERSATION_ASSIGNEE/UPDATED",
-    "CONVERSATION_STATUS/UPDATED",
-    "CONTACT/MESSAGE_RECEIVED",
-    "CONTACT/MESSAGE_SENT",
-];
-
 /// Monitors the webhook with this relay's URL.
 pub(crate) struct WebhookMonitor {
     url: String,
@@ -129,7 +115,7 @@ impl WebhookMonitor {
             checked_at: now,
             missing: false,
             disabled_at_due_to_retry_limit: webhook.disabled_at_due_to_retry_limit,
-            missing_events: REQUIRED_EVENTS.into_iter().filter(subscribed).collect(),
+            missing_events: REQUIRED_EVENT_TYPES.into_iter().filter(subscribed).collect(),
         }
     }
 }

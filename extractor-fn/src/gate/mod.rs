@@ -1,16 +1,12 @@
 //! Whether extraction may continue: the operator's pause and the circuit breaker.
 
 pub(crate) mod breaker;
-pub(crate) mod pause;
 
 use jiff::{SignedDuration, Timestamp};
-use shared::{Clock, Parameter, ParameterError, error_chain};
+use shared::{Clock, Parameter, ParameterError, PauseReason, PauseState, error_chain};
 use tokio::join;
 
-use crate::gate::{
-    breaker::{Breaker, FatalError, State, Upstream},
-    pause::{PauseReason, PauseState},
-};
+use crate::gate::breaker::{Breaker, FatalError, State, Upstream};
 
 /// How long the states of the pause and of the breaker are cached.
 pub(crate) const PAUSE_TTL: SignedDuration = SignedDuration::from_secs(10);

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 /// The pause parameter's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum PauseState {
+pub enum PauseState {
     /// Extract.
     Running,
     /// Hold everything.
@@ -19,17 +19,21 @@ pub(crate) enum PauseState {
 
 /// The operator's description of a pause, as far as it can be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Pause {
-    pub(crate) by: Option<String>,
-    pub(crate) reason: Option<String>,
-    pub(crate) since: Option<Timestamp>,
+pub struct Pause {
+    /// Who paused.
+    pub by: Option<String>,
+    /// Why.
+    pub reason: Option<String>,
+    /// When it began.
+    pub since: Option<Timestamp>,
     /// When it ends automatically.
-    pub(crate) until: Option<Timestamp>,
+    pub until: Option<Timestamp>,
 }
 
 impl PauseState {
     /// The reason that extraction is held at this time, if it is. A pause ends at `until`.
-    pub(crate) fn held(&self, now: Timestamp) -> Option<PauseReason> {
+    #[must_use]
+    pub fn held(&self, now: Timestamp) -> Option<PauseReason> {
         match self {
             Self::Running => None,
             Self::Paused(pause) => {
@@ -74,13 +78,17 @@ impl FromStr for PauseState {
 
 /// Why nothing is extracted now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum PauseReason {
+pub enum PauseReason {
+    /// The operator paused it.
     #[error("the operator paused extraction")]
     Paused,
+    /// The pause parameter cannot be understood.
     #[error("invalid pause parameter: expected \"running\" or \"paused\"; treating as paused")]
     Invalid,
+    /// The circuit breaker is open, for this reason.
     #[error("the circuit breaker is open: {0}")]
     Breaker(String),
+    /// One of the two parameters cannot be read.
     #[error("could not read the pause or the breaker parameter: {0}")]
     Unreadable(String),
 }

@@ -1,0 +1,16 @@
+//! The event types that the relay subscribes to at Gladly.
+
+/// The required subscriptions.
+pub const REQUIRED_EVENT_TYPES: [&str; 9] = [
+    "CONVERSATION/CREATED",
+    "CONVERSATION/CLOSED",
+    "CONVERSATION/NOTE_CREATED",
+    "CONVERSATION/TOPIC_ADDED",
+    "CONVERSATION/TOPIC_REMOVED",
+    "CONVERSATION_ASSIGNEE/UPDATED",
+    "CONVERSATION_STATUS/UPDATED",
+    "CONTACT/MESSAGE_RECEIVED",
+    "CONTACT/MESSAGE_SENT",
+];
+/// No longer on Gladly's list for every organisation; `CONTACT/MESSAGE_RECEIVED` reports the same.
+pub const LEGACY_EVENT_TYPE: &str = "MESSAGE/RECEIVED";
