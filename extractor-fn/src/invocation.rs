@@ -1,7 +1,8 @@
 //! What the function can be invoked with.
 
 use std::{
-    fmt::{self, Debug, Display, Formatter},
+    collections::BTreeMap,
+    fmt::{self, Debug, Formatter},
     time::Duration,
 };
 
@@ -10,13 +11,15 @@ use jiff::Timestamp;
 use lambda_runtime::{Diagnostic, LambdaEvent};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, value::RawValue};
-use shared::{error_chain, invocation_span};
+use shared::{Document, RecoveryRange, Task, error_chain, invocation_span};
 use tokio::time::Instant;
 use tracing::{Instrument as _, info};
 
 use crate::{
     client::message::{MissingMessageId, sqs_message},
-    controller::{Occasion, error::ControllerError, schedule::RESERVE, webhook_monitor::Watching},
+    controller::{
+        Occasion, error::ControllerError, quarantine, schedule::RESERVE, webhook_monitor::Watching,
+    },
     extractor::Extractor,
 };
 
@@ -28,94 +31,35 @@ pub enum Invocation {
     /// An EventBridge event: a parameter has changed.
     ParameterChange,
     /// A task of the controller, from EventBridge Scheduler or by hand.
-    Task {
-        /// Which one.
-        task: Task,
-        /// Whether the response is a screen for people instead of a document.
-        as_text: bool,
-    },
+    Task(Task),
     /// None of these.
     Unknown,
 }
 
-/// A task of the controller.
-#[derive(Debug, Clone, Copy)]
-pub enum Task {
-    /// Reconciles everything, every minute.
-    Reconcile,
-    /// Checks the webhook at Gladly now.
-    Watch,
-    /// Reports the current state.
-    Status,
-    /// Lists the quarantine.
-    Quarantine,
-    /// Sends quarantined events back into the events queue.
-    Redrive {
-        /// At most this many.
-        max: Option<u64>,
-    },
-    /// Queues what Gladly lists of a range.
-    Backfill(TimeRange),
-    /// Queues the conversations of Gladly's exports of a range.
-    Import(TimeRange),
-}
-
-/// The range of a backfill or an import.
-#[derive(Debug, Clone, Copy)]
-pub struct TimeRange {
-    from: Option<Timestamp>,
-    /// Now, if absent.
-    to: Option<Timestamp>,
-}
-
-/// The payload's JSON.
-#[derive(Default, Deserialize)]
-struct Payload {
-    #[serde(default, rename = "Records", deserialize_with = "records")]
-    records: Option<Vec<SqsMessage>>,
-    task: Option<String>,
-    max: Option<u64>,
-    from: Option<Timestamp>,
-    to: Option<Timestamp>,
-    #[serde(rename = "as")]
-    form: Option<String>,
-    source: Option<String>,
-}
-
-impl From<Payload> for Invocation {
-    fn from(payload: Payload) -> Self {
-        let Payload { records, task, max, from, to, form, source } = payload;
+impl Invocation {
+    /// `None` if it is not an invocation that the function supports.
+    fn read(fields: &BTreeMap<String, Box<RawValue>>) -> Option<Self> {
+        let text = |name: &str| serde_json::from_str::<String>(fields.get(name)?.get()).ok();
+        let records = fields.get("Records").filter(|raw| raw.get() != "null");
         if let Some(records) = records {
-            return Self::Batch(records);
+            // Each record is read alone.
+            let records = serde_json::from_str::<Vec<&RawValue>>(records.get()).ok()?;
+            let records = records.into_iter().map(|record| sqs_message(record.get()));
+            return Some(Self::Batch(records.collect()));
         }
-        let range = TimeRange { from, to };
-        let task = match (task.as_deref(), source.as_deref()) {
-            (Some("reconcile"), _) => Task::Reconcile,
-            (Some("watch"), _) => Task::Watch,
-            (Some("status"), _) => Task::Status,
-            (Some("quarantine"), _) => Task::Quarantine,
-            (Some("redrive"), _) => Task::Redrive { max },
-            (Some("backfill"), _) => Task::Backfill(range),
-            (Some("import"), _) => Task::Import(range),
-            (None, Some("aws.ssm")) => return Self::ParameterChange,
-            _ => return Self::Unknown,
-        };
-        Self::Task { task, as_text: form.as_deref() == Some("text") }
+        if fields.contains_key("task") {
+            let payload = serde_json::to_string(fields).ok()?;
+            return serde_json::from_str(&payload).ok().map(Self::Task);
+        }
+        (text("source")? == "aws.ssm").then_some(Self::ParameterChange)
     }
-}
-
-/// Reads each record alone.
-fn records<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Vec<SqsMessage>>, D::Error> {
-    let records = Option::<Vec<Box<RawValue>>>::deserialize(deserializer)?;
-    Ok(records.map(|records| records.iter().map(|record| sqs_message(record.get())).collect()))
 }
 
 impl<'de> Deserialize<'de> for Invocation {
     /// Never fails: the runtime's own error would show the payload's texts, in the log too.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Payload::deserialize(deserializer).unwrap_or_default().into())
+        let fields = BTreeMap::deserialize(deserializer).unwrap_or_default();
+        Ok(Self::read(&fields).unwrap_or(Self::Unknown))
     }
 }
 
@@ -133,7 +77,8 @@ pub enum InvocationError {
     Failed(String),
     /// Not an invocation that the function supports.
     #[error(
-        r#"unknown invocation: expected an SQS batch, a parameter change event of aws.ssm, or {{"task":"…"}}"#
+        r#"unknown invocation: expected an SQS batch, a parameter change event of aws.ssm, or {{"task":"…"}} with a task and fields of gladly-relay {}"#,
+        env!("CARGO_PKG_VERSION")
     )]
     Unknown,
 }
@@ -171,33 +116,13 @@ pub enum Response {
     Batch(SqsBatchResponse),
     /// A task's result.
     Document(Value),
-    /// The same, for people.
-    Screen(String),
 }
 
 impl Response {
-    fn new(answer: &(impl Serialize + Display), as_text: bool) -> Result<Self, InvocationError> {
-        if as_text {
-            return Ok(Self::Screen(answer.to_string()));
-        }
-        serde_json::to_value(answer)
+    fn document(body: impl Serialize) -> Result<Self, InvocationError> {
+        serde_json::to_value(Document::new(body))
             .map(Self::Document)
             .map_err(|err| InvocationError::Failed(err.to_string()))
-    }
-}
-
-impl Task {
-    /// Its name, as in the payload.
-    fn name(self) -> &'static str {
-        match self {
-            Self::Reconcile => "reconcile",
-            Self::Watch => "watch",
-            Self::Status => "status",
-            Self::Quarantine => "quarantine",
-            Self::Redrive { .. } => "redrive",
-            Self::Backfill(_) => "backfill",
-            Self::Import(_) => "import",
-        }
     }
 }
 
@@ -226,11 +151,9 @@ impl Extractor {
             }
             Invocation::ParameterChange => {
                 let status = self.controller.reconcile(Occasion::Change, left).await?;
-                ("change", Response::new(&status, false)?)
+                ("change", Response::document(status)?)
             }
-            Invocation::Task { task, as_text } => {
-                (task.name(), self.task(task, as_text, left).await?)
-            }
+            Invocation::Task(task) => (task.name(), self.task(task, left).await?),
             Invocation::Unknown => return Err(InvocationError::Unknown),
         };
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -238,46 +161,52 @@ impl Extractor {
         Ok(response)
     }
 
-    async fn task(
-        &self,
-        task: Task,
-        as_text: bool,
-        left: Duration,
-    ) -> Result<Response, InvocationError> {
+    async fn task(&self, task: Task, left: Duration) -> Result<Response, InvocationError> {
         let controller = &self.controller;
         let work = left.saturating_sub(RESERVE);
-        let range = |TimeRange { from, to }: TimeRange| {
-            from.map(|from| (from, to.unwrap_or_else(|| self.clock.now())))
-        };
         match task {
             Task::Reconcile => {
-                Response::new(&controller.reconcile(Occasion::Schedule, left).await?, as_text)
+                Response::document(controller.reconcile(Occasion::Schedule, left).await?)
             }
             Task::Watch => {
                 if let Some(monitor) = &controller.webhook_monitor {
                     monitor.watch(Watching::Now).await?;
                 }
-                Response::new(&controller.status().await?, as_text)
+                Response::document(controller.status().await?)
             }
             Task::Status => {
                 if let Some(monitor) = &controller.webhook_monitor {
                     monitor.refresh_health().await;
                 }
-                let reasons = controller.quarantine.list(left).await?.reasons();
-                Response::new(&controller.status().await?.with_reasons(reasons), as_text)
+                let reasons = quarantine::reasons(&controller.quarantine.list(left).await?);
+                let mut status = controller.status().await?;
+                status.quarantined_by_reason = Some(reasons);
+                Response::document(status)
             }
-            Task::Quarantine => Response::new(&controller.quarantine.list(left).await?, as_text),
-            Task::Redrive { max } => {
-                Response::new(&controller.quarantine.redrive(max, left).await?, as_text)
+            Task::Quarantine => Response::document(controller.quarantine.list(left).await?),
+            Task::Show { id } => Response::document(controller.quarantine.show(&id, left).await?),
+            Task::Redrive(selection) => {
+                Response::document(controller.quarantine.redrive(&selection, left).await?)
             }
-            Task::Backfill(requested) => {
-                let (from, to) = range(requested).ok_or(InvocationError::NoRange)?;
-                Response::new(&controller.backfill.backfill(from, to, work).await?, as_text)
+            Task::Discard(selection) => {
+                Response::document(controller.quarantine.discard(&selection, left).await?)
             }
-            Task::Import(requested) => {
-                let (from, to) = range(requested).ok_or(InvocationError::NoRange)?;
-                Response::new(&controller.backfill.import(from, to, work).await?, as_text)
+            Task::Backfill(range) => {
+                let (from, to) = self.bounds(&range)?;
+                let backfill = &controller.backfill;
+                Response::document(backfill.backfill(from, to, range.dry_run, work).await?)
+            }
+            Task::Import(range) => {
+                let (from, to) = self.bounds(&range)?;
+                let backfill = &controller.backfill;
+                Response::document(backfill.import(from, to, range.dry_run, work).await?)
             }
         }
+    }
+
+    /// A range's start and end.
+    fn bounds(&self, range: &RecoveryRange) -> Result<(Timestamp, Timestamp), InvocationError> {
+        let from = range.from.ok_or(InvocationError::NoRange)?;
+        Ok((from, range.to.unwrap_or_else(|| self.clock.now())))
     }
 }

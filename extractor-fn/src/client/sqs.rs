@@ -49,9 +49,11 @@ pub(crate) struct Queue {
 /// A queue's attributes. SQS calls its numbers approximate: they settle within a minute.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Depth {
-    /// Messages that are in flight or delayed.
-    pub(crate) hidden: u64,
-    /// All messages.
+    /// Messages that were received and not yet deleted or returned.
+    pub(crate) in_flight: u64,
+    /// Messages that were sent with a delay that has not passed.
+    pub(crate) delayed: u64,
+    /// All messages, these included.
     pub(crate) total: u64,
     pub(crate) retention: SignedDuration,
     pub(crate) created_at: Timestamp,
@@ -200,11 +202,11 @@ impl Queue {
         Ok(messages.iter().enumerate().filter(is_sent).map(|(_, message)| message).collect())
     }
 
-    /// Deletes received messages, at most [`ENTRIES`]. One that stays is received again and only
-    /// delivered twice.
-    pub(crate) async fn delete(&self, messages: &[&Message]) {
+    /// Deletes received messages, at most [`ENTRIES`]. One that stays is received again; an event is
+    /// only delivered twice then. Returns the indices of those that may not have been deleted.
+    pub(crate) async fn delete(&self, messages: &[&Message]) -> Vec<usize> {
         if messages.is_empty() {
-            return;
+            return Vec::new();
         }
         let entries = messages.iter().enumerate().filter_map(|(index, message)| {
             let entry = DeleteMessageBatchRequestEntry::builder()
@@ -213,13 +215,21 @@ impl Queue {
             entry.build().ok()
         });
         let request = self.sqs.delete_message_batch().queue_url(&self.url);
-        let failed = match request.set_entries(Some(entries.collect())).send().await {
-            Ok(answer) => codes(answer.failed.into_iter().map(|entry| entry.code)),
-            Err(err) => Some(error_chain(&err)),
+        let (error, failed) = match request.set_entries(Some(entries.collect())).send().await {
+            Ok(answer) => {
+                let is_deleted = |index: &usize| {
+                    let id = index.to_string();
+                    answer.successful.iter().any(|deleted| deleted.id == id)
+                };
+                let failed = (0..messages.len()).filter(|index| !is_deleted(index)).collect();
+                (codes(answer.failed.into_iter().map(|entry| entry.code)), failed)
+            }
+            Err(err) => (Some(error_chain(&err)), (0..messages.len()).collect()),
         };
-        if let Some(failed) = failed {
-            warn!(count = messages.len(), error = failed, "could not delete some of the messages");
+        if let Some(error) = error {
+            warn!(count = messages.len(), error, "could not delete some of the messages");
         }
+        failed
     }
 
     /// Receives up to ten messages and hides them for a while.
@@ -255,11 +265,12 @@ impl Queue {
         let seconds = |name| -> Result<i64, QueueError> {
             number(name)?.try_into().map_err(|_| QueueError::Invalid)
         };
-        let hidden = number(Name::ApproximateNumberOfMessagesNotVisible)?
-            + number(Name::ApproximateNumberOfMessagesDelayed)?;
+        let in_flight = number(Name::ApproximateNumberOfMessagesNotVisible)?;
+        let delayed = number(Name::ApproximateNumberOfMessagesDelayed)?;
         Ok(Depth {
-            hidden,
-            total: number(Name::ApproximateNumberOfMessages)? + hidden,
+            in_flight,
+            delayed,
+            total: number(Name::ApproximateNumberOfMessages)? + in_flight + delayed,
             retention: SignedDuration::from_secs(seconds(Name::MessageRetentionPeriod)?),
             created_at: Timestamp::from_second(seconds(Name::CreatedTimestamp)?)
                 .map_err(|_| QueueError::Invalid)?,

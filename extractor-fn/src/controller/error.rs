@@ -22,8 +22,16 @@ pub(crate) enum ControllerError {
     Gladly(#[from] GladlyError),
     #[error("invalid pause parameter: expected \"running\" or \"paused\"; treating as paused")]
     InvalidPause,
-    #[error("the range is recorded and continues automatically; it could not be read now")]
-    Noted(#[source] Box<ControllerError>),
+    #[error("no message in quarantine has this id")]
+    NotQuarantined,
+    #[error(
+        "could not find a message with this id: the scan ended before it had read all of the quarantine"
+    )]
+    NotFoundInTime,
+    #[error(
+        "expected an id, a reason or a conversationId: without a condition, discard would delete all of the quarantine"
+    )]
+    NoCondition,
     #[error("from must be a time before to, and within {0}")]
     NoRange(&'static str),
 }

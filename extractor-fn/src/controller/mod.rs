@@ -7,13 +7,12 @@ pub(crate) mod quarantine;
 pub(crate) mod renewal;
 pub(crate) mod schedule;
 pub(crate) mod status;
-pub(crate) mod text;
 pub(crate) mod webhook_monitor;
 
 use std::{sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
-use shared::{Clock, Metric, Metrics, MetricsWriter, error_chain};
+use shared::{Clock, Metric, Metrics, MetricsWriter, RecoverySource, Status, error_chain};
 use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
 
@@ -23,12 +22,12 @@ use crate::{
         sqs::Queue, throughput::ThroughputEstimate,
     },
     controller::{
-        backfill::{Backfill, BackfillStore, Source},
+        backfill::{Backfill, BackfillStore},
         error::ControllerError,
         quarantine::Quarantine,
         renewal::{QueueKind, RenewalStore},
         schedule::RESERVE,
-        status::{Facts, Status},
+        status::{CurrentState, Facts},
         webhook_monitor::{Watching, WebhookMonitor},
     },
     gate::{
@@ -166,7 +165,7 @@ impl Controller {
                     .await,
                 );
             }
-            for source in [Source::Events, Source::Exports] {
+            for source in [RecoverySource::Backfill, RecoverySource::Import] {
                 if self.backfill.is_due(source) {
                     let left =
                         until.saturating_duration_since(Instant::now()).max(MIN_BACKFILL_TIME);
@@ -174,48 +173,51 @@ impl Controller {
                 }
             }
         }
-        let status = self.status().await;
+        let state = self.state().await;
         let mut metrics = Metrics::default();
         metrics.add(Metric::Renewed, renewed);
-        if let Ok(status) = &status {
-            status.record(&mut metrics);
+        if let Ok(state) = &state {
+            state.record(&mut metrics);
         }
         if let Some(enabled) = enabled {
             metrics.record(Metric::WebhookEnabled, enabled.into());
         }
         self.metrics.write(&metrics, self.now());
         // Everything else is done as in a pause; the failure raises the alarm.
-        let invalid = |status: &Status| status.has_been_invalid_for(INVALID_PAUSE_GRACE);
-        if occasion == Occasion::Schedule && status.as_ref().is_ok_and(invalid) {
+        let invalid = |state: &CurrentState| state.has_been_invalid_for(INVALID_PAUSE_GRACE);
+        if occasion == Occasion::Schedule && state.as_ref().is_ok_and(invalid) {
             failures.push(ControllerError::InvalidPause);
         }
-        match (failures.into_iter().next(), status) {
-            (None, status) => status,
+        match (failures.into_iter().next(), state) {
+            (None, state) => state.map(|state| state.status),
             (Some(err), _) => Err(err),
         }
     }
 
     /// The current state. Changes nothing.
     pub(crate) async fn status(&self) -> Result<Status, ControllerError> {
+        self.state().await.map(|state| state.status)
+    }
+
+    async fn state(&self) -> Result<CurrentState, ControllerError> {
         let (pause, pause_written_at) = self.gate.pause.fetch().await?;
         let breaker = self.gate.breaker.fetch().await?;
         let mapping = self.mapping.find().await?;
         let events = self.events.depth().await?;
         let quarantine = self.quarantined.depth().await?;
         let now = self.now();
-        Ok(Status::new(Facts {
+        Ok(CurrentState::new(Facts {
             pause: pause.as_ref().clone(),
             pause_written_at,
             breaker: breaker.as_ref().clone(),
             mapping: mapping.state,
-            backlog: events.total,
-            in_flight: events.hidden,
+            events,
             quarantined: quarantine.total,
-            retention: events.retention,
             low_watermark: self.renewals.low_watermark(QueueKind::Events, &events, now).await?,
             drain_seconds: self.throughput.drain(events.total),
             renews: self.renews,
             webhook: self.webhook_monitor.as_ref().and_then(WebhookMonitor::last_health),
+            recoveries: self.backfill.pending().await?,
             now,
         }))
     }

@@ -1,26 +1,22 @@
-//! The quarantine as an operator uses it: listing and redriving.
+//! The quarantine as an operator uses it: listing, showing, redriving and discarding.
 
-use std::{
-    collections::BTreeMap,
-    fmt::{self, Display},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt::Write as _, sync::Arc, time::Duration};
 
-use jiff::Timestamp;
-use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 use shared::{
-    Clock, InvalidEvent, Origin, QuarantineReason, QuarantinedMessage, QueueMessage, WebhookEvent,
+    Clock, Discarded, InvalidEvent, Origin, QuarantineEntry, QuarantineList, QuarantineReason,
+    QuarantinedBody, QuarantinedMessage, QueueMessage, Redriven, Selection, WebhookEvent,
     replace_lone_surrogates,
 };
 use tokio::time::Instant;
+use tracing::info;
 
 use crate::{
     client::{
         message::Message,
         sqs::{ENTRIES, Queue, QueueError},
     },
-    controller::{error::ControllerError, text::events},
+    controller::error::ControllerError,
 };
 
 /// How long a message is hidden during a scan; at the end of the scan it is returned at once.
@@ -37,40 +33,10 @@ const MAX_RECEIPT_BYTES: usize = 16 << 20;
 /// The most characters of each text in a list: messages of other senders may contain anything, and
 /// Lambda's response is limited to 6 MB.
 const MAX_TEXT_CHARS: usize = 256;
+/// The bytes of a body's hash in its message's id.
+const ID_BYTES: usize = 8;
 /// The time reserved for returning the messages that stay.
 const RESERVE: Duration = Duration::from_secs(30);
-
-/// The list of the messages in quarantine.
-#[derive(Debug, Serialize)]
-pub(crate) struct Contents {
-    total: u64,
-    messages: Vec<Entry>,
-}
-
-/// A message in quarantine, without the event's content.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Entry {
-    reason: String,
-    received_at: Timestamp,
-    origin: String,
-    detail: String,
-    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
-    event_type: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    conversation_id: Option<String>,
-}
-
-/// The result of a redrive.
-#[derive(Debug, Serialize)]
-pub(crate) struct Redriven {
-    #[serde(rename = "redriven")]
-    sent: u64,
-    /// Truncated, or still not a valid event.
-    stayed: u64,
-    /// Others remain, for lack of time or beyond the requested maximum.
-    more: bool,
-}
 
 /// The quarantine queue, and the events queue for redriving.
 pub(crate) struct Quarantine {
@@ -85,65 +51,181 @@ impl Quarantine {
     }
 
     /// Lists the quarantine, at most [`MAX_LISTED`] messages.
-    pub(crate) async fn list(&self, time_left: Duration) -> Result<Contents, ControllerError> {
+    pub(crate) async fn list(
+        &self,
+        time_left: Duration,
+    ) -> Result<QuarantineList, ControllerError> {
         let total = self.queue.depth().await?.total;
         let mut scan = QuarantineScan::new(&self.queue, time_left);
+        let messages = Self::listed(&mut scan).await;
+        scan.end().await;
+        let mut messages = messages?;
+        messages.sort_by_key(|entry| entry.received_at);
+        Ok(QuarantineList { total: total.max(messages.len() as u64), messages })
+    }
+
+    async fn listed(
+        scan: &mut QuarantineScan<'_>,
+    ) -> Result<Vec<QuarantineEntry>, ControllerError> {
         let mut messages = Vec::new();
         while messages.len() < MAX_LISTED {
             let Some(seen) = scan.next().await? else { break };
-            messages.extend(seen.iter().map(Entry::read));
-            for message in &seen {
-                scan.keep(message);
-            }
+            messages.extend(seen.iter().map(entry));
+            scan.keep_all(&seen);
         }
-        scan.end().await;
-        messages.sort_by_key(|entry| entry.received_at);
-        Ok(Contents { total: total.max(messages.len() as u64), messages })
+        Ok(messages)
     }
 
-    /// Sends quarantined events back to the events queue, at most `max`, each before it is deleted
-    /// from quarantine. Messages that arrive meanwhile wait for the next redrive: an event that is
-    /// rejected again would otherwise loop.
+    /// Shows the message with this id, with its body.
+    pub(crate) async fn show(
+        &self,
+        id: &str,
+        time_left: Duration,
+    ) -> Result<QuarantinedBody, ControllerError> {
+        let mut scan = QuarantineScan::new(&self.queue, time_left);
+        let found = Self::found(&mut scan, id).await;
+        let is_cut_short = scan.is_cut_short;
+        scan.end().await;
+        match found? {
+            Some(message) => Ok(with_body(&message)),
+            None if is_cut_short => Err(ControllerError::NotFoundInTime),
+            None => Err(ControllerError::NotQuarantined),
+        }
+    }
+
+    async fn found(
+        scan: &mut QuarantineScan<'_>,
+        id: &str,
+    ) -> Result<Option<Message>, ControllerError> {
+        while let Some(seen) = scan.next().await? {
+            scan.keep_all(&seen);
+            if let Some(message) = seen.into_iter().find(|message| message_id(message) == id) {
+                return Ok(Some(message));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Sends the selected events back to the events queue, each before it is deleted from quarantine.
+    /// Messages that arrive meanwhile wait for the next redrive: an event that is rejected again would
+    /// otherwise loop.
     pub(crate) async fn redrive(
         &self,
-        max: Option<u64>,
+        selection: &Selection,
         time_left: Duration,
     ) -> Result<Redriven, ControllerError> {
-        let mut scan = QuarantineScan::new(&self.queue, time_left);
-        let redriven = self.send_back(&mut scan, max.unwrap_or(u64::MAX)).await;
-        scan.end().await;
-        redriven
-    }
-
-    async fn send_back(
-        &self,
-        scan: &mut QuarantineScan<'_>,
-        max: u64,
-    ) -> Result<Redriven, ControllerError> {
-        let began = self.clock.now();
-        let mut done = Redriven { sent: 0, stayed: 0, more: false };
-        while let Some(seen) = scan.next().await? {
-            for message in seen {
-                let is_new = message.sent_at.is_some_and(|sent| sent > began);
-                let event = to_queue_message(&message);
-                done.more |= !is_new && event.is_some() && done.sent >= max;
-                done.stayed += u64::from(!is_new && event.is_none());
-                match event {
-                    Some(event) if !is_new && done.sent < max => {
-                        self.events.send(&event, 0).await?;
-                        self.queue.delete(&[&message]).await;
-                        done.sent += 1;
+        let mut scan = self.scan_of(selection, time_left);
+        let mut done = Redriven::default();
+        let max = selection.max.unwrap_or(u64::MAX);
+        let ended = async {
+            while let Some(seen) = scan.next().await? {
+                let mut seen = seen.iter();
+                while let Some(message) = seen.next() {
+                    let Some(event) = to_queue_message(message) else {
+                        done.stayed += 1;
+                        scan.keep(message);
+                        continue;
+                    };
+                    if done.redriven >= max || selection.dry_run {
+                        scan.keep(message);
+                    } else if let Err(err) = self.events.send(&event, 0).await {
+                        scan.keep(message);
+                        seen.for_each(|message| scan.keep(message));
+                        return Err(err);
+                    } else {
+                        self.queue.delete(&[message]).await;
                     }
-                    _ => scan.keep(&message),
+                    if done.redriven < max {
+                        done.redriven += 1;
+                    } else {
+                        done.more = true;
+                    }
+                }
+                if done.more {
+                    break;
                 }
             }
-            if done.more {
-                break;
-            }
+            Ok(())
         }
+        .await;
         done.more |= scan.is_cut_short;
+        scan.end().await;
+        ended?;
         Ok(done)
     }
+
+    /// Deletes the selected messages. Messages that arrive meanwhile stay: the decision was not about
+    /// them.
+    pub(crate) async fn discard(
+        &self,
+        selection: &Selection,
+        time_left: Duration,
+    ) -> Result<Discarded, ControllerError> {
+        if !selection.has_condition() {
+            return Err(ControllerError::NoCondition);
+        }
+        let mut scan = self.scan_of(selection, time_left);
+        let mut done = Discarded::default();
+        let max = selection.max.unwrap_or(u64::MAX);
+        let ended = async {
+            while let Some(seen) = scan.next().await? {
+                let left = usize::try_from(max - done.discarded).unwrap_or(usize::MAX);
+                let (selected, beyond) = seen.split_at(left.min(seen.len()));
+                scan.keep_all(beyond);
+                done.more |= !beyond.is_empty();
+                let selected: Vec<_> = selected.iter().collect();
+                if selection.dry_run {
+                    selected.iter().for_each(|message| scan.keep(message));
+                    done.discarded += selected.len() as u64;
+                } else {
+                    let failed = self.queue.delete(&selected).await;
+                    for (index, message) in selected.into_iter().enumerate() {
+                        if failed.contains(&index) {
+                            done.more = true;
+                            scan.keep(message);
+                        } else {
+                            done.discarded += 1;
+                            let QuarantineEntry { id, reason, .. } = entry(message);
+                            info!(quarantine.id = id, reason, "discarded a quarantined message");
+                        }
+                    }
+                }
+                if done.more {
+                    break;
+                }
+            }
+            Ok::<_, QueueError>(())
+        }
+        .await;
+        done.more |= scan.is_cut_short;
+        scan.end().await;
+        ended?;
+        Ok(done)
+    }
+
+    /// A scan of the selected messages that are in quarantine now.
+    fn scan_of<'a>(&'a self, selection: &'a Selection, time_left: Duration) -> QuarantineScan<'a> {
+        let began = self.clock.now();
+        let is_new = move |message: &Message| message.sent_at.is_some_and(|sent| sent > began);
+        QuarantineScan {
+            wanted: Box::new(move |message| !is_new(message) && is_selected(message, selection)),
+            ..QuarantineScan::new(&self.queue, time_left)
+        }
+    }
+}
+
+/// Whether a message meets every condition.
+fn is_selected(message: &Message, selection: &Selection) -> bool {
+    let Selection { id, reason, conversation_id, .. } = selection;
+    if !selection.has_condition() {
+        return true;
+    }
+    let entry = entry(message);
+    id.as_ref().is_none_or(|id| *id == entry.id)
+        && reason.is_none_or(|reason| reason.code() == entry.reason)
+        && conversation_id
+            .as_ref()
+            .is_none_or(|id| entry.conversation_id.is_some_and(|found| found == id.as_str()))
 }
 
 /// A pass over a queue that leaves it unchanged.
@@ -156,19 +238,33 @@ struct QuarantineScan<'a> {
     kept_bytes: usize,
     /// Some were not received, for lack of time or memory.
     is_cut_short: bool,
+    /// Which messages it returns; the others stay.
+    wanted: Box<dyn Fn(&Message) -> bool + Send + Sync + 'a>,
 }
 
 impl<'a> QuarantineScan<'a> {
     fn new(queue: &'a Queue, time_left: Duration) -> Self {
         let until = Instant::now() + time_left.saturating_sub(RESERVE).min(MAX_SCAN_TIME);
-        Self { queue, until, empty: 0, kept: Vec::new(), kept_bytes: 0, is_cut_short: false }
+        Self {
+            queue,
+            until,
+            empty: 0,
+            kept: Vec::new(),
+            kept_bytes: 0,
+            is_cut_short: false,
+            wanted: Box::new(|_| true),
+        }
     }
 
-    /// Notes that a message stays.
+    /// Notes that a message stays, as does one that turned out not to be deleted.
     fn keep(&mut self, message: &Message) {
         let receipt = message.receipt.clone();
         self.kept_bytes += size_of::<String>() + receipt.len();
         self.kept.push(receipt);
+    }
+
+    fn keep_all(&mut self, messages: &[Message]) {
+        messages.iter().for_each(|message| self.keep(message));
     }
 
     /// Further messages, or `None` when there are no others, or no time or memory.
@@ -179,11 +275,16 @@ impl<'a> QuarantineScan<'a> {
                 return Ok(None);
             }
             let seen = self.queue.receive(SCAN_VISIBILITY_TIMEOUT).await?;
-            if !seen.is_empty() {
-                self.empty = 0;
-                return Ok(Some(seen));
+            if seen.is_empty() {
+                self.empty += 1;
+                continue;
             }
-            self.empty += 1;
+            self.empty = 0;
+            let (wanted, others): (Vec<_>, Vec<_>) = seen.into_iter().partition(&*self.wanted);
+            self.keep_all(&others);
+            if !wanted.is_empty() {
+                return Ok(Some(wanted));
+            }
         }
         Ok(None)
     }
@@ -231,37 +332,54 @@ fn type_and_conversation(body: &str) -> Result<(String, String), InvalidEvent> {
     Ok((QueueMessage::type_attribute(&event.event_type), conversation.to_string()))
 }
 
-impl Entry {
-    fn read(message: &Message) -> Self {
-        let body = &*message.body;
-        let Some(quarantined) = QuarantinedMessage::read(body) else {
-            let received_at = QueueMessage::read(body).map(|message| message.received_at());
-            let (event_type, conversation_id) = type_and_conversation(body).ok().unzip();
-            return Self {
-                reason: QuarantineReason::Exhausted.code().into(),
-                received_at: received_at.ok().or(message.sent_at).unwrap_or_default(),
-                origin: "sqs".into(),
-                detail: "received too often: moved by SQS itself".into(),
-                event_type,
-                conversation_id,
-            };
-        };
-        let queued = if quarantined.origin == "ingest-fn" {
-            wrapped(&quarantined)
-        } else {
-            quarantined.raw()
-        };
-        let (event_type, conversation_id) =
-            queued.and_then(|body| type_and_conversation(&body).ok()).unzip();
-        Self {
-            reason: quarantined.reason.code().into(),
-            received_at: quarantined.received_at,
-            origin: shown(&quarantined.origin),
-            detail: shown(&quarantined.detail),
+/// The start of the SHA-256 of a message's body. A renewal copies that byte for byte.
+fn message_id(message: &Message) -> String {
+    let hash = Sha256::digest(&message.body);
+    hash.iter().take(ID_BYTES).fold(String::new(), |mut id, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(id, "{byte:02x}");
+        id
+    })
+}
+
+/// A message as a list shows it.
+fn entry(message: &Message) -> QuarantineEntry {
+    let (body, id) = (&*message.body, message_id(message));
+    let Some(quarantined) = QuarantinedMessage::read(body) else {
+        let received_at = QueueMessage::read(body).map(|message| message.received_at());
+        let (event_type, conversation_id) = type_and_conversation(body).ok().unzip();
+        return QuarantineEntry {
+            id,
+            reason: QuarantineReason::Exhausted.code().into(),
+            received_at: received_at.ok().or(message.sent_at).unwrap_or_default(),
+            origin: "sqs".into(),
+            detail: "received too often: moved by SQS itself".into(),
             event_type,
             conversation_id,
-        }
+            truncated: false,
+        };
+    };
+    let queued =
+        if quarantined.origin == "ingest-fn" { wrapped(&quarantined) } else { quarantined.raw() };
+    let (event_type, conversation_id) =
+        queued.and_then(|body| type_and_conversation(&body).ok()).unzip();
+    QuarantineEntry {
+        id,
+        reason: quarantined.reason.code().into(),
+        received_at: quarantined.received_at,
+        origin: shown(&quarantined.origin),
+        detail: shown(&quarantined.detail),
+        event_type,
+        conversation_id,
+        truncated: quarantined.truncated,
     }
+}
+
+/// A message with what was quarantined.
+fn with_body(message: &Message) -> QuarantinedBody {
+    let stored = QuarantinedMessage::read(&message.body).map(QuarantinedMessage::into_stored);
+    let (body, encoding) = stored.unwrap_or_else(|| (message.body.clone(), None));
+    QuarantinedBody { entry: entry(message), body, encoding }
 }
 
 /// A text truncated for a list.
@@ -269,45 +387,13 @@ fn shown(text: &str) -> String {
     text.chars().take(MAX_TEXT_CHARS).collect()
 }
 
-impl Contents {
-    /// The count of each reason.
-    pub(crate) fn reasons(&self) -> BTreeMap<String, u64> {
-        let mut reasons = BTreeMap::new();
-        for entry in &self.messages {
-            *reasons.entry(entry.reason.clone()).or_default() += 1;
-        }
-        reasons
+/// The count of each reason in a list.
+pub(crate) fn reasons(list: &QuarantineList) -> BTreeMap<String, u64> {
+    let mut reasons = BTreeMap::new();
+    for entry in &list.messages {
+        *reasons.entry(entry.reason.clone()).or_default() += 1;
     }
-}
-
-impl Display for Contents {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for Entry { reason, received_at, detail, event_type, conversation_id, .. } in &self.messages
-        {
-            let at = received_at.strftime("%Y-%m-%d %H:%M");
-            let event_type = event_type.as_deref().unwrap_or("-");
-            let conversation = conversation_id.as_deref().unwrap_or("-");
-            writeln!(f, "{reason:<11}{at}  {event_type:<31} {conversation}  {detail}")?;
-        }
-        let shown = self.messages.len() as u64;
-        if shown < self.total {
-            writeln!(f, "… and {}", events(self.total - shown))?;
-        }
-        match shown {
-            0 => f.write_str("Nothing is in quarantine."),
-            _ => write!(f, "{} in quarantine.", events(self.total)),
-        }
-    }
-}
-
-impl Display for Redriven {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.stayed > 0 {
-            writeln!(f, "Left in quarantine, cut short or still no event: {}.", self.stayed)?;
-        }
-        write!(f, "{} went back into the events queue", events(self.sent))?;
-        f.write_str(if self.more { "; there are more." } else { "." })
-    }
+    reasons
 }
 
 #[cfg(test)]

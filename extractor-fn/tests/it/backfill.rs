@@ -162,6 +162,12 @@ fn item(conversation: &str, at: Timestamp) -> String {
     json!({"id": "i", "conversationId": conversation, "customerId": "u", "timestamp": at.to_string(), "content": {}}).to_string()
 }
 
+/// Why a recorded range could not be queued yet.
+#[track_caller]
+fn postponed(answer: &Value) -> &str {
+    answer["postponed"].as_str().unwrap_or_else(|| panic!("not postponed: {answer}"))
+}
+
 fn event(number: i32, at: Timestamp) -> (Timestamp, String) {
     let id = format!("e-{number}");
     let content = json!({"conversationId": format!("c-{}", number % 10), "customerId": "u"});
@@ -295,7 +301,9 @@ async fn a_failing_backfill_is_retried_every_five_minutes() {
     // An operator does not wait.
     let range = json!({"task": "backfill", "from": time(3), "to": time(1)});
     for _ in 0..3 {
-        app.invoke(range.clone()).await.unwrap_err();
+        let answer = app.invoke(range.clone()).await.unwrap();
+        assert_eq!((&answer["queued"], &answer["done"]), (&json!(0), &json!(false)));
+        assert!(postponed(&answer).contains("Gladly answered 500"), "{answer}");
     }
     assert_eq!(app.times("events").len(), 7);
     assert_ne!(app.pending_backfill(), json!({}), "the range stays pending");
@@ -389,9 +397,12 @@ async fn a_range_is_limited_to_what_gladly_lists_and_resumes_after_a_fault() {
         json!({"task": "backfill", "from": hours(48).to_string(), "to": hours(1).to_string()});
 
     app.aws.state().sqs_fault = Some(THROTTLED);
-    let error = app.invoke(range.clone()).await.unwrap_err().to_string();
-    assert!(error.starts_with("the range is recorded and continues automatically"), "{error}");
-    assert!(error.contains("could not send to SQS"), "{error}");
+    let answer = app.invoke(range.clone()).await.unwrap();
+    assert!(postponed(&answer).contains("could not send to SQS"), "{answer}");
+    assert_eq!(
+        (&answer["cut"], &answer["done"], answer.get("settling")),
+        (&json!(true), &json!(false), None)
+    );
     app.aws.state().sqs_fault = None;
     app.task("reconcile").await;
     assert_eq!(app.queued().len(), 2_500, "the controller continues automatically");
@@ -421,12 +432,12 @@ async fn a_partly_accepted_batch_is_queued_again() {
     // SQS still answers 200.
     app.aws.state().sqs_faults = [Fault::Entries(0b101)].into();
     let range = json!({"task": "backfill", "from": begins.to_string()});
-    let error = app.invoke(range.clone()).await.unwrap_err().to_string();
-    assert!(error.ends_with("SQS did not accept some of the messages: 2 of 10"), "{error}");
+    let answer = app.invoke(range.clone()).await.unwrap();
+    assert!(postponed(&answer).ends_with("SQS did not accept some of the messages: 2 of 10"));
     // Answered 200, without an id for any of them.
     app.aws.state().sqs_faults = [Fault::Unconfirmed(Unconfirmed::NoMessageId)].into();
-    let error = app.invoke(range).await.unwrap_err().to_string();
-    assert!(error.ends_with("SQS did not accept some of the messages: 10 of 10"), "{error}");
+    let answer = app.invoke(range).await.unwrap();
+    assert!(postponed(&answer).ends_with("SQS did not accept some of the messages: 10 of 10"));
     sleep(Duration::from_mins(1)).await;
     app.task("reconcile").await;
     assert_eq!(app.queued().into_iter().collect::<BTreeSet<_>>().len(), 25);
@@ -520,8 +531,7 @@ async fn a_range_added_during_another_backfill_is_kept() {
         let (scheduled, requested) = join!(app.invoke(json!({"task": "reconcile"})), requested);
         scheduled.unwrap();
         if at_once {
-            let error = requested.unwrap_err().to_string();
-            assert!(error.starts_with("the range is recorded"), "{error}");
+            assert!(requested.unwrap()["postponed"].is_string());
             operator.schedule(7).await;
         } else {
             assert_eq!(
@@ -598,13 +608,52 @@ async fn a_second_import_does_not_drop_the_first() {
     app.aws.state().sqs_fault = Some(THROTTLED);
     for from in [5, 3] {
         let from = now - from * day;
-        let error = app.import(from, from + day).await.unwrap_err().to_string();
-        assert!(error.starts_with("the range is recorded"), "{error}");
+        let answer = app.import(from, from + day).await.unwrap();
+        assert!(postponed(&answer).contains("could not send to SQS"), "{answer}");
     }
     app.aws.state().sqs_fault = None;
     app.schedule(1).await;
     assert_eq!(app.conversations(), ["c-3", "c-5"].map(String::from).into());
     assert_eq!(app.parameter(IMPORT), json!({}));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dry_run_counts_and_records_and_queues_nothing() {
+    let (app, gladly) =
+        watched(FakeGladly { webhooks: json!([webhook(true)]), ..FakeGladly::default() });
+    let now = app.clock.now();
+    {
+        let mut gladly = gladly.lock().unwrap();
+        gladly.events = series(0..25, now - HOUR);
+        gladly.events.push((now - HOUR, "not JSON".into()));
+        let at = now - 30 * HOUR;
+        let lines = ["x", "y", "x"].map(|id| item(id, at + HOUR / 2)).into();
+        gladly.jobs = vec![(job("j-1", at, at + HOUR), Duration::ZERO, lines)];
+    }
+    let dry_run = async |task: &str, from: Timestamp| {
+        app.invoke(json!({"task": task, "from": from.to_string(), "dryRun": true})).await
+    };
+    let counted = dry_run("backfill", now - 30 * HOUR).await.unwrap();
+    assert_eq!(
+        (&counted["queued"], &counted["cut"], &counted["invalidLines"]),
+        (&json!(25), &json!(true), &json!(1))
+    );
+    assert_eq!(
+        (&counted["done"], &counted["settling"]),
+        (&json!(false), &json!(true)),
+        "the last moments cannot be counted yet"
+    );
+    let counted = dry_run("import", now - 40 * HOUR).await.unwrap();
+    assert_eq!((&counted["queued"], &counted["done"]), (&json!(2), &json!(true)));
+
+    // Nothing is recorded that could be continued: a failure is the invocation's.
+    gladly.lock().unwrap().lists =
+        [ListReply::Unavailable, ListReply::Unavailable, ListReply::Unavailable].into();
+    let error = dry_run("backfill", now - HOUR).await.unwrap_err().to_string();
+    assert!(error.contains("503"), "{error}");
+    app.schedule(3).await;
+    let account = app.aws.state();
+    assert!(account.messages.is_empty() && account.writes.is_empty(), "{:?}", account.writes);
 }
 
 #[tokio::test(start_paused = true)]
@@ -762,8 +811,8 @@ async fn a_download_rejected_during_a_token_change_is_retried_with_the_new_token
         gladly.lists = [ListReply::Unauthorized].into();
         gladly.on_refusal = Some(Box::new(move || aws.put("/relay/gladly-token", "another-token")));
     }
-    let error = app.backfill(now - 2 * HOUR, now - HOUR).await.unwrap_err().to_string();
-    assert!(error.contains("the Gladly token was replaced during the call"), "{error}");
+    let answer = app.backfill(now - 2 * HOUR, now - HOUR).await.unwrap();
+    assert!(postponed(&answer).contains("the Gladly token was replaced during the call"));
     app.schedule(7).await;
     assert_eq!(app.queued().into_iter().collect::<BTreeSet<_>>(), ids(0..20));
 }

@@ -194,7 +194,15 @@ async fn an_unknown_payload_is_rejected_with_an_explanation() {
     let app = TestApp::new();
     for (payload, expected) in [
         (json!({"task": "backfill"}), "from is missing"),
+        (json!({"task": "import", "to": "2026-01-02T03:04:05Z"}), "from is missing"),
+        (json!({"task": "backfill", "from": "yesterday"}), "unknown invocation"),
         (json!({"task": "dance"}), "unknown invocation"),
+        (json!({"task": 7}), "unknown invocation"),
+        (json!({"task": "show"}), "unknown invocation"),
+        (json!({"task": "redrive", "before": "2026-01-02T03:04:05Z"}), "unknown invocation"),
+        (json!({"task": "discard", "conversationId": "../c"}), "unknown invocation"),
+        (json!({"task": "discard"}), "expected an id, a reason or a conversationId"),
+        (json!({"task": null}), "unknown invocation"),
         (json!({}), "unknown invocation"),
         (json!({"source": "aws.s3"}), "unknown invocation"),
         (json!(["Records"]), "unknown invocation"),

@@ -17,7 +17,7 @@ use crate::deadlines::{LEFT, TestApp, healthy_reply};
 pub(crate) const REQUEST_ID: &str = "8476a536-e9f4-11e8-9739-2dfe598c3fcd";
 
 impl TestApp {
-    /// Invokes the function as Lambda does.
+    /// Invokes the function as Lambda does. The version is checked and removed from a document.
     pub(crate) async fn invoke(&self, payload: Value) -> Result<Value, InvocationError> {
         let payload: Invocation = serde_json::from_value(payload).unwrap();
         let deadline = self.clock.now() + SignedDuration::try_from(LEFT).unwrap();
@@ -25,7 +25,13 @@ impl TestApp {
         context.request_id = REQUEST_ID.into();
         context.deadline = deadline.as_millisecond().try_into().unwrap();
         let answer = self.extractor.handle(LambdaEvent::new(payload, context)).await?;
-        Ok(serde_json::to_value(answer).unwrap())
+        let mut answer = serde_json::to_value(answer).unwrap();
+        let fields = answer.as_object_mut().unwrap();
+        if !fields.contains_key("batchItemFailures") {
+            assert_eq!(fields.remove("v"), Some(json!(1)));
+            assert_eq!(fields.remove("relayVersion"), Some(json!(env!("CARGO_PKG_VERSION"))));
+        }
+        Ok(answer)
     }
 
     pub(crate) async fn task(&self, task: &str) -> Value {
@@ -148,12 +154,23 @@ async fn the_status_shows_pause_backlog_and_quarantine() {
     for body in ["1", "2", "3"] {
         app.aws.state().send("events", body, Vec::new(), 0, now);
     }
+    app.aws.state().send("events", "4", Vec::new(), 900, now);
     app.aws.state().receive("events", 1, Some(600), now).unwrap();
+    let early = app.task("status").await;
+    assert_eq!(
+        (&early["backlog"], &early["inFlight"], &early["delayed"]),
+        (&json!(4), &json!(1), &json!(1))
+    );
     let reason = vec![("reason".to_owned(), "rejected".to_owned())];
     let quarantined = r#"{"v":1,"receivedAt":"2026-01-02T03:04:05Z","reason":"rejected","detail":"the destination answered 422","origin":"extractor-fn","raw":"{}"}"#;
     app.aws.state().send("quarantine", quarantined, reason, 0, now);
     app.task("reconcile").await;
     sleep(Duration::from_hours(3)).await;
+    let range = json!({"since": "2026-01-02T03:04:05Z", "from": "2026-01-02T03:05:05Z", "to": "2026-01-02T04:04:05Z"});
+    let mut lasts = range.clone();
+    lasts["lasts"] = true.into();
+    app.aws.put("/relay/pause-backfill", &json!({"ranges": [lasts]}).to_string());
+    app.aws.put("/relay/pause-import", &json!({"ranges": [range]}).to_string());
 
     let mut status = app.task("status").await;
     // SQS reports its creation time to the second, and the mapping took a moment.
@@ -166,25 +183,15 @@ async fn the_status_shows_pause_backlog_and_quarantine() {
         status,
         json!({
             "state": "paused", "by": "ada", "reason": "audit", "since": "2026-01-02T03:04:05Z",
-            "mapping": "Disabled", "backlog": 3, "inFlight": 0, "quarantined": 1,
+            "mapping": "Disabled", "backlog": 4, "inFlight": 0, "delayed": 0, "quarantined": 1,
             "quarantinedByReason": {"rejected": 1},
-            "drainSeconds": 1,
+            "drainSeconds": 1, "renews": true,
+            "recoveries": [
+                {"source": "backfill", "from": "2026-01-02T03:05:05Z"},
+                {"source": "import", "from": "2026-01-02T03:05:05Z", "to": "2026-01-02T04:04:05Z"},
+            ],
         })
     );
-    let screen = app.invoke(json!({"task": "status", "as": "text"})).await.unwrap();
-    assert_eq!(
-        screen.as_str().unwrap(),
-        "State       paused by ada, since 2026-01-02 03:04 UTC\n\
-         Why         audit\n\
-         Mapping     Disabled\n\
-         Backlog     3 events, 0 of them in flight\n\
-         Oldest      at most 3 h 0 min old, cannot expire within 3 d 20 h; renewed before that\n\
-         Drain       about 1 s once it runs\n\
-         Quarantine  1 event: 1 rejected\n\
-         Extraction is paused: events are held, and none is received, fetched or forwarded."
-    );
-    let list = app.invoke(json!({"task": "quarantine", "as": "text"})).await.unwrap();
-    assert!(list.as_str().unwrap().ends_with("1 event in quarantine."), "{list}");
     assert_eq!(app.task("quarantine").await["total"], 1, "listing removes nothing");
 }
 

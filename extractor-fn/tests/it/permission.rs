@@ -47,6 +47,8 @@ async fn every_permission_is_needed_and_none_is_missing() {
     for task in ["status", "quarantine", "redrive"] {
         app.task(task).await;
     }
+    app.invoke(json!({"task": "show", "id": "0123456789abcdef"})).await.unwrap_err();
+    app.invoke(json!({"task": "discard", "reason": "exhausted"})).await.unwrap();
     for task in ["backfill", "import"] {
         // Repeated, so that a version may have been replaced unread.
         for _ in 0..2 {

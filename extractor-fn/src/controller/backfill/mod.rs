@@ -15,15 +15,11 @@ pub(crate) mod ranges;
 mod recovery;
 mod sender;
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_sdk_ssm::Client;
 use jiff::Timestamp;
-use serde::Serialize;
-use shared::Clock;
+use shared::{Backfilled, Clock, PendingRecovery, RecoverySource, error_chain};
 use tokio::time::{Duration, Instant};
 use tracing::{info, warn};
 
@@ -31,16 +27,16 @@ use crate::{
     client::{gladly::Gladly, sqs::Queue},
     controller::{
         backfill::{
-            document::Document,
+            document::{Document, StoreError},
             exports::{EXPORTS_WINDOW, is_wanted},
             lease::Lease,
             list::{EVENT_LIST_LAG, EVENTS_WINDOW},
-            recovery::{Recovered, Recovery},
+            ranges::{Range, Ranges},
+            recovery::{RangeStore, Recovered, Recovery},
             sender::Sender,
         },
         error::ControllerError,
         schedule::{RESERVE, is_due},
-        text::events,
     },
     gate::ControllerPermission,
 };
@@ -50,15 +46,6 @@ pub(crate) struct BackfillStore {
     events: PendingBackfill,
     exports: PendingBackfill,
     lease: Lease,
-}
-
-/// Where events are recovered from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Source {
-    /// Gladly's list of the last 24 hours.
-    Events,
-    /// Its exports of the last 14 days.
-    Exports,
 }
 
 /// What is still to be recovered from one source.
@@ -79,10 +66,10 @@ impl BackfillStore {
         Self { events: source("backfill"), exports: source("import"), lease }
     }
 
-    fn recovery(&self, source: Source) -> &PendingBackfill {
+    fn recovery(&self, source: RecoverySource) -> &PendingBackfill {
         match source {
-            Source::Events => &self.events,
-            Source::Exports => &self.exports,
+            RecoverySource::Backfill => &self.events,
+            RecoverySource::Import => &self.exports,
         }
     }
 
@@ -92,53 +79,15 @@ impl BackfillStore {
     }
 }
 
-/// The result of a backfill or an import so far.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Backfilled {
-    queued: u64,
-    from: Timestamp,
+/// A requested range, as far as Gladly has it.
+#[derive(Debug, Clone, Copy)]
+struct RequestedRange {
+    begins: Timestamp,
     to: Timestamp,
-    /// Part of the requested range is no longer at Gladly.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    /// Where Gladly's data begins.
+    from: Timestamp,
+    /// Part of what was requested is no longer at Gladly.
     cut: bool,
-    /// Nothing is left to do; otherwise the controller continues every minute.
-    done: bool,
-    /// Gladly's lines that cannot be used.
-    #[serde(skip_serializing_if = "is_zero")]
-    invalid_lines: u64,
-    /// Export jobs that no longer exist.
-    #[serde(skip_serializing_if = "is_zero")]
-    missing_jobs: u64,
-    /// Only events of the last moments are left.
-    #[serde(skip)]
-    settling: bool,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-fn is_zero(count: &u64) -> bool {
-    *count == 0
-}
-
-impl fmt::Display for Backfilled {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.cut {
-            let from = self.from.strftime("%Y-%m-%d %H:%M:%S UTC");
-            writeln!(f, "Gladly has nothing older than {from}: the range begins there.")?;
-        }
-        if self.invalid_lines > 0 {
-            writeln!(f, "{} of Gladly's lines are malformed.", self.invalid_lines)?;
-        }
-        if self.missing_jobs > 0 {
-            writeln!(f, "{} of Gladly's export jobs no longer exist.", self.missing_jobs)?;
-        }
-        write!(f, "{} queued", events(self.queued))?;
-        f.write_str(match (self.done, self.settling) {
-            (true, _) => ".",
-            (false, true) => "; events from the last minute follow automatically.",
-            (false, false) => "; the rest follows automatically, every minute.",
-        })
-    }
 }
 
 /// Recovers from Gladly what did not arrive by webhook.
@@ -165,16 +114,32 @@ impl Backfill {
 
     /// Whether the schedule may continue: after a failure, Gladly is not called again before the
     /// webhook monitor's interval.
-    pub(crate) fn is_due(&self, source: Source) -> bool {
+    pub(crate) fn is_due(&self, source: RecoverySource) -> bool {
         let failed_at = &self.store.recovery(source).failed_at;
         is_due(*failed_at.lock().unwrap_or_else(PoisonError::into_inner), self.now())
     }
 
-    /// Queues the events of a range, as far as time allows.
+    /// What is still to be queued, from both sources.
+    pub(crate) async fn pending(&self) -> Result<Vec<PendingRecovery>, ControllerError> {
+        let mut pending = Vec::new();
+        for source in [RecoverySource::Backfill, RecoverySource::Import] {
+            let ranges = self.store.recovery(source).document.read().await?;
+            let left = |range: &Range| PendingRecovery {
+                source,
+                from: range.from,
+                to: (!range.lasts).then_some(range.to),
+            };
+            pending.extend(ranges.iter().map(left));
+        }
+        Ok(pending)
+    }
+
+    /// Queues the events of a range, as far as time allows; or only counts them.
     pub(crate) async fn backfill(
         &self,
         from: Timestamp,
         to: Timestamp,
+        dry_run: bool,
         time_left: Duration,
     ) -> Result<Backfilled, ControllerError> {
         let now = self.now();
@@ -183,14 +148,17 @@ impl Backfill {
         if from >= to || to <= oldest {
             return Err(ControllerError::NoRange("the last 24 hours"));
         }
-        self.begin(Source::Events, begins, to, begins, begins > from, time_left).await
+        let range = RequestedRange { begins, to, from: begins, cut: begins > from };
+        self.begin(RecoverySource::Backfill, range, dry_run, time_left).await
     }
 
-    /// Queues an event for each conversation of Gladly's exports of a range, as far as time allows.
+    /// Queues an event for each conversation of Gladly's exports of a range, as far as time allows; or
+    /// only counts them.
     pub(crate) async fn import(
         &self,
         from: Timestamp,
         to: Timestamp,
+        dry_run: bool,
         time_left: Duration,
     ) -> Result<Backfilled, ControllerError> {
         let until = Instant::now() + time_left;
@@ -207,81 +175,133 @@ impl Backfill {
         }
         let exported = first.map_or(begins, |first| first.max(begins));
         let time_left = until.saturating_duration_since(Instant::now());
-        self.begin(Source::Exports, begins, to, exported, exported > from, time_left).await
+        let range = RequestedRange { begins, to, from: exported, cut: exported > from };
+        self.begin(RecoverySource::Import, range, dry_run, time_left).await
     }
 
-    /// Records a range and begins with it; it stays recorded if this fails.
+    /// Records a range and begins with it; it stays recorded if this fails. A dry run records nothing.
     async fn begin(
         &self,
-        source: Source,
-        begins: Timestamp,
-        to: Timestamp,
-        from: Timestamp,
-        cut: bool,
+        source: RecoverySource,
+        range: RequestedRange,
+        dry_run: bool,
         time_left: Duration,
     ) -> Result<Backfilled, ControllerError> {
         let began = self.now();
+        let RequestedRange { begins, to, from, cut } = range;
         let document = &self.store.recovery(source).document;
-        document.update(|ranges| ranges.add(begins, Some(to))).await?;
-        let recovered = self.recover(source, time_left).await;
-        let Recovered { queued, invalid_lines, missing_jobs } =
-            recovered.map_err(|err| ControllerError::Noted(Box::new(err)))?;
-        let left = document.read().await?;
-        let settling = left.within(begins, to).all(|left| left.from >= began - EVENT_LIST_LAG);
-        let done = left.within(begins, to).next().is_none();
-        Ok(Backfilled { queued, from, to, cut, done, invalid_lines, missing_jobs, settling })
+        let (recovered, left) = if dry_run {
+            let mut ranges = Ranges::default();
+            ranges.add(begins, Some(to));
+            let store = RangeStore::DryRun(Mutex::new(ranges));
+            let (mut recovered, store, _) = self.run(source, store, None, time_left).await;
+            if let Some(failure) = recovered.failure.take() {
+                return Err(failure);
+            }
+            (recovered, store.read().await)
+        } else {
+            document.update(|ranges| ranges.add(begins, Some(to))).await?;
+            (self.recover(source, time_left).await, document.read().await)
+        };
+        let Recovered { queued, invalid_lines, missing_jobs, mut failure } = recovered;
+        let (settling, done) = match left {
+            Ok(left) => {
+                let left: Vec<_> = left.within(begins, to).collect();
+                (left.iter().all(|left| left.from >= began - EVENT_LIST_LAG), left.is_empty())
+            }
+            Err(err) => {
+                failure.get_or_insert(err.into());
+                (false, false)
+            }
+        };
+        let postponed = failure.map(|err| error_chain(&err));
+        if let Some(error) = &postponed {
+            warn!(source = ?source, error, "could not recover events; the controller tries again");
+        }
+        let settling = settling && !done;
+        Ok(Backfilled {
+            queued,
+            from,
+            to,
+            cut,
+            done,
+            settling,
+            invalid_lines,
+            missing_jobs,
+            postponed,
+        })
     }
 
     /// Continues with what is recorded, as far as time allows.
     pub(crate) async fn resume(
         &self,
-        source: Source,
+        source: RecoverySource,
         time_left: Duration,
     ) -> Result<(), ControllerError> {
-        self.recover(source, time_left).await.map(drop)
+        self.recover(source, time_left).await.failure.map_or(Ok(()), Err)
     }
 
     /// Recovers what is recorded, unless another invocation does, which then also finds new ranges.
-    async fn recover(
-        &self,
-        source: Source,
-        time_left: Duration,
-    ) -> Result<Recovered, ControllerError> {
+    async fn recover(&self, source: RecoverySource, time_left: Duration) -> Recovered {
         let until = Instant::now() + time_left;
         let pending = self.store.recovery(source);
-        if pending.document.read().await?.is_empty() {
-            return Ok(Recovered::default());
-        }
-        let Some(held) = self.store.lease.acquire(time_left + RESERVE).await? else {
-            info!(source = ?source, "another invocation is recovering events");
-            return Ok(Recovered::default());
+        let lease = async {
+            if pending.document.read().await?.is_empty() {
+                return Ok(None);
+            }
+            let held = self.store.lease.acquire(time_left + RESERVE).await?;
+            if held.is_none() {
+                info!(source = ?source, "another invocation is recovering events");
+            }
+            Ok::<_, StoreError>(held)
         };
-        let mut recovery = Recovery {
-            document: &pending.document,
-            gladly: &self.gladly,
-            clock: &self.clock,
-            sender: Sender::new(&self.events),
-            until,
-            moved: false,
-            invalid_lines: 0,
-            missing_jobs: 0,
+        let held = match lease.await {
+            Ok(Some(held)) => held,
+            Ok(None) => return Recovered::default(),
+            Err(err) => return Recovered { failure: Some(err.into()), ..Recovered::default() },
         };
-        let ended = match source {
-            Source::Events => list::recover(&mut recovery).await,
-            Source::Exports => exports::recover(&mut recovery).await,
-        };
+        let time_left = until.saturating_duration_since(Instant::now());
+        let store = RangeStore::Parameter(&pending.document);
+        let (recovered, _, moved) = self.run(source, store, Some(&self.events), time_left).await;
         self.store.lease.release(held).await;
-        let Recovery { moved, invalid_lines, missing_jobs, sender, .. } = recovery;
-        let count = sender.queued;
+        let Recovered { queued: count, invalid_lines, .. } = recovered;
         if count > 0 {
             info!(source = ?source, count, "backfill queued events");
         }
         if invalid_lines > 0 {
             warn!(source = ?source, count = invalid_lines, "ignored malformed lines");
         }
-        let failed = matches!(ended, Err(ControllerError::Gladly(_))) && !moved;
+        let failed = matches!(recovered.failure, Some(ControllerError::Gladly(_))) && !moved;
         *pending.failed_at.lock().unwrap_or_else(PoisonError::into_inner) =
             failed.then(|| self.now());
-        ended.map(|()| Recovered { queued: count, invalid_lines, missing_jobs })
+        recovered
+    }
+
+    /// Works on ranges, as far as time allows. Without a queue, events are only counted. Also returns
+    /// the ranges, and whether any of their marks has advanced.
+    async fn run<'a>(
+        &'a self,
+        source: RecoverySource,
+        ranges: RangeStore<'a>,
+        queue: Option<&'a Queue>,
+        time_left: Duration,
+    ) -> (Recovered, RangeStore<'a>, bool) {
+        let mut recovery = Recovery {
+            document: ranges,
+            gladly: &self.gladly,
+            clock: &self.clock,
+            sender: Sender::new(queue),
+            until: Instant::now() + time_left,
+            moved: false,
+            invalid_lines: 0,
+            missing_jobs: 0,
+        };
+        let ended = match source {
+            RecoverySource::Backfill => list::recover(&mut recovery).await,
+            RecoverySource::Import => exports::recover(&mut recovery).await,
+        };
+        let Recovery { document, moved, invalid_lines, missing_jobs, sender, .. } = recovery;
+        let failure = ended.err();
+        (Recovered { queued: sender.queued, invalid_lines, missing_jobs, failure }, document, moved)
     }
 }

@@ -1,5 +1,7 @@
 //! One invocation's work on one source, within its time.
 
+use std::sync::{Mutex, PoisonError};
+
 use jiff::Timestamp;
 use shared::Clock;
 use tokio::time::{Instant, timeout_at};
@@ -8,7 +10,7 @@ use crate::{
     client::gladly::Gladly,
     controller::{
         backfill::{
-            document::Document,
+            document::{Document, StoreError},
             ranges::{JobMark, Range, Ranges},
             sender::Sender,
         },
@@ -16,9 +18,40 @@ use crate::{
     },
 };
 
+/// Where the ranges are, and the progress is recorded.
+pub(super) enum RangeStore<'a> {
+    /// In the parameter.
+    Parameter(&'a Document),
+    /// Only here: a dry run, which changes nothing.
+    DryRun(Mutex<Ranges>),
+}
+
+impl RangeStore<'_> {
+    pub(super) async fn read(&self) -> Result<Ranges, StoreError> {
+        match self {
+            Self::Parameter(document) => document.read().await,
+            Self::DryRun(ranges) => {
+                Ok(ranges.lock().unwrap_or_else(PoisonError::into_inner).clone())
+            }
+        }
+    }
+
+    pub(super) async fn update<R>(
+        &self,
+        change: impl Fn(&mut Ranges) -> R,
+    ) -> Result<R, StoreError> {
+        match self {
+            Self::Parameter(document) => document.update(change).await,
+            Self::DryRun(ranges) => {
+                Ok(change(&mut ranges.lock().unwrap_or_else(PoisonError::into_inner)))
+            }
+        }
+    }
+}
+
 /// One invocation's work on one source.
 pub(super) struct Recovery<'a> {
-    pub(super) document: &'a Document,
+    pub(super) document: RangeStore<'a>,
     pub(super) gladly: &'a Gladly,
     pub(super) clock: &'a Clock,
     pub(super) sender: Sender<'a>,
@@ -36,6 +69,8 @@ pub(super) struct Recovered {
     pub(super) queued: u64,
     pub(super) invalid_lines: u64,
     pub(super) missing_jobs: u64,
+    /// Why it ended before its time.
+    pub(super) failure: Option<ControllerError>,
 }
 
 impl Recovery<'_> {

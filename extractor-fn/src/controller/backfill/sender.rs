@@ -16,33 +16,38 @@ const MAX_REQUESTS: usize = 8;
 
 /// Sends events in batches, some at once. Events are durable after a flush.
 pub(super) struct Sender<'a> {
-    queue: &'a Queue,
+    /// `None` if events are only counted.
+    queue: Option<&'a Queue>,
     batch: Vec<Message>,
     sending: FuturesUnordered<Sending<'a>>,
-    /// Events that are durable.
+    /// Events that are durable, or would be.
     pub(super) queued: u64,
 }
 
 type Sending<'a> = std::pin::Pin<Box<dyn Future<Output = Result<u64, QueueError>> + Send + 'a>>;
 
 impl<'a> Sender<'a> {
-    pub(super) fn new(queue: &'a Queue) -> Self {
+    pub(super) fn new(queue: Option<&'a Queue>) -> Self {
         Self { queue, batch: Vec::new(), sending: FuturesUnordered::new(), queued: 0 }
     }
 
     pub(super) async fn add(&mut self, message: Message) -> Result<(), QueueError> {
+        let Some(queue) = self.queue else {
+            self.queued += 1;
+            return Ok(());
+        };
         self.batch.push(message);
         if self.batch.len() >= BATCH_MESSAGES {
-            self.send().await?;
+            self.send(queue).await?;
         }
         Ok(())
     }
 
-    async fn send(&mut self) -> Result<(), QueueError> {
+    async fn send(&mut self, queue: &'a Queue) -> Result<(), QueueError> {
         while self.sending.len() >= MAX_REQUESTS {
             self.sent().await?;
         }
-        let (queue, batch) = (self.queue, std::mem::take(&mut self.batch));
+        let batch = std::mem::take(&mut self.batch);
         self.sending.push(Box::pin(async move {
             let count = batch.len() as u64;
             queue.send_new(&batch).await.map(|()| count)
@@ -60,8 +65,8 @@ impl<'a> Sender<'a> {
     }
 
     pub(super) async fn flush(&mut self) -> Result<(), QueueError> {
-        if !self.batch.is_empty() {
-            self.send().await?;
+        if let Some(queue) = self.queue.filter(|_| !self.batch.is_empty()) {
+            self.send(queue).await?;
         }
         while !self.sending.is_empty() {
             self.sent().await?;
