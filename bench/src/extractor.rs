@@ -269,7 +269,8 @@ pub(crate) fn backfill(binaries: &Path, events: u64) -> Result<Backfill, Box<dyn
         if left == "{}" {
             break;
         }
-        if answer.get("errorMessage").is_some() || invocations > 100 {
+        let failed = ["errorMessage", "postponed"].iter().any(|why| answer.get(why).is_some());
+        if failed || invocations > 100 {
             return Err(format!("it does not end: {answer}, {left}").into());
         }
         // The rest begins at the mark in the parameter.

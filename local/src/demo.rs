@@ -68,6 +68,11 @@ pub enum Tour {
 /// Shows the relay at work. Fails unless everything happens as announced.
 pub async fn demo(tour: Tour) -> Result<(), DemoError> {
     let began = Instant::now();
+    print_line(
+        "gladly-relay at work: Gladly -> HTTP API -> ingest-fn -> SQS -> extractor-fn -> destination.\n\
+         Both functions are the binaries that are deployed. What follows: ten events and their delivery,\n\
+         invalid requests, a burst, and a pause during which events are held.",
+    );
     heading("Starting an emulated AWS, a Gladly simulator and a destination, all on this machine");
     let LocalStack { gladly, destination, settings } =
         LocalStack::start(BURST_CONVERSATIONS + 2, TIME_SCALE).map_err(DemoError::Server)?;
@@ -128,6 +133,13 @@ impl Demo<'_> {
         print_line("  … the extractor fetches the conversation from Gladly and forwards it");
         self.arrived(&sent).await?;
 
+        let deliveries = self.destination.deliveries();
+        let delivery = deliveries.iter().find(|delivery| delivery.body["events"][0].is_object());
+        let delivery = delivery.ok_or_else(|| missed("a delivery arrives"))?;
+        print_line("\n  A delivery, shortened (schemas/delivery.v1.json describes it):");
+        for line in excerpt(&delivery.body) {
+            print_line(&format!("    {line}"));
+        }
         let snapshot = self.destination.conversation(&conversation);
         let snapshot = snapshot.ok_or_else(|| missed("the conversation arrives"))?;
         let name = |field: &str| text(&snapshot[field]["name"]).to_owned();
@@ -227,12 +239,12 @@ impl Demo<'_> {
     }
 
     async fn pause(&mut self) -> Result<Hold, DemoError> {
-        heading("An operator pauses, as \"make pause REASON=…\" does");
+        heading("An operator pauses, as \"gladly-relay pause --reason …\" does");
         let began = Instant::now();
         self.stack.set_pause(r#"{"state":"paused","by":"demo","reason":"to show it"}"#).await?;
-        let text = self.controller("reconcile").await?;
+        let status = self.controller("reconcile").await?;
         let flip = began.elapsed();
-        text.lines().for_each(|line| print_line(&format!("  {line}")));
+        show_status(&status);
         check(self.stack.mapping_state().await? == "Disabled", "the mapping is disabled")?;
         let conversations = self.conversations(5);
         let events: Vec<_> = (0..HELD_EVENTS)
@@ -259,16 +271,16 @@ impl Demo<'_> {
             "nothing is fetched while paused",
         )?;
 
-        heading("What \"make status\" shows");
-        let text = self.controller("status").await?;
-        text.lines().for_each(|line| print_line(&format!("  {line}")));
-        check(text.contains(&format!("Backlog     {HELD_EVENTS} events")), "the status is right")?;
+        heading("The status, as \"gladly-relay status\" reads it");
+        let status = self.controller("status").await?;
+        show_status(&status);
+        check(status["backlog"] == HELD_EVENTS, "the status is right")?;
 
-        heading("The operator resumes, as \"make resume\" does");
+        heading("The operator resumes, as \"gladly-relay resume\" does");
         let began = Instant::now();
         self.stack.set_pause("running").await?;
-        let text = self.controller("reconcile").await?;
-        print_line(&format!("  {}", text.lines().last().unwrap_or_default()));
+        let status = self.controller("reconcile").await?;
+        print_line(&format!("  State       {}", text(&status["state"])));
         let any = |destination: &Destination| sent.iter().any(|id| destination.times(id) > 0);
         if !self.destination.wait_for(any, STEP_TIMEOUT).await {
             return Err(missed("an event is forwarded"));
@@ -307,9 +319,11 @@ impl Demo<'_> {
 
         heading("ingest-fn is back: the controller re-enables the webhook and backfills");
         self.stack.reserve_concurrency(Function::Ingest, 10).await?;
-        let text = self.controller("watch").await?;
-        let webhook = text.lines().find(|line| line.starts_with("Webhook"));
-        print_line(&format!("  {}", webhook.unwrap_or_default()));
+        let status = self.controller("watch").await?;
+        let webhook = &status["webhook"];
+        let state = if webhook["enabled"] == true { "enabled" } else { "DISABLED" };
+        let disabled_at = text(&webhook["disabledAtDueToRetryLimit"]);
+        print_line(&format!("  Webhook     {state}; Gladly had disabled it at {disabled_at}"));
         check(self.gladly.webhooks()[0]["enabled"] == true, "the webhook is enabled again")?;
         print_line(
             "  events that Gladly could not deliver are backfilled, until half a minute after the webhook was enabled",
@@ -325,12 +339,12 @@ impl Demo<'_> {
         Ok(())
     }
 
-    /// Invokes the controller with a task, and returns its response as text.
-    async fn controller(&self, task: &str) -> Result<String, DemoError> {
-        let task = json!({"task": task, "as": "text"});
+    /// Invokes the controller with a task, and returns the status that it answers.
+    async fn controller(&self, task: &str) -> Result<Value, DemoError> {
+        let task = json!({"task": task});
         let answer = self.stack.invoke(Function::Extractor, &task).await?;
         check(!answer.failed, "the controller answers")?;
-        Ok(text(&answer.payload).to_owned())
+        Ok(answer.payload)
     }
 
     fn summary(&self, burst: &Burst, hold: &Hold, took: Duration) -> Result<(), DemoError> {
@@ -455,6 +469,50 @@ fn short(text: &str, most: usize) -> String {
         short.push('…');
     }
     short
+}
+
+/// A few lines of a status.
+fn show_status(status: &Value) {
+    let by = status["by"].as_str().map(|by| format!(" by {by}")).unwrap_or_default();
+    let reason = status["reason"].as_str().map(|reason| format!(": {reason}")).unwrap_or_default();
+    for (what, value) in [
+        ("State", format!("{}{by}{reason}", text(&status["state"]))),
+        ("Mapping", text(&status["mapping"]).to_owned()),
+        (
+            "Backlog",
+            format!(
+                "{} events, {} in flight, {} delayed",
+                status["backlog"], status["inFlight"], status["delayed"]
+            ),
+        ),
+        ("Oldest", format!("at most {} s old", status["oldestEventAgeSeconds"])),
+        ("Drain", format!("about {} s once it runs", status["drainSeconds"])),
+        ("Quarantine", format!("{} events", status["quarantined"])),
+    ] {
+        print_line(&format!("  {what:<11} {value}"));
+    }
+}
+
+/// The main fields of a delivery, in a few lines of JSON.
+fn excerpt(delivery: &Value) -> Vec<String> {
+    let first = |field: &str, names: &[&str]| {
+        let entries = delivery[field].as_array().map(Vec::as_slice).unwrap_or_default();
+        let entry = entries.first().unwrap_or(&Value::Null);
+        let of = |name: &&str| entry.get(*name).map(|value| format!("\"{name}\": {value}"));
+        let fields: Vec<_> = names.iter().filter_map(of).collect();
+        let more = match entries.len() {
+            0 | 1 => String::new(),
+            count => format!(", … {} more", count - 1),
+        };
+        format!("\"{field}\": [{{{}, …}}{more}]", fields.join(", "))
+    };
+    let events = first("events", &["type", "timestamp", "conversationId", "snapshot"]);
+    let conversations = first("conversations", &["id", "fetchedAt", "status", "inbox"]);
+    vec![
+        format!("{{\"schema\": {}, \"id\": {},", delivery["schema"], delivery["id"]),
+        format!(" {events},"),
+        format!(" {conversations}}}"),
+    ]
 }
 
 fn heading(text: &str) {

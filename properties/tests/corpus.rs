@@ -67,7 +67,7 @@ fn every_record_of_a_batch_ends_in_exactly_one_way() {
 
 #[test]
 fn no_parameter_or_list_makes_the_controller_lose_a_message() {
-    run("control", 209);
+    run("control", 213);
 }
 
 #[test]

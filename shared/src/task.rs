@@ -438,7 +438,7 @@ mod tests {
         assert!(Selection { conversation_id, ..none }.has_condition());
     }
 
-    fn document(body: Value) -> Value {
+    fn document(body: &Value) -> Value {
         let mut document =
             json!({"v": DOCUMENT_VERSION, "relayVersion": env!("CARGO_PKG_VERSION")});
         document.as_object_mut().unwrap().extend(body.as_object().unwrap().clone());
@@ -472,10 +472,12 @@ mod tests {
             "quarantined": 3, "oldestEventAgeSeconds": 60, "expiresInSeconds": 3_600,
             "drainSeconds": 4, "renews": true,
         });
-        assert_json(&Document::new(status.clone()), document(least.clone()));
+        assert_json(&Document::new(status.clone()), document(&least));
         // Of a function that lacks the fields added since.
         let mut earlier = least;
-        ["delayed", "renews"].map(|added| earlier.as_object_mut().unwrap().remove(added).unwrap());
+        for added in ["delayed", "renews"] {
+            earlier.as_object_mut().unwrap().remove(added).unwrap();
+        }
         assert!(serde_json::from_value::<Status>(earlier).is_ok());
 
         let breaker = OpenState {
@@ -511,7 +513,7 @@ mod tests {
         };
         assert_json(
             &Document::new(status),
-            document(json!({
+            document(&json!({
                 "state": "breaker", "by": "ada", "reason": "HTTP 401",
                 "since": "2026-01-02T03:04:05Z", "until": "2026-01-03T03:04:05Z",
                 "mapping": "Enabled", "backlog": 5, "inFlight": 1, "delayed": 2, "quarantined": 3,
@@ -569,7 +571,7 @@ mod tests {
         let body = QuarantinedBody { entry: entry.clone(), body: "hello".into(), encoding: None };
         let mut shown = least.clone();
         shown["body"] = "hello".into();
-        assert_json(&Document::new(body.clone()), document(shown.clone()));
+        assert_json(&Document::new(body.clone()), document(&shown));
         shown["encoding"] = "base64".into();
         assert_json(&QuarantinedBody { encoding: Some("base64".into()), ..body }, shown);
 
@@ -585,15 +587,15 @@ mod tests {
         more["truncated"] = true.into();
         assert_json(
             &Document::new(QuarantineList { total: 3, messages: vec![entry, full] }),
-            document(json!({"total": 3, "messages": [least, more]})),
+            document(&json!({"total": 3, "messages": [least, more]})),
         );
         assert_json(
             &Document::new(Redriven { redriven: 2, stayed: 1, more: true }),
-            document(json!({"redriven": 2, "stayed": 1, "more": true})),
+            document(&json!({"redriven": 2, "stayed": 1, "more": true})),
         );
         assert_json(
             &Document::new(Discarded { discarded: 2, more: false }),
-            document(json!({"discarded": 2, "more": false})),
+            document(&json!({"discarded": 2, "more": false})),
         );
     }
 
@@ -613,7 +615,7 @@ mod tests {
         let least = json!({
             "queued": 7, "from": "2026-01-02T03:04:05Z", "to": "2026-01-02T04:04:05Z", "done": true,
         });
-        assert_json(&Document::new(backfilled.clone()), document(least.clone()));
+        assert_json(&Document::new(backfilled.clone()), document(&least));
         let mut more = least;
         let added = json!({
             "cut": true, "done": false, "settling": true, "invalidLines": 1, "missingJobs": 2,

@@ -160,8 +160,8 @@ async fn recover(
         let answer = function.invoke(&payload).await;
         sim.note(|| format!("{task} from {from}: {answer:?}"));
         match answer {
+            // Recorded, also if it is postponed.
             Ok(_) => break,
-            Err(Failure::Refused(why)) if why.starts_with("the range is recorded") => break,
             // Its export does not exist yet.
             Err(Failure::Refused(why)) if why.starts_with("from must be") => {
                 sim.state().recoveries -= 1;

@@ -451,9 +451,15 @@ impl Plan {
                 1 => Action::Toggle(false),
                 2 => Action::Deploy,
                 3 => Action::Invoke(json!({"task": "status"})),
-                4 => Action::Invoke(json!({"task": "status", "as": "text"})),
+                4 => {
+                    Action::Invoke(json!({"task": "discard", "reason": "rejected", "dryRun": true}))
+                }
                 5 => Action::Invoke(json!({"task": "quarantine"})),
-                6 => Action::Invoke(json!({"task": "redrive", "max": rng.u32(1..50)})),
+                6 => {
+                    let (max, dry_run) = (rng.u32(1..50), rng.u32(0..4) == 0);
+                    let task = json!({"task": "redrive", "max": max, "dryRun": dry_run});
+                    Action::Invoke(task)
+                }
                 _ => Action::Invoke(json!({"task": "reconcile"})),
             };
             self.actions.push((moment(rng, Duration::ZERO, span), action));

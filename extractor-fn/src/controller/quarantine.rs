@@ -1,6 +1,6 @@
 //! The quarantine as an operator uses it: listing, showing, redriving and discarding.
 
-use std::{collections::BTreeMap, fmt::Write as _, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use sha2::{Digest as _, Sha256};
 use shared::{
@@ -33,8 +33,6 @@ const MAX_RECEIPT_BYTES: usize = 16 << 20;
 /// The most characters of each text in a list: messages of other senders may contain anything, and
 /// Lambda's response is limited to 6 MB.
 const MAX_TEXT_CHARS: usize = 256;
-/// The bytes of a body's hash in its message's id.
-const ID_BYTES: usize = 8;
 /// The time reserved for returning the messages that stay.
 const RESERVE: Duration = Duration::from_secs(30);
 
@@ -130,7 +128,7 @@ impl Quarantine {
                         scan.keep(message);
                     } else if let Err(err) = self.events.send(&event, 0).await {
                         scan.keep(message);
-                        seen.for_each(|message| scan.keep(message));
+                        scan.keep_all(seen);
                         return Err(err);
                     } else {
                         self.queue.delete(&[message]).await;
@@ -175,7 +173,7 @@ impl Quarantine {
                 done.more |= !beyond.is_empty();
                 let selected: Vec<_> = selected.iter().collect();
                 if selection.dry_run {
-                    selected.iter().for_each(|message| scan.keep(message));
+                    scan.keep_all(selected.iter().copied());
                     done.discarded += selected.len() as u64;
                 } else {
                     let failed = self.queue.delete(&selected).await;
@@ -263,8 +261,10 @@ impl<'a> QuarantineScan<'a> {
         self.kept.push(receipt);
     }
 
-    fn keep_all(&mut self, messages: &[Message]) {
-        messages.iter().for_each(|message| self.keep(message));
+    fn keep_all<'m>(&mut self, messages: impl IntoIterator<Item = &'m Message>) {
+        for message in messages {
+            self.keep(message);
+        }
     }
 
     /// Further messages, or `None` when there are no others, or no time or memory.
@@ -335,11 +335,8 @@ fn type_and_conversation(body: &str) -> Result<(String, String), InvalidEvent> {
 /// The start of the SHA-256 of a message's body. A renewal copies that byte for byte.
 fn message_id(message: &Message) -> String {
     let hash = Sha256::digest(&message.body);
-    hash.iter().take(ID_BYTES).fold(String::new(), |mut id, byte| {
-        // Writing to a string does not fail.
-        let _ = write!(id, "{byte:02x}");
-        id
-    })
+    let start = hash.first_chunk().copied().unwrap_or_default();
+    format!("{:016x}", u64::from_be_bytes(start))
 }
 
 /// A message as a list shows it.

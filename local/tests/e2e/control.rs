@@ -11,11 +11,15 @@ use shared::{Origin, QueueMessage};
 use crate::{TestApp, eventually};
 
 impl TestApp {
-    /// Invokes the controller with a task.
+    /// Invokes the controller with a task. The version is checked and removed from the document.
     pub(crate) async fn task(&self, task: &Value) -> Value {
         let answer = self.stack.invoke(Function::Extractor, task).await.unwrap();
         assert!(!answer.failed, "{answer:?}");
-        answer.payload
+        let mut document = answer.payload;
+        let fields = document.as_object_mut().unwrap();
+        assert_eq!(fields.remove("v"), Some(json!(1)));
+        assert_eq!(fields.remove("relayVersion"), Some(json!(env!("CARGO_PKG_VERSION"))));
+        document
     }
 
     pub(crate) async fn reconcile(&self) -> Value {
@@ -204,15 +208,23 @@ async fn quarantined_events_are_redriven_once_their_cause_is_gone() {
     assert_eq!(list["total"], 2);
     let rejected =
         list["messages"].as_array().unwrap().iter().find(|entry| entry["reason"] == "rejected");
-    assert_eq!(rejected.unwrap()["conversationId"], "c-bad");
-    let screen = app.task(&json!({"task": "quarantine", "as": "text"})).await;
-    assert!(screen.as_str().unwrap().ends_with("2 events in quarantine."), "{screen}");
+    let rejected = rejected.unwrap();
+    assert_eq!(rejected["conversationId"], "c-bad");
+    let shown = app.task(&json!({"task": "show", "id": rejected["id"]})).await;
+    let body: Value = serde_json::from_str(shown["body"].as_str().unwrap()).unwrap();
+    assert_eq!(body["event"]["id"], ids[0]);
+    let counted =
+        app.task(&json!({"task": "discard", "reason": "unreadable", "dryRun": true})).await;
+    assert_eq!(counted, json!({"discarded": 1, "more": false}));
 
     app.destination.accept();
     let redriven = app.task(&json!({"task": "redrive"})).await;
     assert_eq!(redriven, json!({"redriven": 1, "stayed": 1, "more": false}));
     app.arrived(&ids).await;
     assert_eq!(app.total(Queue::Quarantine).await, 1, "the invalid event stays");
+    let discarded = app.task(&json!({"task": "discard", "reason": "unreadable"})).await;
+    assert_eq!(discarded, json!({"discarded": 1, "more": false}));
+    assert_eq!(app.total(Queue::Quarantine).await, 0);
     app.settled().await;
     app.end().await;
 }
