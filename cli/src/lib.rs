@@ -4,11 +4,13 @@
 //! region) and the [`relay`] (a stack), and shows it on the [`terminal`]. Everything that fails is one
 //! [`error::Error`]: a sentence with what to do, and an exit code.
 
+mod activity;
 mod args;
 mod commands;
 mod error;
 mod gladly;
 mod http;
+mod logs;
 mod relay;
 mod session;
 mod terminal;
