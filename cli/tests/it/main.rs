@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
 mod cbor;
+mod operate;
 mod sandbox;
 mod wire;
