@@ -1,22 +1,27 @@
 //! What the function can be invoked with.
 
 use std::{
-    fmt::{self, Debug, Display, Formatter},
+    fmt::{self, Debug, Formatter},
     time::Duration,
 };
 
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsMessage};
-use jiff::Timestamp;
 use lambda_runtime::{Diagnostic, LambdaEvent};
-use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::{Value, value::RawValue};
-use shared::{error_chain, invocation_span};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{MapAccess, Visitor},
+};
+use serde_json::{Map, Value, value::RawValue};
+use shared::{Document, RecoveryRange, Task, error_chain, invocation_span};
 use tokio::time::Instant;
 use tracing::{Instrument as _, info};
 
 use crate::{
     client::message::{MissingMessageId, sqs_message},
-    controller::{Occasion, error::ControllerError, schedule::RESERVE, webhook_monitor::Watching},
+    controller::{
+        Occasion, error::ControllerError, quarantine::reasons, schedule::RESERVE,
+        webhook_monitor::Watching,
+    },
     extractor::Extractor,
 };
 
@@ -28,88 +33,75 @@ pub enum Invocation {
     /// An EventBridge event: a parameter has changed.
     ParameterChange,
     /// A task of the controller, from EventBridge Scheduler or by hand.
-    Task {
-        /// Which one.
-        task: Task,
-        /// Whether the response is a screen for people instead of a document.
-        as_text: bool,
-    },
+    Task(Task),
     /// None of these.
     Unknown,
 }
 
-/// A task of the controller.
-#[derive(Debug, Clone, Copy)]
-pub enum Task {
-    /// Reconciles everything, every minute.
-    Reconcile,
-    /// Checks the webhook at Gladly now.
-    Watch,
-    /// Reports the current state.
-    Status,
-    /// Lists the quarantine.
-    Quarantine,
-    /// Sends quarantined events back into the events queue.
-    Redrive {
-        /// At most this many.
-        max: Option<u64>,
-    },
-    /// Queues what Gladly lists of a range.
-    Backfill(TimeRange),
-    /// Queues the conversations of Gladly's exports of a range.
-    Import(TimeRange),
-}
-
-/// The range of a backfill or an import.
-#[derive(Debug, Clone, Copy)]
-pub struct TimeRange {
-    from: Option<Timestamp>,
-    /// Now, if absent.
-    to: Option<Timestamp>,
-}
-
 /// The payload's JSON.
-#[derive(Default, Deserialize)]
+#[derive(Default)]
 struct Payload {
-    #[serde(default, rename = "Records", deserialize_with = "records")]
     records: Option<Vec<SqsMessage>>,
-    task: Option<String>,
-    max: Option<u64>,
-    from: Option<Timestamp>,
-    to: Option<Timestamp>,
-    #[serde(rename = "as")]
-    form: Option<String>,
     source: Option<String>,
+    /// Everything else: a task with its fields, or an event of another service.
+    fields: Map<String, Value>,
+}
+
+/// The records of a batch, each read alone.
+struct Records(Option<Vec<SqsMessage>>);
+
+impl<'de> Deserialize<'de> for Records {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let records = Option::<Vec<Box<RawValue>>>::deserialize(deserializer)?;
+        let read = |records: Vec<Box<RawValue>>| {
+            records.iter().map(|record| sqs_message(record.get())).collect()
+        };
+        Ok(Self(records.map(read)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Payload {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Payload;
+
+            fn expecting(&self, f: &mut Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Payload, A::Error> {
+                let mut payload = Payload::default();
+                while let Some(name) = map.next_key::<String>()? {
+                    match &*name {
+                        "Records" => payload.records = map.next_value::<Records>()?.0,
+                        "source" => payload.source = map.next_value()?,
+                        _ => drop(payload.fields.insert(name, map.next_value()?)),
+                    }
+                }
+                Ok(payload)
+            }
+        }
+
+        deserializer.deserialize_map(Fields)
+    }
 }
 
 impl From<Payload> for Invocation {
     fn from(payload: Payload) -> Self {
-        let Payload { records, task, max, from, to, form, source } = payload;
+        let Payload { records, source, fields } = payload;
         if let Some(records) = records {
             return Self::Batch(records);
         }
-        let range = TimeRange { from, to };
-        let task = match (task.as_deref(), source.as_deref()) {
-            (Some("reconcile"), _) => Task::Reconcile,
-            (Some("watch"), _) => Task::Watch,
-            (Some("status"), _) => Task::Status,
-            (Some("quarantine"), _) => Task::Quarantine,
-            (Some("redrive"), _) => Task::Redrive { max },
-            (Some("backfill"), _) => Task::Backfill(range),
-            (Some("import"), _) => Task::Import(range),
-            (None, Some("aws.ssm")) => return Self::ParameterChange,
-            _ => return Self::Unknown,
-        };
-        Self::Task { task, as_text: form.as_deref() == Some("text") }
+        if fields.contains_key("task") {
+            return serde_json::from_value(fields.into()).map_or(Self::Unknown, Self::Task);
+        }
+        match source.as_deref() {
+            Some("aws.ssm") => Self::ParameterChange,
+            _ => Self::Unknown,
+        }
     }
-}
-
-/// Reads each record alone.
-fn records<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Vec<SqsMessage>>, D::Error> {
-    let records = Option::<Vec<Box<RawValue>>>::deserialize(deserializer)?;
-    Ok(records.map(|records| records.iter().map(|record| sqs_message(record.get())).collect()))
 }
 
 impl<'de> Deserialize<'de> for Invocation {
@@ -169,35 +161,15 @@ impl From<ControllerError> for InvocationError {
 pub enum Response {
     /// What stays in the queue.
     Batch(SqsBatchResponse),
-    /// A task's result.
+    /// A task's result: a [`Document`].
     Document(Value),
-    /// The same, for people.
-    Screen(String),
 }
 
 impl Response {
-    fn new(answer: &(impl Serialize + Display), as_text: bool) -> Result<Self, InvocationError> {
-        if as_text {
-            return Ok(Self::Screen(answer.to_string()));
-        }
-        serde_json::to_value(answer)
+    fn document(body: impl Serialize) -> Result<Self, InvocationError> {
+        serde_json::to_value(Document::new(body))
             .map(Self::Document)
             .map_err(|err| InvocationError::Failed(err.to_string()))
-    }
-}
-
-impl Task {
-    /// Its name, as in the payload.
-    fn name(self) -> &'static str {
-        match self {
-            Self::Reconcile => "reconcile",
-            Self::Watch => "watch",
-            Self::Status => "status",
-            Self::Quarantine => "quarantine",
-            Self::Redrive { .. } => "redrive",
-            Self::Backfill(_) => "backfill",
-            Self::Import(_) => "import",
-        }
     }
 }
 
@@ -225,12 +197,10 @@ impl Extractor {
                 return Ok(Response::Batch(self.pipeline.batch(messages, left).await?));
             }
             Invocation::ParameterChange => {
-                let status = self.controller.reconcile(Occasion::Change, left).await?;
-                ("change", Response::new(&status, false)?)
+                let report = self.controller.reconcile(Occasion::Change, left).await?;
+                ("change", Response::document(report.status)?)
             }
-            Invocation::Task { task, as_text } => {
-                (task.name(), self.task(task, as_text, left).await?)
-            }
+            Invocation::Task(task) => (task.name(), self.task(&task, left).await?),
             Invocation::Unknown => return Err(InvocationError::Unknown),
         };
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -238,45 +208,48 @@ impl Extractor {
         Ok(response)
     }
 
-    async fn task(
-        &self,
-        task: Task,
-        as_text: bool,
-        left: Duration,
-    ) -> Result<Response, InvocationError> {
+    async fn task(&self, task: &Task, left: Duration) -> Result<Response, InvocationError> {
         let controller = &self.controller;
         let work = left.saturating_sub(RESERVE);
-        let range = |TimeRange { from, to }: TimeRange| {
-            from.map(|from| (from, to.unwrap_or_else(|| self.clock.now())))
+        let range = |range: &RecoveryRange| {
+            let from = range.from.ok_or(InvocationError::NoRange)?;
+            Ok::<_, InvocationError>((from, range.to.unwrap_or_else(|| self.clock.now())))
         };
+        let quarantine = &controller.quarantine;
         match task {
             Task::Reconcile => {
-                Response::new(&controller.reconcile(Occasion::Schedule, left).await?, as_text)
+                Response::document(controller.reconcile(Occasion::Schedule, left).await?.status)
             }
             Task::Watch => {
                 if let Some(monitor) = &controller.webhook_monitor {
                     monitor.watch(Watching::Now).await?;
                 }
-                Response::new(&controller.status().await?, as_text)
+                Response::document(controller.status().await?.status)
             }
             Task::Status => {
                 if let Some(monitor) = &controller.webhook_monitor {
                     monitor.refresh_health().await;
                 }
-                let reasons = controller.quarantine.list(left).await?.reasons();
-                Response::new(&controller.status().await?.with_reasons(reasons), as_text)
+                let reasons = reasons(&quarantine.list(left).await?);
+                Response::document(controller.status().await?.with_reasons(reasons))
             }
-            Task::Quarantine => Response::new(&controller.quarantine.list(left).await?, as_text),
-            Task::Redrive { max } => {
-                Response::new(&controller.quarantine.redrive(max, left).await?, as_text)
+            Task::Quarantine => Response::document(quarantine.list(left).await?),
+            Task::Show { id } => Response::document(quarantine.show(id, left).await?),
+            Task::Redrive(selection) => {
+                Response::document(quarantine.redrive(selection, left).await?)
+            }
+            Task::Discard(selection) => {
+                Response::document(quarantine.discard(selection, left).await?)
             }
             Task::Backfill(requested) => {
-                let (from, to) = range(requested).ok_or(InvocationError::NoRange)?;
-                Response::new(&controller.backfill.backfill(from, to, work).await?, as_text)
+                let (from, to) = range(requested)?;
+                let dry_run = requested.dry_run;
+                Response::document(controller.backfill.backfill(from, to, dry_run, work).await?)
             }
             Task::Import(requested) => {
-                let (from, to) = range(requested).ok_or(InvocationError::NoRange)?;
-                Response::new(&controller.backfill.import(from, to, work).await?, as_text)
+                let (from, to) = range(requested)?;
+                let dry_run = requested.dry_run;
+                Response::document(controller.backfill.import(from, to, dry_run, work).await?)
             }
         }
     }

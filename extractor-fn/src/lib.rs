@@ -17,7 +17,7 @@ pub use crate::{
     client::{http::Http, message::MissingMessageId},
     config::{Config, DeliveryOptions, DestinationUrl, GladlyHost, Rate, TokenHeader},
     extractor::Extractor,
-    invocation::{Invocation, InvocationError, Response, Task, TimeRange},
+    invocation::{Invocation, InvocationError, Response},
 };
 
 /// The `user-agent` of requests to Gladly and the destination.

@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn each_re_opening_doubles_the_wait_up_to_an_hour() {
         let now = Timestamp::UNIX_EPOCH;
-        let mut open_state = OpenBreakerState::first(Upstream::Gladly, String::new(), now, None);
+        let mut open_state = OpenState::first(Upstream::Gladly, String::new(), now, None);
         let mut waits = Vec::new();
         for _ in 0..8 {
             waits.push(open_state.wait_seconds);

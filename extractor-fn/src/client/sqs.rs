@@ -49,8 +49,10 @@ pub(crate) struct Queue {
 /// A queue's attributes. SQS calls its numbers approximate: they settle within a minute.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Depth {
-    /// Messages that are in flight or delayed.
-    pub(crate) hidden: u64,
+    /// Messages that were received and are not settled yet.
+    pub(crate) in_flight: u64,
+    /// Messages whose delay has not passed.
+    pub(crate) delayed: u64,
     /// All messages.
     pub(crate) total: u64,
     pub(crate) retention: SignedDuration,
@@ -255,11 +257,12 @@ impl Queue {
         let seconds = |name| -> Result<i64, QueueError> {
             number(name)?.try_into().map_err(|_| QueueError::Invalid)
         };
-        let hidden = number(Name::ApproximateNumberOfMessagesNotVisible)?
-            + number(Name::ApproximateNumberOfMessagesDelayed)?;
+        let in_flight = number(Name::ApproximateNumberOfMessagesNotVisible)?;
+        let delayed = number(Name::ApproximateNumberOfMessagesDelayed)?;
         Ok(Depth {
-            hidden,
-            total: number(Name::ApproximateNumberOfMessages)? + hidden,
+            in_flight,
+            delayed,
+            total: number(Name::ApproximateNumberOfMessages)? + in_flight + delayed,
             retention: SignedDuration::from_secs(seconds(Name::MessageRetentionPeriod)?),
             created_at: Timestamp::from_second(seconds(Name::CreatedTimestamp)?)
                 .map_err(|_| QueueError::Invalid)?,

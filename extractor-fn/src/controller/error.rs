@@ -22,8 +22,10 @@ pub(crate) enum ControllerError {
     Gladly(#[from] GladlyError),
     #[error("invalid pause parameter: expected \"running\" or \"paused\"; treating as paused")]
     InvalidPause,
-    #[error("the range is recorded and continues automatically; it could not be read now")]
-    Noted(#[source] Box<ControllerError>),
+    #[error("the quarantine has no message with the id {0}")]
+    NotInQuarantine(String),
+    #[error("a discard needs an id, a reason or a conversationId: it cannot be undone")]
+    NoCondition,
     #[error("from must be a time before to, and within {0}")]
     NoRange(&'static str),
 }

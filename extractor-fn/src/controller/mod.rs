@@ -7,7 +7,6 @@ pub(crate) mod quarantine;
 pub(crate) mod renewal;
 pub(crate) mod schedule;
 pub(crate) mod status;
-pub(crate) mod text;
 pub(crate) mod webhook_monitor;
 
 use std::{sync::Arc, time::Duration};
@@ -28,7 +27,7 @@ use crate::{
         quarantine::Quarantine,
         renewal::{QueueKind, RenewalStore},
         schedule::RESERVE,
-        status::{Facts, Status},
+        status::{Facts, StatusReport},
         webhook_monitor::{Watching, WebhookMonitor},
     },
     gate::{
@@ -132,7 +131,7 @@ impl Controller {
         &self,
         occasion: Occasion,
         time_left: Duration,
-    ) -> Result<Status, ControllerError> {
+    ) -> Result<StatusReport, ControllerError> {
         let end = Instant::now() + time_left.saturating_sub(RESERVE);
         let mut failures = Vec::new();
         let mut check = |result: Result<(), ControllerError>| failures.extend(result.err());
@@ -185,7 +184,7 @@ impl Controller {
         }
         self.metrics.write(&metrics, self.now());
         // Everything else is done as in a pause; the failure raises the alarm.
-        let invalid = |status: &Status| status.has_been_invalid_for(INVALID_PAUSE_GRACE);
+        let invalid = |status: &StatusReport| status.has_been_invalid_for(INVALID_PAUSE_GRACE);
         if occasion == Occasion::Schedule && status.as_ref().is_ok_and(invalid) {
             failures.push(ControllerError::InvalidPause);
         }
@@ -196,26 +195,25 @@ impl Controller {
     }
 
     /// The current state. Changes nothing.
-    pub(crate) async fn status(&self) -> Result<Status, ControllerError> {
+    pub(crate) async fn status(&self) -> Result<StatusReport, ControllerError> {
         let (pause, pause_written_at) = self.gate.pause.fetch().await?;
         let breaker = self.gate.breaker.fetch().await?;
         let mapping = self.mapping.find().await?;
         let events = self.events.depth().await?;
         let quarantine = self.quarantined.depth().await?;
         let now = self.now();
-        Ok(Status::new(Facts {
+        Ok(StatusReport::new(Facts {
             pause: pause.as_ref().clone(),
             pause_written_at,
             breaker: breaker.as_ref().clone(),
             mapping: mapping.state,
-            backlog: events.total,
-            in_flight: events.hidden,
-            quarantined: quarantine.total,
-            retention: events.retention,
-            low_watermark: self.renewals.low_watermark(QueueKind::Events, &events, now).await?,
             drain_seconds: self.throughput.drain(events.total),
+            low_watermark: self.renewals.low_watermark(QueueKind::Events, &events, now).await?,
+            events,
+            quarantined: quarantine.total,
             renews: self.renews,
             webhook: self.webhook_monitor.as_ref().and_then(WebhookMonitor::last_health),
+            recoveries: self.backfill.pending().await?,
             now,
         }))
     }

@@ -1,17 +1,13 @@
-//! The quarantine as an operator uses it: listing and redriving.
+//! The quarantine as an operator uses it: listing, reading, redriving and discarding.
 
-use std::{
-    collections::BTreeMap,
-    fmt::{self, Display},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt::Write as _, sync::Arc, time::Duration};
 
-use jiff::Timestamp;
-use serde::Serialize;
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use sha2::{Digest as _, Sha256};
 use shared::{
-    Clock, InvalidEvent, Origin, QuarantineReason, QuarantinedMessage, QueueMessage, WebhookEvent,
-    replace_lone_surrogates,
+    Clock, Discarded, Event, InvalidEvent, Origin, QuarantineEntry, QuarantineList,
+    QuarantineReason, QuarantinedBody, QuarantinedMessage, QueueMessage, Redriven, Selection,
+    WebhookEvent, replace_lone_surrogates,
 };
 use tokio::time::Instant;
 
@@ -20,7 +16,7 @@ use crate::{
         message::Message,
         sqs::{ENTRIES, Queue, QueueError},
     },
-    controller::{error::ControllerError, text::events},
+    controller::error::ControllerError,
 };
 
 /// How long a message is hidden during a scan; at the end of the scan it is returned at once.
@@ -37,40 +33,10 @@ const MAX_RECEIPT_BYTES: usize = 16 << 20;
 /// The most characters of each text in a list: messages of other senders may contain anything, and
 /// Lambda's response is limited to 6 MB.
 const MAX_TEXT_CHARS: usize = 256;
+/// How many hexadecimal digits of its body's SHA-256 are a message's id.
+const ID_DIGITS: usize = 16;
 /// The time reserved for returning the messages that stay.
 const RESERVE: Duration = Duration::from_secs(30);
-
-/// The list of the messages in quarantine.
-#[derive(Debug, Serialize)]
-pub(crate) struct Contents {
-    total: u64,
-    messages: Vec<Entry>,
-}
-
-/// A message in quarantine, without the event's content.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Entry {
-    reason: String,
-    received_at: Timestamp,
-    origin: String,
-    detail: String,
-    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
-    event_type: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    conversation_id: Option<String>,
-}
-
-/// The result of a redrive.
-#[derive(Debug, Serialize)]
-pub(crate) struct Redriven {
-    #[serde(rename = "redriven")]
-    sent: u64,
-    /// Truncated, or still not a valid event.
-    stayed: u64,
-    /// Others remain, for lack of time or beyond the requested maximum.
-    more: bool,
-}
 
 /// The quarantine queue, and the events queue for redriving.
 pub(crate) struct Quarantine {
@@ -85,56 +51,128 @@ impl Quarantine {
     }
 
     /// Lists the quarantine, at most [`MAX_LISTED`] messages.
-    pub(crate) async fn list(&self, time_left: Duration) -> Result<Contents, ControllerError> {
+    pub(crate) async fn list(
+        &self,
+        time_left: Duration,
+    ) -> Result<QuarantineList, ControllerError> {
         let total = self.queue.depth().await?.total;
         let mut scan = QuarantineScan::new(&self.queue, time_left);
         let mut messages = Vec::new();
         while messages.len() < MAX_LISTED {
             let Some(seen) = scan.next().await? else { break };
-            messages.extend(seen.iter().map(Entry::read));
+            messages.extend(seen.iter().map(entry));
             for message in &seen {
                 scan.keep(message);
             }
         }
         scan.end().await;
         messages.sort_by_key(|entry| entry.received_at);
-        Ok(Contents { total: total.max(messages.len() as u64), messages })
+        Ok(QuarantineList { total: total.max(messages.len() as u64), messages })
     }
 
-    /// Sends quarantined events back to the events queue, at most `max`, each before it is deleted
-    /// from quarantine. Messages that arrive meanwhile wait for the next redrive: an event that is
-    /// rejected again would otherwise loop.
+    /// One message with its body.
+    pub(crate) async fn show(
+        &self,
+        id: &str,
+        time_left: Duration,
+    ) -> Result<QuarantinedBody, ControllerError> {
+        let mut scan = QuarantineScan::new(&self.queue, time_left);
+        let found = Self::find(&mut scan, id).await;
+        scan.end().await;
+        found?.ok_or_else(|| ControllerError::NotInQuarantine(id.to_owned()))
+    }
+
+    async fn find(
+        scan: &mut QuarantineScan<'_>,
+        id: &str,
+    ) -> Result<Option<QuarantinedBody>, ControllerError> {
+        while let Some(seen) = scan.next().await? {
+            for message in &seen {
+                scan.keep(message);
+            }
+            if let Some(message) = seen.iter().find(|message| message_id(&message.body) == id) {
+                return Ok(Some(body(message)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Sends the selected events back to the events queue, each before it is deleted from quarantine.
     pub(crate) async fn redrive(
         &self,
-        max: Option<u64>,
+        selection: &Selection,
         time_left: Duration,
     ) -> Result<Redriven, ControllerError> {
-        let mut scan = QuarantineScan::new(&self.queue, time_left);
-        let redriven = self.send_back(&mut scan, max.unwrap_or(u64::MAX)).await;
-        scan.end().await;
-        redriven
+        let mut done = Redriven::default();
+        let handled = self
+            .handle(selection, time_left, async |message| {
+                let Some(event) = to_queue_message(message) else {
+                    done.stayed += 1;
+                    return Ok(false);
+                };
+                if !selection.dry_run {
+                    self.events.send(&event, 0).await?;
+                    self.queue.delete(&[message]).await;
+                }
+                Ok(true)
+            })
+            .await?;
+        Ok(Redriven { redriven: handled.count, more: handled.more, ..done })
     }
 
-    async fn send_back(
+    /// Deletes the selected messages for good.
+    pub(crate) async fn discard(
+        &self,
+        selection: &Selection,
+        time_left: Duration,
+    ) -> Result<Discarded, ControllerError> {
+        if !selection.has_condition() {
+            return Err(ControllerError::NoCondition);
+        }
+        let handled = self
+            .handle(selection, time_left, async |message| {
+                if !selection.dry_run {
+                    self.queue.delete(&[message]).await;
+                }
+                Ok(true)
+            })
+            .await?;
+        Ok(Discarded { discarded: handled.count, more: handled.more })
+    }
+
+    /// Handles each selected message of a scan, at most as many as are selected; what `handle` does not
+    /// take stays. Messages that arrive meanwhile wait for the next scan: an event that is rejected
+    /// again would otherwise loop.
+    async fn handle(
+        &self,
+        selection: &Selection,
+        time_left: Duration,
+        handle: impl AsyncFnMut(&Message) -> Result<bool, QueueError>,
+    ) -> Result<Handled, ControllerError> {
+        let mut scan = QuarantineScan::new(&self.queue, time_left);
+        let handled = self.handle_all(&mut scan, selection, handle).await;
+        scan.end().await;
+        Ok(handled?)
+    }
+
+    async fn handle_all(
         &self,
         scan: &mut QuarantineScan<'_>,
-        max: u64,
-    ) -> Result<Redriven, ControllerError> {
+        selection: &Selection,
+        mut handle: impl AsyncFnMut(&Message) -> Result<bool, QueueError>,
+    ) -> Result<Handled, QueueError> {
         let began = self.clock.now();
-        let mut done = Redriven { sent: 0, stayed: 0, more: false };
+        let max = selection.max.unwrap_or(u64::MAX);
+        let mut done = Handled { count: 0, more: false };
         while let Some(seen) = scan.next().await? {
             for message in seen {
                 let is_new = message.sent_at.is_some_and(|sent| sent > began);
-                let event = to_queue_message(&message);
-                done.more |= !is_new && event.is_some() && done.sent >= max;
-                done.stayed += u64::from(!is_new && event.is_none());
-                match event {
-                    Some(event) if !is_new && done.sent < max => {
-                        self.events.send(&event, 0).await?;
-                        self.queue.delete(&[&message]).await;
-                        done.sent += 1;
-                    }
-                    _ => scan.keep(&message),
+                let is_selected = !is_new && selects(selection, &message);
+                done.more |= is_selected && done.count >= max;
+                let is_handled = is_selected && done.count < max && handle(&message).await?;
+                done.count += u64::from(is_handled);
+                if !is_handled || selection.dry_run {
+                    scan.keep(&message);
                 }
             }
             if done.more {
@@ -144,6 +182,27 @@ impl Quarantine {
         done.more |= scan.is_cut_short;
         Ok(done)
     }
+}
+
+/// What became of a scan's messages.
+struct Handled {
+    count: u64,
+    /// Others remain, for lack of time or beyond the requested maximum.
+    more: bool,
+}
+
+/// Whether a message meets every condition.
+fn selects(selection: &Selection, message: &Message) -> bool {
+    let Selection { id, reason, conversation_id, .. } = selection;
+    if id.is_none() && reason.is_none() && conversation_id.is_none() {
+        return true;
+    }
+    let entry = entry(message);
+    id.as_ref().is_none_or(|id| *id == entry.id)
+        && reason.is_none_or(|reason| reason.code() == entry.reason)
+        && conversation_id
+            .as_ref()
+            .is_none_or(|id| Some(id.as_str()) == entry.conversation_id.as_deref())
 }
 
 /// A pass over a queue that leaves it unchanged.
@@ -207,7 +266,7 @@ fn to_queue_message(message: &Message) -> Option<Message> {
         Some(quarantined) if quarantined.origin == "ingest-fn" => wrapped(&quarantined)?,
         Some(quarantined) => sendable(quarantined.raw()?)?,
     };
-    let (event_type, _) = type_and_conversation(&body).ok()?;
+    let event_type = type_attribute(&body).ok()?;
     Message::new(body, "type", &event_type).ok()
 }
 
@@ -223,44 +282,87 @@ fn wrapped(quarantined: &QuarantinedMessage) -> Option<String> {
     QueueMessage::wrap(&raw, quarantined.received_at, Origin::Webhook).ok()?.to_json().ok()
 }
 
-/// An event's type and conversation, from its queue message.
-fn type_and_conversation(body: &str) -> Result<(String, String), InvalidEvent> {
+/// The type attribute of a queue message that is a valid event about a conversation.
+fn type_attribute(body: &str) -> Result<String, InvalidEvent> {
     let body = replace_lone_surrogates(body.to_owned());
     let event = QueueMessage::read(&body)?.event()?;
-    let conversation = event.conversation.ok_or(InvalidEvent::NoConversation)?;
-    Ok((QueueMessage::type_attribute(&event.event_type), conversation.to_string()))
+    event.conversation.ok_or(InvalidEvent::NoConversation)?;
+    Ok(QueueMessage::type_attribute(&event.event_type))
 }
 
-impl Entry {
-    fn read(message: &Message) -> Self {
-        let body = &*message.body;
-        let Some(quarantined) = QuarantinedMessage::read(body) else {
-            let received_at = QueueMessage::read(body).map(|message| message.received_at());
-            let (event_type, conversation_id) = type_and_conversation(body).ok().unzip();
-            return Self {
-                reason: QuarantineReason::Exhausted.code().into(),
-                received_at: received_at.ok().or(message.sent_at).unwrap_or_default(),
-                origin: "sqs".into(),
-                detail: "received too often: moved by SQS itself".into(),
-                event_type,
-                conversation_id,
-            };
+/// A message's id: the start of its body's SHA-256, since SQS's own changes with a renewal.
+fn message_id(body: &str) -> String {
+    let digest = Sha256::digest(body);
+    let mut id = String::with_capacity(ID_DIGITS);
+    for byte in &digest[..ID_DIGITS / 2] {
+        // Writing to a string cannot fail.
+        let _ = write!(id, "{byte:02x}");
+    }
+    id
+}
+
+/// What is known of a message.
+fn entry(message: &Message) -> QuarantineEntry {
+    let body = &*message.body;
+    let id = message_id(body);
+    let Some(quarantined) = QuarantinedMessage::read(body) else {
+        let received_at = QueueMessage::read(body).map(|message| message.received_at());
+        let entry = QuarantineEntry {
+            id,
+            reason: QuarantineReason::Exhausted.code().into(),
+            received_at: received_at.ok().or(message.sent_at).unwrap_or_default(),
+            origin: "sqs".into(),
+            detail: "received too often: moved by SQS itself".into(),
+            event_type: None,
+            event_id: None,
+            conversation_id: None,
+            truncated: false,
         };
-        let queued = if quarantined.origin == "ingest-fn" {
-            wrapped(&quarantined)
-        } else {
-            quarantined.raw()
-        };
-        let (event_type, conversation_id) =
-            queued.and_then(|body| type_and_conversation(&body).ok()).unzip();
-        Self {
-            reason: quarantined.reason.code().into(),
-            received_at: quarantined.received_at,
-            origin: shown(&quarantined.origin),
-            detail: shown(&quarantined.detail),
-            event_type,
-            conversation_id,
-        }
+        return with_event(entry, Some(body.to_owned()));
+    };
+    let queued =
+        if quarantined.origin == "ingest-fn" { wrapped(&quarantined) } else { quarantined.raw() };
+    let entry = QuarantineEntry {
+        id,
+        reason: quarantined.reason.code().into(),
+        received_at: quarantined.received_at,
+        origin: shown(&quarantined.origin),
+        detail: shown(&quarantined.detail),
+        event_type: None,
+        event_id: None,
+        conversation_id: None,
+        truncated: quarantined.truncated,
+    };
+    with_event(entry, queued)
+}
+
+/// The entry with its event's type and ids, if its queue message is a valid event.
+fn with_event(entry: QuarantineEntry, queued: Option<String>) -> QuarantineEntry {
+    let Some(body) = queued.map(replace_lone_surrogates) else { return entry };
+    let event = QueueMessage::read(&body).and_then(|message| message.event());
+    let Ok(Event { event_type, id, conversation: Some(conversation), .. }) = event else {
+        return entry;
+    };
+    QuarantineEntry {
+        event_type: Some(QueueMessage::type_attribute(&event_type)),
+        event_id: id.map(|id| id.to_string()),
+        conversation_id: Some(conversation.to_string()),
+        ..entry
+    }
+}
+
+/// A message with what was quarantined.
+fn body(message: &Message) -> QuarantinedBody {
+    let entry = entry(message);
+    let bytes = QuarantinedMessage::read(&message.body).and_then(|quarantined| quarantined.bytes());
+    let bytes = bytes.unwrap_or_else(|| message.body.clone().into_bytes());
+    match String::from_utf8(bytes) {
+        Ok(body) => QuarantinedBody { entry, body, encoding: None },
+        Err(err) => QuarantinedBody {
+            entry,
+            body: BASE64_STANDARD.encode(err.as_bytes()),
+            encoding: Some("base64".into()),
+        },
     }
 }
 
@@ -269,45 +371,13 @@ fn shown(text: &str) -> String {
     text.chars().take(MAX_TEXT_CHARS).collect()
 }
 
-impl Contents {
-    /// The count of each reason.
-    pub(crate) fn reasons(&self) -> BTreeMap<String, u64> {
-        let mut reasons = BTreeMap::new();
-        for entry in &self.messages {
-            *reasons.entry(entry.reason.clone()).or_default() += 1;
-        }
-        reasons
+/// The count of each reason.
+pub(crate) fn reasons(list: &QuarantineList) -> BTreeMap<String, u64> {
+    let mut reasons = BTreeMap::new();
+    for entry in &list.messages {
+        *reasons.entry(entry.reason.clone()).or_default() += 1;
     }
-}
-
-impl Display for Contents {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for Entry { reason, received_at, detail, event_type, conversation_id, .. } in &self.messages
-        {
-            let at = received_at.strftime("%Y-%m-%d %H:%M");
-            let event_type = event_type.as_deref().unwrap_or("-");
-            let conversation = conversation_id.as_deref().unwrap_or("-");
-            writeln!(f, "{reason:<11}{at}  {event_type:<31} {conversation}  {detail}")?;
-        }
-        let shown = self.messages.len() as u64;
-        if shown < self.total {
-            writeln!(f, "… and {}", events(self.total - shown))?;
-        }
-        match shown {
-            0 => f.write_str("Nothing is in quarantine."),
-            _ => write!(f, "{} in quarantine.", events(self.total)),
-        }
-    }
-}
-
-impl Display for Redriven {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.stayed > 0 {
-            writeln!(f, "Left in quarantine, cut short or still no event: {}.", self.stayed)?;
-        }
-        write!(f, "{} went back into the events queue", events(self.sent))?;
-        f.write_str(if self.more { "; there are more." } else { "." })
-    }
+    reasons
 }
 
 #[cfg(test)]

@@ -1,14 +1,10 @@
 //! Monitors the webhook at Gladly: Gladly disables one after about an hour of failures, and reports
 //! that only by e-mail. The monitor re-enables it, and records the gap for a backfill.
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
-use serde::Serialize;
-use shared::{Clock, REQUIRED_EVENT_TYPES, error_chain};
+use shared::{Clock, REQUIRED_EVENT_TYPES, WebhookHealth, error_chain};
 use tracing::{error, info, warn};
 
 use crate::{
@@ -33,24 +29,7 @@ pub(crate) struct WebhookMonitor {
     backfills: Arc<BackfillStore>,
     clock: Clock,
     /// When it was last checked, and the last result.
-    last_check: Mutex<Option<(Timestamp, Option<Health>)>>,
-}
-
-/// The webhook's health.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Health {
-    enabled: bool,
-    checked_at: Timestamp,
-    /// Gladly has no webhook with this relay's URL.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    missing: bool,
-    /// When Gladly disabled it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    disabled_at_due_to_retry_limit: Option<Timestamp>,
-    /// The required subscriptions that it lacks.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    missing_events: Vec<&'static str>,
+    last_check: Mutex<Option<(Timestamp, Option<WebhookHealth>)>>,
 }
 
 /// When to check the webhook.
@@ -73,11 +52,11 @@ impl WebhookMonitor {
     }
 
     /// The last result in this environment.
-    pub(crate) fn last_health(&self) -> Option<Health> {
+    pub(crate) fn last_health(&self) -> Option<WebhookHealth> {
         self.locked().as_ref().and_then(|(_, health)| health.clone())
     }
 
-    fn locked(&self) -> std::sync::MutexGuard<'_, Option<(Timestamp, Option<Health>)>> {
+    fn locked(&self) -> std::sync::MutexGuard<'_, Option<(Timestamp, Option<WebhookHealth>)>> {
         self.last_check.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -99,9 +78,9 @@ impl WebhookMonitor {
         *self.locked() = Some((now - GLADLY_INTERVAL, Some(Self::health(self.own(webhooks), now))));
     }
 
-    fn health(webhook: Option<&Webhook>, now: Timestamp) -> Health {
+    fn health(webhook: Option<&Webhook>, now: Timestamp) -> WebhookHealth {
         let Some(webhook) = webhook else {
-            return Health {
+            return WebhookHealth {
                 enabled: false,
                 checked_at: now,
                 missing: true,
@@ -110,36 +89,17 @@ impl WebhookMonitor {
             };
         };
         let subscribed = |kind: &&str| !webhook.events.iter().any(|event| event == kind);
-        Health {
+        WebhookHealth {
             enabled: webhook.enabled,
             checked_at: now,
             missing: false,
             disabled_at_due_to_retry_limit: webhook.disabled_at_due_to_retry_limit,
-            missing_events: REQUIRED_EVENT_TYPES.into_iter().filter(subscribed).collect(),
+            missing_events: REQUIRED_EVENT_TYPES
+                .into_iter()
+                .filter(subscribed)
+                .map(str::to_owned)
+                .collect(),
         }
-    }
-}
-
-impl Health {
-    /// Whether it is enabled with all required subscriptions.
-    pub(crate) fn is_right(&self) -> bool {
-        self.enabled && self.missing_events.is_empty()
-    }
-}
-
-impl fmt::Display for Health {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.missing {
-            return f.write_str("Gladly has none with this relay's URL: make webhook");
-        }
-        f.write_str(if self.enabled { "enabled" } else { "DISABLED" })?;
-        if let Some(at) = self.disabled_at_due_to_retry_limit {
-            write!(f, ", disabled by Gladly at {}", at.strftime("%Y-%m-%d %H:%M UTC"))?;
-        }
-        if !self.missing_events.is_empty() {
-            write!(f, ", without {}: make webhook", self.missing_events.join(", "))?;
-        }
-        Ok(())
     }
 }
 
@@ -148,7 +108,7 @@ impl WebhookMonitor {
     pub(crate) async fn watch(
         &self,
         watching: Watching,
-    ) -> Result<Option<Health>, ControllerError> {
+    ) -> Result<Option<WebhookHealth>, ControllerError> {
         if watching == Watching::IfDue && !self.is_due(self.clock.now()) {
             return Ok(None);
         }
@@ -185,7 +145,7 @@ impl WebhookMonitor {
     async fn re_enable(
         &self,
         webhook: &Webhook,
-        health: &mut Health,
+        health: &mut WebhookHealth,
     ) -> Result<(), ControllerError> {
         match webhook.disabled_at_due_to_retry_limit.filter(|_| !webhook.enabled) {
             None if webhook.enabled => {}

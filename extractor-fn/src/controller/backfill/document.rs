@@ -23,13 +23,17 @@
 //! deleted parameter restarts at version 1, so these documents are never deleted: the
 //! empty one is `{}`.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicI64, Ordering},
+};
 
 use aws_sdk_ssm::{
     Client,
     operation::get_parameter::GetParameterError,
     types::{ParameterHistory, ParameterType},
 };
+use jiff::Timestamp;
 use tracing::error;
 
 use crate::controller::backfill::ranges::Ranges;
@@ -61,8 +65,15 @@ impl StoreError {
     }
 }
 
+/// Ranges in a parameter, or in memory.
+pub(crate) enum Document {
+    Stored(Stored),
+    /// Of a dry run, which leaves no trace.
+    InMemory(Mutex<Ranges>),
+}
+
 /// Ranges in a parameter.
-pub(crate) struct Document {
+pub(crate) struct Stored {
     ssm: Client,
     name: String,
     /// A version that replaced none unread: its history need not be read.
@@ -81,12 +92,24 @@ struct Found {
 
 impl Document {
     pub(crate) fn new(ssm: Client, name: String) -> Self {
-        Self { ssm, name, clean: AtomicI64::new(0) }
+        Self::Stored(Stored { ssm, name, clean: AtomicI64::new(0) })
+    }
+
+    /// One range, in memory only.
+    pub(crate) fn in_memory(from: Timestamp, to: Timestamp) -> Self {
+        let mut ranges = Ranges::default();
+        ranges.add(from, Some(to));
+        Self::InMemory(Mutex::new(ranges))
     }
 
     /// The ranges that are still to be done.
     pub(crate) async fn read(&self) -> Result<Ranges, StoreError> {
-        self.find().await.map(|found| found.merged)
+        match self {
+            Self::Stored(stored) => stored.find().await.map(|found| found.merged),
+            Self::InMemory(ranges) => {
+                Ok(ranges.lock().unwrap_or_else(PoisonError::into_inner).clone())
+            }
+        }
     }
 
     /// Changes the ranges, also concurrently with another invocation. The change may be applied more
@@ -95,6 +118,17 @@ impl Document {
         &self,
         change: impl Fn(&mut Ranges) -> R,
     ) -> Result<R, StoreError> {
+        match self {
+            Self::Stored(stored) => stored.update(change).await,
+            Self::InMemory(ranges) => {
+                Ok(change(&mut ranges.lock().unwrap_or_else(PoisonError::into_inner)))
+            }
+        }
+    }
+}
+
+impl Stored {
+    async fn update<R>(&self, change: impl Fn(&mut Ranges) -> R) -> Result<R, StoreError> {
         let Found { mut stored, mut merged, mut version } = self.find().await?;
         let mut writes = 0;
         loop {
@@ -196,7 +230,6 @@ fn read_before(entry: &ParameterHistory) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
     use shared::ssm_client;
     use testing::aws::{Aws, Fault};
 

@@ -15,15 +15,11 @@ pub(crate) mod ranges;
 mod recovery;
 mod sender;
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_sdk_ssm::Client;
 use jiff::Timestamp;
-use serde::Serialize;
-use shared::Clock;
+use shared::{Backfilled, Clock, PendingRecovery, RecoverySource, error_chain};
 use tokio::time::{Duration, Instant};
 use tracing::{info, warn};
 
@@ -40,7 +36,6 @@ use crate::{
         },
         error::ControllerError,
         schedule::{RESERVE, is_due},
-        text::events,
     },
     gate::ControllerPermission,
 };
@@ -92,55 +87,6 @@ impl BackfillStore {
     }
 }
 
-/// The result of a backfill or an import so far.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Backfilled {
-    queued: u64,
-    from: Timestamp,
-    to: Timestamp,
-    /// Part of the requested range is no longer at Gladly.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    cut: bool,
-    /// Nothing is left to do; otherwise the controller continues every minute.
-    done: bool,
-    /// Gladly's lines that cannot be used.
-    #[serde(skip_serializing_if = "is_zero")]
-    invalid_lines: u64,
-    /// Export jobs that no longer exist.
-    #[serde(skip_serializing_if = "is_zero")]
-    missing_jobs: u64,
-    /// Only events of the last moments are left.
-    #[serde(skip)]
-    settling: bool,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-fn is_zero(count: &u64) -> bool {
-    *count == 0
-}
-
-impl fmt::Display for Backfilled {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.cut {
-            let from = self.from.strftime("%Y-%m-%d %H:%M:%S UTC");
-            writeln!(f, "Gladly has nothing older than {from}: the range begins there.")?;
-        }
-        if self.invalid_lines > 0 {
-            writeln!(f, "{} of Gladly's lines are malformed.", self.invalid_lines)?;
-        }
-        if self.missing_jobs > 0 {
-            writeln!(f, "{} of Gladly's export jobs no longer exist.", self.missing_jobs)?;
-        }
-        write!(f, "{} queued", events(self.queued))?;
-        f.write_str(match (self.done, self.settling) {
-            (true, _) => ".",
-            (false, true) => "; events from the last minute follow automatically.",
-            (false, false) => "; the rest follows automatically, every minute.",
-        })
-    }
-}
-
 /// Recovers from Gladly what did not arrive by webhook.
 pub(crate) struct Backfill {
     store: Arc<BackfillStore>,
@@ -163,6 +109,22 @@ impl Backfill {
         self.clock.now()
     }
 
+    /// What is still to be queued, of both sources.
+    pub(crate) async fn pending(&self) -> Result<Vec<PendingRecovery>, ControllerError> {
+        let mut pending = Vec::new();
+        for (source, name) in
+            [(Source::Events, RecoverySource::Backfill), (Source::Exports, RecoverySource::Import)]
+        {
+            let ranges = self.store.recovery(source).document.read().await?;
+            pending.extend(ranges.iter().map(|range| PendingRecovery {
+                source: name,
+                from: range.from,
+                to: (range.end() < Timestamp::MAX).then(|| range.end()),
+            }));
+        }
+        Ok(pending)
+    }
+
     /// Whether the schedule may continue: after a failure, Gladly is not called again before the
     /// webhook monitor's interval.
     pub(crate) fn is_due(&self, source: Source) -> bool {
@@ -175,6 +137,7 @@ impl Backfill {
         &self,
         from: Timestamp,
         to: Timestamp,
+        dry_run: bool,
         time_left: Duration,
     ) -> Result<Backfilled, ControllerError> {
         let now = self.now();
@@ -183,7 +146,8 @@ impl Backfill {
         if from >= to || to <= oldest {
             return Err(ControllerError::NoRange("the last 24 hours"));
         }
-        self.begin(Source::Events, begins, to, begins, begins > from, time_left).await
+        let requested = Requested { begins, to, from: begins, cut: begins > from, dry_run };
+        self.begin(Source::Events, requested, time_left).await
     }
 
     /// Queues an event for each conversation of Gladly's exports of a range, as far as time allows.
@@ -191,6 +155,7 @@ impl Backfill {
         &self,
         from: Timestamp,
         to: Timestamp,
+        dry_run: bool,
         time_left: Duration,
     ) -> Result<Backfilled, ControllerError> {
         let until = Instant::now() + time_left;
@@ -207,29 +172,48 @@ impl Backfill {
         }
         let exported = first.map_or(begins, |first| first.max(begins));
         let time_left = until.saturating_duration_since(Instant::now());
-        self.begin(Source::Exports, begins, to, exported, exported > from, time_left).await
+        let requested = Requested { begins, to, from: exported, cut: exported > from, dry_run };
+        self.begin(Source::Exports, requested, time_left).await
     }
 
-    /// Records a range and begins with it; it stays recorded if this fails.
+    /// Records a range and begins with it; it stays recorded if that fails. A dry run records nothing,
+    /// and only counts.
     async fn begin(
         &self,
         source: Source,
-        begins: Timestamp,
-        to: Timestamp,
-        from: Timestamp,
-        cut: bool,
+        requested: Requested,
         time_left: Duration,
     ) -> Result<Backfilled, ControllerError> {
+        let Requested { begins, to, from, cut, dry_run } = requested;
         let began = self.now();
-        let document = &self.store.recovery(source).document;
-        document.update(|ranges| ranges.add(begins, Some(to))).await?;
-        let recovered = self.recover(source, time_left).await;
-        let Recovered { queued, invalid_lines, missing_jobs } =
-            recovered.map_err(|err| ControllerError::Noted(Box::new(err)))?;
+        let scratch = dry_run.then(|| Document::in_memory(begins, to));
+        let document = scratch.as_ref().unwrap_or(&self.store.recovery(source).document);
+        let recovered = if dry_run {
+            self.work(source, document, Sender::counting(), time_left).await.1
+        } else {
+            document.update(|ranges| ranges.add(begins, Some(to))).await?;
+            self.recover(source, time_left).await
+        };
+        let (recovered, postponed) = match recovered {
+            Ok(recovered) => (recovered, None),
+            Err(err) if dry_run => return Err(err),
+            Err(err) => (Recovered::default(), Some(error_chain(&err))),
+        };
+        let Recovered { queued, invalid_lines, missing_jobs } = recovered;
         let left = document.read().await?;
         let settling = left.within(begins, to).all(|left| left.from >= began - EVENT_LIST_LAG);
         let done = left.within(begins, to).next().is_none();
-        Ok(Backfilled { queued, from, to, cut, done, invalid_lines, missing_jobs, settling })
+        Ok(Backfilled {
+            queued,
+            from,
+            to,
+            cut,
+            done,
+            settling: settling && !done,
+            invalid_lines,
+            missing_jobs,
+            postponed,
+        })
     }
 
     /// Continues with what is recorded, as far as time allows.
@@ -256,12 +240,30 @@ impl Backfill {
             info!(source = ?source, "another invocation is recovering events");
             return Ok(Recovered::default());
         };
+        let sender = Sender::new(&self.events);
+        let left = until.saturating_duration_since(Instant::now());
+        let (moved, ended) = self.work(source, &pending.document, sender, left).await;
+        self.store.lease.release(held).await;
+        let failed = matches!(ended, Err(ControllerError::Gladly(_))) && !moved;
+        *pending.failed_at.lock().unwrap_or_else(PoisonError::into_inner) =
+            failed.then(|| self.now());
+        ended
+    }
+
+    /// Recovers what a document holds. Returns whether any mark has advanced, and the result.
+    async fn work<'a>(
+        &'a self,
+        source: Source,
+        document: &'a Document,
+        sender: Sender<'a>,
+        time_left: Duration,
+    ) -> (bool, Result<Recovered, ControllerError>) {
         let mut recovery = Recovery {
-            document: &pending.document,
+            document,
             gladly: &self.gladly,
             clock: &self.clock,
-            sender: Sender::new(&self.events),
-            until,
+            sender,
+            until: Instant::now() + time_left,
             moved: false,
             invalid_lines: 0,
             missing_jobs: 0,
@@ -270,18 +272,27 @@ impl Backfill {
             Source::Events => list::recover(&mut recovery).await,
             Source::Exports => exports::recover(&mut recovery).await,
         };
-        self.store.lease.release(held).await;
         let Recovery { moved, invalid_lines, missing_jobs, sender, .. } = recovery;
         let count = sender.queued;
-        if count > 0 {
+        if count > 0 && !sender.is_counting() {
             info!(source = ?source, count, "backfill queued events");
         }
         if invalid_lines > 0 {
             warn!(source = ?source, count = invalid_lines, "ignored malformed lines");
         }
-        let failed = matches!(ended, Err(ControllerError::Gladly(_))) && !moved;
-        *pending.failed_at.lock().unwrap_or_else(PoisonError::into_inner) =
-            failed.then(|| self.now());
-        ended.map(|()| Recovered { queued: count, invalid_lines, missing_jobs })
+        (moved, ended.map(|()| Recovered { queued: count, invalid_lines, missing_jobs }))
     }
+}
+
+/// A range that was asked for.
+#[derive(Clone, Copy)]
+struct Requested {
+    /// Where the range begins, as far as Gladly keeps it.
+    begins: Timestamp,
+    to: Timestamp,
+    /// Where what Gladly has begins.
+    from: Timestamp,
+    /// Part of what was asked for is no longer at Gladly.
+    cut: bool,
+    dry_run: bool,
 }

@@ -16,7 +16,8 @@ const MAX_REQUESTS: usize = 8;
 
 /// Sends events in batches, some at once. Events are durable after a flush.
 pub(super) struct Sender<'a> {
-    queue: &'a Queue,
+    /// `None` where events are only counted.
+    queue: Option<&'a Queue>,
     batch: Vec<Message>,
     sending: FuturesUnordered<Sending<'a>>,
     /// Events that are durable.
@@ -27,7 +28,16 @@ type Sending<'a> = std::pin::Pin<Box<dyn Future<Output = Result<u64, QueueError>
 
 impl<'a> Sender<'a> {
     pub(super) fn new(queue: &'a Queue) -> Self {
-        Self { queue, batch: Vec::new(), sending: FuturesUnordered::new(), queued: 0 }
+        Self { queue: Some(queue), ..Self::counting() }
+    }
+
+    /// Sends nothing: counts what would be sent.
+    pub(super) fn counting() -> Self {
+        Self { queue: None, batch: Vec::new(), sending: FuturesUnordered::new(), queued: 0 }
+    }
+
+    pub(super) fn is_counting(&self) -> bool {
+        self.queue.is_none()
     }
 
     pub(super) async fn add(&mut self, message: Message) -> Result<(), QueueError> {
@@ -42,7 +52,11 @@ impl<'a> Sender<'a> {
         while self.sending.len() >= MAX_REQUESTS {
             self.sent().await?;
         }
-        let (queue, batch) = (self.queue, std::mem::take(&mut self.batch));
+        let batch = std::mem::take(&mut self.batch);
+        let Some(queue) = self.queue else {
+            self.queued += batch.len() as u64;
+            return Ok(());
+        };
         self.sending.push(Box::pin(async move {
             let count = batch.len() as u64;
             queue.send_new(&batch).await.map(|()| count)
