@@ -5,12 +5,19 @@
 //! [`error::Error`]: a sentence with what to do, and an exit code.
 
 mod args;
+mod arrivals;
 mod commands;
+mod destination;
+mod endpoint;
 mod error;
+mod given;
 mod gladly;
+mod gladly_webhook;
 mod http;
+mod keys;
 mod relay;
 mod session;
+mod settings;
 mod terminal;
 mod time;
 

@@ -174,6 +174,10 @@ impl Terminal {
         let typed = tokio::task::spawn_blocking(read)
             .await
             .map_err(|err| Error::failed(err.to_string()))?;
+        if typed.as_ref().is_err_and(|err| err.kind() == io::ErrorKind::Interrupted) {
+            // Ctrl-C, which the terminal reports as a signal too: that ends the command.
+            std::future::pending::<()>().await;
+        }
         let typed = typed.map_err(|_| {
             Error::failed("a secret cannot be typed unseen here; export it as a variable instead.")
         })?;
