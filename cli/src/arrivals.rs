@@ -102,8 +102,11 @@ impl KeyUse {
     /// When an event last came with the key of this line, counted from 0, since a time.
     pub(crate) fn last(&self, slot: usize, since: Timestamp) -> Option<Timestamp> {
         let since = since.as_second();
-        let mut used =
-            self.0.iter().rev().filter(|period| period.start >= since && period.has_events_of(slot));
+        let mut used = self
+            .0
+            .iter()
+            .rev()
+            .filter(|period| period.start >= since && period.has_events_of(slot));
         used.next().and_then(|period| Timestamp::from_second(period.start).ok())
     }
 }
@@ -345,7 +348,11 @@ mod tests {
     fn arrivals_of_the_last_hour_are_told_from_older_ones() {
         let now = Timestamp::from_second(100_000).unwrap();
         let arrivals = Arrivals::of(
-            &[period(90_000, 2, [2, 0], 5), period(99_000, 0, [0, 0], 3), period(99_960, 0, [1, 0], 1)],
+            &[
+                period(90_000, 2, [2, 0], 5),
+                period(99_000, 0, [0, 0], 3),
+                period(99_960, 0, [1, 0], 1),
+            ],
             now,
         );
         assert_eq!((arrivals.unauthorized, arrivals.events), (4, 0));

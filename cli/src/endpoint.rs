@@ -30,8 +30,9 @@ pub(crate) async fn ping(relay: &Relay, key: &str, tries: u32) -> Result<()> {
     let headers = [("x-api-key", key), ("content-type", "application/json")];
     for left in (0..tries).rev() {
         let answer = http.send("POST", &url, &headers, Some(br#"{"type":"PING"}"#)).await;
-        let answer = answer
-            .map_err(|reason| Error::failed(format!("could not reach the relay at {url}: {reason}.")))?;
+        let answer = answer.map_err(|reason| {
+            Error::failed(format!("could not reach the relay at {url}: {reason}."))
+        })?;
         match answer.status {
             200 => return Ok(()),
             401 if left > 0 => sleep(KEYS_REREAD).await,

@@ -57,7 +57,10 @@ impl Gladly {
         let body = body.map(|body| body.to_string().into_bytes());
         let answer = self.http.send(method, &url, &headers, body.as_deref()).await;
         let answer = answer.map_err(|reason| {
-            Error::failed(format!("could not reach Gladly at {}: {reason}.", self.host))
+            Error::failed(format!(
+                "could not reach Gladly at {}: {reason}; is there a network, and is the host right?",
+                self.host
+            ))
         })?;
         let (host, email) = (&self.host, &self.email);
         match answer.status {

@@ -252,7 +252,8 @@ impl Settings {
         let value = found.value.unwrap_or_default();
         let value = shared::without_bom(&value).trim().to_owned();
         terminal.hide(&value);
-        let written_at = found.last_modified_date.and_then(|at| Timestamp::from_second(at.secs()).ok());
+        let written_at =
+            found.last_modified_date.and_then(|at| Timestamp::from_second(at.secs()).ok());
         Ok(Some(Stored { value, written_at }).filter(|stored| !stored.value.is_empty()))
     }
 

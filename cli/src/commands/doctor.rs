@@ -92,11 +92,9 @@ pub(crate) async fn run(context: &Context, args: &SettingsArgs) -> Result<()> {
     let mut checks: FuturesOrdered<BoxFuture<'_, Vec<Line>>> = [
         stack::examine(check()).boxed(),
         keys::examine(check()).boxed(),
-        gladly::examine(check()).boxed(),
-        arrivals::examine(check()).boxed(),
+        gladly::examine(check(), check()).boxed(),
         destination::examine(check()).boxed(),
-        extraction::examine(check()).boxed(),
-        extraction::examine_deliveries(check()).boxed(),
+        extraction::examine(check(), check()).boxed(),
         alarms::examine(check()).boxed(),
         alarms::examine_quota(check()).boxed(),
     ]

@@ -40,7 +40,8 @@ pub(crate) async fn run(context: &Context, args: &RotateKeyArgs) -> Result<()> {
 async fn read(context: &Context, settings: &Settings) -> Result<(Keys, Option<Timestamp>)> {
     let reading = settings.stored(&context.terminal, Setting::WebhookKeys);
     let stored = context.terminal.during("reading the keys", reading).await?;
-    Ok(stored.map_or_else(Default::default, |stored| (Keys::read(&stored.value), stored.written_at)))
+    Ok(stored
+        .map_or_else(Default::default, |stored| (Keys::read(&stored.value), stored.written_at)))
 }
 
 /// Writes the keys under the KMS key that encrypts them now.
@@ -153,7 +154,8 @@ impl Removal<'_> {
         } else {
             format!("if no event came with it in {}", self.period())
         };
-        terminal.say(&format!("Step 2 of 2: {name} holds two keys; the old one is removed {when}."));
+        terminal
+            .say(&format!("Step 2 of 2: {name} holds two keys; the old one is removed {when}."));
         let waiting = ping(relay, self.new, 2);
         terminal.during("checking that the relay accepts the new key", waiting).await?;
         let now = Timestamp::now();

@@ -94,8 +94,8 @@ async fn read(context: &Context, settings: &Settings) -> Result<[Secret; 3]> {
         settings.kms_keys(&names),
         other_users(settings, &names),
     );
-    let before =
-        [gladly?, destination?, webhook?].map(|stored: Option<Stored>| stored.map(|stored| stored.value));
+    let before = [gladly?, destination?, webhook?]
+        .map(|stored: Option<Stored>| stored.map(|stored| stored.value));
     // Without the permission to read it, another key would silently replace it.
     let exists = before.iter().any(Option::is_some);
     let kms_keys = match kms_keys {

@@ -120,7 +120,8 @@ fn report(
         } else {
             "the relay does not receive such events"
         };
-        terminal.say(&format!("  {kind} was left out because Gladly rejects it here: {consequence}."));
+        terminal
+            .say(&format!("  {kind} was left out because Gladly rejects it here: {consequence}."));
     }
     if webhook.has_credentials() {
         terminal.say("  It also sends a user name and a password, which the relay ignores.");

@@ -33,7 +33,8 @@ async fn alarms(check: &mut Check<'_>) -> Result<()> {
         .send();
     let mut pending = None;
     while let Some(subscription) = pages.next().await {
-        let subscription = subscription.map_err(|err| explain("could not list who gets the alarms", &err))?;
+        let subscription =
+            subscription.map_err(|err| explain("could not list who gets the alarms", &err))?;
         if subscription.subscription_arn.is_some_and(|arn| arn.starts_with("arn:")) {
             check.good("the alarms have a subscriber");
             return Ok(());

@@ -15,7 +15,8 @@ pub(super) async fn examine(mut check: Check<'_>) -> Vec<Line> {
 async fn destination(check: &mut Check<'_>) -> Result<()> {
     let name = check.settings.name(Setting::DestinationToken);
     let secrets = check.command("secrets");
-    let Some(token) = check.settings.stored(check.terminal, Setting::DestinationToken).await? else {
+    let Some(token) = check.settings.stored(check.terminal, Setting::DestinationToken).await?
+    else {
         check.wrong(&format!("{name} holds no token of the destination"), &secrets);
         return Ok(());
     };

@@ -8,6 +8,7 @@ use shared::{BreakerState, PauseReason, PauseState};
 use super::{Check, Line};
 use crate::{
     error::{Result, explain},
+    terminal::Mark,
     time::{ago, count, minute, shown},
 };
 
@@ -23,9 +24,16 @@ const DELIVERED: &str = "delivered";
 /// The most pages of log lines that are read: more says nothing more.
 const MAX_PAGES: usize = 10;
 
-pub(super) async fn examine(mut check: Check<'_>) -> Vec<Line> {
-    let done = extraction(&mut check).await;
-    check.end("extraction", done)
+pub(super) async fn examine(mut check: Check<'_>, mut further: Check<'_>) -> Vec<Line> {
+    let (done, further_done) = tokio::join!(extraction(&mut check), deliveries(&mut further));
+    let mut lines = check.end("extraction", done);
+    let mut further = further.end("the deliveries", further_done);
+    if lines.iter().any(|line| line.mark != Mark::Good) {
+        // That nothing fails proves nothing where nothing may run.
+        further.retain(|line| line.mark != Mark::Good);
+    }
+    lines.append(&mut further);
+    lines
 }
 
 async fn extraction(check: &mut Check<'_>) -> Result<()> {
@@ -42,7 +50,8 @@ async fn extraction(check: &mut Check<'_>) -> Result<()> {
         Lambda::new(&relay.session.config).get_event_source_mapping().uuid(mapping_id).send()
     );
     let now = Timestamp::now();
-    let value = |parameter: Option<aws_sdk_ssm::types::Parameter>| parameter.and_then(|it| it.value);
+    let value =
+        |parameter: Option<aws_sdk_ssm::types::Parameter>| parameter.and_then(|it| it.value);
     let pause: PauseState =
         value(pause?).unwrap_or_default().parse().unwrap_or(PauseState::Invalid);
     let breaker = breaker.map(|breaker| match value(breaker) {
@@ -54,7 +63,8 @@ async fn extraction(check: &mut Check<'_>) -> Result<()> {
         Ok(breaker) => is_held |= examine_breaker(check, &breaker_name, &breaker, now),
         Err(error) => check.lines.push(super::unfinished("the circuit breaker", &error)),
     }
-    let mapping = mapping.map_err(|err| explain("could not read the event source mapping", &err))?;
+    let mapping =
+        mapping.map_err(|err| explain("could not read the event source mapping", &err))?;
     examine_mapping(check, mapping.state.as_deref().unwrap_or_default(), is_held);
     Ok(())
 }
@@ -69,10 +79,13 @@ fn examine_pause(check: &mut Check<'_>, name: &str, pause: &PauseState, now: Tim
             let since = pause.since.map_or_else(String::new, |at| format!(" since {}", shown(at)));
             let reason = pause.reason.as_ref().map_or_else(String::new, |why| format!(" ({why})"));
             let end = match pause.until {
-                Some(until) => format!("it ends automatically at {}, and {resume} ends it now", shown(until)),
+                Some(until) => {
+                    format!("it ends automatically at {}, and {resume} ends it now", shown(until))
+                }
                 None => format!("{resume} ends it"),
             };
-            check.unsure(format!("extraction is paused{by}{since}{reason}; events are held: {end}"));
+            check
+                .unsure(format!("extraction is paused{by}{since}{reason}; events are held: {end}"));
             true
         }
         (_, Some(PauseReason::Invalid | _)) => {
@@ -151,11 +164,6 @@ fn examine_mapping(check: &mut Check<'_>, state: &str, is_held: bool) {
     }
 }
 
-pub(super) async fn examine_deliveries(mut check: Check<'_>) -> Vec<Line> {
-    let done = deliveries(&mut check).await;
-    check.end("the deliveries", done)
-}
-
 /// A line of the log.
 struct Logged {
     at: Timestamp,
@@ -220,7 +228,8 @@ async fn log_lines(
     let mut lines = Vec::new();
     for _ in 0..max_pages {
         let Some(page) = pages.next().await else { break };
-        let page = match page.map_err(|err| explain("could not read the log of extractor-fn", &err)) {
+        let page = match page.map_err(|err| explain("could not read the log of extractor-fn", &err))
+        {
             Ok(page) => page,
             // The function has not run yet.
             Err(error) if error.is_not_found() => break,

@@ -2,12 +2,19 @@
 
 use shared::REQUIRED_EVENT_TYPES;
 
-use super::{Check, Line};
-use crate::{endpoint::webhook_url, error::Result, gladly_webhook::Webhook};
+use super::{Check, Line, arrivals};
+use crate::{endpoint::webhook_url, error::Result, gladly_webhook::Webhook, terminal::Mark};
 
-pub(super) async fn examine(mut check: Check<'_>) -> Vec<Line> {
-    let done = gladly(&mut check).await;
-    check.end("Gladly", done)
+pub(super) async fn examine(mut check: Check<'_>, further: Check<'_>) -> Vec<Line> {
+    let (done, mut further) = tokio::join!(gladly(&mut check), arrivals::examine(further));
+    let mut lines = check.end("Gladly", done);
+    if lines.iter().any(|line| line.mark == Mark::Wrong) {
+        // What came before proves nothing about a webhook that is wrong now.
+        let good = further.iter_mut().filter(|line| line.mark == Mark::Good);
+        good.for_each(|line| line.mark = Mark::Unsure);
+    }
+    lines.append(&mut further);
+    lines
 }
 
 async fn gladly(check: &mut Check<'_>) -> Result<()> {
@@ -59,8 +66,6 @@ fn examine_webhook(check: &mut Check<'_>, webhook: &Webhook) {
         check.wrong(&format!("{what} lacks {}", missing.join(", ")), &remedy);
     }
     if check.lines.len() == before {
-        check.good(format!(
-            "{what} is enabled, with the relay's events and the header x-api-key"
-        ));
+        check.good(format!("{what} is enabled, with the relay's events and the header x-api-key"));
     }
 }

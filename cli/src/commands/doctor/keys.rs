@@ -28,7 +28,8 @@ async fn keys(check: &mut Check<'_>) -> Result<()> {
     }
     let rotate = check.command("rotate-key");
     if let Some((line, reason)) = keys.ignored.first() {
-        check.wrong(&format!("{name} holds a line that is ignored, line {line}: {reason}"), &rotate);
+        check
+            .wrong(&format!("{name} holds a line that is ignored, line {line}: {reason}"), &rotate);
     } else if keys.active.len() == 1 {
         check.good(format!("{name} holds one webhook key"));
     } else {

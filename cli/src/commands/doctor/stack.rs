@@ -16,7 +16,8 @@ pub(super) async fn examine(mut check: Check<'_>) -> Vec<Line> {
 
 async fn stack(check: &mut Check<'_>) -> Result<()> {
     let relay = &check.settings.relay;
-    let identity = aws_sdk_sts::Client::new(&relay.session.config).get_caller_identity().send().await;
+    let identity =
+        aws_sdk_sts::Client::new(&relay.session.config).get_caller_identity().send().await;
     let owner = match identity {
         _ if relay.session.is_local() => "the emulated AWS".to_owned(),
         Ok(identity) => format!("account {}", identity.account.unwrap_or_default()),

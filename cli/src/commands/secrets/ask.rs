@@ -108,7 +108,8 @@ pub(super) async fn gladly_token(
         };
         match terminal.during("checking the token at Gladly", checked).await {
             Ok(organization) => {
-                terminal.say(&format!("Gladly knows {email}: organisation {organization} at {host}."));
+                terminal
+                    .say(&format!("Gladly knows {email}: organisation {organization} at {host}."));
                 return Ok(token);
             }
             Err(error) if is_typed && matches!(error.kind, Kind::Denied | Kind::Usage) => {
