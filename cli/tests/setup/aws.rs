@@ -12,6 +12,8 @@ use axum::{
 use testing::server::lock;
 use tokio::net::TcpListener;
 
+use crate::metrics::{self, Point};
+
 /// What is answered instead.
 #[derive(Debug, Clone)]
 enum Prepared {
@@ -39,6 +41,9 @@ struct Shared {
     /// Replaced in every answer of this action.
     rewritten: Mutex<Vec<(String, String, String)>>,
     calls: Mutex<Vec<Call>>,
+    /// What CloudWatch knows of a function.
+    function: String,
+    points: Mutex<Vec<Point>>,
 }
 
 /// A server on loopback in front of the emulator.
@@ -49,7 +54,7 @@ pub(crate) struct Front {
 }
 
 impl Front {
-    pub(crate) async fn start(upstream: String) -> Self {
+    pub(crate) async fn start(upstream: String, function: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let shared = Arc::new(Shared {
@@ -58,6 +63,8 @@ impl Front {
             prepared: Mutex::default(),
             rewritten: Mutex::default(),
             calls: Mutex::default(),
+            function: function.to_owned(),
+            points: Mutex::default(),
         });
         let app = Router::new().fallback(answer).with_state(Arc::clone(&shared));
         tokio::spawn(axum::serve(listener, app).into_future());
@@ -99,6 +106,11 @@ impl Front {
     /// Replaces a text in the answers of an action.
     pub(crate) fn rewrite(&self, action: &str, from: &str, to: &str) {
         lock(&self.shared.rewritten).push((action.into(), from.into(), to.into()));
+    }
+
+    /// Has CloudWatch know a count.
+    pub(crate) fn count(&self, point: Point) {
+        lock(&self.shared.points).push(point);
     }
 
     pub(crate) fn calls(&self, action: &str) -> Vec<Call> {
@@ -143,6 +155,13 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
         }
         Some(Prepared::Body(body)) => body.into_response(),
         Some(Prepared::Hang) => std::future::pending().await,
+        None if action.starts_with("GetMetric") => {
+            let points = lock(&shared.points).clone();
+            match metrics::answer(&action, &body, &shared.function, &points) {
+                Ok(body) => cbor(body),
+                Err(message) => error(&parts.headers, 400, "InvalidParameterCombination", &message),
+            }
+        }
         None => pass_on(&shared, &action, parts, body.to_vec()).await,
     }
 }
@@ -159,13 +178,7 @@ fn error(request: &HeaderMap, status: u16, code: &str, message: &str) -> Respons
             body.extend([0x78, length]);
             body.extend(text.as_bytes());
         }
-        let mut response = Response::new(Body::from(body));
-        let protocol = HeaderValue::from_static("rpc-v2-cbor");
-        response.headers_mut().insert("smithy-protocol", protocol);
-        response
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/cbor"));
-        response
+        cbor(body)
     } else if form {
         let code = format!("<Code>{code}</Code><Message>{message}</Message>");
         format!("<ErrorResponse><Error><Type>Sender</Type>{code}</Error></ErrorResponse>")
@@ -175,6 +188,14 @@ fn error(request: &HeaderMap, status: u16, code: &str, message: &str) -> Respons
     };
     response.headers_mut().insert("x-amzn-errortype", HeaderValue::from_str(code).unwrap());
     *response.status_mut() = StatusCode::from_u16(status).unwrap();
+    response
+}
+
+fn cbor(body: Vec<u8>) -> Response {
+    let mut response = Response::new(Body::from(body));
+    let headers = response.headers_mut();
+    headers.insert("smithy-protocol", HeaderValue::from_static("rpc-v2-cbor"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/cbor"));
     response
 }
 

@@ -117,21 +117,21 @@ async fn the_doctor_shows_what_arrives_and_with_which_key() {
         .await
         .shows(&["?     no event came in the last 14 days; 0 requests"]);
     // Days ago.
-    sandbox.metric("Queued", None, 3 * 24 * 60, 1).await;
-    sandbox.metric("KeySlot", Some("1"), 3 * 24 * 60, 1).await;
+    sandbox.metric("Queued", None, 3 * 24 * 60, 1);
+    sandbox.metric("KeySlot", Some("1"), 3 * 24 * 60, 1);
     sandbox.local(&["doctor"], &[]).await.shows(&[
         "ok    the last event came 3 d",
         "ago with the webhook key; 0 requests were rejected",
     ]);
     // As after a rotation whose new key Gladly does not have.
-    sandbox.metric("Unauthorized", None, 10, 3).await;
+    sandbox.metric("Unauthorized", None, 10, 3);
     sandbox.local(&["doctor"], &[]).await.fails(4, "1 thing is wrong.").prints(&[
         "; 3 requests were rejected with HTTP 401 in the last hour: the webhook at Gladly sends another key, unless \
          these are unauthorized requests: gladly-relay webhook gives it the current one",
     ]);
     // It has it now.
-    sandbox.metric("Queued", None, 5, 2).await;
-    sandbox.metric("KeySlot", Some("1"), 5, 2).await;
+    sandbox.metric("Queued", None, 5, 2);
+    sandbox.metric("KeySlot", Some("1"), 5, 2);
     sandbox
         .local(&["doctor"], &[])
         .await

@@ -5,6 +5,7 @@
 
 mod aws;
 mod doctor;
+mod metrics;
 mod refusals;
 mod rotate_key;
 mod sandbox;

@@ -35,8 +35,8 @@ async fn a_key_is_rotated_in_two_steps_and_the_old_one_removed_when_no_event_com
 
     // Nothing came, and then PINGs alone: neither proves anything.
     sandbox.account(&ROTATE, &[]).await.fails(1, "no event came in the last day");
-    sandbox.metric("KeySlot", Some("2"), 0, 2).await;
-    sandbox.metric("KeySlot", Some("1"), 10, 1).await;
+    sandbox.metric("KeySlot", Some("2"), 0, 2);
+    sandbox.metric("KeySlot", Some("1"), 10, 1);
     let ended = sandbox.account(&ROTATE, &[]).await;
     ended.fails(
         1,
@@ -66,8 +66,8 @@ async fn a_key_is_rotated_in_two_steps_and_the_old_one_removed_when_no_event_com
     }
     assert_eq!(sandbox.keys().await, keys, "nothing has changed");
 
-    sandbox.metric("KeySlot", Some("2"), 0, 3).await;
-    sandbox.metric("Queued", None, 0, 3).await;
+    sandbox.metric("KeySlot", Some("2"), 0, 3);
+    sandbox.metric("Queued", None, 0, 3);
     let ended = sandbox.account(&["rotate-key", "--output", "json"], &[]).await;
     assert_eq!(ended.json()["result"], json!({"step": 2, "keys": 1}), "{ended:?}");
     assert_eq!(sandbox.keys().await, new);
@@ -78,11 +78,11 @@ async fn the_old_key_stays_while_events_come_with_it() {
     let sandbox = Sandbox::new("used").await;
     let (old, new) = (&sandbox.settings.webhook_keys[0], "n".repeat(40));
     sandbox.stack.put_secret("/used/webhook-keys", &format!("{old}\n{new}")).await.unwrap();
-    sandbox.metric("KeySlot", Some("1"), 30, 2).await;
-    sandbox.metric("Ignored", None, 30, 2).await;
-    sandbox.metric("KeySlot", Some("2"), 0, 1).await;
-    sandbox.metric("Queued", None, 0, 1).await;
-    sandbox.metric("Unauthorized", None, 5, 7).await;
+    sandbox.metric("KeySlot", Some("1"), 30, 2);
+    sandbox.metric("Ignored", None, 30, 2);
+    sandbox.metric("KeySlot", Some("2"), 0, 1);
+    sandbox.metric("Queued", None, 0, 1);
+    sandbox.metric("Unauthorized", None, 5, 7);
     let ended = sandbox.account(&ROTATE, &[]).await;
     ended.fails(1, "an event came with the old key in the last day, the last one around 20");
     assert!(ended.remarks.contains("gladly-relay webhook --stack used"), "{ended:?}");

@@ -7,7 +7,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use local::stack::{Artifacts, EmulatedAws, Settings, Stack};
+use local::stack::{Artifacts, EmulatedAws, Function, Settings, Stack};
 use serde_json::{Value, json};
 use testing::{
     destination::{self, Destination},
@@ -15,7 +15,7 @@ use testing::{
 };
 use tokio::{process::Command, sync::OnceCell};
 
-use crate::aws::Front;
+use crate::{aws::Front, metrics::Point};
 
 /// The services that the program calls.
 const SERVICES: [&str; 8] =
@@ -116,7 +116,8 @@ impl Sandbox {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("cli-setup-{name}"));
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(folder.join(".local/up")).unwrap();
-        let front = Front::start(aws().await.emulator().endpoint()).await;
+        let function = stack.function_name(Function::Ingest);
+        let front = Front::start(aws().await.emulator().endpoint(), function).await;
         // An account's webhook URL is the stack's output, which here leads nowhere.
         let (output, url) = (webhook_output(&stack).await, stack.webhook_url());
         front.rewrite("DescribeStacks", &output, url);
@@ -252,31 +253,10 @@ impl Sandbox {
     }
 
     /// Has CloudWatch know a count of ingest-fn, a while ago.
-    pub(crate) async fn metric(
-        &self,
-        name: &str,
-        slot: Option<&str>,
-        minutes_ago: i64,
-        value: u64,
-    ) {
-        let function = self.stack.function_name(local::stack::Function::Ingest);
-        let at = jiff::Timestamp::now() - jiff::SignedDuration::from_mins(minutes_ago);
-        let mut fields = vec![
-            ("Action", "PutMetricData".to_owned()),
-            ("Version", "2010-08-01".to_owned()),
-            ("Namespace", "GladlyRelay".to_owned()),
-            ("MetricData.member.1.MetricName", name.to_owned()),
-            ("MetricData.member.1.Value", value.to_string()),
-            ("MetricData.member.1.Unit", "Count".to_owned()),
-            ("MetricData.member.1.Timestamp", at.to_string()),
-            ("MetricData.member.1.Dimensions.member.1.Name", "FunctionName".to_owned()),
-            ("MetricData.member.1.Dimensions.member.1.Value", function.to_owned()),
-        ];
-        if let Some(slot) = slot {
-            fields.push(("MetricData.member.1.Dimensions.member.2.Name", "Slot".to_owned()));
-            fields.push(("MetricData.member.1.Dimensions.member.2.Value", slot.to_owned()));
-        }
-        form("monitoring", &fields).await;
+    pub(crate) fn metric(&self, name: &str, slot: Option<&str>, minutes_ago: i64, value: u64) {
+        let (metric, slot) = (name.to_owned(), slot.map(str::to_owned));
+        let at = jiff::Timestamp::now().as_second() - minutes_ago * 60;
+        self.front.count(Point { metric, slot, at, value });
     }
 
     /// Has extractor-fn have logged a line, a while ago.
@@ -295,12 +275,11 @@ impl Sandbox {
     }
 }
 
-/// Calls a service of the emulator that takes a form.
-async fn form(service: &str, fields: &[(&str, String)]) -> String {
-    let scope = format!("test/20260101/us-east-1/{service}/aws4_request");
+/// The stack's output WebhookUrl.
+async fn webhook_output(stack: &Stack<'_>) -> String {
+    let name = stack.pause_parameter().trim_start_matches('/').split('/').next().unwrap();
+    let scope = "test/20260101/us-east-1/cloudformation/aws4_request";
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
-    let encoded: Vec<_> =
-        fields.iter().map(|(name, value)| format!("{name}={}", escaped(value))).collect();
     let call = http
         .post(aws().await.emulator().endpoint())
         .header("content-type", "application/x-www-form-urlencoded")
@@ -308,31 +287,8 @@ async fn form(service: &str, fields: &[(&str, String)]) -> String {
             "authorization",
             format!("AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=none"),
         )
-        .body(encoded.join("&"));
-    let answer = call.send().await.unwrap();
-    let (status, text) = (answer.status(), answer.text().await.unwrap());
-    assert!(status.is_success(), "{text}");
-    text
-}
-
-fn escaped(text: &str) -> String {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    let escape = |byte: u8| match byte {
-        byte if is_plain(byte) => char::from(byte).to_string(),
-        byte => format!("%{byte:02X}"),
-    };
-    text.bytes().map(escape).collect()
-}
-
-/// The stack's output WebhookUrl.
-async fn webhook_output(stack: &Stack<'_>) -> String {
-    let name = stack.pause_parameter().trim_start_matches('/').split('/').next().unwrap();
-    let fields = [
-        ("Action", "DescribeStacks".to_owned()),
-        ("Version", "2010-05-15".to_owned()),
-        ("StackName", name.to_owned()),
-    ];
-    let found = form("cloudformation", &fields).await;
+        .body(format!("Action=DescribeStacks&Version=2010-05-15&StackName={name}"));
+    let found = call.send().await.unwrap().text().await.unwrap();
     let (_, rest) = found.split_once("<OutputKey>WebhookUrl</OutputKey>").unwrap();
     let (_, rest) = rest.split_once("<OutputValue>").unwrap();
     rest.split_once('<').unwrap().0.to_owned()

@@ -161,10 +161,16 @@ async fn the_destination_is_asked_whether_it_rejects_the_token() {
     let ended = sandbox.account(&["secrets"], &[]).await;
     ended.shows(&["/tried/destination-token             kept"]);
     assert!(ended.remarks.contains("is kept, although the destination"), "{ended:?}");
-    sandbox.destination.fault(Fault::reset().on("HEAD /deliveries"));
-    let environment = [("DESTINATION_TOKEN", "one that cannot be tried")];
-    let ended = sandbox.account(&["secrets"], &environment).await;
-    ended.shows(&["written"]);
+    // Not reachable from here.
+    let environment = [
+        ("DESTINATION_URL", "http://127.0.0.1:1/deliveries"),
+        ("DESTINATION_TOKEN", "one that cannot be tried"),
+        ("GLADLY_TOKEN", &sandbox.settings.gladly_token),
+        ("GLADLY_HOST", sandbox.gladly.url()),
+        ("GLADLY_EMAIL", "relay@example.com"),
+    ];
+    let ended = sandbox.at_account(&["secrets", "--stack", "tried-1"], &environment).await;
+    ended.shows(&["/tried-1/destination-token           written"]);
     assert!(ended.remarks.contains("cannot be reached from here"), "{ended:?}");
 }
 

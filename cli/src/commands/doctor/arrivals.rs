@@ -3,7 +3,12 @@
 use jiff::Timestamp;
 
 use super::{Check, Line};
-use crate::{arrivals::Arrivals, error::Result, keys::Keys, settings::Setting};
+use crate::{
+    arrivals::{Arrivals, NO_METRICS},
+    error::Result,
+    keys::Keys,
+    settings::Setting,
+};
 
 pub(super) async fn examine(mut check: Check<'_>) -> Vec<Line> {
     let done = arrivals(&mut check).await;
@@ -17,7 +22,13 @@ async fn arrivals(check: &mut Check<'_>) -> Result<()> {
     let now = Timestamp::now();
     let keys = check.settings.stored(check.terminal, Setting::WebhookKeys);
     let (arrivals, keys) = tokio::join!(Arrivals::read(&check.settings.relay, now), keys);
-    let arrivals = arrivals?;
+    let arrivals = match arrivals {
+        Err(error) if error.sentence == NO_METRICS => {
+            check.unsure(format!("what arrives: {}", NO_METRICS.trim_end_matches('.')));
+            return Ok(());
+        }
+        arrivals => arrivals?,
+    };
     // That they cannot be read is a line of its own.
     let keys = keys.ok().flatten().map_or(0, |keys| Keys::read(&keys.value).active.len());
     let text = arrivals.describe(keys, now);
