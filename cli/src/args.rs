@@ -193,13 +193,16 @@ pub(crate) struct RotateKeyArgs {
     #[command(flatten)]
     pub(crate) settings: SettingsArgs,
     /// How many days back the use of the old key is looked for
-    #[arg(long, env = "DAYS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=14))]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=14))]
     pub(crate) days: u32,
     /// Whether Gladly is given the new key
-    #[arg(long, env = "HEADER", value_name = "yes|no", value_parser = yes_or_no)]
+    #[arg(long, value_name = "yes|no", value_parser = yes_or_no)]
     pub(crate) header: Option<bool>,
     /// Remove the old key although it may still be used; asks first
-    #[arg(long)]
+    #[arg(
+        long, value_name = "yes|no", value_parser = yes_or_no, num_args = 0..=1, require_equals = true,
+        default_missing_value = "yes", default_value = "no", hide_default_value = true
+    )]
     pub(crate) force: bool,
     /// Do not ask
     #[arg(long)]
@@ -241,16 +244,16 @@ pub(crate) struct StatusArgs {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct PauseArgs {
     /// Why, for whoever finds it paused
-    #[arg(long, env = "REASON", value_name = "TEXT", value_parser = one_line)]
+    #[arg(long, value_name = "TEXT", value_parser = one_line)]
     pub(crate) reason: Option<String>,
     /// When it ends automatically, such as 2026-12-01T08:00:00Z
-    #[arg(long, env = "UNTIL", value_name = "TIME", value_parser = parse_time, conflicts_with = "for_")]
+    #[arg(long, value_name = "TIME", value_parser = parse_time, conflicts_with = "for_")]
     pub(crate) until: Option<Timestamp>,
     /// After how long it ends automatically, such as 2h
     #[arg(long = "for", id = "for_", value_name = "SPAN", value_parser = parse_span)]
     pub(crate) for_: Option<SignedDuration>,
     /// Who pauses [default: your login name]
-    #[arg(long, env = "BY", value_name = "NAME", value_parser = one_line)]
+    #[arg(long, value_name = "NAME", value_parser = one_line)]
     pub(crate) by: Option<String>,
 }
 
@@ -283,7 +286,7 @@ pub(crate) struct SelectionArgs {
     #[arg(long, value_name = "ID")]
     pub(crate) conversation: Option<shared::Id>,
     /// At most this many
-    #[arg(long, env = "MAX", value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..=999_999))]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..=999_999))]
     pub(crate) max: Option<u64>,
     /// Only count them
     #[arg(long)]
@@ -305,7 +308,7 @@ pub(crate) struct DiscardArgs {
 pub(crate) struct RangeArgs {
     /// Where the range begins, such as 2026-12-01T08:00:00Z
     #[arg(
-        long, env = "FROM", value_name = "TIME", value_parser = parse_time,
+        long, value_name = "TIME", value_parser = parse_time,
         required_unless_present = "since", conflicts_with = "since"
     )]
     pub(crate) from: Option<Timestamp>,
@@ -313,7 +316,7 @@ pub(crate) struct RangeArgs {
     #[arg(long, value_name = "SPAN", value_parser = parse_span)]
     pub(crate) since: Option<SignedDuration>,
     /// Where the range ends [default: now]
-    #[arg(long, env = "TO", value_name = "TIME", value_parser = parse_time)]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub(crate) to: Option<Timestamp>,
     /// Only count what would be queued
     #[arg(long)]

@@ -156,7 +156,7 @@ async fn statistics(
     window: Window,
 ) -> Result<Vec<(i64, u64)>> {
     debug_assert!(window.points() <= MAX_POINTS);
-    let found = aws_sdk_cloudwatch::Client::new(&relay.session.config)
+    let request = aws_sdk_cloudwatch::Client::new(&relay.session.config)
         .get_metric_statistics()
         .namespace(NAMESPACE)
         .metric_name(metric.name())
@@ -164,8 +164,9 @@ async fn statistics(
         .start_time(DateTime::from_secs(window.start))
         .end_time(DateTime::from_secs(window.end))
         .period(window.period.try_into().unwrap_or(i32::MAX))
-        .statistics(Statistic::Sum)
-        .send()
+        .statistics(Statistic::Sum);
+    // Boxed: the SDK's futures are large.
+    let found = Box::pin(request.send())
         .await
         .map_err(|err| explain("could not read the use of the keys", &err))?;
     let mut points: Vec<_> = found
@@ -291,7 +292,7 @@ async fn metric_data(
         .into_paginator()
         .send();
     let mut periods = Periods::default();
-    while let Some(page) = pages.next().await {
+    while let Some(page) = Box::pin(pages.next()).await {
         let page = page.map_err(|err| explain("could not read the metrics of arrivals", &err))?;
         for result in page.metric_data_results.unwrap_or_default() {
             let times = result.timestamps.unwrap_or_default();

@@ -116,8 +116,7 @@ impl Gladly {
                 return Err(Error::failed("the webhook was just deleted at Gladly; try again."));
             }
             let errors = errors(&answer.json());
-            let wanted: Vec<String> =
-                settings.get("events").map_or_else(Vec::new, |events| texts(events));
+            let wanted: Vec<String> = settings.get("events").map_or_else(Vec::new, texts);
             let rejected = rejected_types(&errors, &wanted);
             let kept: Vec<_> = wanted.into_iter().filter(|kind| !rejected.contains(kind)).collect();
             if rejected.is_empty() || kept.is_empty() {

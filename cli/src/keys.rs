@@ -1,5 +1,7 @@
 //! Webhook keys: those that ingest-fn accepts, and new ones.
 
+use std::fmt::Write as _;
+
 use shared::{KEY_LENGTH, WebhookKey, webhook_keys, why_unusable};
 
 use crate::error::{Error, Result};
@@ -40,7 +42,11 @@ pub(crate) fn generate() -> Result<String> {
     getrandom::fill(&mut random).map_err(|err| {
         Error::failed(format!("could not read random numbers of the system: {err}."))
     })?;
-    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(random.iter().fold(String::new(), |mut key, byte| {
+        // Writing to a text cannot fail.
+        let _ = write!(key, "{byte:02x}");
+        key
+    }))
 }
 
 /// The key that was chosen, or a strong one for none and for `generate`.

@@ -4,6 +4,7 @@
 //! region) and the [`relay`] (a stack), and shows it on the [`terminal`]. Everything that fails is one
 //! [`error::Error`]: a sentence with what to do, and an exit code.
 
+mod activity;
 mod args;
 mod arrivals;
 mod commands;
@@ -15,6 +16,7 @@ mod gladly;
 mod gladly_webhook;
 mod http;
 mod keys;
+mod logs;
 mod relay;
 mod session;
 mod settings;

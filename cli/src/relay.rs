@@ -56,23 +56,24 @@ impl Relay {
             let (parameters, outputs) = Default::default();
             return Ok(Self { session, name, status: None, parameters, outputs });
         };
-        let pair = |key: Option<String>, value: Option<String>| key.zip(value);
+        Ok(Self::of(&session, stack))
+    }
+
+    /// A stack as CloudFormation describes it.
+    pub(crate) fn of(session: &Session, stack: aws_sdk_cloudformation::types::Stack) -> Self {
+        let name = stack.stack_name.unwrap_or_default();
+        let parameters = stack.parameters.unwrap_or_default().into_iter();
+        let outputs = stack.outputs.unwrap_or_default().into_iter();
         let status = stack.stack_status.map(|status| status.as_str().to_owned());
-        let parameters = stack.parameters.unwrap_or_default();
-        let outputs = stack.outputs.unwrap_or_default();
-        Ok(Self {
-            session,
+        Self {
+            session: Session { stack: name.clone(), ..session.clone() },
             name,
             status: Some(status.unwrap_or_default()),
             parameters: parameters
-                .into_iter()
-                .filter_map(|each| pair(each.parameter_key, each.parameter_value))
+                .filter_map(|each| each.parameter_key.zip(each.parameter_value))
                 .collect(),
-            outputs: outputs
-                .into_iter()
-                .filter_map(|each| pair(each.output_key, each.output_value))
-                .collect(),
-        })
+            outputs: outputs.filter_map(|each| each.output_key.zip(each.output_value)).collect(),
+        }
     }
 
     /// Whether the stack exists with what a relay has; a change that never was confirmed leaves one

@@ -34,6 +34,8 @@ pub(crate) struct LocalRelay {
     stack: String,
     /// Where the emulated AWS takes webhooks, which is not the stack's output.
     webhook_url: String,
+    /// One of the Gladly simulator's conversations.
+    conversation: Option<String>,
 }
 
 fn local_region() -> String {
@@ -68,6 +70,8 @@ pub(crate) struct Session {
     pub(crate) profile: Option<String>,
     /// Where the emulated AWS takes webhooks; `None` for an account.
     pub(crate) local_webhook_url: Option<Arc<str>>,
+    /// One of the Gladly simulator's conversations, if this is what `make up` started.
+    pub(crate) local_conversation: Option<String>,
     /// Whether the stack was chosen by default, as the one of `make up`.
     pub(crate) is_default: bool,
 }
@@ -115,6 +119,7 @@ impl Session {
             stack: local.stack,
             profile: None,
             local_webhook_url: Some(local.webhook_url.into()),
+            local_conversation: local.conversation,
             is_default: true,
         }
     }
@@ -144,6 +149,7 @@ impl Session {
             stack,
             profile: global.profile.clone(),
             local_webhook_url: is_loopback.then(|| webhook.unwrap_or_default().into()),
+            local_conversation: None,
             is_default: false,
         })
     }

@@ -240,7 +240,8 @@ impl Settings {
         secret: Setting,
     ) -> Result<Option<Stored>> {
         let name = self.name(secret);
-        let Some(found) = self.relay.parameter(&name).await? else { return Ok(None) };
+        // Boxed, as all calls here: the SDK's futures are large, and these are part of many others.
+        let Some(found) = Box::pin(self.relay.parameter(&name)).await? else { return Ok(None) };
         if found.r#type != Some(ParameterType::SecureString) {
             let kind = found.r#type.map_or_else(String::new, |kind| kind.to_string());
             return Err(Error::failed(format!(
@@ -259,19 +260,18 @@ impl Settings {
 
     /// Writes a SecureString.
     pub(crate) async fn store(&self, name: &str, value: &str, kms_key: Option<&str>) -> Result<()> {
-        let written = aws_sdk_ssm::Client::new(&self.relay.session.config)
+        let request = aws_sdk_ssm::Client::new(&self.relay.session.config)
             .put_parameter()
             .name(name)
             .value(value)
             .overwrite(true)
             .r#type(ParameterType::SecureString)
-            .set_key_id(kms_key.map(str::to_owned))
-            .send()
-            .await;
+            .set_key_id(kms_key.map(str::to_owned));
+        let written = Box::pin(request.send()).await;
         written.map(drop).map_err(|err| explain(&format!("could not write {name}"), &err))
     }
 
-    /// The KMS key of each of these SecureStrings, `None` for one that does not exist.
+    /// The KMS key of each of these secrets, `None` for one that does not exist.
     pub(crate) async fn kms_keys(&self, names: &[String]) -> Result<Vec<Option<String>>> {
         let filter = aws_sdk_ssm::types::ParameterStringFilter::builder()
             .key("Name")
@@ -286,7 +286,7 @@ impl Settings {
             .send();
         let mut keys = vec![None; names.len()];
         // A filter leaves pages empty that are not the last.
-        while let Some(page) = pages.next().await {
+        while let Some(page) = Box::pin(pages.next()).await {
             let page = page.map_err(|err| {
                 explain("could not read which KMS key encrypts the secrets", &err)
             })?;

@@ -233,6 +233,9 @@ pub struct QuarantineEntry {
     /// The event's type, if it is an event.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     pub event_type: Option<String>,
+    /// The event's id, if it is an event that has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_id: Option<String>,
     /// The event's conversation, if it is an event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conversation_id: Option<String>,

@@ -202,12 +202,16 @@ fn cbor(body: Vec<u8>) -> Response {
 async fn pass_on(shared: &Shared, action: &str, mut parts: Parts, body: Vec<u8>) -> Response {
     let connection =
         [header::HOST, header::CONNECTION, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
-    connection.iter().for_each(|name| drop(parts.headers.remove(name)));
+    for name in &connection {
+        parts.headers.remove(name);
+    }
     let url = format!("{}{}", shared.upstream, parts.uri);
     let call = shared.http.request(parts.method, url).headers(parts.headers).body(body);
     let found = call.send().await.unwrap();
     let (status, mut headers) = (found.status(), found.headers().clone());
-    connection.iter().for_each(|name| drop(headers.remove(name)));
+    for name in &connection {
+        headers.remove(name);
+    }
     let mut body = found.bytes().await.unwrap().to_vec();
     for (of, from, to) in lock(&shared.rewritten).iter() {
         if of == action {

@@ -4,6 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "all of this crate is a test")]
 
 mod aws;
+#[path = "../it/cbor.rs"]
+mod cbor;
 mod doctor;
 mod metrics;
 mod refusals;

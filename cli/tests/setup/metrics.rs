@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use aws_smithy_cbor::{Decoder, Encoder, data::Type};
-use aws_smithy_types::DateTime;
-use serde_json::{Map, Value};
+use serde_json::{Value, json};
+
+use crate::cbor;
 
 /// The most datapoints that one request for statistics may ask for.
 const MAX_POINTS: f64 = 1_440.0;
@@ -27,41 +27,36 @@ pub(crate) fn answer(
     function: &str,
     points: &[Point],
 ) -> Result<Vec<u8>, String> {
-    let request = decode(&mut Decoder::new(body));
+    let request = cbor::decode(body);
     let (start, end) = (seconds(&request["StartTime"]), seconds(&request["EndTime"]));
-    let mut out = Encoder::new(Vec::new());
     if action == "GetMetricStatistics" {
         let period = seconds(&request["Period"]);
-        let asked = (end - start) / period;
-        if asked > MAX_POINTS {
+        let count = (end - start) / period;
+        if count > MAX_POINTS {
             return Err(format!(
-                "You have requested up to {asked} datapoints, which exceeds the limit"
+                "You have requested up to {count} datapoints, which exceeds the limit"
             ));
         }
         let sums = sums(points, &request, function, [start, end], period);
-        out.map(1).str("Datapoints").array(sums.len());
-        for (at, sum) in sums {
-            out.map(2).str("Timestamp").timestamp(&DateTime::from_secs(at)).str("Sum").double(sum);
-        }
-    } else {
-        let queries = request["MetricDataQueries"].as_array().unwrap();
-        out.map(1).str("MetricDataResults").array(queries.len());
-        for query in queries {
-            let stat = &query["MetricStat"];
-            let period = seconds(&stat["Period"]);
-            let sums = sums(points, &stat["Metric"], function, [start, end], period);
-            out.map(3).str("Id").str(query["Id"].as_str().unwrap());
-            out.str("Timestamps").array(sums.len());
-            for at in sums.keys().rev() {
-                out.timestamp(&DateTime::from_secs(*at));
-            }
-            out.str("Values").array(sums.len());
-            for sum in sums.values().rev() {
-                out.double(*sum);
-            }
-        }
+        let found: Vec<_> =
+            sums.iter().map(|(at, sum)| json!({"Timestamp": time(*at), "Sum": sum})).collect();
+        return Ok(cbor::encode(&json!({"Datapoints": found})));
     }
-    Ok(out.into_writer())
+    let queries = request["MetricDataQueries"].as_array().unwrap();
+    let results = queries.iter().map(|query| {
+        let stat = &query["MetricStat"];
+        let sums = sums(points, &stat["Metric"], function, [start, end], seconds(&stat["Period"]));
+        json!({
+            "Id": query["Id"],
+            "Timestamps": sums.keys().rev().map(|at| time(*at)).collect::<Vec<_>>(),
+            "Values": sums.values().rev().collect::<Vec<_>>(),
+        })
+    });
+    Ok(cbor::encode(&json!({"MetricDataResults": results.collect::<Vec<_>>()})))
+}
+
+fn time(seconds: i64) -> Value {
+    json!({cbor::TIME: seconds})
 }
 
 /// The sums of a metric by the start of each period.
@@ -101,42 +96,4 @@ fn seconds(value: &Value) -> f64 {
 #[expect(clippy::cast_possible_truncation, reason = "whole seconds")]
 fn whole(seconds: f64) -> i64 {
     seconds as i64
-}
-
-/// Any value; a timestamp as its seconds.
-fn decode(from: &mut Decoder<'_>) -> Value {
-    match from.datatype().unwrap() {
-        Type::Map | Type::MapIndef => {
-            let count = from.map().unwrap();
-            let mut fields = Map::new();
-            while goes_on(from, count, fields.len()) {
-                let name = from.str().unwrap().into_owned();
-                fields.insert(name, decode(from));
-            }
-            fields.into()
-        }
-        Type::Array | Type::ArrayIndef => {
-            let count = from.list().unwrap();
-            let mut items = Vec::new();
-            while goes_on(from, count, items.len()) {
-                items.push(decode(from));
-            }
-            items.into()
-        }
-        Type::String | Type::StringIndef => from.str().unwrap().into_owned().into(),
-        Type::Tag => from.timestamp().unwrap().as_secs_f64().into(),
-        _ => from.long().unwrap().into(),
-    }
-}
-
-/// Whether an element follows, of this many or until a break.
-fn goes_on(from: &mut Decoder<'_>, count: Option<u64>, read: usize) -> bool {
-    match count {
-        Some(count) => (read as u64) < count,
-        None if matches!(from.datatype(), Ok(Type::Break)) => {
-            from.skip().unwrap();
-            false
-        }
-        None => true,
-    }
 }

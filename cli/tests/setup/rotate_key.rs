@@ -61,6 +61,8 @@ async fn a_key_is_rotated_in_two_steps_and_the_old_one_removed_when_no_event_com
         &["rotate-key", "--days", "30"][..],
         &["rotate-key", "--days", "0"],
         &["rotate-key", "--header", "maybe"],
+        &["rotate-key", "--force=2"],
+        &["rotate-key", "--force=false"],
     ] {
         assert_eq!(wrong(arguments).await.code, Some(2));
     }
@@ -101,9 +103,9 @@ async fn without_metrics_it_asks_and_with_force_it_asks_too() {
     let sandbox = Sandbox::new("forced").await;
     let old = sandbox.settings.webhook_keys[0].clone();
     let mine = "chosen-by-hand-chosen-by-hand-chosen";
-    let by_hand = [("WEBHOOK_KEY", mine), ("HEADER", "no")];
+    let by_hand = [("WEBHOOK_KEY", mine)];
     sandbox
-        .local(&ROTATE, &by_hand)
+        .local(&["rotate-key", "--header", "no"], &by_hand)
         .await
         .shows(&["Now set the header x-api-key", "gladly-relay webhook"]);
     assert_eq!(sandbox.keys().await, format!("{old}\n{mine}"));

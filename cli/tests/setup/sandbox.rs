@@ -275,7 +275,7 @@ impl Sandbox {
     }
 }
 
-/// The stack's output WebhookUrl.
+/// The stack's output `WebhookUrl`.
 async fn webhook_output(stack: &Stack<'_>) -> String {
     let name = stack.pause_parameter().trim_start_matches('/').split('/').next().unwrap();
     let scope = "test/20260101/us-east-1/cloudformation/aws4_request";

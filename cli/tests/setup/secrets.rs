@@ -7,7 +7,7 @@ use testing::fault::Fault;
 
 use crate::sandbox::Sandbox;
 
-/// The SecureStrings of a stack that does not exist yet.
+/// The secrets of a stack that does not exist yet.
 const FRESH: [&str; 3] =
     ["/fresh-1/gladly-token", "/fresh-1/destination-token", "/fresh-1/webhook-keys"];
 const SECRETS: [&str; 3] = ["secrets", "--stack", "fresh-1"];

@@ -64,16 +64,16 @@ async fn answers_are_checked_at_once_and_secrets_typed_are_not_echoed() {
 
     let words = [
         ("Host of your Gladly", "http://127.0.0.1:1"),
-        ("could not reach Gladly", url),
+        ("connection refused.\r\nHost of your Gladly", url),
         ("E-mail address", "nobody"),
-        ("expected the e-mail address", "relay@example.com"),
-        ("Token of the Gladly API user", wrong),
+        ("got \"nobody\".\r\nE-mail address", "relay@example.com"),
+        ("Token of the Gladly API user: ", wrong),
         ("(Enter keeps relay@example.com)", ""),
-        ("Token of the Gladly API user", token),
-        ("Token of the destination", &format!("Bearer {sink}")),
-        ("which the relay adds", sink),
-        ("Webhook key (Enter generates one)", "too-short-a-key"),
-        ("at least 32 characters", ""),
+        ("Token of the Gladly API user: ", token),
+        ("Token of the destination: ", &format!("Bearer {sink}")),
+        ("which the relay adds.\r\nToken of the destination: ", sink),
+        ("Webhook key (Enter generates one): ", "too-short-a-key"),
+        ("generates one.\r\nWebhook key (Enter generates one): ", ""),
     ];
     let words: Vec<_> = words.iter().flat_map(|(wanted, typed)| [*wanted, *typed]).collect();
     let ended = typed(&sandbox, &SECRETS, &[], &words).await;

@@ -17,9 +17,12 @@ use tracing::{error, info};
 const OUTAGE_DURATION: SignedDuration = SignedDuration::from_mins(2);
 /// One conversation that keeps failing is not an outage: it may be the conversation's own fault.
 const OUTAGE_CONVERSATIONS: usize = 2;
-/// Failures further apart than this are not one outage. What failed is retried after 30 s, 60 s and
-/// 120 s, ± 20 %, so failures of a lasting outage are closer together.
+/// Failures further apart than this are not one outage. What failed is retried after 30 s and 60 s,
+/// ± 20 %, and at the end of [`OUTAGE_DURATION`], so failures of a lasting outage are closer together.
 const OUTAGE_GAP: SignedDuration = SignedDuration::from_mins(5);
+/// How much later than [`OUTAGE_DURATION`] a retry comes that is to decide about an outage: SQS counts
+/// in seconds.
+const DECISION_MARGIN: SignedDuration = SignedDuration::from_secs(1);
 /// An upstream that denied this many conversations and served none is itself at fault.
 pub(crate) const DENIALS: usize = 10;
 /// A breaker that opens again within this time of its closing closed too early.
@@ -104,6 +107,12 @@ impl FailureWindow {
         let since = *self.since.get_or_insert(now);
         self.conversations.len() >= OUTAGE_CONVERSATIONS
             && now.duration_since(since) >= OUTAGE_DURATION
+    }
+
+    /// How long until a further failure can show an outage. `None` if none runs, or if it already could.
+    fn decides_in(&self, now: Timestamp) -> Option<SignedDuration> {
+        let left = OUTAGE_DURATION - now.duration_since(self.since?);
+        left.is_positive().then(|| left + DECISION_MARGIN)
     }
 }
 
@@ -254,6 +263,12 @@ impl Breaker {
     ) -> bool {
         self.is_on_trial(upstream)
             || self.record(upstream).failure_window.failed(conversations, self.clock.now())
+    }
+
+    /// How long until a further failure of an upstream can open the breaker, if it only failed for less
+    /// than two minutes so far. On a quiet stack that failure is a retry, which must not come later.
+    pub(crate) fn decides_in(&self, upstream: Upstream) -> Option<SignedDuration> {
+        self.record(upstream).failure_window.decides_in(self.clock.now())
     }
 
     /// An upstream succeeded with these conversations.

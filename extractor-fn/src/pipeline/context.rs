@@ -121,6 +121,12 @@ impl BatchContext {
         }
     }
 
+    /// How long until a further transient failure of this upstream can open the breaker, if that is still
+    /// to come.
+    pub(crate) fn decides_in(&self, upstream: Upstream) -> Option<Duration> {
+        self.gate.breaker.decides_in(upstream)?.try_into().ok()
+    }
+
     /// An upstream failed with this conversation, which is no evidence about the others.
     pub(crate) fn failed_alone(&self, upstream: Upstream, conversation: &Id) {
         let before = self.gate.breaker.note_failure(upstream, conversation);

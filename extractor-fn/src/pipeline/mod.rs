@@ -43,7 +43,7 @@ use crate::{
         delivery::{Batcher, ConversationUpdate},
         event::{Event, ItemRef, RecordIndex},
         fetch::{Fetched, Fetcher},
-        settle::{Outcome, Settler},
+        settle::{Failure, Outcome, Settler},
     },
 };
 
@@ -111,7 +111,7 @@ impl Pipeline {
         let context = Arc::new(BatchContext::new(Arc::clone(&self.gate), time_left));
         let records = messages.into_iter().map(Message::try_from).collect::<Result<Vec<_>, _>>()?;
         // The default, which also applies after a panic: the record has failed.
-        let mut outcomes = vec![Outcome::Failed(None); records.len()];
+        let mut outcomes = vec![Outcome::Failed(Failure::default()); records.len()];
 
         match context.check().await {
             Ok(()) => {
@@ -349,12 +349,12 @@ impl Pipeline {
     async fn attempt(&self, updates: &[ConversationUpdate], context: &BatchContext) -> Outcome {
         let began = Instant::now();
         if began > context.deadlines.forward {
-            return Outcome::Failed(None);
+            return Outcome::Failed(Failure::default());
         }
         let organization = self.fetcher.gladly().organization();
         let encoding = self.destination.content_encoding();
         let Ok((id, json)) = delivery::write(updates, organization, encoding, self.now()) else {
-            return Outcome::Failed(None);
+            return Outcome::Failed(Failure::default());
         };
         let on_failure = |status| context.delivery_failed(status);
         let deliver =
@@ -378,7 +378,7 @@ impl Pipeline {
                 );
                 let conversations = updates.iter().map(|update| &update.conversation);
                 context.failed(Upstream::Destination, conversations, &why);
-                Outcome::Failed(retry_after)
+                Outcome::Failed(Failure { upstream: Some(Upstream::Destination), retry_after })
             }
             DeliveryResult::Inconclusive(why) => {
                 warn!(
@@ -386,11 +386,11 @@ impl Pipeline {
                     error = why,
                     "could not send a delivery; the records return to the queue"
                 );
-                Outcome::Failed(None)
+                Outcome::Failed(Failure::default())
             }
             DeliveryResult::Fatal(why) => {
                 context.fail(Upstream::Destination, why);
-                Outcome::Failed(None)
+                Outcome::Failed(Failure::default())
             }
         }
     }
@@ -486,12 +486,14 @@ fn failure(conversation: &Id, err: &GladlyError, context: &BatchContext) -> Outc
     if let GladlyError::RateLimited(wait) = err {
         return Outcome::RateLimited(*wait);
     }
+    let mut upstream = None;
     if err.is_fatal() {
         context.fail(Upstream::Gladly, error_chain(err));
     } else if err.is_transient() {
+        upstream = Some(Upstream::Gladly);
         context.failed(Upstream::Gladly, [conversation].into_iter(), &error_chain(err));
     } else if !err.is_inconclusive() {
         context.failed_alone(Upstream::Gladly, conversation);
     }
-    Outcome::Failed(err.retry_after())
+    Outcome::Failed(Failure { upstream, retry_after: err.retry_after() })
 }

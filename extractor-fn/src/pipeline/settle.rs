@@ -60,9 +60,27 @@ pub(crate) enum Outcome {
     NotYetVisible,
     /// The rate limit allows its calls only after this.
     RateLimited(Duration),
-    /// A failure that may pass, or not enough time; retried not before this if a server asked for
-    /// it.
-    Failed(Option<Duration>),
+    /// A failure that may pass, or not enough time.
+    Failed(Failure),
+}
+
+/// How a record failed. By default not through an upstream.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Failure {
+    /// The upstream that failed transiently, if one did.
+    pub(crate) upstream: Option<Upstream>,
+    /// How long a server asked to wait, if it did.
+    pub(crate) retry_after: Option<Duration>,
+}
+
+impl Failure {
+    /// Seconds until the record is visible again. While it is still to be determined whether its
+    /// upstream is down, it comes back in time for that, however often it was received: where nothing
+    /// else arrives, only retries show an outage.
+    fn back_off(&self, receives: u32, context: &BatchContext) -> i32 {
+        let most = self.upstream.and_then(|upstream| context.decides_in(upstream));
+        back_off(receives, most, self.retry_after)
+    }
 }
 
 /// The conditions beyond a record itself for quarantining it. By default it stays in the queue.
@@ -129,7 +147,7 @@ impl Outcome {
                 Settlement::Return { visibility_timeout: whole_seconds(wait).max(1) }
             }
             Self::Held | Self::Rejected(_) | Self::Missing => {
-                Settlement::Return { visibility_timeout: back_off(record.receives, None) }
+                Settlement::Return { visibility_timeout: back_off(record.receives, None, None) }
             }
             Self::Failed(_)
                 if conditions.free
@@ -138,9 +156,9 @@ impl Outcome {
             {
                 exhausted(format!("failed for more than a day, received {} times", record.receives))
             }
-            Self::Failed(retry_after) => {
-                Settlement::Return { visibility_timeout: back_off(record.receives, retry_after) }
-            }
+            Self::Failed(failure) => Settlement::Return {
+                visibility_timeout: failure.back_off(record.receives, context),
+            },
         }
     }
 }
@@ -160,14 +178,16 @@ fn failed_by_itself(record: &Message, context: &BatchContext) -> bool {
 }
 
 /// Seconds until a record is visible again: 30 doubling to an hour, ± 20 % so that records that
-/// failed together do not return together; later if a server asked for it, within the same hour.
-fn back_off(receives: u32, retry_after: Option<Duration>) -> i32 {
+/// failed together do not return together; at most `most`; later if a server asked for it, within the
+/// same hour.
+fn back_off(receives: u32, most: Option<Duration>, retry_after: Option<Duration>) -> i32 {
     let doublings = receives.saturating_sub(1).min(16);
     let seconds = FIRST_WAIT_SECONDS.saturating_mul(1 << doublings).min(MAX_WAIT_SECONDS);
     let jittered = f64::from(seconds) * (0.8 + 0.4 * fastrand::f64());
     #[expect(clippy::cast_possible_truncation, reason = "at most 4,320")]
     let jittered = jittered.round() as i32;
-    jittered.max(whole_seconds(retry_after.unwrap_or_default()))
+    let capped = most.map_or(jittered, |most| jittered.min(whole_seconds(most)));
+    capped.max(whole_seconds(retry_after.unwrap_or_default()))
 }
 
 /// A wait in seconds, an hour at most.
@@ -355,7 +375,7 @@ impl Settler {
                 "timed out quarantining an event; returned to the queue"
             ),
         }
-        Some((record, back_off(record.receives, None)))
+        Some((record, back_off(record.receives, None, None)))
     }
 }
 
@@ -375,7 +395,7 @@ mod tests {
             (9, 3_600),
             (u32::MAX, 3_600),
         ] {
-            let waits: Vec<_> = (0..200).map(|_| back_off(receives, None)).collect();
+            let waits: Vec<_> = (0..200).map(|_| back_off(receives, None, None)).collect();
             let (least, most) = (expected * 8 / 10, expected * 12 / 10);
             assert!(
                 waits.iter().all(|wait| (least..=most).contains(wait)),
@@ -387,8 +407,16 @@ mod tests {
 
     #[test]
     fn a_requested_wait_is_kept_within_an_hour() {
-        assert_eq!(back_off(1, Some(Duration::from_mins(10))), 600);
-        assert!(back_off(1, Some(Duration::from_secs(1))) >= 24);
-        assert_eq!(back_off(1, Some(Duration::from_secs(1 << 40))), 3_600);
+        assert_eq!(back_off(1, None, Some(Duration::from_mins(10))), 600);
+        assert!(back_off(1, None, Some(Duration::from_secs(1))) >= 24);
+        assert_eq!(back_off(1, None, Some(Duration::from_secs(1 << 40))), 3_600);
+    }
+
+    #[test]
+    fn a_wait_can_be_limited_but_not_a_requested_one() {
+        let most = Some(Duration::from_millis(31_200));
+        assert_eq!(back_off(5, most, None), 32);
+        assert!((24..=32).contains(&back_off(1, most, None)));
+        assert_eq!(back_off(5, most, Some(Duration::from_mins(1))), 60);
     }
 }

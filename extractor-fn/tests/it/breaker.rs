@@ -41,6 +41,27 @@ impl TestApp {
         settle(&self.extractor, &self.aws, records, LEFT).await
     }
 
+    /// Extracts records whenever they are due again, until the breaker is open or ten minutes have
+    /// passed. Returns after how many seconds.
+    async fn retry_until_open(&self, mut records: Vec<SqsRecord>) -> i64 {
+        let began = self.clock.now();
+        let elapsed = || self.clock.now().duration_since(began).as_secs();
+        let mut due = vec![0; records.len()];
+        while self.breaker() == Value::Null && elapsed() < 600 {
+            let next = *due.iter().min().unwrap();
+            sleep(Duration::from_secs((next - elapsed()).max(0).try_into().unwrap())).await;
+            let is_due = |index: &usize| due[*index] <= elapsed();
+            let now: Vec<usize> = (0..records.len()).filter(is_due).collect();
+            let batch: Vec<_> = now.iter().map(|index| records[*index].clone()).collect();
+            let settled = self.settle(&batch).await;
+            for index in now {
+                due[index] = elapsed() + settled.visibility[&records[index].id];
+                records[index].receives += 1;
+            }
+        }
+        elapsed()
+    }
+
     /// Runs the controller an hour later.
     async fn an_hour_later(&self) {
         sleep(Duration::from_hours(1) + Duration::from_secs(1)).await;
@@ -228,6 +249,47 @@ async fn an_outage_opens_it_after_two_minutes_and_two_conversations() {
         sleep(Duration::from_hours(3)).await;
         app.extract(3).await;
         assert_eq!(app.breaker(), Value::Null);
+    }
+}
+
+/// What failed returns when its own back-off is over; nothing else arrives.
+#[tokio::test(start_paused = true)]
+async fn an_outage_on_a_quiet_stack_opens_it_after_two_minutes_too() {
+    for (gladly, destination, cause) in [(503, 200, "gladly"), (200, 503, "destination")] {
+        let (app, _) = with_statuses(gladly, destination);
+        let began = app.clock.now();
+        let opened_after = app.retry_until_open(records(2)).await;
+        assert!((120..=135).contains(&opened_after), "{cause}: after {opened_after} s");
+        let breaker = app.breaker();
+        assert_eq!((&breaker["state"], &breaker["cause"]), (&json!("open"), &json!(cause)));
+        let since: Timestamp = breaker["since"].as_str().unwrap().parse().unwrap();
+        assert!(since > began);
+    }
+
+    // One conversation alone never opens it, so it backs off as ever once the two minutes are over.
+    let (app, _) = with_statuses(503, 200);
+    let mut records = records(1);
+    let mut waits = Vec::new();
+    for receives in 1..=6 {
+        records[0].receives = receives;
+        let wait = app.settle(&records).await.visibility["m-0"];
+        waits.push(wait);
+        sleep(Duration::from_secs(wait.try_into().unwrap())).await;
+    }
+    let total: i64 = waits[..3].iter().sum();
+    assert!((110..=125).contains(&total), "the third wait ends when the two minutes do: {waits:?}");
+    assert!(waits[3] >= 192 && waits[4] >= 384, "{waits:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_requested_wait_is_kept_while_an_outage_is_being_determined() {
+    let asks = |path: &str| match path {
+        "deliveries" => Reply::status(503).header("retry-after", "600"),
+        _ => healthy_reply(path),
+    };
+    let app = TestApp::new(asks);
+    for _ in 0..2 {
+        app.extract(2).await.assert_returned(&["m-0", "m-1"], 600..=600);
     }
 }
 

@@ -2,12 +2,13 @@
 
 use aws_sdk_lambda::Client as Lambda;
 use jiff::{SignedDuration, Timestamp};
-use serde_json::Value;
-use shared::{BreakerState, PauseReason, PauseState};
+use shared::{BreakerState, PauseState};
+use tokio::time::Duration;
 
 use super::{Check, Line};
 use crate::{
     error::{Result, explain},
+    logs::{Function, Log, LogLine},
     terminal::Mark,
     time::{ago, count, minute, shown},
 };
@@ -21,8 +22,8 @@ const FAILED: [&str; 2] = [
 ];
 /// The log line of a delivery that succeeded.
 const DELIVERED: &str = "delivered";
-/// The most pages of log lines that are read: more says nothing more.
-const MAX_PAGES: usize = 10;
+/// How long the log may be read for.
+const LOG_TIME: Duration = Duration::from_secs(4);
 
 pub(super) async fn examine(mut check: Check<'_>, mut further: Check<'_>) -> Vec<Line> {
     let (done, further_done) = tokio::join!(extraction(&mut check), deliveries(&mut further));
@@ -88,7 +89,7 @@ fn examine_pause(check: &mut Check<'_>, name: &str, pause: &PauseState, now: Tim
                 .unsure(format!("extraction is paused{by}{since}{reason}; events are held: {end}"));
             true
         }
-        (_, Some(PauseReason::Invalid | _)) => {
+        (_, Some(_)) => {
             check.wrong(
                 &format!("{name} is neither \"running\" nor \"paused\", which counts as paused"),
                 &resume,
@@ -164,27 +165,19 @@ fn examine_mapping(check: &mut Check<'_>, state: &str, is_held: bool) {
     }
 }
 
-/// A line of the log.
-struct Logged {
-    at: Timestamp,
-    fields: Value,
-}
-
 async fn deliveries(check: &mut Check<'_>) -> Result<()> {
     if !check.is_deployed {
         return Ok(());
     }
-    let now = Timestamp::now();
-    let failures = log_lines(check, &FAILED, now - LATELY, MAX_PAGES).await?;
+    let failures = log_lines(check, &FAILED, Timestamp::now() - LATELY).await?;
     let Some(latest) = failures.last() else {
         check.good("no delivery failed in the last 15 minutes");
         return Ok(());
     };
-    let delivered = log_lines(check, &[DELIVERED], latest.at, 1).await?;
-    let text = |field: &str| latest.fields[field].as_str().unwrap_or_default();
-    let error = text("error").trim_end_matches('.');
+    let delivered = log_lines(check, &[DELIVERED], latest.at).await?;
+    let error = latest.field("error").unwrap_or("the log has no reason").trim_end_matches('.');
     let failed = format!(
-        "{} failed in the last 15 minutes, the last one at {} ({error})",
+        "{} failed in the last 15 minutes, the last one at {}",
         count(failures.len() as u64, "delivery attempt"),
         minute(latest.at)
     );
@@ -192,55 +185,24 @@ async fn deliveries(check: &mut Check<'_>) -> Result<()> {
         let status = check.command("status");
         let remedy = format!(
             "{error}; correct that at {}; events are safe and retried, and {status} shows for how long",
-            if text("message") == FAILED[0] { "the destination" } else { "Gladly" }
+            if latest.message == FAILED[0] { "the destination" } else { "Gladly" }
         );
-        check.wrong(
-            &format!(
-                "{} failed in the last 15 minutes, the last one at {}, and none succeeded since",
-                count(failures.len() as u64, "delivery attempt"),
-                minute(latest.at)
-            ),
-            &remedy,
-        );
+        check.wrong(&format!("{failed}, and none succeeded since"), &remedy);
     } else {
-        check.unsure(format!("{failed}; others succeeded since"));
+        check.unsure(format!("{failed} ({error}); others succeeded since"));
     }
     Ok(())
 }
 
 /// The lines of extractor-fn's log with one of these messages, oldest first.
-async fn log_lines(
-    check: &Check<'_>,
-    messages: &[&str],
-    since: Timestamp,
-    max_pages: usize,
-) -> Result<Vec<Logged>> {
-    let relay = &check.settings.relay;
+async fn log_lines(check: &Check<'_>, messages: &[&str], since: Timestamp) -> Result<Vec<LogLine>> {
     let terms: Vec<_> =
         messages.iter().map(|message| format!("($.message = \"{message}\")")).collect();
-    let mut pages = aws_sdk_cloudwatchlogs::Client::new(&relay.session.config)
-        .filter_log_events()
-        .log_group_name(format!("/aws/lambda/{}/extractor-fn", relay.name))
-        .filter_pattern(format!("{{ {} }}", terms.join(" || ")))
-        .start_time(since.as_millisecond())
-        .into_paginator()
-        .send();
-    let mut lines = Vec::new();
-    for _ in 0..max_pages {
-        let Some(page) = pages.next().await else { break };
-        let page = match page.map_err(|err| explain("could not read the log of extractor-fn", &err))
-        {
-            Ok(page) => page,
-            // The function has not run yet.
-            Err(error) if error.is_not_found() => break,
-            Err(error) => return Err(error),
-        };
-        lines.extend(page.events.unwrap_or_default().into_iter().filter_map(|event| {
-            let fields: Value = serde_json::from_str(&event.message?).ok()?;
-            let is_wanted = messages.iter().any(|message| fields["message"] == *message);
-            let at = Timestamp::from_millisecond(event.timestamp?).ok()?;
-            is_wanted.then_some(Logged { at, fields })
-        }));
-    }
+    let pattern = format!("{{ {} }}", terms.join(" || "));
+    let log = Log::of(&check.settings.relay, Function::Extractor);
+    let lines = Box::pin(log.since(since, Some(&pattern), LOG_TIME)).await?;
+    let wanted = |line: &LogLine| messages.contains(&&*line.message);
+    let mut lines: Vec<_> = lines.into_iter().map(|(_, line)| line).filter(wanted).collect();
+    lines.sort_by_key(|line| line.at);
     Ok(lines)
 }

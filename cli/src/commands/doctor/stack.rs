@@ -76,11 +76,12 @@ fn region(check: &mut Check<'_>) {
     }
     let Ok(folder) = fs::read_dir(".") else { return };
     for file in folder.flatten() {
+        let path = file.path();
         let name = file.file_name().to_string_lossy().into_owned();
-        if !name.starts_with(SAM_CONFIG) || !name.ends_with(".toml") {
+        if !name.starts_with(SAM_CONFIG) || path.extension().is_none_or(|end| end != "toml") {
             continue;
         }
-        let text = fs::read_to_string(file.path()).unwrap_or_default();
+        let text = fs::read_to_string(path).unwrap_or_default();
         for other in regions_of(&text, &stack).into_iter().filter(|other| *other != region) {
             check.wrong(
                 &format!("{name} has region {other} for the stack {stack}, which is in {region}"),

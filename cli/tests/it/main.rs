@@ -1,0 +1,8 @@
+//! The program as a person or a script runs it, with AWS faked at the wire.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
+
+mod cbor;
+mod operate;
+mod sandbox;
+mod wire;
