@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn arrivals_of_the_last_hour_are_told_from_older_ones() {
+    fn arrivals_of_the_last_hour_are_counted_apart_from_older_ones() {
         let now = Timestamp::from_second(100_000).unwrap();
         let arrivals = Arrivals::of(
             &[

@@ -185,7 +185,7 @@ impl Settings {
                 relay.name
             )));
         }
-        // Whoever has variables for another stack must not have this one's secrets replaced.
+        // Variables that are meant for another stack must not replace this one's secrets.
         for setting in Setting::ALL.into_iter().filter(|_| !relay.session.is_default) {
             let (variable, option) = setting.source();
             if let (Some(given), Some(own)) =

@@ -6,7 +6,7 @@ use serde_json::{Map, json};
 use crate::{
     Context,
     args::RotateKeyArgs,
-    arrivals::{Arrivals, KeyUse, Window, unknown_use},
+    arrivals::{Arrivals, KeyUse, NO_METRICS, Window, unknown_use},
     commands::secrets::ask::new_key,
     endpoint::{ping, webhook_url},
     error::{Error, Result},
@@ -163,6 +163,8 @@ impl Removal<'_> {
             Ok(arrivals) => {
                 terminal.say(&format!("By the metrics, {}.", arrivals.describe(2, now)));
             }
+            // Without metrics it asks, with the reason.
+            Err(error) if error.sentence == NO_METRICS => {}
             Err(error) => terminal.remark(&error.sentence),
         }
         if self.args.force {
@@ -199,7 +201,7 @@ impl Removal<'_> {
         }
     }
 
-    /// A webhook with the old key cannot be told from one with the new key, but none at all can.
+    /// A webhook with the old key cannot be distinguished from one with the new key; a missing one can be.
     async fn check_webhook(&self) {
         let terminal = &self.context.terminal;
         let webhook = self.settings.relay.command("webhook");

@@ -44,8 +44,9 @@ pub(crate) fn answer(
     }
     let queries = request["MetricDataQueries"].as_array().unwrap();
     let results = queries.iter().map(|query| {
-        let stat = &query["MetricStat"];
-        let sums = sums(points, &stat["Metric"], function, [start, end], seconds(&stat["Period"]));
+        let asked = &query["MetricStat"];
+        let sums =
+            sums(points, &asked["Metric"], function, [start, end], seconds(&asked["Period"]));
         json!({
             "Id": query["Id"],
             "Timestamps": sums.keys().rev().map(|at| time(*at)).collect::<Vec<_>>(),
