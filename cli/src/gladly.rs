@@ -62,7 +62,8 @@ impl Gladly {
         let body = body.map(|body| body.to_string().into_bytes());
         let mut waits = THROTTLING_WAITS.into_iter();
         let answer = loop {
-            let answer = self.http.send(method, &url, &headers, body.as_deref()).await;
+            let sending = self.http.send(method, &url, &headers, body.as_deref());
+            let answer = Box::pin(sending).await;
             let is_throttled = answer.as_ref().is_ok_and(|answer| answer.status == 429);
             match waits.next().filter(|_| is_throttled) {
                 Some(wait) => tokio::time::sleep(wait).await,
