@@ -2,12 +2,17 @@
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::Value;
+use tokio::time::Duration;
 
 use crate::{
     error::{Error, Result},
     http::{Answer, Http},
     terminal::Terminal,
 };
+
+/// How long to wait before another attempt of a call that Gladly answered with 429: its quota is per
+/// second, and the relay itself uses it too.
+const THROTTLING_WAITS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(2)];
 
 /// Gladly with the API user's credentials.
 pub(crate) struct Gladly {
@@ -55,9 +60,21 @@ impl Gladly {
             ("user-agent", concat!("gladly-relay/", env!("CARGO_PKG_VERSION"))),
         ];
         let body = body.map(|body| body.to_string().into_bytes());
-        let answer = self.http.send(method, &url, &headers, body.as_deref()).await;
+        let mut waits = THROTTLING_WAITS.into_iter();
+        let answer = loop {
+            let sending = self.http.send(method, &url, &headers, body.as_deref());
+            let answer = Box::pin(sending).await;
+            let is_throttled = answer.as_ref().is_ok_and(|answer| answer.status == 429);
+            match waits.next().filter(|_| is_throttled) {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => break answer,
+            }
+        };
         let answer = answer.map_err(|reason| {
-            Error::failed(format!("could not reach Gladly at {}: {reason}.", self.host))
+            Error::failed(format!(
+                "could not reach Gladly at {}: {reason}; is there a network, and is the host right?",
+                self.host
+            ))
         })?;
         let (host, email) = (&self.host, &self.email);
         match answer.status {

@@ -6,13 +6,20 @@
 
 mod activity;
 mod args;
+mod arrivals;
 mod commands;
+mod destination;
+mod endpoint;
 mod error;
+mod given;
 mod gladly;
+mod gladly_webhook;
 mod http;
+mod keys;
 mod logs;
 mod relay;
 mod session;
+mod settings;
 mod terminal;
 mod time;
 

@@ -2,7 +2,12 @@
 
 use std::process::ExitCode;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    cli::run(std::env::args_os()).await
+use tokio::runtime::Runtime;
+
+fn main() -> ExitCode {
+    let Ok(runtime) = Runtime::new() else { return ExitCode::FAILURE };
+    let code = runtime.block_on(cli::run(std::env::args_os()));
+    // Without waiting: after Ctrl-C a thread may still read the terminal.
+    runtime.shutdown_background();
+    code
 }

@@ -9,6 +9,7 @@ use std::{
 
 use anstyle::{AnsiColor, Style};
 use indicatif::{ProgressBar, ProgressStyle};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use serde::Serialize;
 use serde_json::json;
 use tokio::time::Duration;
@@ -129,6 +130,11 @@ impl Terminal {
         if !self.can_ask() {
             return None;
         }
+        self.read_line(question).await
+    }
+
+    /// Reads a line; `None` at its end, or if nothing was entered.
+    async fn read_line(&self, question: &str) -> Option<String> {
         let _ = write!(anstream::stderr(), "{}", self.clean(question));
         let _ = io::stderr().flush();
         let read = || {
@@ -169,17 +175,13 @@ impl Terminal {
         if !self.can_ask() {
             return Ok(None);
         }
-        let prompt = format!("{}: ", self.clean(question));
-        let read = move || rpassword::prompt_password(prompt);
-        let typed = tokio::task::spawn_blocking(read)
-            .await
-            .map_err(|err| Error::failed(err.to_string()))?;
-        let typed = typed.map_err(|_| {
+        let silent = Silence::begin().map_err(|_| {
             Error::failed("a secret cannot be typed unseen here; export it as a variable instead.")
         })?;
-        let typed = typed.trim().to_owned();
-        self.hide(&typed);
-        Ok(Some(typed).filter(|typed| !typed.is_empty()))
+        let typed = self.read_line(&format!("{question}: ")).await;
+        drop(silent);
+        self.hide(typed.as_deref().unwrap_or_default());
+        Ok(typed)
     }
 
     /// Shows at a terminal that a step goes on, once it takes more than two seconds.
@@ -200,6 +202,29 @@ impl Terminal {
         let done = step.await;
         bar.finish_and_clear();
         done
+    }
+}
+
+/// While it lives the terminal does not echo, but for the end of a line. Ctrl-C drops the question and
+/// with it this.
+struct Silence(Termios);
+
+impl Silence {
+    /// Ends the echo before the question is shown: who answers at once would otherwise see it.
+    fn begin() -> rustix::io::Result<Self> {
+        let before = tcgetattr(io::stdin())?;
+        let mut silent = before.clone();
+        silent.local_modes.remove(LocalModes::ECHO);
+        silent.local_modes.insert(LocalModes::ECHONL);
+        tcsetattr(io::stdin(), OptionalActions::Now, &silent)?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for Silence {
+    fn drop(&mut self) {
+        // An error here cannot be handled.
+        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.0);
     }
 }
 
