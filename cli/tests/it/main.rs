@@ -3,5 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
 mod cbor;
+mod deploy;
+mod policy;
 mod sandbox;
 mod wire;

@@ -126,11 +126,7 @@ impl Wire {
     }
 
     /// From now on the operation is answered with these one after the other, and then with the last.
-    pub(crate) fn answers_in_turn(
-        &self,
-        operation: &str,
-        bodies: impl IntoIterator<Item = Value>,
-    ) {
+    pub(crate) fn answers_in_turn(&self, operation: &str, bodies: impl IntoIterator<Item = Value>) {
         let mut bodies: VecDeque<_> = bodies.into_iter().collect();
         self.set(operation, move |_| {
             let next = if bodies.len() > 1 { bodies.pop_front() } else { bodies.front().cloned() };
@@ -165,8 +161,9 @@ impl Wire {
     pub(crate) fn denies(&self, action: &str) {
         let operation = action.split_once(':').unwrap().1;
         let operation = if operation == "InvokeFunction" { "Invoke" } else { operation };
-        let message =
-            format!("User: arn:aws:iam::123456789012:user/ada is not authorized to perform: {action} on resource: x");
+        let message = format!(
+            "User: arn:aws:iam::123456789012:user/ada is not authorized to perform: {action} on resource: x"
+        );
         self.fails(operation, "AccessDeniedException", &message);
     }
 
@@ -222,7 +219,8 @@ impl Wire {
         let stack = stack.clone();
         self.set("DescribeStacks", move |call| {
             let asked = call.text("StackName");
-            let is_found = [&stack["StackName"], &stack["StackId"]].iter().any(|name| *name == asked);
+            let is_found =
+                [&stack["StackName"], &stack["StackId"]].iter().any(|name| *name == asked);
             if asked.is_empty() || is_found {
                 Reply::Body(json!({"Stacks": [stack]}))
             } else {
@@ -257,46 +255,57 @@ pub(crate) fn relay_stack(name: &str) -> Value {
     let keys = format!("/{name}/webhook-keys");
     let gladly = format!("/{name}/gladly-token");
     let destination = format!("/{name}/destination-token");
-    let parameters = pairs("ParameterKey", "ParameterValue", &[
-        ("GladlyHost", "acme.gladly.com"),
-        ("GladlyEmail", "relay@example.com"),
-        ("DestinationUrl", "https://destination.example.com/hook"),
-        ("WebhookKeysParameter", &keys),
-        ("GladlyTokenParameter", &gladly),
-        ("DestinationTokenParameter", &destination),
-        ("DestinationTokenHeader", "authorization"),
-        ("ForwardCustomerContact", "true"),
-        ("ForwardNotes", "true"),
-        ("DestinationGzip", "false"),
-        ("GladlyRequestsPerSecond", "4"),
-        ("RetentionDays", "4"),
-        ("RenewHeldEvents", "true"),
-        ("LogRetentionDays", "30"),
-        ("WatchWebhook", "true"),
-        ("WebhookRateLimit", "200"),
-        ("WebhookBurstLimit", "400"),
-        ("AlarmEmail", ""),
-        ("PauseAlarmHours", "4"),
-        ("SilenceAlarmHours", "24"),
-        ("LateAlarmMinutes", "30"),
-        ("Architecture", "arm64"),
-        ("LogLevel", "INFO"),
-        ("XRay", "off"),
-    ]);
+    let parameters = pairs(
+        "ParameterKey",
+        "ParameterValue",
+        &[
+            ("GladlyHost", "acme.gladly.com"),
+            ("GladlyEmail", "relay@example.com"),
+            ("DestinationUrl", "https://destination.example.com/hook"),
+            ("WebhookKeysParameter", &keys),
+            ("GladlyTokenParameter", &gladly),
+            ("DestinationTokenParameter", &destination),
+            ("DestinationTokenHeader", "authorization"),
+            ("ForwardCustomerContact", "true"),
+            ("ForwardNotes", "true"),
+            ("DestinationGzip", "false"),
+            ("GladlyRequestsPerSecond", "4"),
+            ("RetentionDays", "4"),
+            ("RenewHeldEvents", "true"),
+            ("LogRetentionDays", "30"),
+            ("WatchWebhook", "true"),
+            ("WebhookRateLimit", "200"),
+            ("WebhookBurstLimit", "400"),
+            ("AlarmEmail", ""),
+            ("PauseAlarmHours", "4"),
+            ("SilenceAlarmHours", "24"),
+            ("LateAlarmMinutes", "30"),
+            ("Architecture", "arm64"),
+            ("LogLevel", "INFO"),
+            ("XRay", "off"),
+        ],
+    );
     let dashboard = format!(
         "https://us-east-1.console.aws.amazon.com/cloudwatch/home?region=us-east-1#dashboards:name={name}"
     );
-    let outputs = pairs("OutputKey", "OutputValue", &[
-        ("WebhookUrl", "https://abc123.execute-api.us-east-1.amazonaws.com/webhooks/gladly"),
-        ("EventsQueueUrl", &format!("{at}/{name}-EventsQueue-1A2B")),
-        ("QuarantineQueueUrl", &format!("{at}/{name}-QuarantineQueue-3C4D")),
-        ("PauseParameterName", &format!("/{name}/pause")),
-        ("IngestFunctionName", &format!("{name}-IngestFunction-5E6F")),
-        ("ExtractorFunctionName", &format!("{name}-ExtractorFunction-7A8B")),
-        ("EventsMappingId", "1b2c3d4e-0000-4000-8000-000000000000"),
-        ("DashboardUrl", &dashboard),
-        ("AlarmTopicArn", &format!("arn:aws:sns:us-east-1:123456789012:{name}-AlarmTopic-9C0D")),
-    ]);
+    let outputs = pairs(
+        "OutputKey",
+        "OutputValue",
+        &[
+            ("WebhookUrl", "https://abc123.execute-api.us-east-1.amazonaws.com/webhooks/gladly"),
+            ("EventsQueueUrl", &format!("{at}/{name}-EventsQueue-1A2B")),
+            ("QuarantineQueueUrl", &format!("{at}/{name}-QuarantineQueue-3C4D")),
+            ("PauseParameterName", &format!("/{name}/pause")),
+            ("IngestFunctionName", &format!("{name}-IngestFunction-5E6F")),
+            ("ExtractorFunctionName", &format!("{name}-ExtractorFunction-7A8B")),
+            ("EventsMappingId", "1b2c3d4e-0000-4000-8000-000000000000"),
+            ("DashboardUrl", &dashboard),
+            (
+                "AlarmTopicArn",
+                &format!("arn:aws:sns:us-east-1:123456789012:{name}-AlarmTopic-9C0D"),
+            ),
+        ],
+    );
     json!({
         "StackName": name,
         "StackId": format!("arn:aws:cloudformation:us-east-1:123456789012:stack/{name}/0a1b2c3d"),
@@ -438,7 +447,8 @@ fn write(protocol: Protocol, operation: &str, reply: Reply) -> Response {
         (Protocol::Cbor, Reply::Body(body)) => cbor(StatusCode::OK, &body),
         (_, Reply::Body(body)) => (json, body.to_string()).into_response(),
         (Protocol::Query, Reply::Failure { code, message }) => {
-            let error = xml(&json!({"Error": {"Type": "Sender", "Code": code, "Message": message}}));
+            let error =
+                xml(&json!({"Error": {"Type": "Sender", "Code": code, "Message": message}}));
             (StatusCode::BAD_REQUEST, format!("<ErrorResponse>{error}</ErrorResponse>"))
                 .into_response()
         }
@@ -466,9 +476,7 @@ fn xml(value: &Value) -> String {
         Value::Array(items) => {
             items.iter().map(|item| format!("<member>{}</member>", xml(item))).collect()
         }
-        Value::String(text) => {
-            text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
-        }
+        Value::String(text) => text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;"),
         Value::Null => String::new(),
         other => other.to_string(),
     }
