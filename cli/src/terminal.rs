@@ -135,7 +135,7 @@ impl Terminal {
             let mut line = String::new();
             io::stdin().read_line(&mut line).ok().filter(|read| *read > 0).map(|_| line)
         };
-        let line = tokio::task::spawn_blocking(read).await.ok().flatten()?;
+        let line = on_a_thread(read).await.flatten()?;
         Some(line.trim().to_owned()).filter(|line| !line.is_empty())
     }
 
@@ -171,10 +171,7 @@ impl Terminal {
         }
         let prompt = format!("{}: ", self.clean(question));
         let read = move || rpassword::prompt_password(prompt);
-        let typed = tokio::task::spawn_blocking(read)
-            .await
-            .map_err(|err| Error::failed(err.to_string()))?;
-        let typed = typed.map_err(|_| {
+        let typed = on_a_thread(read).await.and_then(std::result::Result::ok).ok_or_else(|| {
             Error::failed("a secret cannot be typed unseen here; export it as a variable instead.")
         })?;
         let typed = typed.trim().to_owned();
@@ -201,6 +198,14 @@ impl Terminal {
         bar.finish_and_clear();
         done
     }
+}
+
+/// Reads from a thread of its own: the runtime would wait for one of its threads at the end, so that
+/// Ctrl-C at a question would end the program only after Enter.
+async fn on_a_thread<T: Send + 'static>(read: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (done, result) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || done.send(read()).is_ok());
+    result.await.ok()
 }
 
 #[cfg(test)]
