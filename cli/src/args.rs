@@ -393,8 +393,15 @@ pub(crate) enum Level {
 
 /// `policy`.
 #[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  gladly-relay policy
+  gladly-relay policy status --stack acme
+  gladly-relay policy deploy code-only
+
+With --stack, and a login that may look it up, the policy names the stack's own resources.")]
 pub(crate) struct PolicyArgs {
-    /// The command, such as status or "quarantine redrive"; without one, all are listed
+    /// The command, such as status or quarantine redrive; without one, all are listed
     pub(crate) command: Vec<String>,
 }
 

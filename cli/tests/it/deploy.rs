@@ -595,6 +595,20 @@ fn a_change_that_is_not_confirmed_is_removed() {
 }
 
 #[test]
+fn ctrl_c_at_the_question_removes_what_was_prepared() {
+    let deploy = Deploy::new();
+    let ended = deploy.sandbox.run_at_terminal(
+        &["deploy", "--stack", "acme"],
+        &[("Deploy this to acme? [y/N] ", "\x03")],
+    );
+    assert!(
+        ended.code == 130 && ended.stdout.contains("stopped; nothing was changed."),
+        "{ended:?}"
+    );
+    deploy.removed(OURS);
+}
+
+#[test]
 fn ctrl_c_removes_what_was_prepared_and_states_what_continues() {
     let deploy = Deploy::new();
     deploy.sandbox.write("sam.waits", "");
