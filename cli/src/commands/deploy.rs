@@ -55,9 +55,9 @@ pub(crate) async fn run(context: &Context, args: &DeployArgs) -> Result<()> {
     if args.code_only || args.roll_back {
         let relay = not_yet_looked_up(session);
         return if args.code_only {
-            code::ship(context, args, relay).await
+            Box::pin(code::ship(context, args, relay)).await
         } else {
-            code::roll_back(context, args, relay).await
+            Box::pin(code::roll_back(context, args, relay)).await
         };
     }
     let sam = Sam::new(&session, &args.template)?;
@@ -237,6 +237,6 @@ impl Deployment<'_> {
 }
 
 /// What a script reads.
-fn result(changed: bool, changes: &Changes) -> serde_json::Value {
-    json!({"changed": changed, "parameters": changes.parameters, "resources": changes.resources})
+fn result(is_changed: bool, changes: &Changes) -> serde_json::Value {
+    json!({"changed": is_changed, "parameters": changes.parameters, "resources": changes.resources})
 }

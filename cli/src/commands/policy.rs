@@ -24,21 +24,21 @@ pub(crate) async fn run(context: &Context, args: &PolicyArgs) -> Result<()> {
     if args.command.is_empty() {
         let names: Vec<_> = NEEDS.iter().map(|need| need.command).collect();
         context.terminal.say("Commands that need permissions at AWS:");
-        names.iter().for_each(|name| context.terminal.say(&format!("  {name}")));
+        for name in &names {
+            context.terminal.say(&format!("  {name}"));
+        }
         context.terminal.say("\nThe policy of one: gladly-relay policy COMMAND --stack NAME");
         context.terminal.result("policy", &json!({"commands": names}));
         return Ok(());
     }
     let need = find(&args.command.join(" "))?;
-    let names = match looked_up(context).await? {
-        Some(relay) => Names::of(&relay),
-        None => {
-            context.terminal.remark(
-                "The stack could not be looked up: replace what is written in capitals, and * by its resources.",
-            );
-            let Context { global, .. } = context;
-            Names::placeholders(global.stack.as_deref(), global.region.as_deref())
-        }
+    let names = if let Some(relay) = looked_up(context).await? {
+        Names::of(&relay)
+    } else {
+        context.terminal.remark(
+            "The stack could not be looked up: replace what is written in capitals, and * by its resources.",
+        );
+        Names::placeholders(context.global.stack.as_deref(), context.global.region.as_deref())
     };
     let policy = names.policy(need);
     context.terminal.say(&format!("{policy:#}"));

@@ -1,5 +1,8 @@
 //! `deploy`, with a sam that only notes what it is asked for.
 
+mod code;
+mod sam;
+
 use std::{
     process::Stdio,
     sync::{
@@ -9,13 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 
 use crate::{
     sandbox::{Ended, Sandbox},
-    wire::{Wire, relay_stack, set_parameter, unblob},
+    wire::{Wire, relay_stack, set_parameter},
 };
 
 /// Notes its arguments and the region that it finds, prints what is prepared, and may wait.
@@ -504,7 +505,7 @@ fn the_template_is_always_passed() {
     assert!(deploy.sam_calls().contains(&format!("--template-file {} ", template.display())));
 }
 
-/// Issue 12, section 5: "An x86_64 binary deploys cleanly as arm64 and never starts".
+/// Issue 12, section 5: "An `x86_64` binary deploys cleanly as arm64 and never starts".
 #[test]
 fn code_for_another_processor_is_refused() {
     let deploy = Deploy::new();
@@ -640,135 +641,4 @@ fn ctrl_c_removes_what_was_prepared_and_states_what_continues() {
     let stderr = stopped(&deploy, &|| !deploy.wire.calls("ExecuteChangeSet").is_empty());
     assert!(stderr.contains("stopped; CloudFormation continues by itself."), "{stderr}");
     assert!(deploy.wire.calls("DeleteChangeSet").is_empty());
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    BASE64_STANDARD.encode(Sha256::digest(bytes))
-}
-
-/// A function at the wire: updates change its code, and each is kept as a version on request.
-struct Functions {
-    deploy: Deploy,
-}
-
-impl Functions {
-    fn new() -> Self {
-        let deploy = Deploy::new();
-        let runs = |sha256: &str| json!({"CodeSha256": sha256, "Architectures": ["arm64"], "LastUpdateStatus": "Successful"});
-        deploy.wire.answers("GetFunctionConfiguration", runs("old"));
-        deploy.wire.answers("PublishVersion", json!({"Version": "7"}));
-        deploy.wire.answers("UpdateFunctionCode", json!({}));
-        Self { deploy }
-    }
-}
-
-#[test]
-fn code_alone_is_shipped_and_what_it_replaces_is_kept() {
-    let Functions { deploy } = Functions::new();
-    let ended = deploy.run(&["--code-only"]);
-    assert_eq!((ended.code, &*ended.stderr), (0, ""), "{ended:?}");
-    assert!(
-        ended.stdout.contains("ingest-fn: shipped; version 7 keeps what it ran.\n"),
-        "{ended:?}"
-    );
-    assert!(ended.stdout.contains("gladly-relay deploy --roll-back --stack acme"), "{ended:?}");
-    assert_eq!(deploy.sam_calls(), "", "no sam");
-    let uploads = deploy.wire.calls("UpdateFunctionCode");
-    let names: Vec<_> = uploads.iter().map(|call| call.text("FunctionName")).collect();
-    assert_eq!(names, ["acme-IngestFunction-5E6F", "acme-ExtractorFunction-7A8B"]);
-    let zip = unblob(&uploads[0].parameters["ZipFile"]);
-    assert!(zip.starts_with(b"PK"));
-    let kept = &deploy.wire.calls("PublishVersion")[0];
-    assert_eq!(kept.text("CodeSha256"), "old");
-    let description = kept.text("Description");
-    assert!(description.ends_with(&format!(" by sha256 {}", sha256(&zip))), "{description}");
-    assert!(description.len() <= 256);
-    crate::policy::policy_allows("deploy --code-only", &deploy.wire.actions());
-
-    // Once more: the same code is there already.
-    let runs = json!({"CodeSha256": sha256(&zip), "Architectures": ["arm64"]});
-    deploy.wire.answers("GetFunctionConfiguration", runs);
-    let ended = deploy.run(&["--code-only", "--output", "json"]);
-    assert_eq!(ended.json(), json!({"changed": false, "functions": []}));
-    assert!(deploy.wire.calls("UpdateFunctionCode").is_empty());
-}
-
-#[test]
-fn code_alone_is_refused_where_it_would_never_start_or_be_undone() {
-    let Functions { deploy } = Functions::new();
-    let runs = json!({"CodeSha256": "old", "Architectures": ["x86_64"]});
-    deploy.wire.answers("GetFunctionConfiguration", runs);
-    let refuses = |part: &str| {
-        let ended = deploy.run(&["--code-only"]);
-        assert!(ended.code == 1 && ended.stderr.contains(part), "{part}: {ended:?}");
-        assert!(deploy.wire.calls("UpdateFunctionCode").is_empty());
-    };
-    refuses(
-        "the stack is for x86_64, where it would never start; run \"make package ARCH=x86_64\".",
-    );
-    let mut stack = relay_stack("acme");
-    stack["StackStatus"] = "UPDATE_IN_PROGRESS".into();
-    deploy.stack(stack, "");
-    refuses("is being changed");
-    deploy.wire.no_stack();
-    refuses("there is no stack acme");
-}
-
-#[test]
-fn a_failure_halfway_states_what_holds() {
-    let Functions { deploy } = Functions::new();
-    deploy.wire.answers_by("UpdateFunctionCode", |call| {
-        call.text("FunctionName").contains("Ingest").then(|| json!({}))
-    });
-    let ended = deploy.run(&["--code-only"]);
-    let expected = "gladly-relay deploy: ingest-fn has the new code; but could not replace the code of extractor-fn: ";
-    assert!(ended.code == 1 && ended.stderr.starts_with(expected), "{ended:?}");
-}
-
-#[test]
-fn rolling_back_restores_the_code_that_was_replaced() {
-    let Functions { deploy } = Functions::new();
-    let zip = b"PK the former code".to_vec();
-    let description =
-        "replaced by gladly-relay deploy --code-only at 2026-01-01 00:00:00 UTC by sha256 old";
-    let version = |number: &str, sha256: &str, description: &str| json!({"Version": number, "CodeSha256": sha256, "Description": description});
-    let kept = version("7", &sha256(&zip), description);
-    let latest = version("$LATEST", "old", "");
-    let older = version("6", "older", "");
-    deploy.wire.answers_by("ListVersionsByFunction", move |call| {
-        if call.text("Marker").is_empty() {
-            json!({"Versions": [latest, older], "NextMarker": "more"})
-        } else {
-            json!({"Versions": [kept]})
-        }
-    });
-    let location = format!("{}/kept?X-Amz-Signature=secret", deploy.wire.url());
-    deploy.wire.answers("GetFunction", json!({"Code": {"Location": location}}));
-    deploy.wire.serves("/kept", &zip);
-    let ended = deploy.run(&["--roll-back"]);
-    assert_eq!((ended.code, &*ended.stderr), (0, ""), "{ended:?}");
-    assert!(ended.stdout.contains("ingest-fn: back to version 7 (replaced by gladly-relay deploy --code-only at 2026-01-01 00:00:00 UTC)\n"), "{ended:?}");
-    assert_eq!(deploy.wire.calls("GetFunction")[0].text("Qualifier"), "7");
-    let uploads = deploy.wire.calls("UpdateFunctionCode");
-    assert_eq!(uploads.len(), 2);
-    assert_eq!(unblob(&uploads[0].parameters["ZipFile"]), zip);
-    crate::policy::policy_allows("deploy --roll-back", &deploy.wire.actions());
-
-    // What is damaged is not uploaded, and the URL is not shown.
-    deploy.wire.serves("/kept", b"something else");
-    let ended = deploy.run(&["--roll-back"]);
-    assert!(ended.code == 1 && ended.stderr.contains("damaged on the way"), "{ended:?}");
-    assert!(!ended.stderr.contains("Signature"), "{ended:?}");
-    assert!(deploy.wire.calls("UpdateFunctionCode").is_empty());
-
-    // A full deployment in between is not undone.
-    deploy.wire.answers(
-        "GetFunctionConfiguration",
-        json!({"CodeSha256": "deployed", "Architectures": ["arm64"]}),
-    );
-    let ended = deploy.run(&["--roll-back"]);
-    assert!(
-        ended.code == 1 && ended.stderr.contains("there is nothing to go back to"),
-        "{ended:?}"
-    );
 }

@@ -17,7 +17,8 @@ pub(crate) fn policy_allows(command: &str, actions: &BTreeSet<String>) {
     assert!(!actions.is_empty(), "{command} called nothing");
     let policy = ended.json();
     let allowed = listed(&policy, "Action");
-    for action in actions {
+    // AWS asks for no permission for this one.
+    for action in actions.iter().filter(|action| *action != "sts:GetCallerIdentity") {
         let is_allowed = allowed.iter().any(|pattern| matches(pattern, action));
         assert!(is_allowed, "{command} calls {action}, which its policy does not allow");
     }

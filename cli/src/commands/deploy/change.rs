@@ -124,9 +124,8 @@ impl<'a> ChangeSets<'a> {
             None => match self.new_ones().await.as_deref() {
                 Ok([only]) if only.name.starts_with(PREFIX) => Some(only.id.clone()),
                 Ok([]) => None,
-                Ok(_) => return false,
                 Err(error) if error.is_not_found() => None,
-                Err(_) => return false,
+                Ok(_) | Err(_) => return false,
             },
         };
         let Some(created) = created else { return true };

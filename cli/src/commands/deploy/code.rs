@@ -26,9 +26,9 @@ use crate::{
 };
 
 /// How long an upload may take: a package over a slow line.
-const UPLOAD_TIMEOUT: Duration = Duration::from_secs(300);
+const UPLOAD_TIMEOUT: Duration = Duration::from_mins(5);
 /// How long Lambda may take to put new code into use; it takes seconds.
-const UPDATE_TIMEOUT: Duration = Duration::from_secs(120);
+const UPDATE_TIMEOUT: Duration = Duration::from_mins(2);
 /// Between two looks at an update.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How the description of a kept version begins; the hash of what replaced it follows at the end.
@@ -70,7 +70,8 @@ pub(super) async fn ship(context: &Context, args: &DeployArgs, relay: Relay) -> 
     }
     let names: Vec<_> = next.iter().map(|(function, ..)| *function).collect();
     if names.is_empty() {
-        return finish(context, &[]);
+        show(context, &[]);
+        return Ok(());
     }
     let question = format!("Ship the code of {} to {}?", names.join(" and "), relay.name);
     context.terminal.confirm(&question, args.yes).await?;
@@ -87,7 +88,8 @@ pub(super) async fn ship(context: &Context, args: &DeployArgs, relay: Relay) -> 
     context
         .terminal
         .say(&format!("CloudFormation does not know of this code; \"{back}\" goes back."));
-    finish(context, &shipped)
+    show(context, &shipped);
+    Ok(())
 }
 
 /// Goes back to the code that was replaced last.
@@ -131,13 +133,13 @@ pub(super) async fn roll_back(context: &Context, args: &DeployArgs, relay: Relay
     }
     context.holds("");
     context.terminal.say(&format!("Rolled back: {} runs the former code.", relay.name));
-    finish(context, &shipped)
+    show(context, &shipped);
+    Ok(())
 }
 
-fn finish(context: &Context, shipped: &[Shipped]) -> Result<()> {
+fn show(context: &Context, shipped: &[Shipped]) {
     let changed = !shipped.is_empty();
     context.terminal.result("deploy", &json!({"changed": changed, "functions": shipped}));
-    Ok(())
 }
 
 /// The relay, deployed and not being changed: CloudFormation would fail, or undo what is shipped.

@@ -1,6 +1,9 @@
 //! The stack before, during and after a deployment.
 
-use aws_sdk_cloudformation::{Client, types::StackEvent};
+use aws_sdk_cloudformation::{
+    Client,
+    types::{ResourceStatus, StackEvent},
+};
 use tokio::time::{Duration, Instant, sleep};
 
 use crate::{
@@ -170,7 +173,7 @@ async fn first_failure(relay: &Relay) -> Result<Option<String>> {
         if begins_a_change(&event, &relay.name) {
             break;
         }
-        let status = event.resource_status.as_ref().map(|status| status.as_str());
+        let status = event.resource_status.as_ref().map(ResourceStatus::as_str);
         let reason = event.resource_status_reason.unwrap_or_default();
         let is_consequence = reason.contains("cancelled") || reason.starts_with("The following");
         if status.is_some_and(|status| status.ends_with("_FAILED")) && !is_consequence {
@@ -182,7 +185,7 @@ async fn first_failure(relay: &Relay) -> Result<Option<String>> {
 }
 
 fn begins_a_change(event: &StackEvent, stack: &str) -> bool {
-    let status = event.resource_status.as_ref().map(|status| status.as_str());
+    let status = event.resource_status.as_ref().map(ResourceStatus::as_str);
     event.logical_resource_id.as_deref() == Some(stack)
         && matches!(status, Some("CREATE_IN_PROGRESS" | "UPDATE_IN_PROGRESS"))
 }

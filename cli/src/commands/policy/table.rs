@@ -230,6 +230,12 @@ const DEPLOY: &[Grant] = &[
             "arn:{partition}:cloudformation:{region}:aws:transform/Serverless-2016-10-31",
         ],
     ),
+    // Where sam keeps images, which there are none of; it looks all the same.
+    grant(
+        "LookForImages",
+        &["cloudformation:DescribeStacks"],
+        &["{arn:cloudformation}:stack/{stack}-*-CompanionStack/*"],
+    ),
     grant("CheckHeldEvents", &["sqs:GetQueueAttributes"], &["{arn:sqs}:{events}"]),
     grant("CheckPause", &["ssm:GetParameter"], &["{arn:ssm}:parameter{pause}"]),
     grant(
