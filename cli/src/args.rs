@@ -209,6 +209,8 @@ pub(crate) struct RotateKeyArgs {
 /// `deploy`.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
+Without --stack it is about gladly-relay, in your AWS account.
+
 Needs the SAM CLI, the template and what \"make package\" built. Parameters are in samconfig.STACK.toml, beside the
 template: one file for each stack, written by the first deployment.
 

@@ -107,7 +107,8 @@ impl<'a> ChangeSets<'a> {
         Ok(all)
     }
 
-    /// Removes what this run created, as far as that is clear.
+    /// Removes what this run created: the change set that sam named or, if sam was stopped before that, the
+    /// only one that appeared meanwhile under a name of sam's.
     pub(super) async fn discard(&mut self) {
         if !std::mem::take(&mut self.is_armed) {
             return;

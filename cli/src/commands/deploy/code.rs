@@ -32,7 +32,7 @@ const UPDATE_TIMEOUT: Duration = Duration::from_mins(2);
 /// Between two looks at an update.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How the description of a kept version begins; the hash of what replaced it follows at the end.
-const KEPT: &str = "replaced by gladly-relay deploy --code-only at ";
+const KEPT_PREFIX: &str = "replaced by gladly-relay deploy --code-only at ";
 
 /// What a function runs.
 struct Deployed {
@@ -194,7 +194,10 @@ async fn keep(
         .publish_version()
         .function_name(&deployed.name)
         .code_sha256(&deployed.sha256)
-        .description(format!("{KEPT}{} by sha256 {replaced_by}", time::shown(Timestamp::now())))
+        .description(format!(
+            "{KEPT_PREFIX}{} by sha256 {replaced_by}",
+            time::shown(Timestamp::now())
+        ))
         .send()
         .await
         .map_err(|err| explain(&format!("could not keep the present code of {function}"), &err))?;
@@ -273,7 +276,7 @@ fn previous<'a>(
     }
     let description = newest.description.as_deref().unwrap_or_default();
     match description.rsplit_once(" by sha256 ") {
-        Some((start, shipped)) if start.starts_with(KEPT) && shipped != runs => {
+        Some((start, shipped)) if start.starts_with(KEPT_PREFIX) && shipped != runs => {
             Err("runs code that something else than --code-only has put there since".into())
         }
         // Without that description the code was published by other means before it was replaced.
@@ -313,7 +316,7 @@ mod tests {
 
     #[test]
     fn the_way_back_leads_to_what_was_replaced_and_nowhere_else() {
-        let kept = format!("{KEPT}2026-01-01 00:00:00 UTC by sha256 new");
+        let kept = format!("{KEPT_PREFIX}2026-01-01 00:00:00 UTC by sha256 new");
         let versions = [version("1", "older", ""), version("2", "old", &kept)];
         let number = |runs: &str, versions: &[FunctionConfiguration]| {
             previous(runs, versions).map(|version| number(version).unwrap())

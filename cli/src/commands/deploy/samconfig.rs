@@ -175,7 +175,7 @@ fn read_overrides(overrides: &Value) -> BTreeMap<String, String> {
             table.iter().map(|(name, value)| (name.clone(), plain(value))).collect()
         }
         Value::Array(items) => items.iter().flat_map(read_overrides).collect(),
-        other => words(&plain(other)).iter().filter_map(|word| pair(word)).collect(),
+        other => split_words(&plain(other)).iter().filter_map(|word| pair(word)).collect(),
     }
 }
 
@@ -197,7 +197,7 @@ fn pair(word: &str) -> Option<(String, String)> {
 }
 
 /// The words of a text, in which quotes hold spaces, and a backslash holds a quote or a space.
-fn words(text: &str) -> Vec<String> {
+fn split_words(text: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word = String::new();
     let mut quote = None;

@@ -82,7 +82,7 @@ impl<'a> Update<'a> {
     pub(super) async fn execute(relay: &'a Relay, change_set: &str) -> Result<Self> {
         let client = Client::new(&relay.session.config);
         let mut update = Self { relay, client, changed_before: None, executed: Instant::now() };
-        (_, update.changed_before) = update.look().await?;
+        (_, update.changed_before) = update.describe().await?;
         update
             .client
             .execute_change_set()
@@ -94,7 +94,9 @@ impl<'a> Update<'a> {
         Ok(update)
     }
 
-    async fn look(&self) -> Result<(String, Option<aws_sdk_cloudformation::primitives::DateTime>)> {
+    async fn describe(
+        &self,
+    ) -> Result<(String, Option<aws_sdk_cloudformation::primitives::DateTime>)> {
         let mut stacks = self
             .client
             .describe_stacks()
@@ -117,7 +119,7 @@ impl<'a> Update<'a> {
         let mut failures = 0;
         let mut has_begun = false;
         loop {
-            match self.look().await {
+            match self.describe().await {
                 Ok((status, _)) if status.ends_with("IN_PROGRESS") => {
                     has_begun = true;
                     failures = 0;

@@ -207,7 +207,7 @@ pub(super) const NEEDS: &[Need] = &[
     need("version", RECOVER),
 ];
 
-/// What the command itself does, what sam does, and what CloudFormation does in the name of whoever deploys
+/// What the command itself does, what sam does, and what CloudFormation does in the name of the caller
 /// (<https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/control-access-with-iam.html>). With a
 /// service role for CloudFormation, the statements after `StoreTemplates` belong to that role.
 const DEPLOY: &[Grant] = &[
@@ -396,7 +396,7 @@ const DEPLOY: &[Grant] = &[
         &["{arn:events}:rule/{stack}-*"],
     ),
     grant("Schedule", &["scheduler:*Schedule"], &["{arn:scheduler}:schedule/default/{stack}-*"]),
-    // API Gateway delivers its access log in the name of whoever creates the stage.
+    // API Gateway delivers its access log in the name of the stage's creator.
     grant(
         "WithoutResource",
         &[
