@@ -211,13 +211,33 @@ pub(crate) struct RotateKeyArgs {
 
 /// `deploy`.
 #[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Without --stack it is about gladly-relay, in your AWS account.
+
+Needs the SAM CLI, the template and what \"make package\" built. Parameters are in samconfig.STACK.toml, beside the
+template: one file for each stack, written by the first deployment.
+
+Examples:
+  gladly-relay deploy --stack acme               the first time sam asks for every parameter
+  gladly-relay deploy --stack acme --yes         in a pipeline
+  gladly-relay deploy --stack acme --code-only   both functions' code, in seconds
+  gladly-relay deploy --stack acme --roll-back   back to the code that --code-only replaced
+
+How they fit together: CloudFormation does not know of code that --code-only shipped. The next \"deploy\" replaces it
+only if its own package differs from the one it deployed before; to return to that one, use --roll-back. --roll-back
+does not undo a \"deploy\": check the last good version out, \"make package\", and \"deploy\" again.")]
 pub(crate) struct DeployArgs {
     /// The template
-    #[arg(long, default_value = "template.yaml", value_name = "FILE")]
+    #[arg(
+        long,
+        default_value = "template.yaml",
+        value_name = "FILE",
+        conflicts_with = "roll_back"
+    )]
     pub(crate) template: std::path::PathBuf,
-    /// The folder with what "make package" built
-    #[arg(long, default_value = "target/lambda", value_name = "FOLDER")]
-    pub(crate) packages: std::path::PathBuf,
+    /// The folder with what "make package" built [default: target/lambda beside the template, which ships no other]
+    #[arg(long, value_name = "FOLDER", requires = "code_only")]
+    pub(crate) packages: Option<std::path::PathBuf>,
     /// Ship the code alone, without a change of the template
     #[arg(long, conflicts_with = "roll_back")]
     pub(crate) code_only: bool,
@@ -378,8 +398,15 @@ pub(crate) enum Level {
 
 /// `policy`.
 #[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  gladly-relay policy
+  gladly-relay policy status --stack acme
+  gladly-relay policy deploy code-only
+
+With --stack, and a login that may look it up, the policy names the stack's own resources.")]
 pub(crate) struct PolicyArgs {
-    /// The command, such as status or "quarantine redrive"; without one, all are listed
+    /// The command, such as status or quarantine redrive; without one, all are listed
     pub(crate) command: Vec<String>,
 }
 

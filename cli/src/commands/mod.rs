@@ -45,7 +45,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<()> {
         Command::Test(args) => test::run(context, &args).await,
         Command::Tail(args) => tail::run(context, &args).await,
         Command::Fleet => fleet::run(context).await,
-        Command::Policy(args) => policy::run(context, &args),
+        Command::Policy(args) => policy::run(context, &args).await,
         Command::Version => version::run(context).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "gladly-relay", &mut io::stdout());

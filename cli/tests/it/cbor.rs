@@ -16,20 +16,22 @@ fn write(value: &Value, out: &mut Vec<u8>) {
     match value {
         Value::Null => out.push(0xf6),
         Value::Bool(value) => out.push(if *value { 0xf5 } else { 0xf4 }),
-        Value::Number(number) => match number.as_u64() {
-            Some(number) => head(0, number, out),
-            None => {
-                out.push(0xfb);
-                out.extend(number.as_f64().unwrap().to_be_bytes());
+        Value::Number(number) => {
+            if let Some(number) = number.as_u64() {
+                return head(0, number, out);
             }
-        },
+            out.push(0xfb);
+            out.extend(number.as_f64().unwrap().to_be_bytes());
+        }
         Value::String(text) => {
             head(3, text.len() as u64, out);
             out.extend(text.as_bytes());
         }
         Value::Array(items) => {
             head(4, items.len() as u64, out);
-            items.iter().for_each(|item| write(item, out));
+            for item in items {
+                write(item, out);
+            }
         }
         Value::Object(fields) => {
             if let Some(seconds) = fields.get(TIME) {
@@ -47,7 +49,7 @@ fn write(value: &Value, out: &mut Vec<u8>) {
 }
 
 fn head(major: u8, argument: u64, out: &mut Vec<u8>) {
-    out.push(major << 5 | 27);
+    out.push(major << 5 | 0x1b);
     out.extend(argument.to_be_bytes());
 }
 
@@ -60,7 +62,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Value {
 fn read(rest: &mut &[u8]) -> Option<Value> {
     const BREAK: u8 = 0xff;
     let first = take(rest, 1)?[0];
-    let (major, low) = (first >> 5, first & 31);
+    let (major, low) = (first >> 5, first & 0x1f);
     if major == 7 {
         return float(low, rest);
     }

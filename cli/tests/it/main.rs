@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
 mod cbor;
+mod deploy;
 mod operate;
+mod policy;
 mod sandbox;
 mod wire;

@@ -138,3 +138,59 @@ impl Sandbox {
         }
     }
 }
+
+/// Types into a terminal: the first argument is how many of the next are the command; then follow what to
+/// wait for and what to type, in turn.
+const TYPIST: &str = r#"
+import os, pty, sys, time
+count = int(sys.argv[1])
+command, words = sys.argv[2:2 + count], iter(sys.argv[2 + count:])
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execv(command[0], command)
+shown, seen = b"", 0
+try:
+    for wanted, typed in zip(words, words):
+        while wanted.encode() not in shown[seen:]:
+            shown += os.read(terminal, 1024)
+        seen = len(shown)
+        time.sleep(0.1)
+        os.write(terminal, typed.encode() + (b"" if typed == "\x03" else b"\n"))
+    while True:
+        shown += os.read(terminal, 1024)
+except OSError:
+    pass
+sys.stdout.buffer.write(shown)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"#;
+
+impl Sandbox {
+    /// Runs the program at a terminal: waits for each text, and types the line beside it; `\x03` is Ctrl-C.
+    /// Everything that the terminal shows is in `stdout`.
+    pub(crate) fn run_at_terminal(&self, arguments: &[&str], typed: &[(&str, &str)]) -> Ended {
+        let output = Command::new(python())
+            .args(["-c", TYPIST, &(arguments.len() + 1).to_string()])
+            .arg(env!("CARGO_BIN_EXE_gladly-relay"))
+            .args(arguments)
+            .args(typed.iter().flat_map(|(wanted, typed)| [*wanted, *typed]))
+            .current_dir(&self.folder)
+            .env_clear()
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .env("TERM", "dumb")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        Ended {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).replace("\r\n", "\n"),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+/// Python of "make tools", else of the system: those that version managers put on the `PATH` need more of
+/// the environment than the sandbox has.
+fn python() -> PathBuf {
+    let ours = testing::root().join(".tools/venv/bin/python");
+    [ours, "/usr/bin/python3".into()].into_iter().find(|path| path.exists()).expect("Python")
+}

@@ -37,7 +37,8 @@ use crate::cbor;
 pub(crate) struct Call {
     /// As IAM knows it: `ssm`, `cloudwatch`, …
     pub(crate) service: String,
-    /// As the SDK knows it: `GetParameter`, `Invoke`, …; the path of what is no call to AWS.
+    /// As the SDK knows it: `GetParameter`, `Invoke`, …; the path of what is no call to AWS, `PUT s3` of
+    /// what sam uploads.
     pub(crate) operation: String,
     /// The region that it was signed for.
     pub(crate) region: String,
@@ -134,8 +135,8 @@ impl Wire {
         });
     }
 
-    /// From now on the operation is answered with what this makes of the call; `None` is AWS's
-    /// "not found" of that service.
+    /// From now on the operation is answered with what this makes of the call; `None` is that service's
+    /// "not found".
     pub(crate) fn answers_by<T: Into<Option<Value>>>(
         &self,
         operation: &str,
@@ -143,17 +144,17 @@ impl Wire {
     ) {
         self.set(operation, move |call| match answer(call).into() {
             Some(body) => Reply::Body(body),
-            None => Reply::Failure {
-                code: if call.service == "ssm" { "ParameterNotFound" } else { "ResourceNotFound" }
-                    .into(),
-                message: String::new(),
+            None => match &*call.service {
+                "cloudformation" => no_stack(call.text("StackName")),
+                "ssm" => failure("ParameterNotFound", ""),
+                _ => failure("ResourceNotFoundException", ""),
             },
         });
     }
 
     /// From now on the operation fails with this.
     pub(crate) fn fails(&self, operation: &str, code: &str, message: &str) {
-        let reply = Reply::Failure { code: code.into(), message: message.into() };
+        let reply = failure(code, message);
         self.set(operation, move |_| reply.clone());
     }
 
@@ -238,11 +239,12 @@ impl Wire {
     }
 }
 
+fn failure(code: &str, message: &str) -> Reply {
+    Reply::Failure { code: code.into(), message: message.into() }
+}
+
 fn no_stack(asked: &str) -> Reply {
-    Reply::Failure {
-        code: "ValidationError".into(),
-        message: format!("Stack with id {asked} does not exist"),
-    }
+    failure("ValidationError", &format!("Stack with id {asked} does not exist"))
 }
 
 /// A deployed relay as `DescribeStacks` lists it, with the template's defaults. Change it by its
@@ -367,6 +369,8 @@ fn read(parts: &Parts, body: &Bytes) -> (Protocol, Call) {
     let target = header("x-amz-target");
     let (protocol, operation, parameters) = if service.is_empty() {
         (Protocol::Plain, path.to_owned(), Value::Null)
+    } else if service == "s3" {
+        (Protocol::Plain, format!("{} s3", parts.method), path.into())
     } else if let Some((_, operation)) = target.split_once('.') {
         (Protocol::Json, operation.to_owned(), serde_json::from_slice(body).unwrap_or_default())
     } else if let Some((_, operation)) = path.split_once("/operation/") {
@@ -469,13 +473,11 @@ fn cbor(status: StatusCode, body: &Value) -> Response {
 
 /// A body as the query protocol writes it: a field is an element, an item of a list is a `member`.
 fn xml(value: &Value) -> String {
+    let element =
+        |name: &str, value: &Value| ["<", name, ">", &xml(value), "</", name, ">"].concat();
     match value {
-        Value::Object(fields) => {
-            fields.iter().map(|(name, field)| format!("<{name}>{}</{name}>", xml(field))).collect()
-        }
-        Value::Array(items) => {
-            items.iter().map(|item| format!("<member>{}</member>", xml(item))).collect()
-        }
+        Value::Object(fields) => fields.iter().map(|(name, field)| element(name, field)).collect(),
+        Value::Array(items) => items.iter().map(|item| element("member", item)).collect(),
         Value::String(text) => text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;"),
         Value::Null => String::new(),
         other => other.to_string(),
