@@ -11,7 +11,7 @@ use crate::stack::{Function, NewLines, Stack, StackError};
 /// How often the logs are read.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// PutMetricData takes at most this many data.
+/// `PutMetricData` takes at most this many data.
 const DATA_LIMIT: usize = 1_000;
 
 /// The values of one metric in one line, with one set of dimensions.
@@ -106,7 +106,7 @@ fn values(value: Option<&Value>) -> Option<Vec<f64>> {
 }
 
 impl Datum {
-    /// As PutMetricData takes it.
+    /// As `PutMetricData` takes it.
     fn request(&self) -> Value {
         let dimensions: Vec<_> = self
             .dimensions

@@ -195,12 +195,16 @@ impl Emulator {
 
     /// Deletes the schedules whose names begin like this.
     pub(crate) async fn delete_schedules(&self, prefix: &str) -> Result<(), EmulatorError> {
-        let list =
-            self.client.request("scheduler", Method::GET, &format!("/schedules?NamePrefix={prefix}"));
+        let list = self.client.request(
+            "scheduler",
+            Method::GET,
+            &format!("/schedules?NamePrefix={prefix}"),
+        );
         let found: Value = answer("ListSchedules", list).await?.json().await?;
         for schedule in found["Schedules"].as_array().into_iter().flatten() {
             let path = format!("/schedules/{}", schedule["Name"].as_str().unwrap_or_default());
-            answer("DeleteSchedule", self.client.request("scheduler", Method::DELETE, &path)).await?;
+            answer("DeleteSchedule", self.client.request("scheduler", Method::DELETE, &path))
+                .await?;
         }
         Ok(())
     }

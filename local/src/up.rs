@@ -65,7 +65,7 @@ pub async fn up() -> Result<Running, UpError> {
         found = find_or_lock(&folder) => match found? {
             Found::Running(running) => {
                 ports.check_used_by(&running)?;
-                return Ok(running);
+                return Ok(*running);
             }
             Found::Lock(lock) => lock,
         },
@@ -89,7 +89,7 @@ pub async fn up() -> Result<Running, UpError> {
 
 enum Found {
     /// It has been started.
-    Running(Running),
+    Running(Box<Running>),
     /// It can be started.
     Lock(File),
 }
@@ -103,7 +103,7 @@ async fn find_or_lock(folder: &Folder) -> Result<Found, UpError> {
             return Ok(Found::Lock(lock));
         }
         if let Some(running) = Running::find_in(folder).await {
-            return Ok(Found::Running(running));
+            return Ok(Found::Running(Box::new(running)));
         }
         if !announced {
             print_line("Waiting for another \"make up\" or \"make down\"…");
@@ -159,8 +159,11 @@ impl<'a> Background<'a> {
         }
         let log = self.folder.log();
         let text = fs::read_to_string(&log).unwrap_or_default();
-        let reason = text.lines().rfind(|line| !line.trim().is_empty());
-        Err(UpError::NotUp { reason: reason.unwrap_or("it did not finish").to_owned(), log })
+        let reason = match self.process.try_wait() {
+            Ok(None) => "timed out",
+            _ => text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it was stopped"),
+        };
+        Err(UpError::NotUp { reason: reason.to_owned(), log })
     }
 
     /// Ends it with everything that it started.
@@ -242,8 +245,7 @@ async fn serve_until_stopped(folder: &Folder) -> Result<(), UpError> {
     let LocalStack { gladly, destination, settings } =
         LocalStack::start_on(CONVERSATION_COUNT, 1.0, ports.gladly, ports.destination)
             .map_err(UpError::Server)?;
-    let options =
-        emulator::Options { folder: folder.path().clone(), port: ports.aws, proxy: None };
+    let options = emulator::Options { folder: folder.path().clone(), port: ports.aws, proxy: None };
     let aws = EmulatedAws::start_with(&options, &Artifacts::build().await?).await?;
     let stack = aws.deploy(STACK, &settings).await?;
     let webhook_key = settings.webhook_keys.concat();
@@ -276,7 +278,7 @@ async fn serve_until_stopped(folder: &Folder) -> Result<(), UpError> {
     let server = axum::serve(listener, app).into_future();
     folder.write_state(&running).map_err(UpError::Folder)?;
     select! {
-        served = server => served.map_err(UpError::Server),
+        ended = server => ended.map_err(UpError::Server),
         _ = stopped.recv() => Ok(()),
         () = lost(folder, &running) => Err(UpError::Lost),
         never = MetricsPublisher::new(&stack).run() => match never {},
@@ -313,7 +315,7 @@ pub enum UpError {
     /// It ended, or took too long; see its log.
     #[error("the relay did not start: {reason} (log: {})", log.display())]
     NotUp {
-        /// The last line of its log.
+        /// The last line of its log, which is its error.
         reason: String,
         /// Its log.
         log: PathBuf,

@@ -77,7 +77,10 @@ async fn a_webhook_is_counted_once_by_its_keys_slot() {
         never = MetricsPublisher::new(&stack).run() => match never {},
     }
     let sums = [key_slot(&stack, &first).await, key_slot(&stack, &second).await];
-    assert!(sums.iter().zip([3.0, 1.0]).all(|(sum, wanted)| (sum - wanted).abs() < 0.1), "{sums:?}");
+    assert!(
+        sums.iter().zip([3.0, 1.0]).all(|(sum, wanted)| (sum - wanted).abs() < 0.1),
+        "{sums:?}"
+    );
     // A metric is of all its dimensions together.
     let of_the_function = json!([{"Name": "FunctionName", "Value": function}]);
     assert!(key_slot(&stack, &of_the_function).await < 0.1);

@@ -1,6 +1,6 @@
 //! `local up`, `local down` and `local env`, as processes of their own with a folder of their own.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "all of this crate is a test")]
+#![expect(clippy::unwrap_used, reason = "all of this crate is a test")]
 
 use std::{
     fs,
@@ -178,8 +178,7 @@ async fn a_running_relay_has_the_ports_and_prints_the_newest_key_and_its_exports
     let keys = format!("{}\n{key}\n", state["webhook_key"].as_str().unwrap());
     let aws = Client::new(state["aws_url"].as_str().unwrap()).unwrap();
     let name = "/gladly-relay/webhook-keys";
-    let parameter =
-        json!({"Name": name, "Value": keys, "Type": "SecureString", "Overwrite": true});
+    let parameter = json!({"Name": name, "Value": keys, "Type": "SecureString", "Overwrite": true});
     aws.ssm("PutParameter", parameter).await.unwrap();
     let found = folder.run("up").succeeded();
     assert!(found.contains(key) && !found.contains("Starting"), "{found}");
@@ -226,10 +225,18 @@ fn down_ends_a_start() {
     folder.is_left_alone();
 }
 
-#[test]
-fn a_crashed_relay_leaves_nothing_behind() {
+#[tokio::test]
+async fn a_crashed_relay_leaves_nothing_behind() {
     let folder = UpFolder::new("crashed");
     folder.run("up").succeeded();
+    let state = folder.state();
+    let [url, key] = ["webhook_url", "webhook_key"].map(|field| state[field].as_str().unwrap());
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let ping = http.post(url).header("x-api-key", key).body(r#"{"type":"PING"}"#);
+    assert_eq!(ping.send().await.unwrap().status(), 200);
+    // Itself, the emulator, and the function that answered.
+    let processes = folder.processes();
+    assert!(processes.len() >= 3 || !cfg!(target_os = "linux"), "they can be found: {processes:?}");
     kill(folder.process().expect("it runs"), Signal::SIGKILL).unwrap();
     folder.is_left_alone();
     folder.run("env").refused(1, "nothing is running: start it with \"make up\"");
@@ -269,10 +276,7 @@ fn an_invalid_argument_is_refused_before_anything_starts() {
         (&[][..], commands.to_owned()),
         (&["upp"], format!("unknown command \"upp\": {commands}")),
         (&["demo", "short"], "invalid TOUR \"short\": expected \"full\" or nothing".to_owned()),
-        (
-            &["up", "again"],
-            "unexpected argument \"again\": local up takes no arguments".to_owned(),
-        ),
+        (&["up", "again"], "unexpected argument \"again\": local up takes no arguments".to_owned()),
         (
             &["soak", "1", "0"],
             "invalid EVENTS \"0\": expected a number from 1 to 1000000".to_owned(),

@@ -14,7 +14,7 @@ const LOG_PAGE: usize = 2_000;
 /// lines, and takes milliseconds for that.
 const APPEARANCE_DELAY_MS: i64 = 10_000;
 
-/// A log event, as FilterLogEvents gives it.
+/// A log event, as `FilterLogEvents` gives it.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct LogEvent {
