@@ -54,7 +54,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long `make up` may hold the lock before it has started the background process.
 const STARTUP_GRACE: Duration = Duration::from_millis(500);
 
-/// How often a file or a process is looked at.
+/// How often a file or a process is checked.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Starts [`serve`] in the background and waits until everything is there, or finds it running.

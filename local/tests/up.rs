@@ -64,7 +64,7 @@ impl UpFolder {
 
     /// Waits until neither the background process nor its emulator nor a function is left: all of them have this folder
     /// in their environment.
-    fn is_left_alone(&self) {
+    fn wait_until_all_have_ended(&self) {
         eventually("every process has ended", || self.processes().is_empty());
     }
 
@@ -222,7 +222,7 @@ fn down_ends_a_start() {
     let ended = Ended::from(start.wait_with_output().unwrap());
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.complaint.starts_with("the relay did not start: "), "{ended:?}");
-    folder.is_left_alone();
+    folder.wait_until_all_have_ended();
 }
 
 #[tokio::test]
@@ -238,7 +238,7 @@ async fn a_crashed_relay_leaves_nothing_behind() {
     let processes = folder.processes();
     assert!(processes.len() >= 3 || !cfg!(target_os = "linux"), "they can be found: {processes:?}");
     kill(folder.process().expect("it runs"), Signal::SIGKILL).unwrap();
-    folder.is_left_alone();
+    folder.wait_until_all_have_ended();
     folder.run("env").refused(1, "nothing is running: start it with \"make up\"");
     assert_eq!(folder.run("down").succeeded(), "Nothing is running.\n");
     assert!(!folder.0.join("running.json").exists());
@@ -249,7 +249,7 @@ fn a_relay_that_no_command_can_find_ends_by_itself() {
     let folder = UpFolder::new("lost");
     folder.run("up").succeeded();
     fs::remove_dir_all(&folder.0).unwrap();
-    folder.is_left_alone();
+    folder.wait_until_all_have_ended();
 }
 
 #[test]

@@ -46,7 +46,7 @@ pub enum PortError {
     },
     /// It could not be opened, perhaps for lack of permission.
     #[error("could not listen on {name} {port}")]
-    Unusable {
+    Unavailable {
         /// The environment variable.
         name: &'static str,
         /// Its value.
@@ -111,7 +111,7 @@ impl Ports {
         for (name, port) in self.named() {
             TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(|error| match error.kind() {
                 io::ErrorKind::AddrInUse => PortError::Taken { name, port },
-                _ => PortError::Unusable { name, port, source: error },
+                _ => PortError::Unavailable { name, port, source: error },
             })?;
         }
         Ok(())
