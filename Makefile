@@ -11,8 +11,12 @@ ARCH ?= arm64
 TOOLS := .tools/venv
 PACKAGER := .tools/package
 WORKFLOWS := .tools/workflows
-# Run as "make build" built it: cargo run would build one package alone, with other features of what it shares.
+# What the demo runs, and the operator's program beside it: selected together, so that every crate has the same features
+# as in "make test" (tests: local, features).
+RUN := --package=local --package=ingest-fn --package=extractor-fn
+# Run as it was built: cargo run would build one package alone, with other features of what it shares.
 LOCAL = "$${CARGO_TARGET_DIR:-target}"/debug/local
+RELAY = "$${CARGO_TARGET_DIR:-target}"/debug/gladly-relay
 BENCH = "$${CARGO_TARGET_DIR:-target}"/debug/bench
 # cargo-cyclonedx: the folder's name holds its version, so that another one is installed beside it.
 CYCLONEDX := .tools/cyclonedx-0.5.9
@@ -32,13 +36,12 @@ FUNCTIONS := --package=ingest-fn --package=extractor-fn
 # $(call step,What it is,command): a heading, the command, and one sentence if it fails.
 step = @printf '\n== %s\n' "$(1)"; $(2) || { printf '\n%s: this failed; the lines above show why.\n' "$(1)" >&2; exit 1; }
 
-# $(call only,NAMES): refuses any other on the command line, where a misspelt UNTIL would make a pause without an end.
-only = $(foreach name,$(filter-out STACK AWS_% $(1),$(said)),$(error make $@ does not know $(name); what it knows: $(strip STACK $(1))))
-said = $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
-
-# Before anything is installed for it.
-ifneq ($(filter package sbom,$(MAKECMDGOALS)),)
-$(if $(TRIPLE_$(ARCH)),,$(error ARCH is arm64 or x86_64))
+# A misspelt variable or word would change what a command means (UNTILL would pause without an end): refused before
+# anything is built. What a target knows is in its own line here.
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+COMPLAINT := $(shell tools/check "$(MAKECMDGOALS)" $(GIVEN))
+ifneq ($(COMPLAINT),)
+$(error $(COMPLAINT))
 endif
 
 .PHONY: help
@@ -48,16 +51,20 @@ help: ## List the commands
 ## Try it on this machine
 
 .PHONY: demo
-demo: build ## Watch webhooks travel through the real stack, on an emulated AWS (TOUR=full shows more)
+demo: build-run ## Watch webhooks travel through the real stack, on an emulated AWS (TOUR=full shows more)
 	@$(LOCAL) demo $(TOUR)
 
 .PHONY: up
-up: build ## Start the same in the background, to play with
+up: build-run ## Start the same in the background (AWS_PORT=, GLADLY_PORT=, DESTINATION_PORT=: fixed ports)
 	@$(LOCAL) up
+
+.PHONY: env
+env: ## Print exports for "aws …" and "gladly-relay" on what "make up" started: eval "$$(make -s env)"
+	@if [ -x $(LOCAL) ]; then $(LOCAL) env; else printf 'Nothing is running; "make up" starts it.\n' >&2; exit 1; fi
 
 .PHONY: down
 down: ## Stop what "make up" started
-	@if [ -x $(LOCAL) ]; then $(LOCAL) down; else printf 'Nothing runs here.\n'; fi
+	@if [ -x $(LOCAL) ]; then $(LOCAL) down; else printf 'Nothing is running.\n'; fi
 
 ## Change it
 
@@ -101,7 +108,7 @@ simulate: ## Run the extractor in thousands of simulated worlds (SEEDS=10000, or
 	@"$${CARGO_TARGET_DIR:-target}"/debug/simulation $(if $(SEED),--seed $(SEED) --verbose,--seeds $(or $(SEEDS),10000))
 
 .PHONY: soak
-soak: build ## Run the real stack under load and faults, and account for every event (SEED=1 EVENTS=30000 MINUTES=10, then the drain)
+soak: build-run ## Run the real stack under load and faults, and account for every event (SEED=1 EVENTS=30000 MINUTES=10, then the drain)
 	@$(LOCAL) soak $(or $(SEED),1) $(or $(EVENTS),30000) $(or $(MINUTES),10)
 
 .PHONY: mutants
@@ -138,7 +145,7 @@ bench: ## Measure beside Python and Node, into bench/RESULTS.md (needs Node.js 2
 	@bench/run
 
 .PHONY: dashboard
-dashboard: build ## Draw the dashboard from a local run, into docs/dashboard.svg (five minutes)
+dashboard: build-run ## Draw the dashboard from a local run, into docs/dashboard.svg (five minutes)
 	@$(LOCAL) dashboard
 
 .PHONY: fmt
@@ -148,6 +155,15 @@ fmt: ## Format the code
 .PHONY: build
 build: tools ## Build everything for this machine (minutes at first, seconds after)
 	$(call step,Building,cargo build --workspace --locked)
+
+.PHONY: build-run
+build-run: tools
+	$(call step,Building what runs here,cargo build $(RUN) --locked)
+
+.PHONY: cli
+cli: ## Build gladly-relay, the operator's program (about three minutes, once)
+	@test -x $(RELAY) || printf 'Building gladly-relay (about three minutes, once)…\n' >&2
+	@cargo build --quiet --locked $(RUN) --package=cli
 
 .PHONY: tools
 tools: $(TOOLS)/.ready ## Install the Python tools into .tools/ (about a minute, once)
@@ -161,67 +177,67 @@ pin: ## Pin the Python tools to exact versions again, after a change of tools/*.
 	  printf '# Written by "make pin" from %s.in: every package that the tools need, held to its version and contents.\n%s\n' $$name "$$pinned" > tools/$$name.txt; \
 	done
 
-## Set it up: what "make up" started, or with STACK=name a stack in your AWS account
-
-# What a stack that does not exist yet cannot provide; secrets are listed so that tools/setup can explain what is wrong with that.
-SETTINGS := GLADLY_HOST GLADLY_EMAIL WEBHOOK_KEYS_PARAMETER GLADLY_TOKEN_PARAMETER DESTINATION_TOKEN_PARAMETER KMS_KEY
-SECRETS := GLADLY_TOKEN DESTINATION_TOKEN WEBHOOK_KEY
-
-.PHONY: secrets
-secrets: ## Write the tokens and the webhook key as SSM SecureStrings, once Gladly has accepted them (STACK=name)
-	@$(call only,$(SETTINGS) $(SECRETS))tools/setup secrets
-
-.PHONY: webhook
-webhook: ## Create or update the webhook at Gladly (STACK=name)
-	@$(call only,$(SETTINGS))tools/setup webhook
-
-.PHONY: doctor
-doctor: ## Check everything, one line each: ok, WRONG with the remedy, or ? (STACK=name)
-	@$(call only,$(SETTINGS))tools/setup doctor
-
-.PHONY: rotate-key
-rotate-key: ## Replace the webhook key without a gap, in two steps (STACK=name DAYS=1 HEADER=no FORCE=1)
-	@$(call only,DAYS HEADER FORCE $(SETTINGS) $(SECRETS))tools/setup rotate-key
-
-## Operate it: what "make up" started, or with STACK=name a stack in your AWS account
+## Set it up and operate it: aliases of gladly-relay, for what "make up" started, or with STACK=name a stack in your account
 
 # Verbatim: a dollar sign in a reason begins no variable.
 override REASON := $(value REASON)
 export REASON
+ifneq ($(STACK),)
+export GLADLY_RELAY_STACK := $(STACK)
+endif
+
+.PHONY: secrets
+secrets: cli ## Write the tokens and the webhook key as SSM SecureStrings (STACK=name GLADLY_HOST= GLADLY_EMAIL= DESTINATION_URL= DESTINATION_TOKEN_HEADER= WEBHOOK_KEYS_PARAMETER= GLADLY_TOKEN_PARAMETER= DESTINATION_TOKEN_PARAMETER= KMS_KEY=)
+	@$(RELAY) secrets
+
+.PHONY: webhook
+webhook: cli ## Create or update the webhook at Gladly (STACK=name)
+	@$(RELAY) webhook
+
+.PHONY: doctor
+doctor: cli ## Check everything, one line each: ok, WRONG with the remedy, or ? (STACK=name)
+	@$(RELAY) doctor
+
+.PHONY: rotate-key
+rotate-key: cli ## Replace the webhook key without a gap, in two steps (STACK=name DAYS=1 HEADER=no FORCE=1)
+	@$(RELAY) rotate-key $${DAYS:+--days "$$DAYS"} $${HEADER:+--header "$$HEADER"} $${FORCE:+--force="$$FORCE"}
 
 .PHONY: pause
-pause: ## Pause extraction; events are held (REASON="…" UNTIL=2026-12-01T08:00:00Z STACK=name)
-	@$(call only,REASON UNTIL BY)tools/relay pause
+pause: cli ## Pause extraction; events are held (REASON="…" UNTIL=2026-12-01T08:00:00Z FOR=2h BY=name STACK=name)
+	@$(RELAY) pause $${REASON:+--reason "$$REASON"} $${UNTIL:+--until "$$UNTIL"} $${FOR:+--for "$$FOR"} $${BY:+--by "$$BY"}
 
 .PHONY: resume
-resume: ## Resume after a pause, or after the circuit breaker has opened (STACK=name)
-	@$(call only,)tools/relay resume
+resume: cli ## Resume after a pause, or after the circuit breaker has opened (STACK=name)
+	@$(RELAY) resume
 
 .PHONY: status
-status: ## Show what runs, what waits and for how long that is safe (STACK=name)
-	@$(call only,)tools/relay status
+status: cli ## Show what runs, what waits and for how long that is safe (STACK=name)
+	@$(RELAY) status
 
 .PHONY: quarantine
-quarantine: ## List what is in quarantine, and why (STACK=name)
-	@$(call only,)tools/relay quarantine
+quarantine: cli ## List what is in quarantine, and why (STACK=name)
+	@$(RELAY) quarantine list
 
 .PHONY: redrive
-redrive: ## Send quarantined events back to the events queue (MAX=number STACK=name)
-	@$(call only,MAX)tools/relay redrive
+redrive: cli ## Send quarantined events back to the events queue (MAX=number STACK=name)
+	@$(RELAY) quarantine redrive $${MAX:+--max "$$MAX"}
 
 .PHONY: backfill
-backfill: ## Queue events of the last 24 hours again, from Gladly's list (FROM=2026-12-01T08:00:00Z TO=time STACK=name)
-	@$(call only,FROM TO)tools/relay backfill
+backfill: cli ## Queue events of the last 24 hours again, from Gladly's list (FROM=2026-12-01T08:00:00Z TO=time STACK=name)
+	@$(RELAY) backfill --from "$${FROM:-}" $${TO:+--to "$$TO"}
 
 .PHONY: import
-import: ## Queue conversations of the last 14 days again, from Gladly's exports (FROM=time TO=time STACK=name)
-	@$(call only,FROM TO)tools/relay import
+import: cli ## Queue conversations of the last 14 days again, from Gladly's exports (FROM=time TO=time STACK=name)
+	@$(RELAY) import --from "$${FROM:-}" $${TO:+--to "$$TO"}
 
 ## Ship it
 
 .PHONY: package
 package: $(PACKAGER)/.ready ## Build the functions for AWS into target/lambda/ (ARCH=arm64 or x86_64)
 	$(call step,Building for $(ARCH) (about ten minutes the first time),PATH="$$PWD/$(PACKAGER)/bin:$$PATH" cargo lambda build --release --locked $(TARGET_$(ARCH)) --lambda-dir=target/lambda $(FUNCTIONS))
+	@for function in ingest-fn extractor-fn; do \
+	  printf '%-13s %s bytes compressed\n' $$function "$$(gzip -9 -c target/lambda/$$function/bootstrap | wc -c)"; \
+	done
 
 .PHONY: check-arm64
 check-arm64: build ## Build the functions for arm64 and run them under an emulator (on Debian or Ubuntu)
@@ -229,12 +245,12 @@ check-arm64: build ## Build the functions for arm64 and run them under an emulat
 	$(call step,Running what was built for arm64,tools/check-arm64 $(BENCH))
 
 .PHONY: sbom
-sbom: $(CYCLONEDX)/bin/cargo-cyclonedx ## Write the functions' components into target/sbom/, as CycloneDX (ARCH as above)
+sbom: $(CYCLONEDX)/bin/cargo-cyclonedx ## Write the functions' components into target/sbom/, as CycloneDX (ARCH=arm64 or x86_64)
 	@PATH="$$PWD/$(CYCLONEDX)/bin:$$PATH" tools/sbom $(TRIPLE_$(ARCH)) target/sbom
 
 .PHONY: deploy
-deploy: tools ## Deploy what "make package" built with "sam deploy" (STACK=gladly-relay)
-	@$(call only,)tools/deploy $(or $(STACK),gladly-relay)
+deploy: cli ## Deploy what "make package" built with "sam deploy" (STACK=gladly-relay)
+	@$(RELAY) deploy --stack "$${STACK:-gladly-relay}"
 
 $(CYCLONEDX)/bin/cargo-cyclonedx:
 	@printf 'Building cargo-cyclonedx into $(CYCLONEDX) (two minutes, once)…\n'

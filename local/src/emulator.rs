@@ -1,4 +1,6 @@
-//! The emulated AWS: MiniStack on a free loopback port, and plain calls to it.
+//! The emulated AWS: MiniStack on a loopback port, and plain calls to it.
+
+mod client;
 
 use std::{
     ffi::OsString,
@@ -10,12 +12,13 @@ use std::{
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
-use testing::root;
 
-use reqwest::{Client, Method, RequestBuilder, Response};
+use reqwest::{Method, Response};
 use serde_json::Value;
+use testing::{proxy::Proxy, root};
 
-use testing::proxy::Proxy;
+pub use self::client::Client;
+use self::client::answer;
 
 /// How long the emulator may take to start; it needs less than two seconds on a quiet machine.
 const STARTUP_TIMEOUT: Duration = Duration::from_mins(1);
@@ -36,51 +39,65 @@ from ministack.app import main
 main()
 "#;
 
+/// Where an emulator keeps its files and listens.
+#[derive(Debug)]
+pub struct Options<'a> {
+    /// Holds its log, `emulator.log`, and its files.
+    pub folder: PathBuf,
+    /// 0 takes a free port.
+    pub port: u16,
+    /// Stands between the functions and the AWS they call.
+    pub proxy: Option<&'a Proxy>,
+}
+
+impl Options<'_> {
+    /// In `.local/<name>`, on a free port, without a proxy.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        Self { folder: root().join(".local").join(name), port: 0, proxy: None }
+    }
+}
+
 /// An emulated AWS on loopback. Dropping it stops it and every function that it runs.
 #[derive(Debug)]
 pub struct Emulator {
     port: u16,
     log: PathBuf,
-    http: Client,
+    client: Client,
     child: Child,
 }
 
 impl Emulator {
-    /// Starts an emulator that logs to `.local/<name>/emulator.log`, and waits until it answers. Its functions find it
-    /// behind the proxy, if there is one.
-    pub async fn start(name: &str, proxy: Option<&Proxy>) -> Result<Self, EmulatorError> {
+    /// Starts an emulator and waits until it answers.
+    pub async fn start(options: &Options<'_>) -> Result<Self, EmulatorError> {
         let python = root().join(".tools/venv/bin/python");
         if !python.exists() {
             return Err(EmulatorError::NoTools);
         }
-        let port = free_port().map_err(EmulatorError::Start)?;
-        let folder = root().join(".local").join(name);
-        let log = folder.join("emulator.log");
-        let endpoint = format!("http://127.0.0.1:{port}");
-        let seen_by_functions = proxy.map_or(endpoint.as_str(), |proxy| {
-            proxy.forward_to(&endpoint);
+        let port = match options.port {
+            0 => free_port().map_err(EmulatorError::Start)?,
+            port => port,
+        };
+        let log = options.folder.join("emulator.log");
+        let client = Client::new(&format!("http://127.0.0.1:{port}"))?;
+        let seen_by_functions = options.proxy.map_or(client.endpoint(), |proxy| {
+            proxy.forward_to(client.endpoint());
             proxy.url()
         });
-        let child =
-            spawn(&python, &folder, &log, port, seen_by_functions).map_err(EmulatorError::Start)?;
-        // Connections are not kept: tests share an emulator, and each has a runtime that takes its connections along.
-        let http = Client::builder().no_proxy().pool_max_idle_per_host(0).build()?;
-
-        let mut emulator = Self { port, log, http, child };
+        let child = spawn(&python, &options.folder, &log, port, seen_by_functions)
+            .map_err(EmulatorError::Start)?;
+        let mut emulator = Self { port, log, client, child };
         emulator.wait_until_ready().await?;
         Ok(emulator)
     }
 
     async fn wait_until_ready(&mut self) -> Result<(), EmulatorError> {
-        let ready = format!("{}/_ministack/ready", self.endpoint());
         let started = Instant::now();
         while started.elapsed() < STARTUP_TIMEOUT {
             if matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {
                 break;
             }
-            if let Ok(answer) = self.http.get(&ready).send().await
-                && answer.status().is_success()
-            {
+            if self.client.is_ready().await {
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(25)).await;
@@ -91,7 +108,7 @@ impl Emulator {
     /// Where AWS clients send their calls.
     #[must_use]
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        self.client.endpoint().to_owned()
     }
 
     /// The port of [`Emulator::endpoint`].
@@ -114,17 +131,22 @@ impl Emulator {
 
     /// Calls SQS, as in `sqs("SendMessage", json!({"QueueUrl": …}))`.
     pub async fn sqs(&self, action: &str, body: Value) -> Result<Value, EmulatorError> {
-        self.json("sqs", "AmazonSQS", action, body).await
+        self.client.json("sqs", "AmazonSQS", action, body).await
     }
 
     /// Calls SSM, as in `ssm("GetParameter", json!({"Name": …}))`.
     pub async fn ssm(&self, action: &str, body: Value) -> Result<Value, EmulatorError> {
-        self.json("ssm", "AmazonSSM", action, body).await
+        self.client.ssm(action, body).await
     }
 
     /// Calls CloudWatch Logs, as in `logs("FilterLogEvents", json!({"logGroupName": …}))`.
     pub async fn logs(&self, action: &str, body: Value) -> Result<Value, EmulatorError> {
-        self.json("logs", "Logs_20140328", action, body).await
+        self.client.json("logs", "Logs_20140328", action, body).await
+    }
+
+    /// Calls CloudWatch, as in `cloudwatch("PutMetricData", json!({"Namespace": …}))`.
+    pub async fn cloudwatch(&self, action: &str, body: Value) -> Result<Value, EmulatorError> {
+        self.client.json("monitoring", "GraniteServiceVersion20100801", action, body).await
     }
 
     /// Calls Lambda, whose actions are paths.
@@ -134,7 +156,7 @@ impl Emulator {
         path: &str,
         body: &Value,
     ) -> Result<Response, EmulatorError> {
-        let call = self.request("lambda", method, &format!("/2015-03-31{path}")).json(body);
+        let call = self.client.request("lambda", method, &format!("/2015-03-31{path}")).json(body);
         answer(path, call).await
     }
 
@@ -146,7 +168,7 @@ impl Emulator {
     ) -> Result<String, EmulatorError> {
         fields.push(("Action".to_owned(), action.to_owned()));
         fields.push(("Version".to_owned(), "2010-05-15".to_owned()));
-        let call = self.request("cloudformation", Method::POST, "/").form(&fields);
+        let call = self.client.request("cloudformation", Method::POST, "/").form(&fields);
         Ok(answer(action, call).await?.text().await?)
     }
 
@@ -154,59 +176,37 @@ impl Emulator {
     pub(crate) async fn dashboard(&self, name: &str) -> Result<String, EmulatorError> {
         let fields =
             [("Action", "GetDashboard"), ("Version", "2010-08-01"), ("DashboardName", name)];
-        let call = self.request("monitoring", Method::POST, "/").form(&fields);
+        let call = self.client.request("monitoring", Method::POST, "/").form(&fields);
         let found = answer("GetDashboard", call).await?.text().await?;
         Ok(texts(&found, "DashboardBody").pop().unwrap_or_default())
     }
 
     /// Puts an object, or makes the bucket when `path` is only that.
     pub(crate) async fn put_object(&self, path: &str, body: Vec<u8>) -> Result<(), EmulatorError> {
-        answer("PutObject", self.request("s3", Method::PUT, path).body(body)).await?;
+        answer("PutObject", self.client.request("s3", Method::PUT, path).body(body)).await?;
         Ok(())
     }
 
     /// Every message of a queue, by the emulator's own means.
     pub(crate) async fn peek(&self, queue_url: &str) -> Result<Value, EmulatorError> {
         let path = format!("/_ministack/sqs/messages?QueueUrl={queue_url}");
-        Ok(answer("peek", self.request("sqs", Method::GET, &path)).await?.json().await?)
+        Ok(answer("peek", self.client.request("sqs", Method::GET, &path)).await?.json().await?)
     }
 
     /// Deletes the schedules whose names begin like this.
     pub(crate) async fn delete_schedules(&self, prefix: &str) -> Result<(), EmulatorError> {
-        let list =
-            self.request("scheduler", Method::GET, &format!("/schedules?NamePrefix={prefix}"));
+        let list = self.client.request(
+            "scheduler",
+            Method::GET,
+            &format!("/schedules?NamePrefix={prefix}"),
+        );
         let found: Value = answer("ListSchedules", list).await?.json().await?;
         for schedule in found["Schedules"].as_array().into_iter().flatten() {
             let path = format!("/schedules/{}", schedule["Name"].as_str().unwrap_or_default());
-            answer("DeleteSchedule", self.request("scheduler", Method::DELETE, &path)).await?;
+            answer("DeleteSchedule", self.client.request("scheduler", Method::DELETE, &path))
+                .await?;
         }
         Ok(())
-    }
-
-    async fn json(
-        &self,
-        service: &str,
-        prefix: &str,
-        action: &str,
-        body: Value,
-    ) -> Result<Value, EmulatorError> {
-        let call = self
-            .request(service, Method::POST, "/")
-            .header("x-amz-target", format!("{prefix}.{action}"))
-            .header("content-type", "application/x-amz-json-1.0")
-            .body(body.to_string());
-        let text = answer(action, call).await?.text().await?;
-        // Some actions have an empty response.
-        Ok(serde_json::from_str(&text).unwrap_or_default())
-    }
-
-    /// MiniStack reads the service off the signature's scope, and checks nothing else of it.
-    fn request(&self, service: &str, method: Method, path: &str) -> RequestBuilder {
-        let scope = format!("test/20260101/us-east-1/{service}/aws4_request");
-        self.http.request(method, format!("{}{path}", self.endpoint())).header(
-            "authorization",
-            format!("AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=none"),
-        )
     }
 }
 
@@ -216,18 +216,6 @@ impl Drop for Emulator {
         // An error here cannot be handled.
         let _ = self.child.wait();
     }
-}
-
-async fn answer(action: &str, call: RequestBuilder) -> Result<Response, EmulatorError> {
-    let response = call.send().await?;
-    let status = response.status();
-    if status.is_success() {
-        return Ok(response);
-    }
-    let body = response.text().await?;
-    // CloudFormation's error message is in XML.
-    let body = texts(&body, "Message").pop().unwrap_or(body);
-    Err(EmulatorError::Refused { action: action.to_owned(), status: status.as_u16(), body })
 }
 
 /// The texts of an XML document's elements of one name, which must hold nothing but text.

@@ -1,7 +1,9 @@
 //! The relay on one machine, for the demo and the tests.
 
+pub mod command;
 pub mod dashboard;
 pub mod demo;
+pub mod embedded_metrics;
 pub mod emulator;
 pub mod local_stack;
 mod picture;

@@ -23,8 +23,19 @@ impl LocalStack {
     /// Starts both on loopback: Gladly with this many generated conversations, and with the webhook retry schedule
     /// scaled by `time_scale`.
     pub fn start(conversations: usize, time_scale: f64) -> io::Result<Self> {
+        Self::start_on(conversations, time_scale, 0, 0)
+    }
+
+    /// The same on these ports of Gladly and the destination; 0 takes a free one.
+    pub fn start_on(
+        conversations: usize,
+        time_scale: f64,
+        gladly_port: u16,
+        destination_port: u16,
+    ) -> io::Result<Self> {
         let settings = Settings::new("", "");
         let gladly = Gladly::start(gladly::Options {
+            port: gladly_port,
             conversations,
             time_scale,
             email: settings.gladly_email.clone(),
@@ -32,6 +43,7 @@ impl LocalStack {
             ..gladly::Options::default()
         })?;
         let destination = Destination::start(destination::Options {
+            port: destination_port,
             token: ("authorization".to_owned(), format!("Bearer {}", settings.destination_token)),
             ..destination::Options::default()
         })?;

@@ -1,4 +1,5 @@
-//! `local demo`, `local up`, `local down`, `local soak`, `local dashboard`: behind the make targets of the same names.
+//! `local demo`, `local up`, `local down`, `local env`, `local soak`, `local dashboard`: behind the make targets of the
+//! same names.
 
 use std::{
     env,
@@ -9,71 +10,57 @@ use std::{
 };
 
 use local::{
-    dashboard,
-    demo::{self, Tour},
+    command::{Command, UsageError},
+    dashboard, demo,
     soak::{self, Plan},
-    up::{self, Running},
+    up::{self, Running, UpError},
 };
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let command = env::args().nth(1).unwrap_or_default();
-    let done = match command.as_str() {
-        "demo" => {
-            let full = env::args().nth(2).is_some_and(|tour| tour == "full");
-            demo::demo(if full { Tour::Full } else { Tour::Short }).await.map_err(Into::into)
-        }
-        "dashboard" => dashboard::draw().await.map_err(Into::into),
-        "soak" => run_soak().await,
-        "up" => start().await,
-        "down" => stop().await,
-        // Run in the background by "up".
-        "serve" => up::serve().await.map_err(Into::into),
-        _ => {
-            Err("expected one of: local demo, local dashboard, local soak, local up, local down"
-                .into())
-        }
+    let arguments = env::args_os().skip(1).map(|it| it.to_string_lossy().into_owned());
+    let done = match Command::parse(arguments) {
+        Ok(command) => run(command).await,
+        Err(error) => Err(error.into()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{}", sentence(error.as_ref()));
-            ExitCode::FAILURE
+            exit_code(error.as_ref())
         }
     }
 }
 
-async fn run_soak() -> Result<(), Box<dyn Error>> {
-    let [seed, events, minutes] =
-        [(2, "SEED", 1), (3, "EVENTS", 30_000), (4, "MINUTES", 10)].map(|(at, name, usual)| {
-            match env::args().nth(at) {
-                Some(text) => text.parse::<u32>().map_err(|_| format!("{name} must be a number")),
-                None => Ok(usual),
-            }
-        });
-    let minutes = Duration::from_mins(minutes?.max(1).into());
-    soak::soak(&Plan::new(seed?.into(), events?.max(1) as usize, minutes)).await?;
-    print_line("No event was lost, and every invariant held.");
+async fn run(command: Command) -> Result<(), Box<dyn Error>> {
+    match command {
+        Command::Demo(tour) => demo::demo(tour).await?,
+        Command::Dashboard => dashboard::draw().await?,
+        Command::Soak { seed, events, minutes } => {
+            let length = Duration::from_mins(minutes.into());
+            soak::soak(&Plan::new(seed.into(), events as usize, length)).await?;
+            print_line("No event was lost, and every invariant held.");
+        }
+        Command::Up => {
+            let running = up::up().await?;
+            let key = running.newest_key().await;
+            print_line(&introduction(&running, &key));
+        }
+        Command::Serve => up::serve().await?,
+        Command::Down if up::down().await? => print_line("The relay is down."),
+        Command::Down => print_line("Nothing is running."),
+        Command::Env => match Running::find().await {
+            Some(running) => print_line(&running.exports()),
+            None => return Err("nothing is running: start it with \"make up\"".into()),
+        },
+    }
     Ok(())
 }
 
-async fn start() -> Result<(), Box<dyn Error>> {
-    let running = if let Some(running) = Running::find().await {
-        running
-    } else {
-        print_line("Starting an emulated AWS, a Gladly simulator and a destination…");
-        up::up().await?
-    };
-    let Running {
-        webhook_url,
-        webhook_key,
-        gladly_url,
-        conversation,
-        destination_url,
-        aws_url,
-        ..
-    } = &running;
-    print_line(&format!(
+/// What "make up" prints.
+fn introduction(running: &Running, key: &str) -> String {
+    let Running { webhook_url, gladly_url, conversation, destination_url, aws_url, .. } = running;
+    format!(
         r#"
 The relay is up. "make down" stops it and removes everything it created.
 
@@ -84,37 +71,17 @@ The relay is up. "make down" stops it and removes everything it created.
 
 Commands to try:
 
-  # Emit an event at Gladly, which sends a webhook; then list what arrived.
-  curl -d '{{"type":"CONVERSATION/CLOSED","conversation":"{conversation}"}}' -H 'content-type: application/json' {gladly_url}/_sim/emit
-  curl {destination_url}
-
-  # Post a webhook by hand: with the key, without it, and with an invalid body.
-  curl -H 'x-api-key: {webhook_key}' -d '{{"type":"PING"}}' {webhook_url}
-  curl -d '{{"type":"PING"}}' {webhook_url}
-  curl -H 'x-api-key: {webhook_key}' -d 'nonsense' {webhook_url}
-  make quarantine
-
-  # Pause and resume: events that arrive in between are held. "make status" shows the current state.
-  make pause REASON='trying it out'
+  curl -H 'content-type: application/json' -d '{{"type":"CONVERSATION/CLOSED","conversation":"{conversation}"}}' {gladly_url}/_sim/emit  # Gladly sends a webhook
+  curl {destination_url}  # what has arrived
+  curl -H 'x-api-key: {key}' -d '{{"type":"PING"}}' {webhook_url}  # a webhook by hand; without the key: 401
+  curl -H 'x-api-key: {key}' -d 'nonsense' {webhook_url}  # goes to quarantine
+  make quarantine  # what is there, and why
+  make pause REASON='trying it out'  # events are held
+  make status
   make resume
-
-  # Make Gladly fail twice.
-  curl -d '{{"on":"GET /api/v1/*","times":2,"status":500}}' -H 'content-type: application/json' {gladly_url}/_sim/faults
-
-"make down" stops it."#
-    ));
-    Ok(())
-}
-
-async fn stop() -> Result<(), Box<dyn Error>> {
-    match Running::find().await {
-        Some(running) => {
-            running.stop().await?;
-            print_line("The relay is down.");
-        }
-        None => print_line("Nothing is running."),
-    }
-    Ok(())
+  curl -H 'content-type: application/json' -d '{{"on":"GET /api/v1/*","times":2,"status":500}}' {gladly_url}/_sim/faults  # Gladly fails twice
+  eval "$(make -s env)"  # for aws … and gladly-relay in this terminal"#
+    )
 }
 
 /// Prints a line, unless standard output is closed (`make up | head`).
@@ -131,4 +98,12 @@ fn sentence(error: &dyn Error) -> String {
         cause = error.source();
     }
     text
+}
+
+fn exit_code(error: &(dyn Error + 'static)) -> ExitCode {
+    match error.downcast_ref::<UpError>() {
+        Some(error) => error.exit_code().into(),
+        None if error.is::<UsageError>() => ExitCode::from(2),
+        None => ExitCode::FAILURE,
+    }
 }

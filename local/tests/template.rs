@@ -543,12 +543,9 @@ fn the_dashboards_url_holds_in_every_partition() {
         ("aws-us-gov", "us-gov-west-1", "us-gov-west-1.console.amazonaws-us-gov.com"),
         ("aws-eusc", "eusc-de-east-1", "eusc-de-east-1.console.amazonaws-eusc.eu"),
     ] {
-        let mut console = &url[1]["Console"];
-        while let Some(choice) = console["Fn::If"].as_array() {
-            let condition = &template["Conditions"][choice[0].as_str().unwrap()]["Fn::Equals"];
-            assert_eq!(condition[0], json!({"Ref": "AWS::Partition"}));
-            console = if condition[1] == partition { &choice[1] } else { &choice[2] };
-        }
+        let console = json!({"Fn::FindInMap": ["Consoles", {"Ref": "AWS::Partition"}, "Host"]});
+        assert_eq!(url[1]["Console"], console);
+        let console = &template["Mappings"]["Consoles"][partition]["Host"];
         let found = url[0].as_str().unwrap().replace("${AWS::Region}", region);
         let found = found.replace("${Console}", console.as_str().unwrap());
         let expected = format!(

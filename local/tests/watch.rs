@@ -377,6 +377,11 @@ fn the_picture_shows_the_dashboard_of_the_template() {
     assert_eq!(asks(&texts), asks(&expected), "no other widget");
 }
 
+/// An alarm's text, with its variables.
+fn description(alarm: &Value) -> String {
+    alarm["AlarmDescription"]["Fn::Sub"][0].as_str().unwrap().to_owned()
+}
+
 #[test]
 fn every_alarm_says_what_to_do_first_and_tells_somebody() {
     let template = template();
@@ -387,9 +392,20 @@ fn every_alarm_says_what_to_do_first_and_tells_somebody() {
     let alarms = alarms();
     assert_eq!(alarms.len(), 16);
     for (name, alarm) in alarms {
-        let description = alarm["AlarmDescription"].as_str().unwrap();
+        let description = description(&alarm);
         let (what, first) = description.split_once(" First: ").unwrap();
-        assert!(what.ends_with('.') && first.ends_with('.') && description.len() < 1_024, "{name}");
+        let (first, links) = first.split_once(" Dashboard: ").unwrap();
+        assert!(what.starts_with("${AWS::StackName} in ${AWS::Region}: "), "{name}");
+        assert!(what.ends_with('.') && first.ends_with('.'), "{name}");
+        // CloudWatch's limit, with the longest names of a stack and a region.
+        let long = description.replace("${AWS::StackName}", &"s".repeat(60));
+        assert!(long.replace("${AWS::Region}", "ap-southeast-1").len() < 1_024, "{name}");
+        let url = &template["Outputs"]["DashboardUrl"]["Value"]["Fn::Sub"][0];
+        let url = url.as_str().unwrap().replace("${Dashboard}", "${AWS::StackName}-${AWS::Region}");
+        assert_eq!(links, format!("{url} Runbook: ${{RunbookUrl}}"), "{name}");
+        // A command is as it must be typed.
+        let typed = "--stack ${AWS::StackName} --region ${AWS::Region}";
+        assert_eq!(first.matches("gladly-relay ").count(), first.matches(typed).count(), "{name}");
         let topic = json!([{"Ref": "AlarmTopic"}]);
         assert_eq!((&alarm["AlarmActions"], &alarm["OKActions"]), (&topic, &topic), "{name}");
         let missing = alarm["TreatMissingData"].as_str().unwrap();
@@ -420,8 +436,11 @@ fn the_runbook_says_the_same_as_the_alarms() {
     let link = Regex::new(r"\[([^]]+)\]\([^)]+\)").unwrap();
     let mut described = BTreeSet::new();
     for found in row.captures_iter(&operations) {
-        let alarm = &template()["Resources"][&found[1]]["Properties"]["AlarmDescription"];
-        let (_, first) = alarm.as_str().unwrap().split_once(" First: ").unwrap();
+        let alarm = &template()["Resources"][&found[1]]["Properties"];
+        let text =
+            description(alarm).replace(" --stack ${AWS::StackName} --region ${AWS::Region}", "");
+        let (_, first) = text.split_once(" First: ").unwrap();
+        let (first, _) = first.split_once(" Dashboard: ").unwrap();
         let cell = link.replace_all(&found[3], "$1").replace('`', "");
         assert_eq!(first.trim_end_matches('.'), cell, "{}", &found[1]);
         described.insert(found[1].to_owned());

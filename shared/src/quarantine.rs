@@ -119,12 +119,6 @@ impl<'a> QuarantinedMessage<'a> {
         String::from_utf8(self.bytes()?).ok()
     }
 
-    /// The original as it is stored, and its encoding; a text has none.
-    #[must_use]
-    pub fn into_stored(self) -> (String, Option<String>) {
-        (self.raw.into_owned(), self.encoding.map(Cow::into_owned))
-    }
-
     /// The original, as far as it was kept. `None` if it is not encoded as declared, in a message of
     /// another program.
     #[must_use]

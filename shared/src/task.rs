@@ -262,6 +262,9 @@ pub struct QuarantineEntry {
     /// The event's type, if it is an event.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     pub event_type: Option<String>,
+    /// The event's id, if it is an event that has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_id: Option<String>,
     /// The event's conversation, if it is an event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conversation_id: Option<String>,
@@ -561,6 +564,7 @@ mod tests {
             origin: "ingest-fn".into(),
             detail: "not JSON".into(),
             event_type: None,
+            event_id: None,
             conversation_id: None,
             truncated: false,
         };
@@ -577,12 +581,14 @@ mod tests {
 
         let full = QuarantineEntry {
             event_type: Some("CONVERSATION/CLOSED".into()),
+            event_id: Some("e-1".into()),
             conversation_id: Some("c-1".into()),
             truncated: true,
             ..entry.clone()
         };
         let mut more = least.clone();
         more["type"] = "CONVERSATION/CLOSED".into();
+        more["eventId"] = "e-1".into();
         more["conversationId"] = "c-1".into();
         more["truncated"] = true.into();
         assert_json(

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use sha2::{Digest as _, Sha256};
 use shared::{
     Clock, Discarded, InvalidEvent, Origin, QuarantineEntry, QuarantineList, QuarantineReason,
@@ -308,7 +309,7 @@ fn to_queue_message(message: &Message) -> Option<Message> {
         Some(quarantined) if quarantined.origin == "ingest-fn" => wrapped(&quarantined)?,
         Some(quarantined) => sendable(quarantined.raw()?)?,
     };
-    let (event_type, _) = type_and_conversation(&body).ok()?;
+    let event_type = event(&body).ok()?.event_type;
     Message::new(body, "type", &event_type).ok()
 }
 
@@ -324,12 +325,23 @@ fn wrapped(quarantined: &QuarantinedMessage) -> Option<String> {
     QueueMessage::wrap(&raw, quarantined.received_at, Origin::Webhook).ok()?.to_json().ok()
 }
 
-/// An event's type and conversation, from its queue message.
-fn type_and_conversation(body: &str) -> Result<(String, String), InvalidEvent> {
+/// A queue message's event, if it is valid and about a conversation.
+fn event(body: &str) -> Result<EventFields, InvalidEvent> {
     let body = replace_lone_surrogates(body.to_owned());
     let event = QueueMessage::read(&body)?.event()?;
     let conversation = event.conversation.ok_or(InvalidEvent::NoConversation)?;
-    Ok((QueueMessage::type_attribute(&event.event_type), conversation.to_string()))
+    Ok(EventFields {
+        event_type: QueueMessage::type_attribute(&event.event_type),
+        id: event.id.map(|id| id.to_string()),
+        conversation: conversation.to_string(),
+    })
+}
+
+/// What a list shows of an event.
+struct EventFields {
+    event_type: String,
+    id: Option<String>,
+    conversation: String,
 }
 
 /// The start of the SHA-256 of a message's body. A renewal copies that byte for byte.
@@ -344,39 +356,60 @@ fn entry(message: &Message) -> QuarantineEntry {
     let (body, id) = (&*message.body, message_id(message));
     let Some(quarantined) = QuarantinedMessage::read(body) else {
         let received_at = QueueMessage::read(body).map(|message| message.received_at());
-        let (event_type, conversation_id) = type_and_conversation(body).ok().unzip();
-        return QuarantineEntry {
+        let entry = QuarantineEntry {
             id,
             reason: QuarantineReason::Exhausted.code().into(),
             received_at: received_at.ok().or(message.sent_at).unwrap_or_default(),
             origin: "sqs".into(),
             detail: "received too often: moved by SQS itself".into(),
-            event_type,
-            conversation_id,
+            event_type: None,
+            event_id: None,
+            conversation_id: None,
             truncated: false,
         };
+        return with_event(entry, Some(body));
     };
     let queued =
         if quarantined.origin == "ingest-fn" { wrapped(&quarantined) } else { quarantined.raw() };
-    let (event_type, conversation_id) =
-        queued.and_then(|body| type_and_conversation(&body).ok()).unzip();
-    QuarantineEntry {
+    let entry = QuarantineEntry {
         id,
         reason: quarantined.reason.code().into(),
         received_at: quarantined.received_at,
         origin: shown(&quarantined.origin),
         detail: shown(&quarantined.detail),
-        event_type,
-        conversation_id,
+        event_type: None,
+        event_id: None,
+        conversation_id: None,
         truncated: quarantined.truncated,
+    };
+    with_event(entry, queued.as_deref())
+}
+
+/// The entry with its event's type and ids, if its queue message has a valid one.
+fn with_event(entry: QuarantineEntry, queued: Option<&str>) -> QuarantineEntry {
+    let Some(Ok(EventFields { event_type, id, conversation })) = queued.map(event) else {
+        return entry;
+    };
+    QuarantineEntry {
+        event_type: Some(event_type),
+        event_id: id,
+        conversation_id: Some(conversation),
+        ..entry
     }
 }
 
 /// A message with what was quarantined.
 fn with_body(message: &Message) -> QuarantinedBody {
-    let stored = QuarantinedMessage::read(&message.body).map(QuarantinedMessage::into_stored);
-    let (body, encoding) = stored.unwrap_or_else(|| (message.body.clone(), None));
-    QuarantinedBody { entry: entry(message), body, encoding }
+    let entry = entry(message);
+    let bytes = QuarantinedMessage::read(&message.body).and_then(|quarantined| quarantined.bytes());
+    let bytes = bytes.unwrap_or_else(|| message.body.clone().into_bytes());
+    match String::from_utf8(bytes) {
+        Ok(body) => QuarantinedBody { entry, body, encoding: None },
+        Err(err) => {
+            let body = BASE64_STANDARD.encode(err.as_bytes());
+            QuarantinedBody { entry, body, encoding: Some("base64".into()) }
+        }
+    }
 }
 
 /// A text truncated for a list.

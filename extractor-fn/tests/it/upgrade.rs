@@ -107,6 +107,7 @@ async fn events_quarantined_by_every_version_are_listed_and_redriven() {
         let entry = |reason: &str, origin: &str, detail: &str| json!({"reason": reason, "receivedAt": "2026-01-02T03:04:05.678Z", "origin": origin, "detail": detail});
         let mut rejected = entry("rejected", "extractor-fn", "the destination answered 422");
         rejected["type"] = json!("CONVERSATION/CLOSED");
+        rejected["eventId"] = json!("e-1");
         rejected["conversationId"] = json!("c-1");
         let mut truncated = entry("unreadable", "ingest-fn", "not JSON: error in line 1, column 1");
         truncated["truncated"] = json!(true);

@@ -31,7 +31,9 @@ impl Artifacts {
             // The whole workspace, as the tests are built: other features would have everything built again.
             .args(["build", "--workspace", "--locked", "--message-format=json-render-diagnostics"])
             .current_dir(root())
+            .stdin(Stdio::null())
             .stderr(Stdio::inherit())
+            .kill_on_drop(true)
             .output()
             .await
             .map_err(StackError::Cargo)?;

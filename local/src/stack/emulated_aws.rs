@@ -9,7 +9,7 @@ use reqwest::Client;
 use testing::proxy::Proxy;
 
 use crate::{
-    emulator::{Emulator, EmulatorError, texts},
+    emulator::{Emulator, EmulatorError, Options, texts},
     stack::{Artifacts, Settings, Stack, StackError, artifacts::package, put_secret},
 };
 
@@ -38,7 +38,15 @@ impl EmulatedAws {
         artifacts: &Artifacts,
         proxy: Option<&Proxy>,
     ) -> Result<Self, StackError> {
-        let emulator = Emulator::start(name, proxy).await?;
+        Self::start_with(&Options { proxy, ..Options::named(name) }, artifacts).await
+    }
+
+    /// The same with other options of the emulator.
+    pub async fn start_with(
+        options: &Options<'_>,
+        artifacts: &Artifacts,
+    ) -> Result<Self, StackError> {
+        let emulator = Emulator::start(options).await?;
         emulator.put_object("/artifacts", Vec::new()).await?;
         let artifacts = artifacts.clone();
         let template = package(&emulator, &artifacts, "first").await?;

@@ -16,10 +16,12 @@
 mod artifacts;
 mod emulated_aws;
 mod error;
+mod logs;
 mod settings;
 
 pub use self::{
-    artifacts::Artifacts, emulated_aws::EmulatedAws, error::StackError, settings::Settings,
+    artifacts::Artifacts, emulated_aws::EmulatedAws, error::StackError, logs::NewLines,
+    settings::Settings,
 };
 
 use std::{
@@ -35,9 +37,6 @@ use crate::{
     emulator::{Emulator, EmulatorError},
     stack::{artifacts::package, emulated_aws::request},
 };
-
-/// Log lines per request; more than any millisecond has.
-const LOG_PAGE: usize = 2_000;
 
 /// A deployed stack.
 pub struct Stack<'a> {
@@ -172,6 +171,12 @@ impl<'a> Stack<'a> {
             extractor_function: output("ExtractorFunctionName")?,
             mapping: output("EventsMappingId")?,
         })
+    }
+
+    /// The AWS that it is deployed on.
+    #[must_use]
+    pub fn aws(&self) -> &EmulatedAws {
+        self.aws
     }
 
     /// Where Gladly would post its webhooks.
@@ -377,34 +382,6 @@ impl<'a> Stack<'a> {
         let text = response.text().await.map_err(EmulatorError::from)?;
         let payload = serde_json::from_str(&text).unwrap_or(Value::String(text));
         Ok(Invocation { failed, payload })
-    }
-
-    /// Everything that a function has logged. MiniStack hands a function's lines over when an invocation ends.
-    pub async fn logs(&self, function: Function) -> Result<Vec<String>, StackError> {
-        let folder = match function {
-            Function::Ingest => "ingest-fn",
-            Function::Extractor => "extractor-fn",
-        };
-        // The emulator has no pagination token, so each request starts at the last time of the one before.
-        let mut body = json!({
-            "logGroupName": format!("/aws/lambda/{}/{folder}", self.name),
-            "limit": LOG_PAGE,
-            "startTime": 0,
-        });
-        let (mut lines, mut known) = (Vec::new(), 0);
-        loop {
-            let mut page = self.aws.emulator.logs("FilterLogEvents", body.clone()).await?;
-            let events: Vec<Value> =
-                serde_json::from_value(page["events"].take()).unwrap_or_default();
-            let messages = events.iter().skip(known).filter_map(|event| event["message"].as_str());
-            lines.extend(messages.map(str::to_owned));
-            let Some(last) = events.last().filter(|_| events.len() == LOG_PAGE) else {
-                return Ok(lines);
-            };
-            let last = &last["timestamp"];
-            known = events.iter().filter(|event| event["timestamp"] == *last).count();
-            body["startTime"] = last.clone();
-        }
     }
 
     /// Stops the schedule of the controller, so that a test can switch the mapping.

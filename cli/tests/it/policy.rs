@@ -1,0 +1,138 @@
+//! `policy`, and what every command's tests hold against it.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::{
+    sandbox::Sandbox,
+    wire::{Wire, relay_stack, set_parameter},
+};
+
+/// The command's policy allows what it called: `policy_allows("status", &wire.actions())`.
+#[track_caller]
+pub(crate) fn policy_allows(command: &str, actions: &BTreeSet<String>) {
+    let ended = Sandbox::without_aws().run(&["policy", "--output", "json", "--", command]);
+    assert_eq!(ended.code, 0, "{ended:?}");
+    assert!(!actions.is_empty(), "{command} called nothing");
+    let policy = ended.json();
+    let allowed = listed(&policy, "Action");
+    // AWS asks for no permission for this one.
+    for action in actions.iter().filter(|action| *action != "sts:GetCallerIdentity") {
+        let is_allowed = allowed.iter().any(|pattern| matches(pattern, action));
+        assert!(is_allowed, "{command} calls {action}, which its policy does not allow");
+    }
+}
+
+/// Whether IAM takes the action for the pattern.
+fn matches(pattern: &str, action: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == action,
+        Some((start, rest)) => action.strip_prefix(start).is_some_and(|left| {
+            (0..=left.len())
+                .any(|skipped| left.get(skipped..).is_some_and(|left| matches(rest, left)))
+        }),
+    }
+}
+
+/// Everything that the statements list under a key.
+fn listed<'a>(policy: &'a Value, key: &str) -> Vec<&'a str> {
+    let statements = policy["Statement"].as_array().unwrap();
+    let lists = statements.iter().filter_map(|statement| statement[key].as_array());
+    lists.flatten().filter_map(Value::as_str).collect()
+}
+
+#[test]
+fn a_policy_names_the_resources_of_the_stack() {
+    let wire = Wire::start();
+    let mut stack = relay_stack("acme");
+    set_parameter(&mut stack, "GladlyTokenParameter", "/own/token");
+    wire.stack(&stack);
+    let sandbox = Sandbox::new(&wire);
+    let resources = |command: &str| -> Vec<String> {
+        let ended = sandbox.run(&["policy", command, "--stack", "acme", "--output", "json"]);
+        assert_eq!((ended.code, &*ended.stderr), (0, ""), "{ended:?}");
+        listed(&ended.json(), "Resource").into_iter().map(str::to_owned).collect()
+    };
+    assert_eq!(
+        resources("replay"),
+        [
+            "arn:aws:cloudformation:us-east-1:123456789012:stack/acme/*",
+            "arn:aws:sqs:us-east-1:123456789012:acme-EventsQueue-1A2B",
+        ]
+    );
+    let trace = resources("trace");
+    for resource in [
+        "arn:aws:lambda:us-east-1:123456789012:function:acme-ExtractorFunction-7A8B",
+        "arn:aws:ssm:us-east-1:123456789012:parameter/own/token",
+        "arn:aws:logs:us-east-1:123456789012:log-group:/aws/lambda/acme/extractor-fn:*",
+    ] {
+        assert!(trace.iter().any(|listed| listed == resource), "{resource}: {trace:?}");
+    }
+    let doctor = resources("doctor");
+    for resource in [
+        "arn:aws:sns:us-east-1:123456789012:acme-AlarmTopic-9C0D",
+        "arn:aws:lambda:us-east-1:123456789012:event-source-mapping:1b2c3d4e-0000-4000-8000-000000000000",
+        "arn:aws:ssm:us-east-1:123456789012:parameter/acme/webhook-keys",
+    ] {
+        assert!(doctor.iter().any(|listed| listed == resource), "{resource}: {doctor:?}");
+    }
+}
+
+#[test]
+fn without_the_stack_a_policy_has_placeholders() {
+    let sandbox = Sandbox::without_aws();
+    let ended = sandbox.run(&["policy", "pause"]);
+    assert_eq!(ended.code, 0, "{ended:?}");
+    assert!(ended.stderr.contains("replace what is written in capitals"), "{ended:?}");
+    let policy: Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!(policy["Version"], "2012-10-17");
+    let pause = "arn:aws:ssm:REGION:ACCOUNT:parameter/STACK/pause";
+    assert!(listed(&policy, "Resource").contains(&pause), "{policy}");
+
+    // A login that may not look the stack up needs the policy most.
+    let wire = Wire::start();
+    wire.denies("cloudformation:DescribeStacks");
+    let ended =
+        Sandbox::new(&wire).run(&["policy", "pause", "--stack", "acme", "--region", "eu-west-1"]);
+    assert_eq!(ended.code, 0, "{ended:?}");
+    assert!(
+        ended.stdout.contains("arn:aws:ssm:eu-west-1:ACCOUNT:parameter/acme/pause"),
+        "{ended:?}"
+    );
+}
+
+#[test]
+fn commands_are_listed_and_others_are_refused() {
+    let sandbox = Sandbox::without_aws();
+    let ended = sandbox.run(&["policy"]);
+    assert!(ended.code == 0 && ended.stdout.contains("\n  quarantine redrive\n"), "{ended:?}");
+    for command in [["policy", "deploy", "roll-back"].as_slice(), &["policy", "deploy --roll-back"]]
+    {
+        let ended = sandbox.run(command);
+        assert!(
+            ended.code == 0 && ended.stdout.contains("lambda:ListVersionsByFunction"),
+            "{ended:?}"
+        );
+    }
+    let ended = sandbox.run(&["policy", "quarantine"]);
+    assert_eq!(ended.code, 2);
+    assert!(
+        ended.stderr.contains("expected a command that calls AWS, got \"quarantine\""),
+        "{ended:?}"
+    );
+}
+
+/// Every command that the program has is in the table, but for those that call nothing.
+#[test]
+fn every_command_has_a_policy() {
+    let sandbox = Sandbox::without_aws();
+    let help = sandbox.run(&["--help"]).stdout;
+    let commands = help.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    let listed = sandbox.run(&["policy"]).stdout;
+    for command in commands.lines().filter_map(|line| line.split_whitespace().next()) {
+        if !["policy", "completions", "man", "help"].contains(&command) {
+            assert!(listed.contains(&format!("\n  {command}")), "{command}: {listed}");
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! `secrets`, `webhook`, `rotate-key` and `doctor` on the deployed template: the real binary, the emulated AWS and
+//! the simulators.
+
+#![expect(clippy::unwrap_used, reason = "all of this crate is a test")]
+
+mod aws;
+#[path = "../it/cbor.rs"]
+mod cbor;
+mod doctor;
+mod metrics;
+mod refusals;
+mod rotate_key;
+mod sandbox;
+mod secrets;
+mod stacks;
+mod terminal;
+mod webhook;
