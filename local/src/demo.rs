@@ -70,8 +70,8 @@ pub async fn demo(tour: Tour) -> Result<(), DemoError> {
     let began = Instant::now();
     print_line(
         "gladly-relay at work: Gladly -> HTTP API -> ingest-fn -> SQS -> extractor-fn -> destination.\n\
-         Both functions are the binaries that are deployed. What follows: ten events and their delivery,\n\
-         invalid requests, a burst, and a pause during which events are held.",
+         Both functions run as they are. What follows: ten events and their delivery, invalid requests,\n\
+         a burst, and a pause during which events are held.",
     );
     heading("Starting an emulated AWS, a Gladly simulator and a destination, all on this machine");
     let LocalStack { gladly, destination, settings } =
@@ -509,7 +509,11 @@ fn excerpt(delivery: &Value) -> Vec<String> {
     let events = first("events", &["type", "timestamp", "conversationId", "snapshot"]);
     let conversations = first("conversations", &["id", "fetchedAt", "status", "inbox"]);
     vec![
-        format!("{{\"schema\": {}, \"id\": {},", delivery["schema"], delivery["id"]),
+        format!(
+            "{{\"schema\": {}, \"id\": \"{}\",",
+            delivery["schema"],
+            short(text(&delivery["id"]), 12)
+        ),
         format!(" {events},"),
         format!(" {conversations}}}"),
     ]
