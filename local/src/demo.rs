@@ -227,12 +227,12 @@ impl Demo<'_> {
     }
 
     async fn pause(&mut self) -> Result<Hold, DemoError> {
-        heading("An operator pauses, as \"make pause REASON=…\" does");
+        heading("An operator pauses, as \"gladly-relay pause --reason …\" does");
         let began = Instant::now();
         self.stack.set_pause(r#"{"state":"paused","by":"demo","reason":"to show it"}"#).await?;
-        let text = self.controller("reconcile").await?;
+        let status = self.controller("reconcile").await?;
         let flip = began.elapsed();
-        text.lines().for_each(|line| print_line(&format!("  {line}")));
+        print_status(&status);
         check(self.stack.mapping_state().await? == "Disabled", "the mapping is disabled")?;
         let conversations = self.conversations(5);
         let events: Vec<_> = (0..HELD_EVENTS)
@@ -259,16 +259,15 @@ impl Demo<'_> {
             "nothing is fetched while paused",
         )?;
 
-        heading("What \"make status\" shows");
-        let text = self.controller("status").await?;
-        text.lines().for_each(|line| print_line(&format!("  {line}")));
-        check(text.contains(&format!("Backlog     {HELD_EVENTS} events")), "the status is right")?;
+        heading("What the controller reports, as \"gladly-relay status\" shows it");
+        let status = self.controller("status").await?;
+        print_status(&status);
+        check(status["backlog"] == HELD_EVENTS, "the status is right")?;
 
-        heading("The operator resumes, as \"make resume\" does");
+        heading("The operator resumes, as \"gladly-relay resume\" does");
         let began = Instant::now();
         self.stack.set_pause("running").await?;
-        let text = self.controller("reconcile").await?;
-        print_line(&format!("  {}", text.lines().last().unwrap_or_default()));
+        print_status(&self.controller("reconcile").await?);
         let any = |destination: &Destination| sent.iter().any(|id| destination.times(id) > 0);
         if !self.destination.wait_for(any, STEP_TIMEOUT).await {
             return Err(missed("an event is forwarded"));
@@ -307,9 +306,8 @@ impl Demo<'_> {
 
         heading("ingest-fn is back: the controller re-enables the webhook and backfills");
         self.stack.reserve_concurrency(Function::Ingest, 10).await?;
-        let text = self.controller("watch").await?;
-        let webhook = text.lines().find(|line| line.starts_with("Webhook"));
-        print_line(&format!("  {}", webhook.unwrap_or_default()));
+        let status = self.controller("watch").await?;
+        print_line(&format!("  webhook          {}", status["webhook"]));
         check(self.gladly.webhooks()[0]["enabled"] == true, "the webhook is enabled again")?;
         print_line(
             "  events that Gladly could not deliver are backfilled, until half a minute after the webhook was enabled",
@@ -325,12 +323,12 @@ impl Demo<'_> {
         Ok(())
     }
 
-    /// Invokes the controller with a task, and returns its response as text.
-    async fn controller(&self, task: &str) -> Result<String, DemoError> {
-        let task = json!({"task": task, "as": "text"});
+    /// Invokes the controller with a task, and returns its document.
+    async fn controller(&self, task: &str) -> Result<Value, DemoError> {
+        let task = json!({"task": task});
         let answer = self.stack.invoke(Function::Extractor, &task).await?;
         check(!answer.failed, "the controller answers")?;
-        Ok(text(&answer.payload).to_owned())
+        Ok(answer.payload)
     }
 
     fn summary(&self, burst: &Burst, hold: &Hold, took: Duration) -> Result<(), DemoError> {
@@ -446,6 +444,18 @@ fn check(holds: bool, what: &str) -> Result<(), DemoError> {
 
 fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
+}
+
+/// What a status document says first. The screens are those of gladly-relay, which the demo does not
+/// build.
+fn print_status(status: &Value) {
+    for name in ["state", "by", "reason", "mapping", "backlog"] {
+        match &status[name] {
+            Value::Null => {}
+            Value::String(text) => print_line(&format!("  {name:<16} {text}")),
+            value => print_line(&format!("  {name:<16} {value}")),
+        }
+    }
 }
 
 /// The first characters of a text.

@@ -427,7 +427,8 @@ mod tests {
             assert!(serde_json::from_value::<Task>(payload.clone()).is_err(), "{payload}");
         }
         // Without a condition that it could miss.
-        let status = serde_json::from_value(json!({"task": "status", "as": "text"}));
+        let status: Result<Task, _> =
+            serde_json::from_value(json!({"task": "status", "as": "text"}));
         assert_eq!(status.unwrap(), Task::Status);
     }
 
@@ -562,6 +563,7 @@ mod tests {
             origin: "ingest-fn".into(),
             detail: "not JSON".into(),
             event_type: None,
+            event_id: None,
             conversation_id: None,
             truncated: false,
         };

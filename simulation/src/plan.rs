@@ -451,7 +451,7 @@ impl Plan {
                 1 => Action::Toggle(false),
                 2 => Action::Deploy,
                 3 => Action::Invoke(json!({"task": "status"})),
-                4 => Action::Invoke(json!({"task": "status", "as": "text"})),
+                4 => Action::Invoke(json!({"task": "status"})),
                 5 => Action::Invoke(json!({"task": "quarantine"})),
                 6 => Action::Invoke(json!({"task": "redrive", "max": rng.u32(1..50)})),
                 _ => Action::Invoke(json!({"task": "reconcile"})),

@@ -282,7 +282,7 @@ mod tests {
     /// A queue that was created at hour 0 and keeps messages for 96 hours.
     fn depth(total: u64) -> Depth {
         let retention = SignedDuration::from_hours(96);
-        Depth { hidden: 0, total, retention, created_at: at(0) }
+        Depth { in_flight: 0, delayed: 0, total, retention, created_at: at(0) }
     }
 
     #[test]

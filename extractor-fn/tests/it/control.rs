@@ -25,7 +25,13 @@ impl TestApp {
         context.request_id = REQUEST_ID.into();
         context.deadline = deadline.as_millisecond().try_into().unwrap();
         let answer = self.extractor.handle(LambdaEvent::new(payload, context)).await?;
-        Ok(serde_json::to_value(answer).unwrap())
+        let mut answer = serde_json::to_value(answer).unwrap();
+        // Every task's document has these; a batch's response does not.
+        if let Some(version) = answer.as_object_mut().and_then(|fields| fields.remove("v")) {
+            assert_eq!((version, &answer["relayVersion"]), (json!(1), &json!("0.1.0")));
+            answer.as_object_mut().unwrap().remove("relayVersion");
+        }
+        Ok(answer)
     }
 
     pub(crate) async fn task(&self, task: &str) -> Value {
@@ -166,25 +172,11 @@ async fn the_status_shows_pause_backlog_and_quarantine() {
         status,
         json!({
             "state": "paused", "by": "ada", "reason": "audit", "since": "2026-01-02T03:04:05Z",
-            "mapping": "Disabled", "backlog": 3, "inFlight": 0, "quarantined": 1,
+            "mapping": "Disabled", "backlog": 3, "inFlight": 0, "delayed": 0, "quarantined": 1,
             "quarantinedByReason": {"rejected": 1},
-            "drainSeconds": 1,
+            "drainSeconds": 1, "renews": true,
         })
     );
-    let screen = app.invoke(json!({"task": "status", "as": "text"})).await.unwrap();
-    assert_eq!(
-        screen.as_str().unwrap(),
-        "State       paused by ada, since 2026-01-02 03:04 UTC\n\
-         Why         audit\n\
-         Mapping     Disabled\n\
-         Backlog     3 events, 0 of them in flight\n\
-         Oldest      at most 3 h 0 min old, cannot expire within 3 d 20 h; renewed before that\n\
-         Drain       about 1 s once it runs\n\
-         Quarantine  1 event: 1 rejected\n\
-         Extraction is paused: events are held, and none is received, fetched or forwarded."
-    );
-    let list = app.invoke(json!({"task": "quarantine", "as": "text"})).await.unwrap();
-    assert!(list.as_str().unwrap().ends_with("1 event in quarantine."), "{list}");
     assert_eq!(app.task("quarantine").await["total"], 1, "listing removes nothing");
 }
 

@@ -259,7 +259,8 @@ mod tests {
 
     /// Another writer, which has read this version, writes these ranges once.
     async fn other(aws: &Aws, ranges: &[(i64, i64)], read: i64) {
-        document(aws).write(&with(ranges), read).await.unwrap();
+        let Document::Stored(stored) = document(aws) else { panic!("stored") };
+        stored.write(&with(ranges), read).await.unwrap();
     }
 
     #[tokio::test]
