@@ -162,3 +162,35 @@ async fn a_list_of_the_quarantine_fits_into_a_response() {
     assert!(bytes < 6_000_000 / 10, "a thousand would have {bytes}0");
     assert_eq!(app.task("quarantine").await["total"], 100, "and is visible again immediately");
 }
+
+#[tokio::test(start_paused = true)]
+async fn one_message_is_shown_and_a_selection_is_redriven_or_discarded() {
+    let app = TestApp::new(healthy_reply);
+    app.put_in_quarantine(&quarantine_message("extractor-fn", "rejected", &queued()).to_string());
+    app.put_in_quarantine(&quarantine_message("ingest-fn", "unreadable", "hello").to_string());
+    let listed = app.task("quarantine").await["messages"].clone();
+    let find = |reason: &str| {
+        let entry = listed.as_array().unwrap().iter().find(|entry| entry["reason"] == reason);
+        entry.unwrap()["id"].as_str().unwrap().to_owned()
+    };
+    let (rejected, unreadable) = (find("rejected"), find("unreadable"));
+    let shown = app.invoke(json!({"task": "show", "id": unreadable})).await.unwrap();
+    assert_eq!((&shown["body"], &shown["reason"]), (&json!("hello"), &json!("unreadable")));
+    let error = app.invoke(json!({"task": "show", "id": "gone"})).await.unwrap_err().to_string();
+    assert!(error.contains("no message with the id gone"), "{error}");
+
+    // Nobody discards everything by accident, and an unknown condition is none that is left out.
+    assert!(app.invoke(json!({"task": "discard"})).await.is_err());
+    assert!(app.invoke(json!({"task": "discard", "reasons": ["unreadable"]})).await.is_err());
+    let dry = json!({"task": "discard", "reason": "unreadable", "dryRun": true});
+    assert_eq!(app.invoke(dry).await.unwrap()["discarded"], 1);
+    assert_eq!(app.bodies("quarantine").len(), 2);
+    let discard = json!({"task": "discard", "id": unreadable});
+    assert_eq!(app.invoke(discard).await.unwrap()["discarded"], 1);
+    let dry = json!({"task": "redrive", "id": rejected, "dryRun": true});
+    assert_eq!(app.invoke(dry).await.unwrap()["redriven"], 1);
+    assert_eq!((app.bodies("events").len(), app.bodies("quarantine").len()), (0, 1));
+    let redrive = json!({"task": "redrive", "id": rejected});
+    assert_eq!(app.invoke(redrive).await.unwrap()["redriven"], 1);
+    assert_eq!((app.bodies("events").len(), app.bodies("quarantine").len()), (1, 0));
+}
