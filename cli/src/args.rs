@@ -60,7 +60,7 @@ pub(crate) enum Output {
 /// A command.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Write the tokens and the webhook key as SSM SecureStrings, once Gladly has accepted them
+    /// Write the tokens and the webhook key to SSM, encrypted, once Gladly has accepted them
     Secrets(SecretsArgs),
     /// Create or update the webhook at Gladly
     Webhook(SettingsArgs),

@@ -14,7 +14,7 @@ use crate::{
 /// How often an Insights query is asked for its result.
 const POLL_INTERVAL: Duration = Duration::from_millis(300);
 /// How long an Insights query may take.
-const QUERY_TIMEOUT: Duration = Duration::from_secs(60);
+const QUERY_TIMEOUT: Duration = Duration::from_mins(1);
 /// The most lines of one query: Insights' own limit.
 const QUERY_LINES: i32 = 10_000;
 

@@ -93,8 +93,16 @@ fn every_test_that_a_document_names_exists() {
 }
 
 fn assert_names_tests(document: &str, least: usize) {
-    let folders =
-        ["ingest-fn", "extractor-fn", "shared", "local", "properties", "simulation", "testing"];
+    let folders = [
+        "ingest-fn",
+        "extractor-fn",
+        "shared",
+        "cli",
+        "local",
+        "properties",
+        "simulation",
+        "testing",
+    ];
     let code = code(&folders);
     let named = Regex::new(r"`(?:[a-z-]+: )?([a-z_]+)::([a-z_0-9]+)`").unwrap();
     let text = read(document);

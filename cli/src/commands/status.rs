@@ -210,7 +210,7 @@ impl Report {
         };
         if *unauthorized_last_hour > 0 {
             let requests = count(*unauthorized_last_hour, "request");
-            text += &format!("; {requests} rejected with 401 in the last hour");
+            text = format!("{text}; {requests} rejected with 401 in the last hour");
         }
         text
     }

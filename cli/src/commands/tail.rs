@@ -20,7 +20,7 @@ const POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// CloudWatch may take this long to show a line, so each look begins this much earlier.
 const OVERLAP: SignedDuration = SignedDuration::from_secs(30);
 /// How long one look may take.
-const LOOK_TIME: Duration = Duration::from_secs(60);
+const LOOK_TIME: Duration = Duration::from_mins(1);
 
 pub(crate) async fn run(context: &Context, args: &TailArgs) -> Result<()> {
     let relay = context.relay().await?;

@@ -58,7 +58,8 @@ struct Logged {
 
 pub(crate) async fn trace(context: &Context, args: &TraceArgs) -> Result<()> {
     let relay = context.relay().await?;
-    let trace = context.terminal.during("searching", Trace::read(context, &relay, args)).await;
+    let trace =
+        context.terminal.during("searching", Box::pin(Trace::read(context, &relay, args))).await;
     context.terminal.result("trace", &trace);
     trace.show(context, &relay, &args.id);
     Ok(())
@@ -74,7 +75,9 @@ impl Trace {
         let mut trace = Self::default();
         match lines {
             Ok(lines) => {
-                lines.into_iter().for_each(|(function, line)| trace.note_line(function, line))
+                for (function, line) in lines {
+                    trace.note_line(function, line);
+                }
             }
             Err(error) => trace.unknown.push(error.sentence),
         }

@@ -277,8 +277,8 @@ fn status_shows_failing_deliveries_and_401s_and_check_exits_with_4() {
         let start = &call.parameters["StartTime"];
         assert!(!start.is_null(), "{call:?}");
         json!({"MetricDataResults": [
-            {"Id": "m1", "Timestamps": [minutes(7) / 1_000], "Values": [3.0], "StatusCode": "Complete"},
-            {"Id": "m2", "Timestamps": [minutes(2) / 1_000], "Values": [5.0], "StatusCode": "Complete"},
+            {"Id": "m1", "Timestamps": [{"$time": minutes(7) / 1_000}], "Values": [3.0], "StatusCode": "Complete"},
+            {"Id": "m2", "Timestamps": [{"$time": minutes(2) / 1_000}], "Values": [5.0], "StatusCode": "Complete"},
         ]})
     });
     let ended = run(&wire, &["status"]);

@@ -44,12 +44,6 @@ impl Folder {
         self.0.join("lock")
     }
 
-    /// For `tools/relay`, which reads no JSON, and `tools/setup`: the AWS endpoint, the stack's name, and the webhook
-    /// URL, which here differs from the stack's output.
-    fn shell_file(&self) -> PathBuf {
-        self.0.join("aws.env")
-    }
-
     /// Takes the lock; `None` if it is taken.
     pub(super) fn try_lock(&self) -> io::Result<Option<File>> {
         fs::create_dir_all(&self.0)?;
@@ -93,9 +87,6 @@ impl Folder {
 
     /// Writes what is known of the running system, atomically and readable only by its owner, since it holds a key.
     pub(super) fn write_state(&self, running: &Running) -> io::Result<()> {
-        let Running { aws_url, stack, webhook_url, .. } = running;
-        let shell = format!("endpoint={aws_url}\nstack={stack}\nwebhook={webhook_url}\n");
-        fs::write(self.shell_file(), shell)?;
         let draft = self.0.join("running.draft");
         // Permissions are those of a new file.
         let _ = fs::remove_file(&draft);
@@ -106,7 +97,6 @@ impl Folder {
 
     /// Removes what [`Folder::write_state`] wrote, if anything.
     pub(super) fn remove_state(&self) {
-        let _ = fs::remove_file(self.shell_file());
         let _ = fs::remove_file(self.state());
     }
 }
