@@ -249,8 +249,8 @@ sbom: $(CYCLONEDX)/bin/cargo-cyclonedx ## Write the functions' components into t
 	@PATH="$$PWD/$(CYCLONEDX)/bin:$$PATH" tools/sbom $(TRIPLE_$(ARCH)) target/sbom
 
 .PHONY: deploy
-deploy: cli ## Deploy what "make package" built with "sam deploy" (STACK=gladly-relay)
-	@$(RELAY) deploy --stack "$${STACK:-gladly-relay}"
+deploy: cli ## Deploy what "make package" built with "sam deploy" (STACK=gladly-relay YES=1: without asking)
+	@$(RELAY) deploy --stack "$${STACK:-gladly-relay}" $${YES:+--yes}
 
 $(CYCLONEDX)/bin/cargo-cyclonedx:
 	@printf 'Building cargo-cyclonedx into $(CYCLONEDX) (two minutes, once)…\n'

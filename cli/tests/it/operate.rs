@@ -301,7 +301,8 @@ fn status_shows_failing_deliveries_and_401s_and_check_exits_with_4() {
 
 #[test]
 fn every_failure_is_one_sentence_with_an_exit_code() {
-    let cases: [(&str, &[&str], fn(&Wire), i32, &str); 8] = [
+    type Case = (&'static str, &'static [&'static str], fn(&Wire), i32, &'static str);
+    let cases: [Case; 8] = [
         (
             "no stack",
             &["status"],
