@@ -263,7 +263,7 @@ pub(crate) struct StatusArgs {
 /// `pause`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct PauseArgs {
-    /// Why, for whoever finds it paused
+    /// Why, for the next person who finds it paused
     #[arg(long, value_name = "TEXT", value_parser = one_line)]
     pub(crate) reason: Option<String>,
     /// When it ends automatically, such as 2026-12-01T08:00:00Z

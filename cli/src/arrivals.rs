@@ -1,19 +1,17 @@
 //! What arrived at the endpoint, by ingest-fn's metrics.
 
-use aws_sdk_cloudwatch::{
-    primitives::DateTime,
-    types::{Dimension, Metric as MetricOf, MetricDataQuery, MetricStat, ScanBy, Statistic},
-};
+use aws_sdk_cloudwatch::{primitives::DateTime, types::Statistic};
 use jiff::{SignedDuration, Timestamp};
 use shared::Metric;
 
 use crate::{
     error::{Error, Result, explain},
+    logs::Function,
+    metrics::{self, NAMESPACE, Query, dimensions, whole},
     relay::Relay,
     time::{ago, count},
 };
 
-const NAMESPACE: &str = "GladlyRelay";
 /// The most datapoints that one request for statistics may ask for.
 const MAX_POINTS: i64 = 1_440;
 /// An emulated AWS need not have CloudWatch's metrics.
@@ -139,15 +137,6 @@ impl Periods {
     }
 }
 
-fn dimension(name: &str, value: &str) -> Dimension {
-    Dimension::builder().name(name).value(value).build()
-}
-
-fn dimensions(relay: &Relay, slot: Option<&str>) -> Result<Vec<Dimension>> {
-    let function = dimension("FunctionName", relay.output("IngestFunctionName")?);
-    Ok([function].into_iter().chain(slot.map(|slot| dimension("Slot", slot))).collect())
-}
-
 /// The sums of a metric, each with the start of its period.
 async fn statistics(
     relay: &Relay,
@@ -160,7 +149,7 @@ async fn statistics(
         .get_metric_statistics()
         .namespace(NAMESPACE)
         .metric_name(metric.name())
-        .set_dimensions(Some(dimensions(relay, slot)?))
+        .set_dimensions(Some(dimensions(relay, Function::Ingest, slot)?))
         .start_time(DateTime::from_secs(window.start))
         .end_time(DateTime::from_secs(window.end))
         .period(window.period.try_into().unwrap_or(i32::MAX))
@@ -178,12 +167,6 @@ async fn statistics(
         .collect();
     points.sort_unstable();
     Ok(points)
-}
-
-/// A count, which CloudWatch gives as a fraction.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of requests")]
-fn whole(sum: f64) -> u64 {
-    sum.round() as u64
 }
 
 /// What arrived lately.
@@ -207,10 +190,10 @@ impl Arrivals {
     }
 
     async fn read_metrics(relay: &Relay, now: Timestamp) -> Result<Self> {
-        let day = metric_data(relay, now, SignedDuration::from_hours(24), 60).await?;
+        let day = periods(relay, now, SignedDuration::from_hours(24), 60).await?;
         let mut arrivals = Self::of(&day, now);
         if arrivals.last.is_none() {
-            let weeks = metric_data(relay, now, SignedDuration::from_hours(14 * 24), 3_600).await?;
+            let weeks = periods(relay, now, SignedDuration::from_hours(14 * 24), 3_600).await?;
             arrivals.last = Self::of(&weeks, now).last;
         }
         Ok(arrivals)
@@ -262,51 +245,32 @@ impl Arrivals {
 }
 
 /// Everything that counts arrivals, over a span before now.
-async fn metric_data(
+async fn periods(
     relay: &Relay,
     now: Timestamp,
     span: SignedDuration,
     period: i32,
 ) -> Result<Vec<Period>> {
-    let end = now.as_second().div_euclid(period.into()) * i64::from(period) + i64::from(period);
-    let query = |id: &str, metric: Metric, slot: Option<&str>| -> Result<MetricDataQuery> {
-        let metric = MetricOf::builder()
-            .namespace(NAMESPACE)
-            .metric_name(metric.name())
-            .set_dimensions(Some(dimensions(relay, slot)?))
-            .build();
-        let stat = MetricStat::builder().metric(metric).period(period).stat("Sum").build();
-        Ok(MetricDataQuery::builder().id(id).metric_stat(stat).build())
-    };
-    let mut pages = aws_sdk_cloudwatch::Client::new(&relay.session.config)
-        .get_metric_data()
-        .start_time(DateTime::from_secs(end - span.as_secs()))
-        .end_time(DateTime::from_secs(end))
-        .scan_by(ScanBy::TimestampDescending)
-        .metric_data_queries(query("queued", EVENTS[0], None)?)
-        .metric_data_queries(query("ignored", EVENTS[1], None)?)
-        .metric_data_queries(query("quarantined", EVENTS[2], None)?)
-        .metric_data_queries(query("first", Metric::KeySlot, Some("1"))?)
-        .metric_data_queries(query("second", Metric::KeySlot, Some("2"))?)
-        .metric_data_queries(query("unauthorized", Metric::Unauthorized, None)?)
-        .into_paginator()
-        .send();
+    let queries = [
+        Query::arrivals(EVENTS[0], None),
+        Query::arrivals(EVENTS[1], None),
+        Query::arrivals(EVENTS[2], None),
+        Query::arrivals(Metric::KeySlot, Some("1")),
+        Query::arrivals(Metric::KeySlot, Some("2")),
+        Query::arrivals(Metric::Unauthorized, None),
+    ];
+    let found = metrics::read(relay, queries, now, span, period).await?;
+    let [queued, ignored, quarantined, first, second, unauthorized] = found.map(|series| {
+        let points = series.into_iter().map(|(at, sum)| (at.as_second(), whole(sum)));
+        points.filter(|(_, sum)| *sum > 0).collect::<Vec<_>>()
+    });
     let mut periods = Periods::default();
-    while let Some(page) = Box::pin(pages.next()).await {
-        let page = page.map_err(|err| explain("could not read the metrics of arrivals", &err))?;
-        for result in page.metric_data_results.unwrap_or_default() {
-            let times = result.timestamps.unwrap_or_default();
-            let sums = result.values.unwrap_or_default();
-            let points = times.iter().zip(sums).map(|(at, sum)| (at.secs(), whole(sum)));
-            let points = points.filter(|(_, sum)| *sum > 0).collect();
-            match &*result.id.unwrap_or_default() {
-                "first" => periods.add(points, |period| &mut period.slots[0]),
-                "second" => periods.add(points, |period| &mut period.slots[1]),
-                "unauthorized" => periods.add(points, |period| &mut period.unauthorized),
-                _ => periods.add(points, |period| &mut period.events),
-            }
-        }
+    for events in [queued, ignored, quarantined] {
+        periods.add(events, |period| &mut period.events);
     }
+    periods.add(first, |period| &mut period.slots[0]);
+    periods.add(second, |period| &mut period.slots[1]);
+    periods.add(unauthorized, |period| &mut period.unauthorized);
     Ok(periods.0)
 }
 

@@ -1,5 +1,6 @@
 //! The relay's own endpoint, called as Gladly calls it.
 
+use serde_json::{Value, json};
 use tokio::time::{Duration, sleep};
 
 use crate::{
@@ -22,21 +23,25 @@ pub(crate) fn webhook_url(relay: &Relay) -> Result<String> {
     }
 }
 
+/// Posts a webhook with this key, and returns the status of the answer.
+pub(crate) async fn post(relay: &Relay, key: &str, body: &Value) -> Result<u16> {
+    let url = webhook_url(relay)?;
+    let headers = [("x-api-key", key), ("content-type", "application/json")];
+    let answer = Http::new().send("POST", &url, &headers, Some(body.to_string().as_bytes())).await;
+    match answer {
+        Ok(answer) => Ok(answer.status),
+        Err(reason) => Err(Error::failed(format!("could not reach the relay at {url}: {reason}."))),
+    }
+}
+
 /// Checks that the relay answers a PING with this key as Gladly requires it; `tries` above 1 wait for it
 /// to read a key that was written just now.
 pub(crate) async fn ping(relay: &Relay, key: &str, tries: u32) -> Result<()> {
-    let url = webhook_url(relay)?;
-    let http = Http::new();
-    let headers = [("x-api-key", key), ("content-type", "application/json")];
     for left in (0..tries).rev() {
-        let answer = http.send("POST", &url, &headers, Some(br#"{"type":"PING"}"#)).await;
-        let answer = answer.map_err(|reason| {
-            Error::failed(format!("could not reach the relay at {url}: {reason}."))
-        })?;
-        match answer.status {
+        match post(relay, key, &json!({"type": "PING"})).await? {
             200 => return Ok(()),
             401 if left > 0 => sleep(KEYS_REREAD).await,
-            status => return Err(unexpected(&url, status)),
+            status => return Err(unexpected(&webhook_url(relay)?, status)),
         }
     }
     Ok(())

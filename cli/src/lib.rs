@@ -1,13 +1,14 @@
 //! `gladly-relay`, the operator's program: sets a relay up, watches it and operates it.
 //!
-//! A command is a module of [`commands`]. It reads what it needs through the [`session`] (one login, one
-//! region) and the [`relay`] (a stack), and shows it on the [`terminal`]. Everything that fails is one
-//! [`error::Error`]: a sentence with what to do, and an exit code.
+//! A command is a module of `commands`. It reads what it needs through the `session` (one login, one
+//! region) and the `relay` (a stack), and shows it on the `terminal`. Everything that fails is one error:
+//! a sentence with what to do, and an exit code.
 
 mod activity;
 mod args;
 mod arrivals;
 mod commands;
+mod deliveries;
 mod destination;
 mod endpoint;
 mod error;
@@ -17,6 +18,7 @@ mod gladly_webhook;
 mod http;
 mod keys;
 mod logs;
+mod metrics;
 mod relay;
 mod session;
 mod settings;
@@ -61,13 +63,13 @@ impl Context {
         self.terminal.during("looking up the stack", Relay::find(session)).await
     }
 
-    /// Notes what holds from now on, for whoever stops the command: a clause ("the pause is written").
+    /// Notes what holds from now on, to be shown if the command fails or is stopped: a clause ("the pause
+    /// is written").
     pub(crate) fn holds(&self, what: &str) {
         what.clone_into(&mut self.held.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Notes what whoever stops the command now is to know: a clause ("extractor-fn continues by
-    /// itself").
+    /// Notes what happens if the command is stopped now: a clause ("extractor-fn continues by itself").
     pub(crate) fn if_stopped(&self, what: &str) {
         what.clone_into(&mut self.stopped.lock().unwrap_or_else(PoisonError::into_inner));
     }

@@ -38,7 +38,7 @@ pub(crate) enum Mark {
 #[derive(Debug)]
 pub(crate) struct Terminal {
     output: Output,
-    /// Secrets, which are never shown, whoever repeats them.
+    /// Secrets, which are never shown, even if an answer repeats them.
     secrets: Mutex<BTreeSet<String>>,
 }
 

@@ -1,6 +1,9 @@
 //! Times and spans as operators write and read them.
 
-use jiff::{SignedDuration, Timestamp, civil::DateTime, tz::TimeZone};
+use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp, civil::DateTime, tz::TimeZone};
+
+/// The longest span that a command takes: a year.
+const MAX_SPAN: SignedDuration = SignedDuration::from_hours(24 * 366);
 
 /// A time to the second, for people.
 pub(crate) fn shown(at: Timestamp) -> String {
@@ -86,41 +89,12 @@ fn nearest_day(text: &str) -> Option<DateTime> {
     (0..4).find_map(|less| DateTime::new(year, month, day - less, hour, minute, second, 0).ok())
 }
 
-/// Reads a span: `2h`, `90m`, `1d12h`, `1h 30min`.
+/// Reads a span: `2h`, `90m`, `1d12h`, `1h 30min`. A day has 24 hours.
 pub(crate) fn parse_span(text: &str) -> Result<SignedDuration, String> {
-    let wrong = || format!("expected a span such as 30m, 2h or 3d, got {text:?}");
-    // SignedDuration has no days.
-    let (days, rest) = match text.trim().split_once('d') {
-        Some((days, rest)) => {
-            let days: i64 = days.trim().parse().map_err(|_| wrong())?;
-            let rest = rest.strip_prefix("ays").or(rest.strip_prefix("ay")).unwrap_or(rest);
-            (days, rest.trim())
-        }
-        None => (0, text.trim()),
-    };
-    let rest = if rest.is_empty() && days > 0 {
-        SignedDuration::ZERO
-    } else {
-        rest.parse().map_err(|_| wrong())?
-    };
-    let span =
-        days.checked_mul(24).and_then(SignedDuration::try_from_hours_checked).ok_or_else(wrong)?;
-    let span = span.checked_add(rest).ok_or_else(wrong)?;
-    if span.is_positive() && span <= SignedDuration::from_hours(24 * 366) {
-        Ok(span)
-    } else {
-        Err(wrong())
-    }
-}
-
-trait TryFromHours: Sized {
-    fn try_from_hours_checked(hours: i64) -> Option<Self>;
-}
-
-impl TryFromHours for SignedDuration {
-    fn try_from_hours_checked(hours: i64) -> Option<Self> {
-        hours.checked_mul(3_600).map(Self::from_secs)
-    }
+    let span: Option<Span> = text.trim().parse().ok();
+    let span = span.and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()).ok());
+    span.filter(|span| span.is_positive() && *span <= MAX_SPAN)
+        .ok_or_else(|| format!("expected a span such as 30m, 2h or 3d, got {text:?}"))
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use crate::{
     Context,
     activity::Activity,
     args::StatusArgs,
+    deliveries::Failing,
     error::{Error, Result},
     relay::Relay,
     time::{ago, count, minute, span},
@@ -45,6 +46,8 @@ pub(crate) struct Report {
     pub(crate) status: Document<Status>,
     pub(crate) activity: Activity,
     pub(crate) warnings: Vec<String>,
+    /// The command that resumes, as it has to be typed.
+    resume: String,
     now: Timestamp,
 }
 
@@ -52,12 +55,18 @@ impl Report {
     pub(crate) async fn read(relay: &Relay) -> Result<Self> {
         let (status, activity) =
             futures::join!(relay.task::<Status>(&Task::Status), Activity::read(relay));
-        Ok(Self::new(status?, activity, Timestamp::now()))
+        Ok(Self::new(status?, activity, Timestamp::now(), |command| relay.command(command)))
     }
 
-    fn new(status: Document<Status>, activity: Activity, now: Timestamp) -> Self {
-        let warnings = warnings(&status.body, &activity, now);
-        Self { status, activity, warnings, now }
+    fn new(
+        status: Document<Status>,
+        activity: Activity,
+        now: Timestamp,
+        command: impl Fn(&str) -> String,
+    ) -> Self {
+        let warnings = warnings(&status.body, &activity, now, &command);
+        let resume = command("resume");
+        Self { status, activity, warnings, resume, now }
     }
 
     fn show(&self, context: &Context, relay: &Relay) {
@@ -106,7 +115,7 @@ impl Report {
             let left = u64::try_from(until.duration_since(self.now).as_secs()).unwrap_or_default();
             line("Until", format!("{} (in {})", minute(*until), span(left)));
         } else if self.status.body.state == Extraction::Paused {
-            line("Until", "no end: it lasts until \"gladly-relay resume\"".into());
+            line("Until", format!("no end: it lasts until \"{}\"", self.resume));
         }
         if let Some(breaker) = &self.status.body.breaker {
             line("Breaker", breaker_line(breaker));
@@ -206,6 +215,7 @@ impl Report {
         let Activity { last_event_at, last_event_key, unauthorized_last_hour, .. } = &self.activity;
         let mut text = match (last_event_at, last_event_key) {
             (Some(at), Some(key)) => format!("{}, with key {key}", ago(*at, self.now)),
+            (Some(at), None) => ago(*at, self.now),
             _ => "none in the last 14 days".into(),
         };
         if *unauthorized_last_hour > 0 {
@@ -235,9 +245,9 @@ impl Report {
                 let retry = breaker.as_ref().and_then(BreakerState::open_state);
                 let retry = retry.map(|open| format!(" at {}", minute(open.retry_at)));
                 format!(
-                    "Extraction is held by the circuit breaker; events are safe. Retrying automatically{} \
-                     (now: gladly-relay resume).",
-                    retry.unwrap_or_default()
+                    "Extraction is held by the circuit breaker; events are safe. Retrying automatically{} (now: {}).",
+                    retry.unwrap_or_default(),
+                    self.resume
                 )
             }
         }
@@ -258,7 +268,12 @@ fn breaker_line(breaker: &BreakerState) -> String {
 }
 
 /// What is wrong, each in one clause with what to do.
-pub(crate) fn warnings(status: &Status, activity: &Activity, now: Timestamp) -> Vec<String> {
+fn warnings(
+    status: &Status,
+    activity: &Activity,
+    now: Timestamp,
+    command: &impl Fn(&str) -> String,
+) -> Vec<String> {
     let mut warnings = Vec::new();
     let mut warn = |warning: String| warnings.push(warning);
     if status.state == Extraction::Breaker {
@@ -270,16 +285,12 @@ pub(crate) fn warnings(status: &Status, activity: &Activity, now: Timestamp) -> 
         };
         warn(format!("extraction is held because of {cause}: check {who}"));
     }
-    for failing in &activity.failing {
-        let failures = count(failing.count, "failure");
-        let since = minute(failing.since);
-        warn(
-            format!(
-                "{} has been failing since {since} ({failures}): {}",
-                failing.what, failing.error
-            )
-            .replace("deliveries has", "deliveries have"),
-        );
+    for Failing { upstream, since, count: failures, error } in &activity.failing {
+        let since = format!("since {} ({})", minute(*since), count(*failures, "failure"));
+        warn(match upstream {
+            Upstream::Destination => format!("deliveries have been failing {since}: {error}"),
+            Upstream::Gladly => format!("fetching from Gladly has been failing {since}: {error}"),
+        });
     }
     if let Some(late) = activity.lateness_seconds.filter(|late| *late > LATE_SECONDS) {
         warn(format!(
@@ -299,23 +310,29 @@ pub(crate) fn warnings(status: &Status, activity: &Activity, now: Timestamp) -> 
         warn(format!("the backlog has been growing for {grows}: see GladlyRequestsPerSecond"));
     }
     if let Some(webhook) = status.webhook.as_ref().filter(|webhook| !webhook.is_right()) {
-        let what = if webhook.missing {
-            "Gladly has no webhook for this relay: gladly-relay webhook"
+        let webhook_command = command("webhook");
+        warn(if webhook.missing {
+            format!("Gladly has no webhook for this relay: {webhook_command}")
         } else if !webhook.enabled {
-            "the webhook is disabled at Gladly: gladly-relay webhook, then gladly-relay backfill"
+            format!(
+                "the webhook is disabled at Gladly: {webhook_command}, then {}",
+                command("backfill")
+            )
         } else {
-            "the webhook lacks subscriptions: gladly-relay webhook"
-        };
-        warn(what.into());
+            format!("the webhook lacks subscriptions: {webhook_command}")
+        });
     }
-    if activity.unauthorized_last_hour > 0 && activity.last_unauthorized_at > activity.last_event_at
-    {
-        warn("webhooks are rejected with 401 and none with a valid key came since: gladly-relay doctor".into());
+    if activity.are_all_rejected() {
+        warn(format!(
+            "requests are rejected with 401 and no event came in the last hour: {}",
+            command("doctor")
+        ));
     }
     if status.quarantined > 0 {
         warn(format!(
-            "{} in quarantine: gladly-relay quarantine list",
-            count(status.quarantined, "message")
+            "{} in quarantine: {}",
+            count(status.quarantined, "message"),
+            command("quarantine list")
         ));
     }
     let retention = status.oldest_event_age_seconds + status.expires_in_seconds;
@@ -328,8 +345,6 @@ pub(crate) fn warnings(status: &Status, activity: &Activity, now: Timestamp) -> 
 
 #[cfg(test)]
 mod tests {
-    use crate::activity::Failing;
-
     use super::*;
 
     fn at(text: &str) -> Timestamp {
@@ -345,20 +360,22 @@ mod tests {
         .unwrap()
     }
 
+    type Change = fn(&mut Status, &mut Activity);
+
     #[test]
     fn everything_that_is_wrong_is_a_warning() {
         let now = at("2026-01-02T03:04:05Z");
-        let warned = |change: fn(&mut Status, &mut Activity)| {
+        let warned = |change: Change| {
             let (mut status, mut activity) = (status(), Activity::default());
             change(&mut status, &mut activity);
-            warnings(&status, &activity, now)
+            warnings(&status, &activity, now, &|command: &str| format!("gladly-relay {command}"))
         };
         assert_eq!(warned(|_, _| {}), Vec::<String>::new());
-        let cases: [(fn(&mut Status, &mut Activity), &str); 8] = [
+        let cases: [(Change, &str); 8] = [
             (
                 |_, activity| {
                     activity.failing.push(Failing {
-                        what: "deliveries",
+                        upstream: Upstream::Destination,
                         since: "2026-01-02T03:00:00Z".parse().unwrap(),
                         count: 60,
                         error: "the destination answered HTTP 500".into(),
@@ -382,7 +399,6 @@ mod tests {
             (
                 |_, activity| {
                     activity.unauthorized_last_hour = 3;
-                    activity.last_unauthorized_at = Some("2026-01-02T03:00:00Z".parse().unwrap());
                 },
                 "rejected with 401",
             ),
@@ -409,8 +425,12 @@ mod tests {
                 .parse()
                 .unwrap(),
         );
-        let report =
-            Report::new(Document::new(half_open), Activity::default(), at("2026-01-02T03:04:05Z"));
+        let report = Report::new(
+            Document::new(half_open),
+            Activity::default(),
+            at("2026-01-02T03:04:05Z"),
+            str::to_owned,
+        );
         assert!(report.sentence().starts_with("Extraction is half-open"));
         assert!(report.warnings.is_empty());
     }

@@ -2,17 +2,20 @@
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use shared::{Extraction, Id, Status, Task, webhook_keys};
+use shared::{Extraction, Id, Status, Task};
 use tokio::time::{Duration, Instant, sleep};
 
 use crate::{
     Context,
-    args::TestArgs,
-    commands::trace::{gladly_of, recent_events},
+    args::{SettingsArgs, TestArgs},
+    commands::trace::recent_events,
+    deliveries::DELIVERED,
+    endpoint,
     error::{Error, Result},
-    http::Http,
+    keys::Keys,
     logs::{Function, Log, LogLine},
     relay::Relay,
+    settings::{Setting, Settings},
 };
 
 /// How long the event may take to the destination.
@@ -23,15 +26,19 @@ const POLL_INTERVAL: Duration = Duration::from_millis(500);
 const LOOK_TIME: Duration = Duration::from_secs(20);
 
 pub(crate) async fn run(context: &Context, args: &TestArgs) -> Result<()> {
-    let relay = context.relay().await?;
-    let key = newest_key(context, &relay).await?;
-    let url = relay.webhook_url()?;
-    let http = Http::new();
-    let ping = post(&http, &url, &key, &json!({"type": "PING"})).await?;
+    let settings = Settings::new(context.relay().await?, &SettingsArgs::default())?;
+    let relay = &settings.relay;
+    let stored = settings.stored(&context.terminal, Setting::WebhookKeys).await?;
+    let keys = Keys::read(&stored.map(|stored| stored.value).unwrap_or_default());
+    let key = keys.newest().ok_or_else(|| {
+        let name = settings.name(Setting::WebhookKeys);
+        Error::failed(format!("{name} holds no webhook key: {}.", relay.command("secrets")))
+    })?;
+    let ping = post(relay, key, &json!({"type": "PING"})).await?;
     step(context, "PING", "answered 200", ping);
     let conversation = match &args.conversation {
         Some(conversation) => conversation.clone(),
-        None => newest_conversation(context, &relay).await?,
+        None => newest_conversation(context, &settings).await?,
     };
     let id = format!("test-{:032x}", fastrand::u128(..));
     let began = Timestamp::now();
@@ -39,7 +46,7 @@ pub(crate) async fn run(context: &Context, args: &TestArgs) -> Result<()> {
         "id": id, "type": "RELAY/TEST", "timestamp": format!("{began:.3}"),
         "content": {"conversationId": conversation},
     });
-    let queued = post(&http, &url, &key, &event).await?;
+    let queued = post(relay, key, &event).await?;
     step(context, "webhook", &format!("queued, about conversation {conversation}"), queued);
     context.if_stopped("the event is delivered all the same");
     let status = relay.task::<Status>(&Task::Status).await?.body;
@@ -51,7 +58,7 @@ pub(crate) async fn run(context: &Context, args: &TestArgs) -> Result<()> {
         )));
     }
     let sent = Instant::now();
-    let delivered = delivered(context, &relay, &id, began).await?;
+    let delivered = delivered(context, relay, &id, began).await?;
     let took = Duration::try_from(delivered.at.duration_since(began)).unwrap_or(sent.elapsed());
     step(context, "destination", "accepted the delivery", took);
     let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -71,44 +78,29 @@ fn step(context: &Context, what: &str, how: &str, took: Duration) {
     context.terminal.mark(crate::terminal::Mark::Good, &format!("{what:<12} {took:>8}  {how}"));
 }
 
-/// The key that Gladly should send: the newest.
-async fn newest_key(context: &Context, relay: &Relay) -> Result<String> {
-    let name = relay.parameters.get("WebhookKeysParameter").cloned().unwrap_or_default();
-    let text = relay.parameter(&name).await?.and_then(|found| found.value).unwrap_or_default();
-    context.terminal.hide(&text);
-    let key = webhook_keys(&text).filter_map(|key| key.key.ok()).last();
-    key.map(str::to_owned).ok_or_else(|| {
-        Error::failed(format!("{name} holds no webhook key: {}.", relay.command("secrets")))
-    })
-}
-
 /// Posts a webhook, and returns how long the answer took.
-async fn post(http: &Http, url: &str, key: &str, body: &Value) -> Result<Duration> {
+async fn post(relay: &Relay, key: &str, body: &Value) -> Result<Duration> {
     let began = Instant::now();
-    let headers = [("x-api-key", key), ("content-type", "application/json")];
-    let answer = http.send("POST", url, &headers, Some(body.to_string().as_bytes())).await;
-    let answer = answer.map_err(|reason| {
-        Error::failed(format!("could not reach the endpoint {url}: {reason}."))
-    })?;
-    match answer.status {
+    match endpoint::post(relay, key, body).await? {
         200 => Ok(began.elapsed()),
         401 => Err(Error::denied(
             "the endpoint rejected the key with 401: it was written less than a minute ago, or ingest-fn reads another parameter.",
         )),
         status => Err(Error::failed(format!(
-            "the endpoint answered HTTP {status}: the log of ingest-fn shows why (gladly-relay tail --level warn)."
+            "the endpoint answered HTTP {status}: the log of ingest-fn shows why ({}).",
+            relay.command("tail --level warn")
         ))),
     }
 }
 
 /// The conversation of the newest event that Gladly lists.
-async fn newest_conversation(context: &Context, relay: &Relay) -> Result<Id> {
-    let gladly = gladly_of(context, relay).await?;
+async fn newest_conversation(context: &Context, settings: &Settings) -> Result<Id> {
+    let gladly = settings.gladly(&context.terminal).await?;
     let events = context.terminal.during("reading Gladly's events", recent_events(&gladly)).await?;
     let newest = events.iter().rev().find_map(|event| {
         event["content"]["conversationId"].as_str().and_then(|id| id.parse().ok())
     });
-    let local = relay.session.local_conversation.as_ref().and_then(|id| id.parse().ok());
+    let local = settings.relay.session.local_conversation.as_ref().and_then(|id| id.parse().ok());
     newest.or(local).ok_or_else(|| {
         Error::failed("Gladly lists no event of the last 24 hours; pass --conversation ID.")
     })
@@ -128,7 +120,7 @@ async fn delivered(
             let lines = log.since(from, Some(&pattern), LOOK_TIME).await?;
             let of_event = |(_, line): &(String, LogLine)| line.details().contains(id);
             let found =
-                lines.into_iter().find(|line| line.1.message == "delivered" && of_event(line));
+                lines.into_iter().find(|line| line.1.message == DELIVERED && of_event(line));
             if let Some((_, line)) = found {
                 return Ok(line);
             }

@@ -8,11 +8,13 @@ use shared::{Id, Origin, QuarantineEntry, QuarantineList, QueueMessage, Task};
 
 use crate::{
     Context,
-    args::{ReplayArgs, TraceArgs},
+    args::{ReplayArgs, SettingsArgs, TraceArgs},
+    deliveries::DELIVERED,
     error::{Error, Result, explain},
     gladly::Gladly,
     logs::{Function, LogLine, lines_with},
     relay::Relay,
+    settings::Settings,
     time::{count, shown},
 };
 
@@ -57,20 +59,22 @@ struct Logged {
 }
 
 pub(crate) async fn trace(context: &Context, args: &TraceArgs) -> Result<()> {
-    let relay = context.relay().await?;
+    let settings = Settings::new(context.relay().await?, &SettingsArgs::default())?;
+    let relay = &settings.relay;
     let trace =
-        context.terminal.during("searching", Box::pin(Trace::read(context, &relay, args))).await;
+        context.terminal.during("searching", Box::pin(Trace::read(context, &settings, args))).await;
     context.terminal.result("trace", &trace);
-    trace.show(context, &relay, &args.id);
+    trace.show(context, relay, &args.id);
     Ok(())
 }
 
 impl Trace {
-    async fn read(context: &Context, relay: &Relay, args: &TraceArgs) -> Self {
+    async fn read(context: &Context, settings: &Settings, args: &TraceArgs) -> Self {
+        let relay = &settings.relay;
         let (lines, quarantine, listed) = futures::join!(
             lines_with(relay, &args.id, args.since),
             relay.task::<QuarantineList>(&Task::Quarantine),
-            listed(context, relay, &args.id),
+            listed(context, settings, &args.id),
         );
         let mut trace = Self::default();
         match lines {
@@ -107,7 +111,7 @@ impl Trace {
             let ids = ids.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '-'));
             ids.filter(|id| !id.is_empty()).map(str::to_owned).collect::<Vec<_>>()
         };
-        if line.message == "delivered" {
+        if line.message == DELIVERED {
             self.deliveries.push(Delivery {
                 id: line.field("delivery.id").unwrap_or_default().to_owned(),
                 at: line.at,
@@ -195,28 +199,9 @@ impl Trace {
     }
 }
 
-/// Gladly with the relay's own credentials.
-pub(crate) async fn gladly_of(context: &Context, relay: &Relay) -> Result<Gladly> {
-    let parameter = |name: &str| {
-        relay.parameters.get(name).cloned().ok_or_else(|| {
-            Error::failed(format!("{} is not a gladly-relay stack (missing {name}).", relay.name))
-        })
-    };
-    let name = parameter("GladlyTokenParameter")?;
-    let token = relay.parameter(&name).await?.and_then(|found| found.value).ok_or_else(|| {
-        Error::failed(format!("{name} holds no token: {}.", relay.command("secrets")))
-    })?;
-    Gladly::new(
-        &context.terminal,
-        &parameter("GladlyHost")?,
-        &parameter("GladlyEmail")?,
-        token.trim(),
-    )
-}
-
 /// What Gladly lists of the last 24 hours of this event or conversation.
-async fn listed(context: &Context, relay: &Relay, id: &Id) -> Result<Vec<Listed>> {
-    let events = recent_events(&gladly_of(context, relay).await?).await?;
+async fn listed(context: &Context, settings: &Settings, id: &Id) -> Result<Vec<Listed>> {
+    let events = recent_events(&settings.gladly(&context.terminal).await?).await?;
     let listed = events.iter().filter_map(|event| {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let conversation = text(&event["content"]["conversationId"]);

@@ -13,6 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use crate::{
+    policy::policy_allows,
     sandbox::{Ended, Sandbox},
     wire::{Wire, relay_stack},
 };
@@ -274,19 +275,31 @@ fn status_shows_failing_deliveries_and_401s_and_check_exits_with_4() {
         |at: i64| json!({"timestamp": at, "message": line.to_string(), "eventId": at.to_string()});
     wire.answers("FilterLogEvents", json!({"events": [failed(minutes(9)), failed(minutes(1))]}));
     wire.answers_by("GetMetricData", move |call| {
-        let start = &call.parameters["StartTime"];
-        assert!(!start.is_null(), "{call:?}");
-        json!({"MetricDataResults": [
-            {"Id": "m1", "Timestamps": [{"$time": minutes(7) / 1_000}], "Values": [3.0], "StatusCode": "Complete"},
-            {"Id": "m2", "Timestamps": [{"$time": minutes(2) / 1_000}], "Values": [5.0], "StatusCode": "Complete"},
-        ]})
+        let queries = call.parameters["MetricDataQueries"].as_array().unwrap();
+        let series = queries.iter().map(|query| {
+            let metric = &query["MetricStat"]["Metric"];
+            let slot =
+                metric["Dimensions"].as_array().unwrap().iter().find(|it| it["Name"] == "Slot");
+            let slot = slot.and_then(|slot| slot["Value"].as_str());
+            let (minute, value) = match (metric["MetricName"].as_str().unwrap(), slot) {
+                ("KeySlot", Some("2")) | ("Queued", None) => (67, 3.0),
+                // A PING of this program, which is no event.
+                ("KeySlot", Some("1")) => (3, 1.0),
+                ("Unauthorized", None) => (2, 5.0),
+                _ => return json!({"Id": query["Id"], "Timestamps": [], "Values": []}),
+            };
+            let at = minutes(minute) / 60_000 * 60;
+            json!({"Id": query["Id"], "Timestamps": [{"$time": at}], "Values": [value]})
+        });
+        json!({"MetricDataResults": series.collect::<Vec<_>>()})
     });
     let ended = run(&wire, &["status"]);
     assert_eq!(ended.code, 0, "{ended:?}");
     for part in [
         "Warning     deliveries have been failing since",
         "(2 failures): the destination answered HTTP 500",
-        "Last event  7 min ago, with key 2; 5 requests rejected with 401 in the last hour",
+        "Last event  1 h 7 min ago, with key 2; 5 requests rejected with 401 in the last hour",
+        "requests are rejected with 401 and no event came in the last hour: gladly-relay doctor --stack acme",
         "Extraction is running, with warnings.",
         "Webhook     enabled (checked ",
     ] {
@@ -440,7 +453,7 @@ fn trace_finds_deliveries_quarantine_and_what_gladly_lists() {
     for part in [
         "delivered   2026-01-02 03:04:05 UTC  delivery d-1: 1 event on 1 conversation",
         "quarantine  2026-01-02 03:04:05 UTC  rejected: HTTP 422",
-        "?           /acme/gladly-token holds no token",
+        "?           there is no Gladly token in /acme/gladly-token",
         "c-1 was delivered, last at 2026-01-02 03:04:05 UTC.",
     ] {
         assert!(ended.stdout.contains(part), "{part}: {}", ended.stdout);
@@ -574,7 +587,7 @@ fn stopped_during(operation: &str, words: &[&str]) -> Ended {
 
 #[test]
 fn whoever_stops_it_learns_what_holds() {
-    for (words, during, told) in [
+    for (words, during, sentence) in [
         (&["pause"][..], "DescribeStacks", "stopped; nothing was changed."),
         (
             &["pause"],
@@ -592,7 +605,43 @@ fn whoever_stops_it_learns_what_holds() {
     ] {
         let ended = stopped_during(during, words);
         let command = words.join(" ");
-        let told = format!("\ngladly-relay {command}: {told}\n");
-        assert_eq!((ended.code, ended.stderr), (130, told), "{during}");
+        let sentence = format!("\ngladly-relay {command}: {sentence}\n");
+        assert_eq!((ended.code, ended.stderr), (130, sentence), "{during}");
+    }
+}
+
+#[test]
+fn every_command_calls_only_what_its_policy_allows() {
+    let at = "2026-01-02T03:04:05Z";
+    let anything = document(
+        json!({"total": 0, "messages": [], "redriven": 0, "stayed": 0, "more": false,
+        "discarded": 1, "queued": 0, "from": at, "to": at, "done": true, "id": "0a", "reason": "rejected",
+        "receivedAt": at, "origin": "ingest-fn", "detail": "x", "body": "b"}),
+    );
+    let commands: [(&str, &[&str]); 13] = [
+        ("status", &["status"]),
+        ("pause", &["pause"]),
+        ("resume", &["resume"]),
+        ("version", &["version"]),
+        ("quarantine list", &["quarantine", "list"]),
+        ("quarantine show", &["quarantine", "show", "0a"]),
+        ("quarantine redrive", &["quarantine", "redrive"]),
+        ("quarantine discard", &["quarantine", "discard", "--id", "0a", "--yes"]),
+        ("backfill", &["backfill", "--since", "1h"]),
+        ("import", &["import", "--since", "1h"]),
+        ("trace", &["trace", "c-1"]),
+        ("tail", &["tail", "--no-follow"]),
+        ("fleet", &["fleet"]),
+    ];
+    for (command, words) in commands {
+        let wire = relay();
+        if !["status", "pause", "resume", "version", "fleet"].contains(&command) {
+            wire.answers("Invoke", anything.clone());
+        }
+        wire.answers("StartQuery", json!({"queryId": "q"}));
+        wire.answers("GetQueryResults", json!({"status": "Complete", "results": []}));
+        let ended = run(&wire, words);
+        assert_eq!(ended.code, 0, "{command}: {ended:?}");
+        policy_allows(command, &wire.actions());
     }
 }

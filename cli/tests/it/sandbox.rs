@@ -139,30 +139,7 @@ impl Sandbox {
     }
 }
 
-/// Types into a terminal: the first argument is how many of the next are the command; then follow what to
-/// wait for and what to type, in turn.
-const TYPIST: &str = r#"
-import os, pty, sys, time
-count = int(sys.argv[1])
-command, words = sys.argv[2:2 + count], iter(sys.argv[2 + count:])
-pid, terminal = pty.fork()
-if pid == 0:
-    os.execv(command[0], command)
-shown, seen = b"", 0
-try:
-    for wanted, typed in zip(words, words):
-        while wanted.encode() not in shown[seen:]:
-            shown += os.read(terminal, 1024)
-        seen = len(shown)
-        time.sleep(0.1)
-        os.write(terminal, typed.encode() + (b"" if typed == "\x03" else b"\n"))
-    while True:
-        shown += os.read(terminal, 1024)
-except OSError:
-    pass
-sys.stdout.buffer.write(shown)
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-"#;
+const TYPIST: &str = include_str!("../typist.py");
 
 impl Sandbox {
     /// Runs the program at a terminal: waits for each text, and types the line beside it; `\x03` is Ctrl-C.

@@ -4,31 +4,7 @@ use testing::root;
 
 use crate::sandbox::{Ended, Sandbox};
 
-/// Runs a program in a terminal: first its arguments, then what to wait for and what to type then, in turn. Prints
-/// what the terminal showed, and whether it echoes at the end.
-const TYPIST: &str = r#"
-import os, pty, sys, termios
-count = int(sys.argv[1])
-program, words = sys.argv[2:2 + count], iter(sys.argv[2 + count:])
-pid, terminal = pty.fork()
-if pid == 0:
-    os.execv(program[0], program)
-shown, seen = b"", 0
-try:
-    for wanted, typed in zip(words, words):
-        while wanted.encode() not in shown[seen:]:
-            shown += os.read(terminal, 1024)
-        seen = len(shown)
-        os.write(terminal, b"\x03" if typed == "^C" else typed.encode() + b"\n")
-    while True:
-        shown += os.read(terminal, 1024)
-except OSError:
-    pass
-code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-echoes = termios.tcgetattr(terminal)[3] & termios.ECHO
-sys.stdout.buffer.write(shown + (b"\nechoes" if echoes else b"\nsilent"))
-sys.exit(code)
-"#;
+const TYPIST: &str = include_str!("../typist.py");
 
 const SECRETS: [&str; 3] = ["secrets", "--stack", "typed-1"];
 
@@ -101,9 +77,9 @@ async fn ctrl_c_ends_every_question_and_shows_what_holds() {
         ("GLADLY_TOKEN", &sandbox.settings.gladly_token),
     ];
     let arguments = ["secrets", "--stack", "stopped-1"];
-    let at_host = typed(&sandbox, &arguments, &[], &["Host of your Gladly", "^C"]).await;
+    let at_host = typed(&sandbox, &arguments, &[], &["Host of your Gladly", "\x03"]).await;
     let hidden =
-        typed(&sandbox, &arguments, &environment, &["Token of the destination", "^C"]).await;
+        typed(&sandbox, &arguments, &environment, &["Token of the destination", "\x03"]).await;
     for ended in [at_host, hidden] {
         assert_eq!(ended.code, Some(130), "{ended:?}");
         ended.prints(&["gladly-relay secrets: stopped; nothing was changed.", "echoes"]);
@@ -111,7 +87,7 @@ async fn ctrl_c_ends_every_question_and_shows_what_holds() {
     sandbox.front.hang("PutParameter", "stopped-1/destination-token");
     let environment: Vec<_> =
         environment.into_iter().chain([("DESTINATION_TOKEN", "of-the-destination")]).collect();
-    let words = ["Webhook key", "", "written", "^C"];
+    let words = ["Webhook key", "", "written", "\x03"];
     let ended = typed(&sandbox, &arguments, &environment, &words).await;
     assert_eq!(ended.code, Some(130), "{ended:?}");
     ended.prints(&["gladly-relay secrets: stopped; /stopped-1/gladly-token is written."]);

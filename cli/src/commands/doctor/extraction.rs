@@ -1,29 +1,16 @@
 //! Whether events are extracted, and whether their deliveries succeed.
 
 use aws_sdk_lambda::Client as Lambda;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use shared::{BreakerState, PauseState};
-use tokio::time::Duration;
 
 use super::{Check, Line};
 use crate::{
+    deliveries::{Deliveries, reason},
     error::{Result, explain},
-    logs::{Function, Log, LogLine},
     terminal::Mark,
     time::{ago, count, minute, shown},
 };
-
-/// How far back failed deliveries count.
-const LATELY: SignedDuration = SignedDuration::from_mins(15);
-/// The log lines of a delivery that failed, which docs/LOGGING.md lists.
-const FAILED: [&str; 2] = [
-    "could not deliver; the records return to the queue",
-    "could not fetch a conversation; its records return to the queue",
-];
-/// The log line of a delivery that succeeded.
-const DELIVERED: &str = "delivered";
-/// How long the log may be read for.
-const LOG_TIME: Duration = Duration::from_secs(4);
 
 pub(super) async fn examine(mut check: Check<'_>, mut further: Check<'_>) -> Vec<Line> {
     let (done, further_done) = tokio::join!(extraction(&mut check), deliveries(&mut further));
@@ -169,40 +156,25 @@ async fn deliveries(check: &mut Check<'_>) -> Result<()> {
     if !check.is_deployed {
         return Ok(());
     }
-    let failures = log_lines(check, &FAILED, Timestamp::now() - LATELY).await?;
-    let Some(latest) = failures.last() else {
+    let deliveries = Deliveries::read(&check.settings.relay, Timestamp::now()).await?;
+    let Some((upstream, latest)) = deliveries.failed.last() else {
         check.good("no delivery failed in the last 15 minutes");
         return Ok(());
     };
-    let delivered = log_lines(check, &[DELIVERED], latest.at).await?;
-    let error = latest.field("error").unwrap_or("the log has no reason").trim_end_matches('.');
+    let error = reason(latest);
     let failed = format!(
         "{} failed in the last 15 minutes, the last one at {}",
-        count(failures.len() as u64, "delivery attempt"),
+        count(deliveries.failed.len() as u64, "delivery attempt"),
         minute(latest.at)
     );
-    if delivered.is_empty() {
+    if deliveries.failing().is_empty() {
+        check.unsure(format!("{failed} ({error}); others succeeded since"));
+    } else {
         let status = check.command("status");
         let remedy = format!(
-            "{error}; correct that at {}; events are safe and retried, and {status} shows for how long",
-            if latest.message == FAILED[0] { "the destination" } else { "Gladly" }
+            "{error}; correct that at {upstream}; events are safe and retried, and {status} shows for how long"
         );
         check.wrong(&format!("{failed}, and none succeeded since"), &remedy);
-    } else {
-        check.unsure(format!("{failed} ({error}); others succeeded since"));
     }
     Ok(())
-}
-
-/// The lines of extractor-fn's log with one of these messages, oldest first.
-async fn log_lines(check: &Check<'_>, messages: &[&str], since: Timestamp) -> Result<Vec<LogLine>> {
-    let terms: Vec<_> =
-        messages.iter().map(|message| format!("($.message = \"{message}\")")).collect();
-    let pattern = format!("{{ {} }}", terms.join(" || "));
-    let log = Log::of(&check.settings.relay, Function::Extractor);
-    let lines = Box::pin(log.since(since, Some(&pattern), LOG_TIME)).await?;
-    let wanted = |line: &LogLine| messages.contains(&&*line.message);
-    let mut lines: Vec<_> = lines.into_iter().map(|(_, line)| line).filter(wanted).collect();
-    lines.sort_by_key(|line| line.at);
-    Ok(lines)
 }

@@ -94,12 +94,6 @@ pub(super) const NEEDS: &[Need] = &[
         &[
             LOOK_UP,
             grant(
-                "LookUpResources",
-                &["cloudformation:ListStackResources"],
-                &["{arn:cloudformation}:stack/{stack}/*"],
-            ),
-            TASK,
-            grant(
                 "LookUpMapping",
                 &["lambda:GetEventSourceMapping"],
                 &["{arn:lambda}:event-source-mapping:{mapping}"],
@@ -122,6 +116,7 @@ pub(super) const NEEDS: &[Need] = &[
             LOOK_UP,
             READ_KEYS_AND_TOKEN,
             grant("WriteKeys", &["ssm:PutParameter"], &[KEYS]),
+            grant("ListParameters", &["ssm:DescribeParameters"], EVERY),
             key(ENCRYPT, &[KEYS, GLADLY_TOKEN]),
             grant(
                 "ReadMetrics",
