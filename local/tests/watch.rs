@@ -222,9 +222,10 @@ const LINES: [(&str, bool); 9] = [
 fn a_timeout_and_a_crash_are_among_what_went_wrong() {
     let query = log_query();
     let widget = query.split(" | ").find_map(|part| part.strip_prefix("filter ")).unwrap();
-    let operations = read("docs/OPERATIONS.md");
-    let pattern = Regex::new(r"--filter-pattern '\{ (.+) \}'").unwrap();
-    let runbook = pattern.captures(&operations).unwrap()[1].to_owned();
+    // What the runbook looks for: "gladly-relay tail --level warn".
+    let tail = read("cli/src/commands/tail.rs");
+    let pattern = Regex::new(r##"Level::Warn => Some\(\s*r#"\{ (.+) \}"#"##).unwrap();
+    let runbook = pattern.captures(&tail).unwrap()[1].to_owned();
     for filter in [widget, &runbook] {
         for (line, wrong) in LINES {
             let line = serde_json::from_str(line).unwrap();
