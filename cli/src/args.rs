@@ -4,7 +4,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::{SignedDuration, Timestamp};
 use shared::QuarantineReason;
 
-use crate::time::{parse_span, parse_time};
+use crate::times::{parse_span, parse_time};
 
 /// Sets up, watches and operates gladly-relay.
 #[derive(Debug, Parser)]

@@ -9,7 +9,7 @@ use crate::{
     logs::Function,
     metrics::{self, NAMESPACE, Query, dimensions, whole},
     relay::Relay,
-    time::{ago, count},
+    times::{ago, count},
 };
 
 /// The most datapoints that one request for statistics may ask for.

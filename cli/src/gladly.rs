@@ -6,7 +6,7 @@ use tokio::time::Duration;
 
 use crate::{
     error::{Error, Result},
-    http::{Answer, Http},
+    http::{Http, Response},
     terminal::Terminal,
 };
 
@@ -52,7 +52,7 @@ impl Gladly {
         method: &str,
         path: &str,
         body: Option<&Value>,
-    ) -> Result<Answer> {
+    ) -> Result<Response> {
         let url = format!("{}/api/v1/{path}", self.base);
         let headers = [
             ("authorization", &*self.authorization),

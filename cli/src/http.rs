@@ -32,13 +32,13 @@ const MAX_BODY: usize = 32 << 20;
 
 /// What was answered.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct Response {
     pub(crate) status: u16,
     /// The body, which may be anything.
     pub(crate) body: Vec<u8>,
 }
 
-impl Answer {
+impl Response {
     pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
@@ -66,7 +66,7 @@ impl Http {
         url: &str,
         headers: &[(&str, &str)],
         body: Option<&[u8]>,
-    ) -> Result<Answer, String> {
+    ) -> Result<Response, String> {
         let is_loopback = url.parse::<shared::HttpUrl>().is_ok_and(|url| url.is_loopback());
         let connector = if is_loopback { &self.direct } else { &self.proxied };
         let mut request = HttpRequest::new(body.map_or_else(SdkBody::empty, SdkBody::from));
@@ -85,7 +85,7 @@ impl Http {
             let status = StatusCode::as_u16(response.status());
             let body = Limited::new(response.into_body(), MAX_BODY).collect().await;
             let body = body.map_err(|_| "the answer was cut off, or is too large".to_owned())?;
-            Ok(Answer { status, body: body.to_bytes().to_vec() })
+            Ok(Response { status, body: body.to_bytes().to_vec() })
         };
         timeout(EXCHANGE_TIMEOUT, exchange).await.unwrap_or_else(|_| Err("timed out".into()))
     }

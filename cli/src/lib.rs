@@ -23,7 +23,7 @@ mod relay;
 mod session;
 mod settings;
 mod terminal;
-mod time;
+mod times;
 
 use std::{
     ffi::OsString,

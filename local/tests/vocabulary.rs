@@ -12,8 +12,9 @@ use syn::visit::{self, Visit};
 use testing::root;
 
 /// The crates of the workspace.
-const CRATES: [&str; 9] = [
+const CRATES: [&str; 10] = [
     "bench",
+    "cli",
     "extractor-fn",
     "fuzz",
     "ingest-fn",

@@ -7,7 +7,7 @@ use crate::{
     Context,
     args::RangeArgs,
     error::{Error, Result},
-    time::{count, shown},
+    times::{count, shown},
 };
 
 /// How far back Gladly lists events.

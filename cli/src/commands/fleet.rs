@@ -10,7 +10,7 @@ use crate::{
     error::{Result, explain},
     relay::Relay,
     session::Session,
-    time::{count, span},
+    times::{count, span},
 };
 
 /// How many relays are asked at once.

@@ -9,7 +9,7 @@ use crate::{
     args::PauseArgs,
     error::{Error, Result},
     relay::Relay,
-    time::{minute, span},
+    times::{minute, span},
 };
 
 pub(crate) async fn pause(context: &Context, args: &PauseArgs) -> Result<()> {
@@ -93,7 +93,7 @@ async fn settle(context: &Context, relay: &Relay, command: &str) -> Result<()> {
     context.terminal.say(&format!(
         "Mapping {}, backlog {}.",
         body.mapping,
-        crate::time::count(body.backlog, "event")
+        crate::times::count(body.backlog, "event")
     ));
     context.terminal.result(command, &status);
     context.holds("");

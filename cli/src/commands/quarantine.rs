@@ -8,7 +8,7 @@ use crate::{
     args::{DiscardArgs, QuarantineCommand, SelectionArgs},
     error::{Error, Result},
     relay::Relay,
-    time::{count, minute},
+    times::{count, minute},
 };
 
 pub(crate) async fn run(context: &Context, command: &QuarantineCommand) -> Result<()> {

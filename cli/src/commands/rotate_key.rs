@@ -13,7 +13,7 @@ use crate::{
     given::Given,
     keys::Keys,
     settings::{self, Setting, Settings},
-    time::minute,
+    times::minute,
 };
 
 pub(crate) async fn run(context: &Context, args: &RotateKeyArgs) -> Result<()> {

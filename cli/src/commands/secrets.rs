@@ -13,7 +13,7 @@ use crate::{
     given::Given,
     keys::{self, Keys},
     settings::{self, SECRETS, Setting, Settings, Stored},
-    time::count,
+    times::count,
 };
 
 /// A secret as it is and as it is to be.

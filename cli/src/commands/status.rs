@@ -16,7 +16,7 @@ use crate::{
     deliveries::Failing,
     error::{Error, Result},
     relay::Relay,
-    time::{ago, count, minute, span},
+    times::{ago, count, minute, span},
 };
 
 /// The interval of `--watch`.

@@ -15,7 +15,7 @@ use crate::{
     logs::{Function, LogLine, lines_with},
     relay::Relay,
     settings::Settings,
-    time::{count, shown},
+    times::{count, shown},
 };
 
 /// What is known of an event or a conversation.

@@ -15,8 +15,8 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
+    fake_aws::{FakeAws, relay_stack, set_parameter},
     sandbox::{Ended, Sandbox},
-    wire::{Wire, relay_stack, set_parameter},
 };
 
 /// Notes its arguments and the region that it finds, prints what is prepared, and may wait.
@@ -43,24 +43,24 @@ fn listed(arn: &str, status: &str) -> Value {
 }
 
 struct Deploy {
-    wire: Wire,
+    aws: FakeAws,
     sandbox: Sandbox,
 }
 
 impl Deploy {
     /// With the stack acme, whose change is prepared.
     fn new() -> Self {
-        let wire = Wire::start();
-        let sandbox = Sandbox::new(&wire);
+        let aws = FakeAws::start();
+        let sandbox = Sandbox::new(&aws);
         sandbox.program("sam", SAM);
         sandbox.write("template.yaml", "Resources: {}\n");
         for function in ["ingest-fn", "extractor-fn"] {
             sandbox.write(&format!("target/lambda/{function}/bootstrap"), elf(0xb7));
         }
         sandbox.write("sam.output", format!("\nChangeset created successfully. {OURS}\n"));
-        let deploy = Self { wire, sandbox };
-        deploy.wire.answers("ListChangeSets", json!({"Summaries": []}));
-        deploy.wire.answers("DeleteChangeSet", json!({}));
+        let deploy = Self { aws, sandbox };
+        deploy.aws.answers("ListChangeSets", json!({"Summaries": []}));
+        deploy.aws.answers("DeleteChangeSet", json!({}));
         deploy.held("345600", 0);
         deploy.changes("5", json!([]));
         deploy.stack(relay_stack("acme"), "UPDATE_COMPLETE");
@@ -71,12 +71,12 @@ impl Deploy {
     fn stack(&self, stack: Value, ends: &str) {
         let looks = Arc::new(AtomicUsize::new(0));
         let executed = Arc::clone(&looks);
-        self.wire.answers_by("ExecuteChangeSet", move |_| {
+        self.aws.answers_by("ExecuteChangeSet", move |_| {
             executed.store(1, Ordering::SeqCst);
             json!({})
         });
         let ends = ends.to_owned();
-        self.wire.answers_by("DescribeStacks", move |_| {
+        self.aws.answers_by("DescribeStacks", move |_| {
             let mut stack = stack.clone();
             let look = looks.load(Ordering::SeqCst);
             if look > 0 {
@@ -91,7 +91,7 @@ impl Deploy {
 
     /// A queue with this retention that holds so many events.
     fn held(&self, seconds: &str, held: u32) {
-        self.wire.answers(
+        self.aws.answers(
             "GetQueueAttributes",
             json!({"Attributes": {
                 "MessageRetentionPeriod": seconds,
@@ -110,7 +110,7 @@ impl Deploy {
             "Action": "Modify", "LogicalResourceId": "ExtractorFunction",
             "ResourceType": "AWS::Lambda::Function", "Replacement": "False", "Scope": ["Properties"],
         }});
-        self.wire.answers_by("DescribeChangeSet", move |call| {
+        self.aws.answers_by("DescribeChangeSet", move |call| {
             let parameters = &stack["Parameters"];
             if call.text("NextToken").is_empty() {
                 json!({"Parameters": parameters, "Changes": [first], "NextToken": "more"})
@@ -131,12 +131,12 @@ impl Deploy {
     }
 
     fn no_stack(&self) {
-        self.wire.no_stack();
-        self.wire.fails("ListChangeSets", "ValidationError", "Stack [acme] does not exist");
+        self.aws.no_stack();
+        self.aws.fails("ListChangeSets", "ValidationError", "Stack [acme] does not exist");
     }
 
     fn run(&self, more: &[&str]) -> Ended {
-        self.wire.forget();
+        self.aws.forget();
         self.sandbox.write("sam.calls", "");
         let arguments = ["deploy", "--stack", "acme", "--yes"];
         self.sandbox.run(&[&arguments, more].concat())
@@ -160,7 +160,7 @@ impl Deploy {
         assert!(ended.code == code && ended.stderr.contains(part), "{part}: {ended:?}");
         assert!(ended.stderr.starts_with("gladly-relay deploy: "), "{ended:?}");
         assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
-        assert!(self.wire.calls("ExecuteChangeSet").is_empty());
+        assert!(self.aws.calls("ExecuteChangeSet").is_empty());
     }
 
     /// The same, and the prepared change is removed.
@@ -172,7 +172,7 @@ impl Deploy {
 
     #[track_caller]
     fn removed(&self, change_set: &str) {
-        let removed = self.wire.calls("DeleteChangeSet");
+        let removed = self.aws.calls("DeleteChangeSet");
         assert_eq!(removed.len(), 1);
         assert_eq!(removed[0].text("ChangeSetName"), change_set);
     }
@@ -183,7 +183,7 @@ fn the_first_time_sam_asks_for_everything_and_proposes_secrets_of_this_stack_alo
     let deploy = Deploy::new();
     deploy.no_stack();
     let looks = AtomicUsize::new(0);
-    deploy.wire.answers_by("DescribeStacks", move |_| {
+    deploy.aws.answers_by("DescribeStacks", move |_| {
         let mut stack = relay_stack("acme");
         if looks.fetch_add(1, Ordering::SeqCst) == 0 {
             // What is left of a change that was not confirmed.
@@ -261,9 +261,9 @@ fn a_change_that_loses_nothing_is_shown_and_deployed() {
         assert!(ended.stdout.contains(part), "{part}: {}", ended.stdout);
     }
     assert!(!ended.stdout.contains("GladlyHost"), "only what changes");
-    assert_eq!(deploy.wire.calls("ExecuteChangeSet")[0].text("ChangeSetName"), OURS);
-    assert!(deploy.wire.calls("DeleteChangeSet").is_empty());
-    crate::policy::policy_allows("deploy", &deploy.wire.actions());
+    assert_eq!(deploy.aws.calls("ExecuteChangeSet")[0].text("ChangeSetName"), OURS);
+    assert!(deploy.aws.calls("DeleteChangeSet").is_empty());
+    crate::policy::policy_allows("deploy", &deploy.aws.actions());
 
     let ended = deploy.run(&["--output", "json"]);
     let result = ended.json();
@@ -278,10 +278,10 @@ fn without_a_change_nothing_is_executed_and_the_empty_change_set_is_removed() {
     deploy.sandbox.write("sam.output", "No changes to deploy. Stack acme is up to date\n");
     let empty = OURS.replace("1767225600", "1767225601");
     let lists = [json!({"Summaries": []}), json!({"Summaries": [listed(&empty, "FAILED")]})];
-    deploy.wire.answers_in_turn("ListChangeSets", lists);
+    deploy.aws.answers_in_turn("ListChangeSets", lists);
     let ended = deploy.succeeds();
     assert!(ended.stdout.ends_with("Nothing has changed.\n"), "{}", ended.stdout);
-    assert!(deploy.wire.calls("ExecuteChangeSet").is_empty());
+    assert!(deploy.aws.calls("ExecuteChangeSet").is_empty());
     deploy.removed(&empty);
 }
 
@@ -291,7 +291,7 @@ fn a_change_set_of_somebody_else_is_never_executed_or_removed() {
     let deploy = Deploy::new();
     let theirs = OURS.replace("1767225600", "1700000000");
     // Theirs is on the second page, left from before.
-    deploy.wire.answers_by("ListChangeSets", move |call| {
+    deploy.aws.answers_by("ListChangeSets", move |call| {
         if call.text("NextToken").is_empty() {
             json!({"Summaries": [], "NextToken": "more"})
         } else {
@@ -299,20 +299,20 @@ fn a_change_set_of_somebody_else_is_never_executed_or_removed() {
         }
     });
     deploy.succeeds();
-    assert_eq!(deploy.wire.calls("ExecuteChangeSet")[0].text("ChangeSetName"), OURS);
+    assert_eq!(deploy.aws.calls("ExecuteChangeSet")[0].text("ChangeSetName"), OURS);
 
     deploy.sandbox.write("sam.output", "No changes to deploy. Stack acme is up to date\n");
     let ended = deploy.succeeds();
     assert!(ended.stdout.ends_with("Nothing has changed.\n"), "{}", ended.stdout);
-    assert!(deploy.wire.calls("ExecuteChangeSet").is_empty());
-    assert!(deploy.wire.calls("DeleteChangeSet").is_empty());
+    assert!(deploy.aws.calls("ExecuteChangeSet").is_empty());
+    assert!(deploy.aws.calls("DeleteChangeSet").is_empty());
 
     // Prepared while this run prepared its own, which sam does not name.
     let theirs = OURS.replace("1767225600", "1767225601");
     let later = json!({"Summaries": [listed(&theirs, "CREATE_COMPLETE")]});
-    deploy.wire.answers_in_turn("ListChangeSets", [json!({"Summaries": []}), later]);
+    deploy.aws.answers_in_turn("ListChangeSets", [json!({"Summaries": []}), later]);
     deploy.refuses(1, "were prepared at the same time (samcli-deploy1767225601)");
-    assert!(deploy.wire.calls("DeleteChangeSet").is_empty());
+    assert!(deploy.aws.calls("DeleteChangeSet").is_empty());
 }
 
 #[test]
@@ -348,16 +348,16 @@ fn a_change_that_would_lift_a_pause_is_refused_during_one() {
     for scope in ["Properties", "Tags"] {
         deploy.changes_pause(scope);
         for state in ["paused", "paused until 2026-12-01T08:00:00Z", "unclear"] {
-            deploy.wire.answers("GetParameter", json!({"Parameter": {"Value": state}}));
+            deploy.aws.answers("GetParameter", json!({"Parameter": {"Value": state}}));
             deploy.refuses_the_change("would write \"running\" over it: gladly-relay resume");
         }
-        deploy.wire.answers("GetParameter", json!({"Parameter": {"Value": "running"}}));
+        deploy.aws.answers("GetParameter", json!({"Parameter": {"Value": "running"}}));
         deploy.succeeds();
     }
-    deploy.wire.forget();
+    deploy.aws.forget();
     deploy.changes_pause("Metadata");
     deploy.succeeds();
-    assert!(deploy.wire.calls("GetParameter").is_empty());
+    assert!(deploy.aws.calls("GetParameter").is_empty());
 }
 
 /// Issue 12, section 5: "`ROLLBACK_COMPLETE` and its three siblings leave no way forward".
@@ -374,7 +374,7 @@ fn every_status_without_a_way_forward_names_one() {
         event("EventsQueue", "CREATE_FAILED", "ada may not create queues"),
         event("acme", "CREATE_IN_PROGRESS", "User Initiated"),
     ]});
-    deploy.wire.answers("DescribeStackEvents", events);
+    deploy.aws.answers("DescribeStackEvents", events);
     let delete = "sam delete --stack-name acme --region us-east-1";
     for (status, part) in [
         ("ROLLBACK_COMPLETE", delete),
@@ -426,13 +426,13 @@ fn a_failed_update_names_the_first_failure() {
             event("EventsQueue", "UPDATE_FAILED", "of another update"),
         ]}),
     ];
-    deploy.wire.answers_in_turn("DescribeStackEvents", pages);
+    deploy.aws.answers_in_turn("DescribeStackEvents", pages);
     let ended = deploy.run(&[]);
     assert_eq!(ended.code, 1);
     let expected = "gladly-relay deploy: acme was not updated, and is as it was before (UPDATE_ROLLBACK_COMPLETE): \
                     ExtractorFunction: Memory is out of range.\n";
     assert_eq!(ended.stderr, expected);
-    assert!(deploy.wire.calls("DeleteChangeSet").is_empty(), "it is executed");
+    assert!(deploy.aws.calls("DeleteChangeSet").is_empty(), "it is executed");
 }
 
 /// Issue 12, section 5: "SAM's one `samconfig.toml` holds one stack's parameters".
@@ -472,7 +472,7 @@ fn each_stack_has_a_configuration_of_its_own() {
     ] {
         deploy.sandbox.write("samconfig.acme.toml", text);
         deploy.refuses(2, part);
-        assert!(deploy.wire.operations().is_empty() && deploy.sam_calls().is_empty());
+        assert!(deploy.aws.operations().is_empty() && deploy.sam_calls().is_empty());
     }
 }
 
@@ -487,7 +487,7 @@ fn one_region_and_one_login_reach_everything() {
     assert!(deploy.sam_calls().contains("--region eu-west-1"));
     assert!(deploy.sam_calls().contains("--profile work"));
     assert_eq!(deploy.sandbox.read("sam.environment"), "eu-west-1 eu-west-1 work\n");
-    assert!(deploy.wire.calls("ExecuteChangeSet").iter().all(|call| call.region == "eu-west-1"));
+    assert!(deploy.aws.calls("ExecuteChangeSet").iter().all(|call| call.region == "eu-west-1"));
 
     deploy.sandbox =
         deploy.sandbox.set("AWS_REGION", "eu-west-1").set("AWS_DEFAULT_REGION", "us-east-1");
@@ -533,7 +533,7 @@ fn names_that_aws_refuses_are_refused_before_anything_is_called() {
         let ended = deploy.sandbox.run(&["deploy", "--yes", "--stack", name]);
         assert!(ended.code == 2 && ended.stderr.lines().count() == 1, "{name}: {ended:?}");
     }
-    assert!(deploy.wire.operations().is_empty() && deploy.sam_calls().is_empty());
+    assert!(deploy.aws.operations().is_empty() && deploy.sam_calls().is_empty());
 }
 
 /// Issue 12, section 5: "`cargo lambda deploy` as the README has it leaves a zip inside `CodeUri`".
@@ -553,13 +553,13 @@ fn what_is_missing_is_one_sentence() {
     deploy.refuses(2, "could not read the template template.yaml");
     std::fs::remove_file(deploy.sandbox.path("bin/sam")).unwrap();
     deploy.refuses(1, "cannot find the SAM CLI");
-    assert!(deploy.wire.operations().is_empty());
+    assert!(deploy.aws.operations().is_empty());
 }
 
 #[test]
 fn whatever_fails_is_one_sentence_and_leaves_no_prepared_change() {
     let deploy = Deploy::new();
-    deploy.wire.denies("sqs:GetQueueAttributes");
+    deploy.aws.denies("sqs:GetQueueAttributes");
     let ended = deploy.run(&[]);
     assert_eq!(ended.code, 3);
     let expected = "gladly-relay deploy: could not look up the events queue: you lack the permission \
@@ -574,7 +574,7 @@ fn whatever_fails_is_one_sentence_and_leaves_no_prepared_change() {
         "sam could not prepare the change: Failed to create changeset for the stack: acme, no.",
     );
 
-    deploy.wire.denies("cloudformation:DescribeStacks");
+    deploy.aws.denies("cloudformation:DescribeStacks");
     deploy.refuses(3, "could not look up the stack: you lack the permission");
     let sandbox = deploy.sandbox.unset("AWS_ACCESS_KEY_ID").unset("AWS_SECRET_ACCESS_KEY");
     let ended = sandbox.run(&["deploy", "--stack", "acme", "--yes"]);
@@ -591,7 +591,7 @@ fn a_change_that_is_not_confirmed_is_removed() {
         .run_at_terminal(&["deploy", "--stack", "acme"], &[("Deploy this to acme? [y/N] ", "n")]);
     assert!(ended.code == 1 && ended.stdout.contains("nothing was changed."), "{ended:?}");
     assert!(ended.stdout.contains("4 → 5"), "{ended:?}");
-    assert!(deploy.wire.calls("ExecuteChangeSet").is_empty());
+    assert!(deploy.aws.calls("ExecuteChangeSet").is_empty());
     deploy.removed(OURS);
 }
 
@@ -614,7 +614,7 @@ fn ctrl_c_removes_what_was_prepared_and_states_what_continues() {
     let deploy = Deploy::new();
     deploy.sandbox.write("sam.waits", "");
     let lists = [json!({"Summaries": []}), json!({"Summaries": [listed(OURS, "CREATE_COMPLETE")]})];
-    deploy.wire.answers_in_turn("ListChangeSets", lists);
+    deploy.aws.answers_in_turn("ListChangeSets", lists);
     let stopped = |deploy: &Deploy, until: &dyn Fn() -> bool| {
         let mut command = deploy.sandbox.command(&["deploy", "--stack", "acme", "--yes"]);
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -635,10 +635,10 @@ fn ctrl_c_removes_what_was_prepared_and_states_what_continues() {
     deploy.removed(OURS);
 
     std::fs::remove_file(deploy.sandbox.path("sam.waits")).unwrap();
-    deploy.wire.forget();
-    deploy.wire.answers("ListChangeSets", json!({"Summaries": []}));
+    deploy.aws.forget();
+    deploy.aws.answers("ListChangeSets", json!({"Summaries": []}));
     deploy.stack(relay_stack("acme"), "UPDATE_IN_PROGRESS");
-    let stderr = stopped(&deploy, &|| !deploy.wire.calls("ExecuteChangeSet").is_empty());
+    let stderr = stopped(&deploy, &|| !deploy.aws.calls("ExecuteChangeSet").is_empty());
     assert!(stderr.contains("stopped; CloudFormation continues by itself."), "{stderr}");
-    assert!(deploy.wire.calls("DeleteChangeSet").is_empty());
+    assert!(deploy.aws.calls("DeleteChangeSet").is_empty());
 }

@@ -13,9 +13,9 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use crate::{
+    fake_aws::{FakeAws, relay_stack},
     policy::policy_allows,
     sandbox::{Ended, Sandbox},
-    wire::{Wire, relay_stack},
 };
 
 fn document(body: Value) -> Value {
@@ -34,20 +34,20 @@ fn status() -> Value {
 }
 
 /// With a relay `acme`, which has nothing to report.
-fn relay() -> Wire {
-    let wire = Wire::start();
-    wire.deployed("acme");
-    wire.answers("Invoke", status());
-    wire.answers("GetMetricData", json!({"MetricDataResults": []}));
-    wire.answers("FilterLogEvents", json!({"events": []}));
-    wire.answers("PutParameter", json!({"Version": 1}));
-    wire.answers_by("GetParameter", |_| None::<Value>);
-    wire
+fn relay() -> FakeAws {
+    let aws = FakeAws::start();
+    aws.deployed("acme");
+    aws.answers("Invoke", status());
+    aws.answers("GetMetricData", json!({"MetricDataResults": []}));
+    aws.answers("FilterLogEvents", json!({"events": []}));
+    aws.answers("PutParameter", json!({"Version": 1}));
+    aws.answers_by("GetParameter", |_| None::<Value>);
+    aws
 }
 
-fn run(wire: &Wire, words: &[&str]) -> Ended {
+fn run(aws: &FakeAws, words: &[&str]) -> Ended {
     let words = [words, &["--stack", "acme"]].concat();
-    Sandbox::new(wire).run(&words)
+    Sandbox::new(aws).run(&words)
 }
 
 /// So many hours from now, as an operator would write it.
@@ -56,26 +56,26 @@ fn hours(hours: i64) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-fn written(wire: &Wire) -> Vec<(String, String)> {
-    let calls = wire.calls("PutParameter");
+fn written(aws: &FakeAws) -> Vec<(String, String)> {
+    let calls = aws.calls("PutParameter");
     calls.iter().map(|call| (call.text("Name").to_owned(), call.text("Value").to_owned())).collect()
 }
 
-fn tasks(wire: &Wire) -> Vec<Value> {
-    wire.calls("Invoke").into_iter().map(|call| call.parameters["Payload"].clone()).collect()
+fn tasks(aws: &FakeAws) -> Vec<Value> {
+    aws.calls("Invoke").into_iter().map(|call| call.parameters["Payload"].clone()).collect()
 }
 
 #[test]
 fn a_pause_names_who_and_why_whatever_characters_they_have() {
-    let wire = relay();
+    let aws = relay();
     let reason = r#"it's "quoted" \ $HOME `id` & 50 % – déjà vu 😀 {"state":"running"}"#;
     let until = "2099-02-28T08:00:00.5+01:00";
     let words = ["pause", "--reason", reason, "--by", r#"Ada "L""#, "--until", until];
-    let ended = run(&wire, &words);
+    let ended = run(&aws, &words);
     assert_eq!((ended.code, &*ended.stderr), (0, ""), "{ended:?}");
     assert!(ended.stdout.contains("Paused until 2099-02-28 07:00 UTC."), "{}", ended.stdout);
 
-    let [(parameter, value)] = &written(&wire)[..] else { panic!("{:?}", wire.operations()) };
+    let [(parameter, value)] = &written(&aws)[..] else { panic!("{:?}", aws.operations()) };
     assert_eq!(parameter, "/acme/pause");
     let mut value: Value = serde_json::from_str(value).unwrap();
     let since = value["since"].take().as_str().unwrap().parse::<Timestamp>().unwrap();
@@ -85,29 +85,29 @@ fn a_pause_names_who_and_why_whatever_characters_they_have() {
         json!({"state": "paused", "by": r#"Ada "L""#, "reason": reason, "since": null,
             "until": "2099-02-28T07:00:00.5Z"})
     );
-    assert_eq!(tasks(&wire), [json!({"task": "reconcile"})]);
+    assert_eq!(tasks(&aws), [json!({"task": "reconcile"})]);
 }
 
 #[test]
 fn a_pause_without_an_end_and_one_over_another_are_named() {
-    let wire = relay();
-    wire.answers_by(
+    let aws = relay();
+    aws.answers_by(
         "GetParameter",
         |_| json!({"Parameter": {"Value": r#"{"state":"paused","by":"bea","reason":"audit"}"#}}),
     );
-    let ended = run(&wire, &["pause", "--for", "2h"]);
+    let ended = run(&aws, &["pause", "--for", "2h"]);
     assert!(ended.stdout.contains("This replaces a pause: by bea, reason: audit."), "{ended:?}");
-    let until = written(&wire)[0].1.parse::<Value>().unwrap()["until"].clone();
+    let until = written(&aws)[0].1.parse::<Value>().unwrap()["until"].clone();
     let left = Timestamp::now().duration_until(until.as_str().unwrap().parse().unwrap());
     assert!((7_100..=7_200).contains(&left.as_secs()), "{left}");
-    let ended = run(&wire, &["pause"]);
+    let ended = run(&aws, &["pause"]);
     let endless = "Paused without an end: it lasts until \"gladly-relay resume --stack acme";
     assert!(ended.stdout.contains(endless), "{ended:?}");
 }
 
 #[test]
 fn what_makes_no_sense_is_refused_before_anything_is_called() {
-    let wire = relay();
+    let aws = relay();
     let (long, soon, past) = ("x".repeat(1_001), hours(1), hours(-1));
     let cases: [(&[&str], &str); 22] = [
         (&["pause", "--reason", "two\nlines"], "one line"),
@@ -134,46 +134,46 @@ fn what_makes_no_sense_is_refused_before_anything_is_called() {
         (&["trace", "../x"], "expected 1 to 64 characters"),
     ];
     for (words, complaint) in cases {
-        let ended = run(&wire, words);
+        let ended = run(&aws, words);
         assert_eq!(ended.code, 2, "{words:?}: {ended:?}");
         assert!(ended.stderr.contains(complaint), "{words:?}: {}", ended.stderr);
     }
-    let ended = run(&wire, &["backfill", "--from", &hours(-48), "--to", &hours(-25)]);
+    let ended = run(&aws, &["backfill", "--from", &hours(-48), "--to", &hours(-25)]);
     assert!(ended.code == 2 && ended.stderr.contains("gladly-relay import"), "{ended:?}");
-    let ended = run(&wire, &["import", "--from", &hours(-500), "--to", &hours(-400)]);
+    let ended = run(&aws, &["import", "--from", &hours(-500), "--to", &hours(-400)]);
     assert!(ended.code == 2 && ended.stderr.contains("14 days"), "{ended:?}");
     for name in ["-x", "a b", "../x", "é", "aws-relay", "SSMx"] {
-        let ended = Sandbox::new(&wire).run(&["status", &format!("--stack={name}")]);
+        let ended = Sandbox::new(&aws).run(&["status", &format!("--stack={name}")]);
         assert_eq!(ended.code, 2, "{name}: {ended:?}");
     }
-    assert_eq!(wire.operations(), Vec::<String>::new());
+    assert_eq!(aws.operations(), Vec::<String>::new());
 }
 
 #[test]
 fn resume_lifts_the_pause_and_closes_the_breaker() {
-    let wire = relay();
-    assert_eq!(run(&wire, &["resume"]).code, 0);
-    let written = written(&wire);
+    let aws = relay();
+    assert_eq!(run(&aws, &["resume"]).code, 0);
+    let written = written(&aws);
     let written: Vec<_> = written.iter().map(|(name, value)| (&**name, &**value)).collect();
     let closed = r#"{"state":"closed"}"#;
     assert_eq!(written, [("/acme/pause", "running"), ("/acme/pause-breaker", closed)]);
-    assert_eq!(tasks(&wire), [json!({"task": "reconcile"})]);
+    assert_eq!(tasks(&aws), [json!({"task": "reconcile"})]);
 }
 
 #[test]
 fn resume_fails_while_its_cause_persists() {
-    let wire = relay();
+    let aws = relay();
     let mut held = status();
     held["state"] = "breaker".into();
     held["reason"] = "Gladly rejected the API credentials (HTTP 401)".into();
-    wire.answers("Invoke", held);
+    aws.answers("Invoke", held);
     let open = json!({"state": "open", "cause": "gladly", "reason": "HTTP 401", "since": "2026-01-02T03:04:05Z",
         "retryAt": "2026-01-02T03:05:05Z", "waitSeconds": 60});
-    wire.answers_by("GetParameter", move |call| {
+    aws.answers_by("GetParameter", move |call| {
         let is_breaker = call.text("Name").ends_with("-breaker");
         is_breaker.then(|| json!({"Parameter": {"Value": open.to_string()}}))
     });
-    let ended = run(&wire, &["resume"]);
+    let ended = run(&aws, &["resume"]);
     assert_eq!(ended.code, 1);
     assert!(ended.stdout.contains("was open for Gladly since 2026-01-02 03:04 UTC: HTTP 401"));
     let sentence = "gladly-relay resume: extraction is still held: Gladly rejected the API credentials (HTTP 401).\n";
@@ -182,14 +182,14 @@ fn resume_fails_while_its_cause_persists() {
 
 #[test]
 fn other_commands_ask_and_write_nothing() {
-    let wire = relay();
+    let aws = relay();
     let empty = document(
         json!({"total": 0, "messages": [], "redriven": 2, "stayed": 1, "more": true,
         "discarded": 3, "queued": 4, "from": "2026-01-02T03:04:05Z", "to": "2026-01-02T03:04:05Z", "done": true,
         "id": "0a", "reason": "rejected", "receivedAt": "2026-01-02T03:04:05Z", "origin": "ingest-fn", "detail": "x",
         "body": "the body"}),
     );
-    wire.answers("Invoke", empty);
+    aws.answers("Invoke", empty);
     let (from, to) = (hours(-3), hours(-1));
     let cases: [(&[&str], Value); 9] = [
         (&["quarantine", "list"], json!({"task": "quarantine"})),
@@ -221,41 +221,41 @@ fn other_commands_ask_and_write_nothing() {
         ),
     ];
     for (words, task) in cases {
-        wire.forget();
-        let ended = run(&wire, words);
-        assert_eq!((ended.code, tasks(&wire)), (0, vec![task]), "{words:?}: {ended:?}");
+        aws.forget();
+        let ended = run(&aws, words);
+        assert_eq!((ended.code, tasks(&aws)), (0, vec![task]), "{words:?}: {ended:?}");
         // The same for a script.
-        let ended = run(&wire, &[words, &["--output", "json"]].concat());
+        let ended = run(&aws, &[words, &["--output", "json"]].concat());
         assert_eq!(ended.json()["relayVersion"], "0.1.0", "{ended:?}");
     }
-    assert_eq!(written(&wire), []);
+    assert_eq!(written(&aws), []);
 }
 
 #[test]
 fn a_discard_needs_a_yes_and_counts_first() {
-    let wire = relay();
-    wire.answers("Invoke", document(json!({"discarded": 3, "more": false})));
-    let ended = run(&wire, &["quarantine", "discard", "--reason", "too-large"]);
+    let aws = relay();
+    aws.answers("Invoke", document(json!({"discarded": 3, "more": false})));
+    let ended = run(&aws, &["quarantine", "discard", "--reason", "too-large"]);
     assert_eq!(ended.code, 2);
     assert!(
         ended.stderr.contains("Delete 3 messages for good? Without a terminal this needs --yes.")
     );
-    assert_eq!(tasks(&wire), [json!({"task": "discard", "reason": "too-large", "dryRun": true})]);
-    let ended = run(&wire, &["quarantine", "discard", "--reason", "too-large", "--yes"]);
+    assert_eq!(tasks(&aws), [json!({"task": "discard", "reason": "too-large", "dryRun": true})]);
+    let ended = run(&aws, &["quarantine", "discard", "--reason", "too-large", "--yes"]);
     assert_eq!((ended.code, &*ended.stdout), (0, "3 messages deleted.\n"), "{ended:?}");
-    assert_eq!(tasks(&wire)[2], json!({"task": "discard", "reason": "too-large"}));
+    assert_eq!(tasks(&aws)[2], json!({"task": "discard", "reason": "too-large"}));
 }
 
 #[test]
 fn an_accepted_range_that_cannot_be_read_now_is_no_failure() {
-    let wire = relay();
+    let aws = relay();
     let at = "2026-01-02T03:04:05Z";
-    wire.answers(
+    aws.answers(
         "Invoke",
         document(json!({"queued": 0, "from": at, "to": at, "done": false,
         "postponed": "Gladly answered HTTP 503"})),
     );
-    let ended = run(&wire, &["backfill", "--since", "6h"]);
+    let ended = run(&aws, &["backfill", "--since", "6h"]);
     assert_eq!(ended.code, 0);
     assert!(
         ended
@@ -266,15 +266,15 @@ fn an_accepted_range_that_cannot_be_read_now_is_no_failure() {
 
 #[test]
 fn status_shows_failing_deliveries_and_401s_and_check_exits_with_4() {
-    let wire = relay();
+    let aws = relay();
     let now = Timestamp::now();
     let minutes = move |minutes: i64| (now - SignedDuration::from_mins(minutes)).as_millisecond();
     let line = json!({"level": "WARN", "message": "could not deliver; the records return to the queue",
         "error": "the destination answered HTTP 500"});
     let failed =
         |at: i64| json!({"timestamp": at, "message": line.to_string(), "eventId": at.to_string()});
-    wire.answers("FilterLogEvents", json!({"events": [failed(minutes(9)), failed(minutes(1))]}));
-    wire.answers_by("GetMetricData", move |call| {
+    aws.answers("FilterLogEvents", json!({"events": [failed(minutes(9)), failed(minutes(1))]}));
+    aws.answers_by("GetMetricData", move |call| {
         let queries = call.parameters["MetricDataQueries"].as_array().unwrap();
         let series = queries.iter().map(|query| {
             let metric = &query["MetricStat"]["Metric"];
@@ -293,7 +293,7 @@ fn status_shows_failing_deliveries_and_401s_and_check_exits_with_4() {
         });
         json!({"MetricDataResults": series.collect::<Vec<_>>()})
     });
-    let ended = run(&wire, &["status"]);
+    let ended = run(&aws, &["status"]);
     assert_eq!(ended.code, 0, "{ended:?}");
     for part in [
         "Warning     deliveries have been failing since",
@@ -305,31 +305,31 @@ fn status_shows_failing_deliveries_and_401s_and_check_exits_with_4() {
     ] {
         assert!(ended.stdout.contains(part), "{part}: {}", ended.stdout);
     }
-    let ended = run(&wire, &["status", "--check"]);
+    let ended = run(&aws, &["status", "--check"]);
     assert_eq!((ended.code, &*ended.stderr), (4, "gladly-relay status: 2 things are wrong.\n"));
-    let ended = run(&wire, &["status", "--check", "--output", "json"]);
+    let ended = run(&aws, &["status", "--check", "--output", "json"]);
     assert_eq!(ended.json()["activity"]["unauthorizedLastHour"], 5);
     assert_eq!(run(&relay(), &["status", "--check"]).code, 0);
 }
 
 #[test]
 fn every_failure_is_one_sentence_with_an_exit_code() {
-    type Case = (&'static str, &'static [&'static str], fn(&Wire), i32, &'static str);
+    type Case = (&'static str, &'static [&'static str], fn(&FakeAws), i32, &'static str);
     let cases: [Case; 8] = [
         (
             "no stack",
             &["status"],
-            Wire::no_stack,
+            FakeAws::no_stack,
             1,
             "gladly-relay status: there is no stack acme in region us-east-1 of this AWS account; is the login right?",
         ),
         (
             "another stack",
             &["status"],
-            |wire| {
+            |aws| {
                 let mut stack = relay_stack("acme");
                 stack["Outputs"] = json!([]);
-                wire.stack(&stack);
+                aws.stack(&stack);
             },
             1,
             "gladly-relay status: acme is not a gladly-relay stack (missing outputs PauseParameterName, …).",
@@ -337,92 +337,92 @@ fn every_failure_is_one_sentence_with_an_exit_code() {
         (
             "no permission",
             &["status"],
-            |wire| wire.denies("lambda:InvokeFunction"),
+            |aws| aws.denies("lambda:InvokeFunction"),
             3,
             "gladly-relay status: could not invoke extractor-fn: you lack the permission lambda:InvokeFunction.",
         ),
         (
             "not written",
             &["pause"],
-            |wire| wire.fails("PutParameter", "ThrottlingException", "Rate exceeded"),
+            |aws| aws.fails("PutParameter", "ThrottlingException", "Rate exceeded"),
             1,
             "gladly-relay pause: could not write /acme/pause: AWS is throttling requests; try again in a minute.",
         ),
         (
             "half done",
             &["pause"],
-            |wire| wire.denies("lambda:InvokeFunction"),
+            |aws| aws.denies("lambda:InvokeFunction"),
             3,
             "gladly-relay pause: the pause is written and takes effect within 15 s; but could not invoke extractor-fn: you lack the permission lambda:InvokeFunction.",
         ),
         (
             "the function fails",
             &["resume"],
-            |wire| wire.function_fails("ControllerError", "could not find the \"mapping\""),
+            |aws| aws.function_fails("ControllerError", "could not find the \"mapping\""),
             1,
             "gladly-relay resume: the pause is lifted, and extraction continues within a minute or two; but extractor-fn failed: could not find the \"mapping\".",
         ),
         (
             "an older function",
             &["quarantine", "list"],
-            |wire| wire.answers("Invoke", json!({"total": 0, "messages": []})),
+            |aws| aws.answers("Invoke", json!({"total": 0, "messages": []})),
             1,
             "gladly-relay quarantine list: extractor-fn is older than this program (0.1.0); gladly-relay deploy --stack acme --region us-east-1, or use the program of its version.",
         ),
         (
             "a newer function",
             &["quarantine", "list"],
-            |wire| wire.answers("Invoke", json!({"v": 2, "relayVersion": "9.0.0"})),
+            |aws| aws.answers("Invoke", json!({"v": 2, "relayVersion": "9.0.0"})),
             1,
             "gladly-relay quarantine list: extractor-fn (9.0.0) is newer than this program (0.1.0); update the program.",
         ),
     ];
     for (name, words, change, code, sentence) in cases {
-        let wire = relay();
-        change(&wire);
-        let ended = run(&wire, words);
+        let aws = relay();
+        change(&aws);
+        let ended = run(&aws, words);
         assert_eq!((ended.code, ended.stderr.trim_end()), (code, sentence), "{name}: {ended:?}");
     }
 }
 
 #[test]
 fn without_a_login_a_region_or_a_relay_it_says_which() {
-    let wire = relay();
-    let ended = Sandbox::new(&wire).run(&["status"]);
+    let aws = relay();
+    let ended = Sandbox::new(&aws).run(&["status"]);
     assert!(ended.code == 2 && ended.stderr.contains("no relay runs on this machine"), "{ended:?}");
-    let ended = Sandbox::new(&wire).unset("AWS_REGION").run(&["status", "--stack", "acme"]);
+    let ended = Sandbox::new(&aws).unset("AWS_REGION").run(&["status", "--stack", "acme"]);
     assert!(ended.code == 2 && ended.stderr.contains("no region is set"), "{ended:?}");
-    let ended = Sandbox::new(&wire)
+    let ended = Sandbox::new(&aws)
         .set("AWS_DEFAULT_REGION", "eu-west-1")
         .run(&["status", "--stack", "acme"]);
     assert!(ended.code == 2 && ended.stderr.contains("pass --region"), "{ended:?}");
-    let sandbox = Sandbox::new(&wire).unset("AWS_ACCESS_KEY_ID").unset("AWS_SECRET_ACCESS_KEY");
+    let sandbox = Sandbox::new(&aws).unset("AWS_ACCESS_KEY_ID").unset("AWS_SECRET_ACCESS_KEY");
     let ended = sandbox.run(&["status", "--stack", "acme"]);
     assert!(ended.code == 3 && ended.stderr.contains("no valid AWS credentials"), "{ended:?}");
     let ended = sandbox.run(&["status", "--stack", "acme", "--profile", "none"]);
     assert!(ended.code == 3 && ended.stderr.contains("no valid AWS credentials"), "{ended:?}");
-    assert_eq!(wire.operations(), Vec::<String>::new());
+    assert_eq!(aws.operations(), Vec::<String>::new());
 }
 
 #[test]
 fn the_region_is_resolved_once_for_every_call() {
-    let wire = relay();
-    let sandbox = Sandbox::new(&wire);
+    let aws = relay();
+    let sandbox = Sandbox::new(&aws);
     assert_eq!(sandbox.run(&["status", "--stack", "acme", "--region", "eu-north-1"]).code, 0);
     let regions = ["DescribeStacks", "Invoke", "GetMetricData", "FilterLogEvents"]
-        .map(|operation| wire.calls(operation)[0].region.clone());
+        .map(|operation| aws.calls(operation)[0].region.clone());
     assert_eq!(regions, ["eu-north-1"; 4]);
 }
 
 #[test]
 fn what_make_up_started_is_found_from_a_folder_below_it_and_nothing_of_the_login_is_used() {
-    let wire = relay();
-    wire.deployed("gladly-relay");
-    let sandbox = Sandbox::new(&wire)
+    let aws = relay();
+    aws.deployed("gladly-relay");
+    let sandbox = Sandbox::new(&aws)
         .set("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
         .set("AWS_PROFILE", "production");
     let running =
-        json!({"aws_url": wire.url(), "webhook_url": "http://localhost:1/webhooks/gladly"});
+        json!({"aws_url": aws.url(), "webhook_url": "http://localhost:1/webhooks/gladly"});
     sandbox.write(".local/up/running.json", running.to_string());
     sandbox.write("below/it/file", "");
     let output =
@@ -431,7 +431,7 @@ fn what_make_up_started_is_found_from_a_folder_below_it_and_nothing_of_the_login
     assert!(
         String::from_utf8(output.stdout).unwrap().contains("Stack       gladly-relay in us-east-1")
     );
-    drop(wire);
+    drop(aws);
     let ended = sandbox.run(&["status"]);
     let sentence = "gladly-relay status: what \"make up\" started has ended; start it again.\n";
     assert_eq!((ended.code, &*ended.stderr), (1, sentence));
@@ -439,16 +439,16 @@ fn what_make_up_started_is_found_from_a_folder_below_it_and_nothing_of_the_login
 
 #[test]
 fn trace_finds_deliveries_quarantine_and_what_gladly_lists() {
-    let wire = relay();
+    let aws = relay();
     let line = json!({"level": "INFO", "message": "delivered", "delivery.id": "d-1", "delivery.event_ids": ["e-1"],
         "delivery.conversation_ids": ["c-1"]});
-    wire.answers("StartQuery", json!({"queryId": "q"}));
-    wire.answers("GetQueryResults", json!({"status": "Complete", "results": [[
+    aws.answers("StartQuery", json!({"queryId": "q"}));
+    aws.answers("GetQueryResults", json!({"status": "Complete", "results": [[
         {"field": "@timestamp", "value": "2026-01-02 03:04:05.678"}, {"field": "@message", "value": line.to_string()},
     ]]}));
-    wire.answers("Invoke", document(json!({"total": 1, "messages": [{"id": "0a", "reason": "rejected",
+    aws.answers("Invoke", document(json!({"total": 1, "messages": [{"id": "0a", "reason": "rejected",
         "receivedAt": "2026-01-02T03:04:05Z", "origin": "extractor-fn", "detail": "HTTP 422", "conversationId": "c-1"}]})));
-    let ended = run(&wire, &["trace", "c-1"]);
+    let ended = run(&aws, &["trace", "c-1"]);
     assert_eq!(ended.code, 0, "{ended:?}");
     for part in [
         "delivered   2026-01-02 03:04:05 UTC  delivery d-1: 1 event on 1 conversation",
@@ -458,18 +458,18 @@ fn trace_finds_deliveries_quarantine_and_what_gladly_lists() {
     ] {
         assert!(ended.stdout.contains(part), "{part}: {}", ended.stdout);
     }
-    let query = wire.calls("StartQuery")[0].text("queryString").to_owned();
+    let query = aws.calls("StartQuery")[0].text("queryString").to_owned();
     assert!(query.contains("like /c-1/"), "{query}");
-    wire.answers("GetQueryResults", json!({"status": "Complete", "results": []}));
-    wire.answers("Invoke", document(json!({"total": 0, "messages": []})));
-    let ended = run(&wire, &["trace", "c-1"]);
+    aws.answers("GetQueryResults", json!({"status": "Complete", "results": []}));
+    aws.answers("Invoke", document(json!({"total": 0, "messages": []})));
+    let ended = run(&aws, &["trace", "c-1"]);
     assert!(ended.stdout.contains("c-1 was not seen"), "{ended:?}");
 }
 
 #[test]
 fn replay_queues_an_event_about_the_conversation() {
-    let wire = relay();
-    wire.answers_by("SendMessage", |call| {
+    let aws = relay();
+    aws.answers_by("SendMessage", |call| {
         let body: Value = serde_json::from_str(call.text("MessageBody")).unwrap();
         assert_eq!((&body["v"], &body["origin"]), (&json!(1), &json!("backfill")));
         assert_eq!(body["event"]["type"], "RELAY/IMPORTED");
@@ -477,15 +477,15 @@ fn replay_queues_an_event_about_the_conversation() {
         json!({"MessageId": "m-1"})
     });
     // The fake computes no MD5, which the SDK would compare.
-    let ended = run(&wire, &["replay", "--conversation", "c-1"]);
-    assert_eq!(wire.calls("SendMessage").len(), 1, "{ended:?}");
+    let ended = run(&aws, &["replay", "--conversation", "c-1"]);
+    assert_eq!(aws.calls("SendMessage").len(), 1, "{ended:?}");
     assert_eq!(ended.code, 0, "{ended:?}");
-    assert!(wire.calls("SendMessage")[0].text("QueueUrl").contains("EventsQueue"));
+    assert!(aws.calls("SendMessage")[0].text("QueueUrl").contains("EventsQueue"));
 }
 
 #[test]
 fn tail_shows_lines_for_people_of_the_level_and_above() {
-    let wire = relay();
+    let aws = relay();
     let lines = [
         json!({"level": "INFO", "message": "task done", "task": "status"}),
         json!({"level": "ERROR", "message": "cannot start", "error": "GLADLY_HOST is not set\u{1b}[2J"}),
@@ -496,28 +496,28 @@ fn tail_shows_lines_for_people_of_the_level_and_above() {
         .enumerate()
         .map(|(n, line)| json!({"timestamp": 1_767_323_045_000_i64, "message": line.to_string(), "eventId": n.to_string()}))
         .collect();
-    wire.answers_by("FilterLogEvents", move |call| {
+    aws.answers_by("FilterLogEvents", move |call| {
         let is_extractor = call.text("logGroupName") == "/aws/lambda/acme/extractor-fn";
         json!({"events": if is_extractor { events.clone() } else { Vec::new() }})
     });
-    let ended = run(&wire, &["tail", "--no-follow", "--since", "1h", "--level", "warn"]);
+    let ended = run(&aws, &["tail", "--no-follow", "--since", "1h", "--level", "warn"]);
     let line =
         "2026-01-02 03:04:05 ERROR extractor-fn cannot start  error=GLADLY_HOST is not set[2J\n";
     assert_eq!((ended.code, &*ended.stdout), (0, line), "{ended:?}");
-    let ended = run(&wire, &["tail", "--no-follow"]);
+    let ended = run(&aws, &["tail", "--no-follow"]);
     assert_eq!(ended.stdout.lines().count(), 2, "{ended:?}");
 }
 
 #[test]
 fn fleet_lists_every_relay_of_all_pages_and_no_other_stack() {
-    let wire = relay();
+    let aws = relay();
     let mut other = relay_stack("other");
     other["Outputs"] = json!([]);
-    wire.answers_by("DescribeStacks", move |call| match call.text("NextToken") {
+    aws.answers_by("DescribeStacks", move |call| match call.text("NextToken") {
         "" => json!({"Stacks": [relay_stack("beta"), other], "NextToken": "2"}),
         _ => json!({"Stacks": [relay_stack("acme")]}),
     });
-    let ended = Sandbox::new(&wire).run(&["fleet"]);
+    let ended = Sandbox::new(&aws).run(&["fleet"]);
     let names: Vec<_> =
         ended.stdout.lines().filter_map(|line| line.split_whitespace().next()).collect();
     assert_eq!(names, ["STACK", "acme", "beta", "2"], "{ended:?}");
@@ -542,18 +542,18 @@ fn the_program_explains_itself_without_aws() {
 
 /// Ctrl-C, while AWS answers this call.
 fn stopped_during(operation: &str, words: &[&str]) -> Ended {
-    let wire = relay();
+    let aws = relay();
     let process = Arc::new(AtomicU32::new(0));
     let (ended, end) = mpsc::channel::<()>();
     let pid = Arc::clone(&process);
-    wire.answers_by(operation, move |_| {
+    aws.answers_by(operation, move |_| {
         let pid = pid.load(Ordering::SeqCst).to_string();
         assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
         // No answer before the program has ended.
         let _ = end.recv();
         None::<Value>
     });
-    let sandbox = Sandbox::new(&wire);
+    let sandbox = Sandbox::new(&aws);
     let words = [words, &["--stack", "acme"]].concat();
     // Its number is known before it calls AWS: the program starts stopped, in a shell that waits for a line.
     let program = env!("CARGO_BIN_EXE_gladly-relay");
@@ -634,14 +634,14 @@ fn every_command_calls_only_what_its_policy_allows() {
         ("fleet", &["fleet"]),
     ];
     for (command, words) in commands {
-        let wire = relay();
+        let aws = relay();
         if !["status", "pause", "resume", "version", "fleet"].contains(&command) {
-            wire.answers("Invoke", anything.clone());
+            aws.answers("Invoke", anything.clone());
         }
-        wire.answers("StartQuery", json!({"queryId": "q"}));
-        wire.answers("GetQueryResults", json!({"status": "Complete", "results": []}));
-        let ended = run(&wire, words);
+        aws.answers("StartQuery", json!({"queryId": "q"}));
+        aws.answers("GetQueryResults", json!({"status": "Complete", "results": []}));
+        let ended = run(&aws, words);
         assert_eq!(ended.code, 0, "{command}: {ended:?}");
-        policy_allows(command, &wire.actions());
+        policy_allows(command, &aws.actions());
     }
 }

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use crate::{
+    fake_aws::{FakeAws, relay_stack, set_parameter},
     sandbox::Sandbox,
-    wire::{Wire, relay_stack, set_parameter},
 };
 
-/// The command's policy allows what it called: `policy_allows("status", &wire.actions())`.
+/// The command's policy allows what it called: `policy_allows("status", &aws.actions())`.
 #[track_caller]
 pub(crate) fn policy_allows(command: &str, actions: &BTreeSet<String>) {
     let ended = Sandbox::without_aws().run(&["policy", "--output", "json", "--", command]);
@@ -44,11 +44,11 @@ fn listed<'a>(policy: &'a Value, key: &str) -> Vec<&'a str> {
 
 #[test]
 fn a_policy_names_the_resources_of_the_stack() {
-    let wire = Wire::start();
+    let aws = FakeAws::start();
     let mut stack = relay_stack("acme");
     set_parameter(&mut stack, "GladlyTokenParameter", "/own/token");
-    wire.stack(&stack);
-    let sandbox = Sandbox::new(&wire);
+    aws.stack(&stack);
+    let sandbox = Sandbox::new(&aws);
     let resources = |command: &str| -> Vec<String> {
         let ended = sandbox.run(&["policy", command, "--stack", "acme", "--output", "json"]);
         assert_eq!((ended.code, &*ended.stderr), (0, ""), "{ended:?}");
@@ -91,10 +91,10 @@ fn without_the_stack_a_policy_has_placeholders() {
     assert!(listed(&policy, "Resource").contains(&pause), "{policy}");
 
     // A login that may not look the stack up needs the policy most.
-    let wire = Wire::start();
-    wire.denies("cloudformation:DescribeStacks");
+    let aws = FakeAws::start();
+    aws.denies("cloudformation:DescribeStacks");
     let ended =
-        Sandbox::new(&wire).run(&["policy", "pause", "--stack", "acme", "--region", "eu-west-1"]);
+        Sandbox::new(&aws).run(&["policy", "pause", "--stack", "acme", "--region", "eu-west-1"]);
     assert_eq!(ended.code, 0, "{ended:?}");
     assert!(
         ended.stdout.contains("arn:aws:ssm:eu-west-1:ACCOUNT:parameter/acme/pause"),

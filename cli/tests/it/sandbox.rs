@@ -13,7 +13,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::wire::Wire;
+use crate::fake_aws::FakeAws;
 
 /// The folder. It is removed with this.
 pub(crate) struct Sandbox {
@@ -46,12 +46,12 @@ impl Drop for Sandbox {
 }
 
 impl Sandbox {
-    /// With the wire as AWS, test credentials and nothing of the developer's own set-up.
-    pub(crate) fn new(wire: &Wire) -> Self {
+    /// With the aws as AWS, test credentials and nothing of the developer's own set-up.
+    pub(crate) fn new(aws: &FakeAws) -> Self {
         let sandbox = Self::without_aws();
         let folder = sandbox.folder.display().to_string();
         sandbox
-            .set("AWS_ENDPOINT_URL", wire.url())
+            .set("AWS_ENDPOINT_URL", aws.url())
             .set("AWS_ACCESS_KEY_ID", "AKIATEST")
             .set("AWS_SECRET_ACCESS_KEY", "test-secret-access-key")
             .set("AWS_REGION", "us-east-1")

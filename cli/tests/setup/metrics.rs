@@ -39,7 +39,7 @@ pub(crate) fn answer(
         }
         let sums = sums(points, &request, function, [start, end], period);
         let found: Vec<_> =
-            sums.iter().map(|(at, sum)| json!({"Timestamp": time(*at), "Sum": sum})).collect();
+            sums.iter().map(|(at, sum)| json!({"Timestamp": timestamp(*at), "Sum": sum})).collect();
         return Ok(cbor::encode(&json!({"Datapoints": found})));
     }
     let queries = request["MetricDataQueries"].as_array().unwrap();
@@ -49,14 +49,14 @@ pub(crate) fn answer(
             sums(points, &asked["Metric"], function, [start, end], seconds(&asked["Period"]));
         json!({
             "Id": query["Id"],
-            "Timestamps": sums.keys().rev().map(|at| time(*at)).collect::<Vec<_>>(),
+            "Timestamps": sums.keys().rev().map(|at| timestamp(*at)).collect::<Vec<_>>(),
             "Values": sums.values().rev().collect::<Vec<_>>(),
         })
     });
     Ok(cbor::encode(&json!({"MetricDataResults": results.collect::<Vec<_>>()})))
 }
 
-fn time(seconds: i64) -> Value {
+fn timestamp(seconds: i64) -> Value {
     json!({cbor::TIME: seconds})
 }
 

@@ -22,7 +22,7 @@ use crate::{
     error::{Error, Result, explain, full_stop},
     http::Http,
     relay::Relay,
-    time,
+    times,
 };
 
 /// How long an upload may take: a package over a slow line.
@@ -196,7 +196,7 @@ async fn keep(
         .code_sha256(&deployed.sha256)
         .description(format!(
             "{KEPT_PREFIX}{} by sha256 {replaced_by}",
-            time::shown(Timestamp::now())
+            times::shown(Timestamp::now())
         ))
         .send()
         .await

@@ -23,7 +23,7 @@ async fn check_events(relay: &Relay, changes: &Changes) -> Result<()> {
     if changes.resource("EventsQueue").is_some_and(may_vanish) {
         return Err(Error::failed(format!(
             "this change would replace or remove the events queue, which holds {}: wait until it is empty.",
-            crate::time::count(queue.held, "event")
+            crate::times::count(queue.held, "event")
         )));
     }
     let parameter = changes
@@ -34,9 +34,9 @@ async fn check_events(relay: &Relay, changes: &Changes) -> Result<()> {
         Some(days) if days * 86_400 < queue.retention_seconds => Err(Error::failed(format!(
             "a retention of {} (now {}) would delete the older ones of the {} held: wait until the queue is empty, \
              or leave RetentionDays as it is.",
-            crate::time::count(days, "day"),
+            crate::times::count(days, "day"),
             queue.retention_seconds / 86_400,
-            crate::time::count(queue.held, "event")
+            crate::times::count(queue.held, "event")
         ))),
         _ => Ok(()),
     }

@@ -9,7 +9,7 @@ use crate::{
     deliveries::{Deliveries, reason},
     error::{Result, explain},
     terminal::Mark,
-    time::{ago, count, minute, shown},
+    times::{ago, count, minute, shown},
 };
 
 pub(super) async fn examine(mut check: Check<'_>, mut further: Check<'_>) -> Vec<Line> {

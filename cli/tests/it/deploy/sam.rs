@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use crate::{
     deploy::{Deploy, OURS},
+    fake_aws::{Call, relay_stack},
     policy::policy_allows,
-    wire::{Call, relay_stack},
 };
 
 /// With the real sam and the real template; what sam uploads is accepted.
@@ -21,18 +21,18 @@ fn with_sam() -> Deploy {
     symlink(sam, deploy.sandbox.path("bin/sam")).unwrap();
     let template = std::fs::read_to_string(testing::root().join("template.yaml")).unwrap();
     deploy.sandbox.write("template.yaml", template);
-    deploy.wire.serves("PUT s3", b"");
+    deploy.aws.serves("PUT s3", b"");
     let identity = json!({"Account": "123456789012", "Arn": "a", "UserId": "b"});
-    deploy.wire.answers("GetCallerIdentity", identity);
-    deploy.wire.answers("CreateChangeSet", json!({"Id": OURS, "StackId": "x"}));
+    deploy.aws.answers("GetCallerIdentity", identity);
+    deploy.aws.answers("CreateChangeSet", json!({"Id": OURS, "StackId": "x"}));
     let parameters = relay_stack("acme")["Parameters"].clone();
-    deploy.wire.answers("GetTemplateSummary", json!({"Parameters": parameters}));
+    deploy.aws.answers("GetTemplateSummary", json!({"Parameters": parameters}));
     // With a status, for which sam waits.
     let prepared = json!({
         "Status": "CREATE_COMPLETE", "ExecutionStatus": "AVAILABLE", "ChangeSetId": OURS,
         "Parameters": parameters, "Changes": [],
     });
-    deploy.wire.answers("DescribeChangeSet", prepared);
+    deploy.aws.answers("DescribeChangeSet", prepared);
     deploy
 }
 
@@ -40,7 +40,7 @@ impl Deploy {
     /// The parameters that sam sent to CloudFormation.
     #[track_caller]
     fn sent(&self) -> Vec<(String, String)> {
-        let calls = self.wire.calls("CreateChangeSet");
+        let calls = self.aws.calls("CreateChangeSet");
         let call = &calls.last().expect("a change set").parameters;
         let field = |number: usize, name: &str| -> Option<String> {
             Some(call[&format!("Parameters.member.{number}.{name}")].as_str()?.to_owned())
@@ -59,7 +59,7 @@ impl Deploy {
             "s3:HEAD s3" | "s3:GET s3" => "s3:GetObject".to_owned(),
             _ => action,
         };
-        self.wire.actions().into_iter().map(named).collect()
+        self.aws.actions().into_iter().map(named).collect()
     }
 }
 
@@ -117,12 +117,12 @@ fn sam_sends_the_parameters_of_this_stack_and_no_other() {
     ] {
         assert!(sent.contains(&expected), "{expected:?}: {sent:?}");
     }
-    let create = &deploy.wire.calls("CreateChangeSet")[0];
+    let create = &deploy.aws.calls("CreateChangeSet")[0];
     assert_eq!((create.text("StackName"), &*create.region), ("acme", "us-east-1"));
-    let executed = deploy.wire.calls("ExecuteChangeSet");
+    let executed = deploy.aws.calls("ExecuteChangeSet");
     assert_eq!((executed.len(), executed[0].text("ChangeSetName")), (1, OURS));
     // Each package, and the template.
-    assert!(deploy.wire.calls("PUT s3").len() >= 2);
+    assert!(deploy.aws.calls("PUT s3").len() >= 2);
     policy_allows("deploy", &deploy.actions());
 }
 
@@ -130,7 +130,7 @@ fn sam_sends_the_parameters_of_this_stack_and_no_other() {
 #[ignore = "needs the SAM CLI"]
 fn sam_reads_the_file_that_this_program_writes() {
     let deploy = with_sam();
-    deploy.wire.answers_by("DescribeStacks", managed_or(relay_stack("acme")));
+    deploy.aws.answers_by("DescribeStacks", managed_or(relay_stack("acme")));
     deploy.succeeds();
     let sent = deploy.sent();
     for parameter in relay_stack("acme")["Parameters"].as_array().unwrap() {
@@ -148,7 +148,7 @@ fn a_guided_first_deployment_proposes_secrets_of_this_stack_and_saves_its_file()
     let mut review = relay_stack("acme");
     review["StackStatus"] = "REVIEW_IN_PROGRESS".into();
     review["Outputs"] = json!([]);
-    deploy.wire.answers_by("DescribeStacks", managed_or(review));
+    deploy.aws.answers_by("DescribeStacks", managed_or(review));
     let kept = |questions: &[&'static str]| -> Vec<(&'static str, &'static str)> {
         questions.iter().map(|question| (*question, "")).collect()
     };

@@ -2,13 +2,13 @@
 //! fills with JSON, whatever the operation's protocol is.
 //!
 //! ```ignore
-//! let wire = Wire::start();
-//! wire.deployed("acme");                                    // DescribeStacks
-//! wire.answers("Invoke", json!({"v": 1, "relayVersion": "0.1.0"}));
-//! wire.answers_by("GetParameter", |request| json!({"Parameter": {"Value": request.parameters["Name"]}}));
-//! wire.fails("PutParameter", "AccessDeniedException", "User: ada is not authorized to perform: …");
-//! let ended = Sandbox::new(&wire).run(&["status", "--stack", "acme"]);
-//! assert_eq!((ended.code, wire.calls("Invoke").len()), (0, 1));
+//! let aws = FakeAws::start();
+//! aws.deployed("acme");                                    // DescribeStacks
+//! aws.answers("Invoke", json!({"v": 1, "relayVersion": "0.1.0"}));
+//! aws.answers_by("GetParameter", |request| json!({"Parameter": {"Value": request.parameters["Name"]}}));
+//! aws.fails("PutParameter", "AccessDeniedException", "User: ada is not authorized to perform: …");
+//! let ended = Sandbox::new(&aws).run(&["status", "--stack", "acme"]);
+//! assert_eq!((ended.code, aws.calls("Invoke").len()), (0, 1));
 //! ```
 
 #![allow(dead_code, reason = "no command needs every helper")]
@@ -77,22 +77,22 @@ enum Reply {
     },
 }
 
-type Answer = Box<dyn FnMut(&Call) -> Reply + Send>;
+type Handler = Box<dyn FnMut(&Call) -> Reply + Send>;
 
 #[derive(Default)]
 struct Table {
-    answers: BTreeMap<String, Answer>,
+    answers: BTreeMap<String, Handler>,
     calls: Vec<Call>,
 }
 
 /// The fake. Dropping it ends it.
-pub(crate) struct Wire {
+pub(crate) struct FakeAws {
     url: String,
     table: Arc<Mutex<Table>>,
     runtime: Option<Runtime>,
 }
 
-impl Drop for Wire {
+impl Drop for FakeAws {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
@@ -100,7 +100,7 @@ impl Drop for Wire {
     }
 }
 
-impl Wire {
+impl FakeAws {
     /// Starts on a free port, with a thread of its own.
     pub(crate) fn start() -> Self {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
