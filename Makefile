@@ -108,7 +108,7 @@ simulate: ## Run the extractor in thousands of simulated worlds (SEEDS=10000, or
 	@"$${CARGO_TARGET_DIR:-target}"/debug/simulation $(if $(SEED),--seed $(SEED) --verbose,--seeds $(or $(SEEDS),10000))
 
 .PHONY: soak
-soak: build-run ## Run the real stack under load and faults, and account for every event (SEED=1 EVENTS=30000 MINUTES=10, then the drain)
+soak: build-run cli ## Run the real stack under load and faults, and account for every event (SEED=1 EVENTS=30000 MINUTES=10, then the drain)
 	@$(LOCAL) soak $(or $(SEED),1) $(or $(EVENTS),30000) $(or $(MINUTES),10)
 
 .PHONY: mutants

@@ -15,6 +15,7 @@ mod report;
 use std::{
     collections::BTreeSet,
     io::{self, Write as _},
+    path::PathBuf,
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -40,7 +41,7 @@ use self::{faults::disturb, load::populate, process::Processes};
 pub use self::{plan::Plan, process::Memory, report::Report};
 use crate::{
     emulator::EmulatorError,
-    stack::{Artifacts, EmulatedAws, Function, Queue, Settings, Stack, StackError},
+    stack::{Artifacts, EmulatedAws, Function, Queue, Settings, Stack, StackError, build_program},
 };
 
 /// The deployed stack.
@@ -68,7 +69,7 @@ pub enum SoakError {
     #[error("could not call the simulated Gladly")]
     Gladly(#[from] reqwest::Error),
     /// One of the operator's commands, after the end of all faults.
-    #[error("tools/relay {command} failed: {complaint}")]
+    #[error("gladly-relay {command} failed: {complaint}")]
     Command {
         /// Which one.
         command: &'static str,
@@ -82,6 +83,8 @@ pub enum SoakError {
 
 /// Everything that takes part.
 struct Soak<'a> {
+    /// The operator's program.
+    program: PathBuf,
     plan: &'a Plan,
     aws: &'a EmulatedAws,
     stack: &'a Stack<'a>,
@@ -142,6 +145,7 @@ pub async fn soak(plan: &Plan) -> Result<Report, SoakError> {
         destination.refuse(id, StatusCode::from_u16(status).unwrap_or_default());
     }
 
+    let program = build_program().await?;
     let proxy = Proxy::start()?;
     let aws =
         EmulatedAws::start_behind(plan.name, &Artifacts::build().await?, Some(&proxy)).await?;
@@ -149,6 +153,7 @@ pub async fn soak(plan: &Plan) -> Result<Report, SoakError> {
     let key = settings.webhook_keys.concat();
     let soak = Soak {
         plan,
+        program,
         aws: &aws,
         stack: &stack,
         gladly: &gladly,

@@ -129,10 +129,15 @@ impl Soak<'_> {
 
     /// Runs one of the operator's commands. Returns its error message if it fails.
     async fn command(&self, command: &'static str) -> Result<Option<String>, SoakError> {
-        let output = Command::new("bash")
-            .args(["tools/relay", command])
+        let mut program = Command::new(&self.program);
+        if command == "pause" {
+            program.args([command, "--by", "soak", "--reason", "to see what happens"]);
+        } else {
+            program.arg(command);
+        }
+        let output = program
+            .args(["--stack", STACK])
             .current_dir(root())
-            .envs([("STACK", STACK), ("BY", "soak"), ("REASON", "to see what happens")])
             .env("AWS_ENDPOINT_URL", self.aws.emulator().endpoint())
             .envs([("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test")])
             .envs([("AWS_DEFAULT_REGION", "us-east-1"), ("AWS_REGION", "us-east-1")])

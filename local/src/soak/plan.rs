@@ -50,7 +50,7 @@ pub(super) enum Action {
 /// How the operator pauses or resumes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Method {
-    /// With the real `tools/relay`, which also calls the controller.
+    /// With the real `gladly-relay`, which also calls the controller.
     Command,
     /// By writing the parameter; EventBridge invokes the controller.
     Parameter,

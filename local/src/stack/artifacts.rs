@@ -14,6 +14,10 @@ use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
 
 use crate::{emulator::Emulator, stack::StackError};
 
+/// What runs here, as the Makefile builds it: selected together, so that every crate has the features that
+/// it has in the tests (tests: `features`).
+const RUN: [&str; 3] = ["--package=local", "--package=ingest-fn", "--package=extractor-fn"];
+
 /// The two binaries that a stack is made of.
 #[derive(Debug, Clone)]
 pub struct Artifacts {
@@ -26,24 +30,35 @@ pub struct Artifacts {
 impl Artifacts {
     /// Builds both for this machine with cargo, which takes minutes at first and a moment when nothing has changed.
     pub async fn build() -> Result<Self, StackError> {
-        let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let output = Command::new(cargo)
-            // The whole workspace, as the tests are built: other features would have everything built again.
-            .args(["build", "--workspace", "--locked", "--message-format=json-render-diagnostics"])
-            .current_dir(root())
-            .stdin(Stdio::null())
-            .stderr(Stdio::inherit())
-            .kill_on_drop(true)
-            .output()
-            .await
-            .map_err(StackError::Cargo)?;
-        if !output.status.success() {
-            return Err(StackError::NotBuilt);
-        }
-        let messages = String::from_utf8_lossy(&output.stdout);
+        let messages = build(&RUN).await?;
         let executable = |name: &str| executable(&messages, name).ok_or(StackError::NotBuilt);
         Ok(Self { ingest: executable("ingest-fn")?, extractor: executable("extractor-fn")? })
     }
+}
+
+/// Builds `gladly-relay`, the operator's program.
+pub async fn build_program() -> Result<PathBuf, StackError> {
+    let messages = build(&[&RUN[..], &["--package=cli"]].concat()).await?;
+    executable(&messages, "gladly-relay").ok_or(StackError::NotBuilt)
+}
+
+/// Builds packages, and returns cargo's messages.
+async fn build(packages: &[&str]) -> Result<String, StackError> {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args(["build", "--locked", "--message-format=json-render-diagnostics"])
+        .args(packages)
+        .current_dir(root())
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .map_err(StackError::Cargo)?;
+    if !output.status.success() {
+        return Err(StackError::NotBuilt);
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Finds a binary among cargo's messages: its folder depends on the target and on who runs cargo.

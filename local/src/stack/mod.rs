@@ -20,7 +20,10 @@ mod logs;
 mod settings;
 
 pub use self::{
-    artifacts::Artifacts, emulated_aws::EmulatedAws, error::StackError, logs::NewLines,
+    artifacts::{Artifacts, build_program},
+    emulated_aws::EmulatedAws,
+    error::StackError,
+    logs::NewLines,
     settings::Settings,
 };
 
