@@ -125,7 +125,7 @@ impl Terminal {
         io::stdin().is_terminal() && io::stderr().is_terminal() && !self.is_json()
     }
 
-    /// Asks for a text; `None` if nobody can be asked, or nothing was entered.
+    /// Asks for a text; `None` without a terminal, or if nothing was entered.
     pub(crate) async fn ask(&self, question: &str) -> Option<String> {
         if !self.can_ask() {
             return None;
@@ -155,7 +155,7 @@ impl Terminal {
     ///
     /// # Errors
     ///
-    /// The person does not agree, or nobody can be asked and `--yes` is missing.
+    /// The person does not agree, or there is no terminal and `--yes` is missing.
     pub(crate) async fn confirm(&self, question: &str, yes: bool) -> Result<()> {
         if yes {
             return Ok(());
@@ -170,7 +170,7 @@ impl Terminal {
         }
     }
 
-    /// Asks for a secret, which is not echoed; `None` if nobody can be asked, or nothing was entered.
+    /// Asks for a secret, which is not echoed; `None` without a terminal, or if nothing was entered.
     pub(crate) async fn ask_secret(&self, question: &str) -> Result<Option<String>> {
         if !self.can_ask() {
             return Ok(None);

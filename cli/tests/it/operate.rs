@@ -586,7 +586,7 @@ fn stopped_during(operation: &str, words: &[&str]) -> Ended {
 }
 
 #[test]
-fn whoever_stops_it_learns_what_holds() {
+fn ctrl_c_shows_what_holds() {
     for (words, during, sentence) in [
         (&["pause"][..], "DescribeStacks", "stopped; nothing was changed."),
         (
