@@ -199,7 +199,7 @@ fn the_code_map_matches_the_folders() {
     let page = read("ARCHITECTURE.md");
     for folder in ["ingest-fn/src", "extractor-fn/src", "shared/src"] {
         let table = section(&page, &format!("### {folder}"));
-        let listed = rows(table).flat_map(|row| quoted(row[0])).map(ToOwned::to_owned).collect();
+        let listed = listed_once(table);
         let root = root().join(folder);
         let names = sources(&[folder])
             .into_iter()
@@ -208,8 +208,7 @@ fn the_code_map_matches_the_folders() {
     }
     let map = section(&page, "## Code map");
     let folders = map.split("\n### ").next().unwrap();
-    let listed: BTreeSet<_> =
-        rows(folders).flat_map(|row| quoted(row[0])).map(ToOwned::to_owned).collect();
+    let listed = listed_once(folders);
     for name in &listed {
         assert!(root().join(name).exists(), "the code map lists {name}, which does not exist");
     }
@@ -219,6 +218,15 @@ fn the_code_map_matches_the_folders() {
             assert!(listed.contains(&name), "the code map does not list the crate {name}");
         }
     }
+}
+
+/// What the rows of a table are about; fails if one has two rows.
+fn listed_once(table: &str) -> BTreeSet<String> {
+    let mut listed = BTreeSet::new();
+    for name in rows(table).flat_map(|row| quoted(row[0])) {
+        assert!(listed.insert(name.to_owned()), "two rows are about {name}");
+    }
+    listed
 }
 
 /// Fails with the difference of the two sets.

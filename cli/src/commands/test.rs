@@ -18,6 +18,8 @@ use crate::{
     settings::{Setting, Settings},
 };
 
+/// The line of an event that was quarantined, as docs/LOGGING.md lists it.
+const QUARANTINED: &str = "quarantined an event";
 /// How long the event may take to the destination.
 const DELIVERY_TIMEOUT: Duration = Duration::from_mins(5);
 /// The interval between two looks at the log.
@@ -118,11 +120,18 @@ async fn delivered(
     let wait = async {
         loop {
             let lines = log.since(from, Some(&pattern), LOOK_TIME).await?;
-            let of_event = |(_, line): &(String, LogLine)| line.details().contains(id);
-            let found =
-                lines.into_iter().find(|line| line.1.message == DELIVERED && of_event(line));
-            if let Some((_, line)) = found {
-                return Ok(line);
+            for (_, line) in lines {
+                if line.message == DELIVERED && line.details().contains(id) {
+                    return Ok(line);
+                }
+                if line.message == QUARANTINED && line.field("event.id") == Some(id) {
+                    let [reason, detail] =
+                        ["reason", "detail"].map(|name| line.field(name).unwrap_or_default());
+                    return Err(Error::failed(format!(
+                        "the event was quarantined, {reason}: {detail}. Correct the cause, then: {}.",
+                        relay.command("quarantine redrive")
+                    )));
+                }
             }
             sleep(POLL_INTERVAL).await;
         }

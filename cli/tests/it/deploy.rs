@@ -263,7 +263,7 @@ fn a_change_that_loses_nothing_is_shown_and_deployed() {
     assert!(!ended.stdout.contains("GladlyHost"), "only what changes");
     assert_eq!(deploy.aws.calls("ExecuteChangeSet")[0].text("ChangeSetName"), OURS);
     assert!(deploy.aws.calls("DeleteChangeSet").is_empty());
-    crate::policy::policy_allows("deploy", &deploy.aws.actions());
+    crate::allowed::policy_allows("deploy", &deploy.aws.actions());
 
     let ended = deploy.run(&["--output", "json"]);
     let result = ended.json();

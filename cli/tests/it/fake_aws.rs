@@ -30,7 +30,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Map, Value, json};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::cbor;
+use crate::{allowed::iam_action, cbor};
 
 /// A call that arrived.
 #[derive(Debug, Clone)]
@@ -55,12 +55,7 @@ impl Call {
 
     /// The action that IAM allows or denies.
     fn action(&self) -> String {
-        let action = match &*self.operation {
-            "Invoke" => "InvokeFunction",
-            "SendMessageBatch" => "SendMessage",
-            operation => operation,
-        };
-        format!("{}:{action}", self.service)
+        iam_action(&self.service, &self.operation)
     }
 }
 
@@ -202,7 +197,10 @@ impl FakeAws {
     /// What IAM would have been asked so far: `ssm:GetParameter`, …
     pub(crate) fn actions(&self) -> BTreeSet<String> {
         let table = self.table();
-        table.calls.iter().filter(|call| !call.service.is_empty()).map(Call::action).collect()
+        let calls = table.calls.iter().filter(|call| !call.service.is_empty());
+        let actions = calls.map(Call::action).collect::<BTreeSet<_>>();
+        assert!(!actions.is_empty(), "nothing was called");
+        actions
     }
 
     /// Forgets the calls.

@@ -13,8 +13,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use crate::{
+    allowed::policy_allows,
     fake_aws::{FakeAws, relay_stack},
-    policy::policy_allows,
     sandbox::{Ended, Sandbox},
 };
 

@@ -1,46 +1,12 @@
-//! `policy`, and what every command's tests hold against it.
-
-use std::collections::BTreeSet;
+//! `policy`.
 
 use serde_json::Value;
 
 use crate::{
+    allowed::listed,
     fake_aws::{FakeAws, relay_stack, set_parameter},
     sandbox::Sandbox,
 };
-
-/// The command's policy allows what it called: `policy_allows("status", &aws.actions())`.
-#[track_caller]
-pub(crate) fn policy_allows(command: &str, actions: &BTreeSet<String>) {
-    let ended = Sandbox::without_aws().run(&["policy", "--output", "json", "--", command]);
-    assert_eq!(ended.code, 0, "{ended:?}");
-    assert!(!actions.is_empty(), "{command} called nothing");
-    let policy = ended.json();
-    let allowed = listed(&policy, "Action");
-    // AWS asks for no permission for this one.
-    for action in actions.iter().filter(|action| *action != "sts:GetCallerIdentity") {
-        let is_allowed = allowed.iter().any(|pattern| matches(pattern, action));
-        assert!(is_allowed, "{command} calls {action}, which its policy does not allow");
-    }
-}
-
-/// Whether IAM takes the action for the pattern.
-fn matches(pattern: &str, action: &str) -> bool {
-    match pattern.split_once('*') {
-        None => pattern == action,
-        Some((start, rest)) => action.strip_prefix(start).is_some_and(|left| {
-            (0..=left.len())
-                .any(|skipped| left.get(skipped..).is_some_and(|left| matches(rest, left)))
-        }),
-    }
-}
-
-/// Everything that the statements list under a key.
-fn listed<'a>(policy: &'a Value, key: &str) -> Vec<&'a str> {
-    let statements = policy["Statement"].as_array().unwrap();
-    let lists = statements.iter().filter_map(|statement| statement[key].as_array());
-    lists.flatten().filter_map(Value::as_str).collect()
-}
 
 #[test]
 fn a_policy_names_the_resources_of_the_stack() {

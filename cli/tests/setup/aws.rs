@@ -1,6 +1,9 @@
 //! What the program reaches as AWS: passes calls to the emulator, but for the answers that a test prepares.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+};
 
 use axum::{
     Router,
@@ -12,7 +15,10 @@ use axum::{
 use testing::server::lock;
 use tokio::net::TcpListener;
 
-use crate::metrics::{self, Point};
+use crate::{
+    allowed::iam_action,
+    metrics::{self, Point},
+};
 
 /// What is answered instead.
 #[derive(Debug, Clone)]
@@ -25,9 +31,10 @@ enum Prepared {
     Hang,
 }
 
-/// A call that arrived: its action and its body.
+/// A call that arrived: its service as IAM knows it, its action and its body.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
+    service: String,
     pub(crate) action: String,
     pub(crate) body: String,
 }
@@ -118,6 +125,27 @@ impl Front {
         calls.retain(|call| call.action == action);
         calls
     }
+
+    /// How many calls arrived so far.
+    pub(crate) fn count_calls(&self) -> usize {
+        lock(&self.shared.calls).len()
+    }
+
+    /// What IAM was asked for by the calls after the first ones.
+    pub(crate) fn actions_after(&self, first: usize) -> BTreeSet<String> {
+        let calls = lock(&self.shared.calls);
+        calls.iter().skip(first).map(|call| iam_action(&call.service, &call.action)).collect()
+    }
+}
+
+/// The service that the call was signed for.
+fn service(headers: &HeaderMap) -> String {
+    let signed = headers.get(header::AUTHORIZATION).unwrap().to_str().unwrap();
+    match signed.split('/').nth(3).unwrap() {
+        "monitoring" => "cloudwatch",
+        service => service,
+    }
+    .to_owned()
 }
 
 /// The action, wherever the protocol has it: a header, the path, or the form.
@@ -135,6 +163,9 @@ fn action(request: &Parts, body: &str) -> String {
     if path.contains("/event-source-mappings/") {
         return "GetEventSourceMapping".to_owned();
     }
+    if path.ends_with("/invocations") {
+        return "Invoke".to_owned();
+    }
     let field = body.split('&').find_map(|field| field.strip_prefix("Action="));
     field.unwrap_or(path).to_owned()
 }
@@ -144,7 +175,8 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     let body = to_bytes(body, usize::MAX).await.unwrap();
     let text = String::from_utf8_lossy(&body).into_owned();
     let action = action(&parts, &text);
-    lock(&shared.calls).push(Call { action: action.clone(), body: text.clone() });
+    let service = service(&parts.headers);
+    lock(&shared.calls).push(Call { service, action: action.clone(), body: text.clone() });
     let prepared = lock(&shared.prepared)
         .iter()
         .find(|(of, part, _)| *of == action && text.contains(part))

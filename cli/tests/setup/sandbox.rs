@@ -15,7 +15,7 @@ use testing::{
 };
 use tokio::{process::Command, sync::OnceCell};
 
-use crate::{aws::Front, metrics::Point};
+use crate::{allowed::policy_allows, aws::Front, metrics::Point};
 
 /// The services that the program calls.
 const SERVICES: [&str; 8] =
@@ -135,7 +135,9 @@ impl Sandbox {
 
     /// Runs a command on what "make up" would have started.
     pub(crate) async fn local(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Ended {
-        self.run(self.command(environment).args(arguments), environment).await
+        let mut command = self.command(environment);
+        command.args(arguments);
+        self.allowed(arguments, &mut command, environment).await
     }
 
     /// Runs a command on the same stack as one of an account.
@@ -150,7 +152,21 @@ impl Sandbox {
         arguments: &[&str],
         environment: &[(&str, &str)],
     ) -> Ended {
-        self.run(&mut self.account_command(arguments, environment), environment).await
+        let mut command = self.account_command(arguments, environment);
+        self.allowed(arguments, &mut command, environment).await
+    }
+
+    /// Runs a command, and checks that it called only what its policy allows.
+    async fn allowed(
+        &self,
+        arguments: &[&str],
+        command: &mut Command,
+        environment: &[(&str, &str)],
+    ) -> Ended {
+        let earlier = self.front.count_calls();
+        let ended = self.run(command, environment).await;
+        policy_allows(arguments[0], &self.front.actions_after(earlier));
+        ended
     }
 
     pub(crate) fn account_command(

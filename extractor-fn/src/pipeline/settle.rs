@@ -351,13 +351,22 @@ impl Settler {
         now: Timestamp,
         context: &BatchContext,
     ) -> Option<(&'a Message, i32)> {
-        let received_at = QueueMessage::read(&record.body).map(|message| message.received_at());
-        let received_at = received_at.ok().or(record.sent_at).unwrap_or(now);
+        let message = QueueMessage::read(&record.body).ok();
+        let received_at = message.as_ref().map(QueueMessage::received_at);
+        let received_at = received_at.or(record.sent_at).unwrap_or(now);
+        let event_id = message.as_ref().and_then(|message| message.event().ok()?.id);
         let send = self.quarantine.quarantine(record, received_at, reason, detail);
         let (id, code) = (&record.id, reason.code());
         match timeout_at(context.deadlines.settle, send).await {
             Ok(Ok(())) => {
-                error!(sqs.message_id = id, reason = code, detail, "quarantined an event");
+                let event = event_id.as_ref().map(tracing::field::display);
+                error!(
+                    sqs.message_id = id,
+                    event.id = event,
+                    reason = code,
+                    detail,
+                    "quarantined an event"
+                );
                 context.count(Metric::Quarantined, 1);
                 return None;
             }

@@ -5,9 +5,9 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
+    allowed::policy_allows,
     deploy::Deploy,
     fake_aws::{relay_stack, unblob},
-    policy::policy_allows,
 };
 
 fn sha256(bytes: &[u8]) -> String {

@@ -6,9 +6,9 @@ use std::{collections::BTreeSet, os::unix::fs::symlink};
 use serde_json::{Value, json};
 
 use crate::{
+    allowed::policy_allows,
     deploy::{Deploy, OURS},
     fake_aws::{Call, relay_stack},
-    policy::policy_allows,
 };
 
 /// With the real sam and the real template; what sam uploads is accepted.
