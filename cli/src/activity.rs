@@ -1,5 +1,7 @@
 //! What happened lately: what arrived, what was delivered, and what waits.
 
+use std::collections::BTreeMap;
+
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use shared::Metric;
@@ -39,9 +41,9 @@ pub(crate) struct Activity {
     /// The greatest lateness of the last 15 minutes, which the relay itself caused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) lateness_seconds: Option<u64>,
-    /// For how many minutes the backlog has grown without a break.
+    /// For how many minutes the backlog, without what is in its settle window, has grown without a break.
     pub(crate) backlog_grows_minutes: u64,
-    /// For how many minutes the backlog has not been empty, three hours at most.
+    /// For how many minutes it has not been empty, three hours at most.
     pub(crate) backlog_minutes: u64,
     /// What has been failing since the last success.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -60,6 +62,7 @@ impl Activity {
             forwarded,
             Query::extraction(Metric::EventAgeMs, "Maximum"),
             Query::extraction(Metric::Backlog, "Maximum"),
+            Query::extraction(Metric::Delayed, "Maximum"),
         ];
         let (arrivals, near, far, deliveries) = tokio::join!(
             Arrivals::read(relay, now),
@@ -90,7 +93,8 @@ impl Activity {
         Self { unknown, ..activity }
     }
 
-    fn note_near(&mut self, [forwarded, lateness, backlog]: &[Series; 3], now: Timestamp) {
+    fn note_near(&mut self, [forwarded, lateness, backlog, delayed]: &[Series; 4], now: Timestamp) {
+        let backlog = &beyond_window(backlog, delayed);
         self.last_delivery_at = self.last_delivery_at.max(last(forwarded));
         let late = lateness.iter().filter(|(at, _)| *at >= now - LATELY);
         self.lateness_seconds = late.map(|(_, ms)| ms / 1_000.0).reduce(f64::max).map(whole);
@@ -109,6 +113,15 @@ impl Activity {
 /// What could be read; why something could not is noted.
 fn known<T>(read: Result<T>, unknown: &mut Vec<String>) -> Option<T> {
     read.map_err(|error| unknown.push(error.sentence)).ok()
+}
+
+/// The backlog without what is delayed: an event in its settle window is not late.
+fn beyond_window(backlog: &Series, delayed: &Series) -> Series {
+    let delayed: BTreeMap<_, _> = delayed.iter().copied().collect();
+    let without = |(at, count): &(Timestamp, f64)| {
+        (*at, (count - delayed.get(at).copied().unwrap_or_default()).max(0.0))
+    };
+    backlog.iter().map(without).collect()
 }
 
 /// From a time to the last value.
@@ -133,7 +146,12 @@ mod tests {
             |values: &[f64]| -> Series { (0_i64..).map(at).zip(values.iter().copied()).collect() };
         let measured = |values: &[f64]| {
             let mut activity = Activity::default();
-            let near = [Series::new(), series(&[1_000.0, 90_000.0]), series(values)];
+            // Ten more are in their settle window, and more each minute.
+            let backlog: Vec<_> =
+                values.iter().zip(10_u8..).map(|(v, n)| v + f64::from(n)).collect();
+            let delayed: Vec<_> = values.iter().zip(10_u8..).map(|(_, n)| f64::from(n)).collect();
+            let late = series(&[1_000.0, 90_000.0]);
+            let near = [Series::new(), late, series(&backlog), series(&delayed)];
             activity.note_near(&near, at(3));
             assert_eq!(activity.lateness_seconds, Some(90));
             (activity.backlog_minutes, activity.backlog_grows_minutes)

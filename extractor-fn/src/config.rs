@@ -7,7 +7,7 @@ use std::{
 };
 
 use http::{HeaderName, header};
-use shared::{ConfigError, Env, HttpUrl, is_dns_name};
+use shared::{ConfigError, Env, HttpUrl, SettleWindow, is_dns_name};
 
 /// The settings, read from the environment.
 #[derive(Debug, Clone)]
@@ -38,6 +38,8 @@ pub struct Config {
     pub destination_token_header: TokenHeader,
     /// What a delivery contains, and how it is encoded.
     pub delivery: DeliveryOptions,
+    /// How long ingest-fn has events wait in the queue.
+    pub settle_window: SettleWindow,
     /// Renew held events before the queue lets them expire.
     pub renew_held_events: bool,
     /// The URL of the webhook at Gladly that is monitored, if one is.
@@ -91,6 +93,7 @@ impl Config {
                 contact: env.switch("FORWARD_CUSTOMER_CONTACT", true)?,
                 notes: env.switch("FORWARD_NOTES", true)?,
             },
+            settle_window: env.optional("SETTLE_SECONDS")?.unwrap_or_default(),
             renew_held_events: env.switch("RENEW_HELD_EVENTS", true)?,
             watched_webhook: env
                 .optional::<HttpUrl>("WEBHOOK_URL")?

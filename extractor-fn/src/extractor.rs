@@ -77,10 +77,11 @@ impl Extractor {
             metrics,
         };
         let mapping = Mapping::new(aws, config.function, config.events_queue_arn);
-        let renews = config.renew_held_events;
-        let pipeline = Arc::new(Pipeline::new(&clients, config.delivery, renews));
+        let (renews, window) = (config.renew_held_events, config.settle_window);
+        let pipeline = Arc::new(Pipeline::new(&clients, config.delivery, window, renews));
         let webhook = config.watched_webhook;
-        let controller = Controller::new(clients, mapping, renewals, backfills, webhook, renews);
+        let controller =
+            Controller::new(clients, mapping, renewals, backfills, webhook, window, renews);
         Self { pipeline, controller, clock }
     }
 }

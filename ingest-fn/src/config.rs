@@ -1,6 +1,6 @@
 //! The function's settings.
 
-use shared::{ConfigError, Env};
+use shared::{ConfigError, Env, SettleWindow};
 
 /// The settings, read from the environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,6 +11,8 @@ pub struct Config {
     pub quarantine_queue_url: String,
     /// The SSM parameter (SecureString) that holds the keys.
     pub webhook_keys_parameter: String,
+    /// How long events wait in the queue.
+    pub settle_window: SettleWindow,
 }
 
 impl Config {
@@ -25,6 +27,7 @@ impl Config {
             events_queue_url,
             quarantine_queue_url,
             webhook_keys_parameter: env.parameter_name("WEBHOOK_KEYS_PARAMETER")?,
+            settle_window: env.optional("SETTLE_SECONDS")?.unwrap_or_default(),
         })
     }
 }
@@ -42,8 +45,8 @@ mod tests {
     /// Valid settings, except for one.
     fn with(changed: &str, value: Option<&str>) -> Result<Config, ConfigError> {
         let lookup = |name: &str| {
-            let (_, good) = SETTINGS.iter().find(|(setting, _)| *setting == name)?;
-            if name == changed { value } else { Some(*good) }.map(str::to_owned)
+            let good = SETTINGS.iter().find(|(setting, _)| *setting == name).map(|(_, good)| *good);
+            if name == changed { value } else { good }.map(str::to_owned)
         };
         Config::read(&Env::new(&lookup))
     }
@@ -63,6 +66,7 @@ mod tests {
             ("EVENTS_QUEUE_URL", SETTINGS[1].1),
             ("QUARANTINE_QUEUE_URL", "quarantine"),
             ("WEBHOOK_KEYS_PARAMETER", "/relay/webhook-keys:2"),
+            ("SETTLE_SECONDS", "901"),
         ] {
             let error = with(name, Some(value)).unwrap_err().to_string();
             assert!(

@@ -8,7 +8,8 @@ use lambda_http::{
     http::{HeaderValue, StatusCode, header::CONTENT_TYPE},
 };
 use shared::{
-    Clock, Metric, Metrics, MetricsWriter, Parameter, error_chain, invocation_span, ssm_client,
+    Clock, Metric, Metrics, MetricsWriter, Parameter, SettleWindow, error_chain, invocation_span,
+    ssm_client,
 };
 use tokio::time::timeout;
 use tracing::{Instrument as _, error};
@@ -66,6 +67,7 @@ impl From<Outcome> for lambda_http::Response<Body> {
 pub struct Ingest {
     keys: Parameter<ActiveKeys>,
     queue: WebhookQueue,
+    settle_window: SettleWindow,
     clock: Clock,
     metrics: MetricsWriter,
 }
@@ -76,7 +78,8 @@ impl Ingest {
     pub fn new(aws: &SdkConfig, config: Config, clock: Clock, metrics: MetricsWriter) -> Self {
         let name = config.webhook_keys_parameter.clone();
         let keys = Parameter::new(ssm_client(aws), name, KEYS_TTL, clock.clone());
-        Self { keys, queue: WebhookQueue::new(aws, config), clock, metrics }
+        let settle_window = config.settle_window;
+        Self { keys, queue: WebhookQueue::new(aws, config), settle_window, clock, metrics }
     }
 
     /// Reads the keys ahead of the first request, while Lambda lends the start-up its full CPU.
@@ -122,7 +125,7 @@ impl Ingest {
         };
         metrics.key_slot(webhook.slot());
 
-        match webhook.action(received_at) {
+        match webhook.action(received_at, self.settle_window) {
             Ok(Action::Pong) => Outcome::Pong,
             Ok(Action::Ignore) => {
                 metrics.add(Metric::Ignored, 1);

@@ -78,7 +78,8 @@ impl WebhookQueue {
         _authenticated: &Webhook,
         event: QueuedEvent,
     ) -> Result<(), EnqueueError> {
-        self.send(&self.events_url, event.body, "type", event.type_attribute).await
+        let QueuedEvent { body, type_attribute, delay_seconds } = event;
+        self.send(&self.events_url, body, ("type", type_attribute), delay_seconds).await
     }
 
     /// Makes a body that is not an event durable, for a person to look at.
@@ -91,20 +92,22 @@ impl WebhookQueue {
         let (reason, detail) = (why.reason(), why.to_string());
         let raw = webhook.bytes();
         let message = QuarantinedMessage::new(received_at, reason, &detail, "ingest-fn", raw)?;
-        self.send(&self.quarantine_url, message.to_json()?, "reason", reason.code().into()).await
+        let attribute = ("reason", reason.code().into());
+        self.send(&self.quarantine_url, message.to_json()?, attribute, 0).await
     }
 
     async fn send(
         &self,
         url: &str,
         body: String,
-        attribute: &str,
-        value: String,
+        (attribute, value): (&str, String),
+        delay_seconds: u16,
     ) -> Result<(), EnqueueError> {
         let value = MessageAttributeValue::builder().data_type("String").string_value(value);
         // Cannot fail: the data type is set. Otherwise the SDK's error would report it.
         let value = value.build().map_err(|err| EnqueueError::Send(Box::new(err.into())))?;
         let message = self.sqs.send_message().queue_url(url).message_body(body);
+        let message = message.delay_seconds(delay_seconds.into());
         let sent = message.message_attributes(attribute, value).send().await;
         sent.map(drop).map_err(|err| EnqueueError::Send(Box::new(err)))
     }

@@ -8,7 +8,10 @@ use lambda_http::{
     Body, Request,
     http::{HeaderMap, header::CONTENT_ENCODING},
 };
-use shared::{Event, InvalidEvent, Origin, Parameter, ParameterError, QueueMessage, WebhookEvent};
+use shared::{
+    Event, InvalidEvent, Origin, Parameter, ParameterError, QueueMessage, SettleWindow,
+    WebhookEvent,
+};
 
 use crate::api_keys::{self, ActiveKeys};
 
@@ -75,7 +78,11 @@ impl Webhook {
     }
 
     /// What to do with it.
-    pub(crate) fn action(&self, received_at: Timestamp) -> Result<Action, InvalidEvent> {
+    pub(crate) fn action(
+        &self,
+        received_at: Timestamp,
+        settle_window: SettleWindow,
+    ) -> Result<Action, InvalidEvent> {
         if let Some(why) = &self.undecoded {
             return Err(why.clone());
         }
@@ -86,6 +93,7 @@ impl Webhook {
             WebhookEvent::Event(event) => Action::Enqueue(QueuedEvent {
                 body: QueueMessage::wrap(text, received_at, Origin::Webhook)?.to_json()?,
                 type_attribute: QueueMessage::type_attribute(&event.event_type),
+                delay_seconds: settle_window.seconds(&event.event_type),
             }),
         })
     }
@@ -105,6 +113,8 @@ pub(crate) enum Action {
 pub(crate) struct QueuedEvent {
     pub(crate) body: String,
     pub(crate) type_attribute: String,
+    /// How long SQS hides it first.
+    pub(crate) delay_seconds: u16,
 }
 
 /// The decoded body, or `None` without a `content-encoding`. Only a single `gzip` is decoded, in one

@@ -8,6 +8,9 @@ use testing::{
     gladly::{self, Gladly},
 };
 
+/// The settle window of the demo and of "make up": long enough to be seen, too short to wait for.
+pub const SETTLE_SECONDS: &str = "2";
+
 /// The servers around a stack, and its settings.
 #[derive(Debug)]
 pub struct LocalStack {
@@ -33,7 +36,7 @@ impl LocalStack {
         gladly_port: u16,
         destination_port: u16,
     ) -> io::Result<Self> {
-        let settings = Settings::new("", "");
+        let settings = Settings::new("", "").with("SettleSeconds", SETTLE_SECONDS);
         let gladly = Gladly::start(gladly::Options {
             port: gladly_port,
             conversations,

@@ -121,8 +121,10 @@ pub async fn soak(plan: &Plan) -> Result<Report, SoakError> {
         plan.length.as_secs(),
         plan.conversations
     ));
-    let settings =
-        Settings::new("", "").with("WatchWebhook", "false").with("GladlyRequestsPerSecond", "10");
+    let settings = Settings::new("", "")
+        .with("WatchWebhook", "false")
+        .with("GladlyRequestsPerSecond", "10")
+        .with("SettleSeconds", "5");
     let gladly = Gladly::start(gladly::Options {
         seed: plan.seed,
         email: settings.gladly_email.clone(),

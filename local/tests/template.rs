@@ -371,7 +371,12 @@ fn the_functions_get_the_settings_that_they_read() {
     };
     assert_eq!(
         settings("IngestFunction"),
-        names(&["EVENTS_QUEUE_URL", "QUARANTINE_QUEUE_URL", "WEBHOOK_KEYS_PARAMETER"])
+        names(&[
+            "EVENTS_QUEUE_URL",
+            "QUARANTINE_QUEUE_URL",
+            "WEBHOOK_KEYS_PARAMETER",
+            "SETTLE_SECONDS",
+        ])
     );
     assert_eq!(
         settings("ExtractorFunction"),
@@ -391,6 +396,7 @@ fn the_functions_get_the_settings_that_they_read() {
             "FORWARD_CUSTOMER_CONTACT",
             "FORWARD_NOTES",
             "RENEW_HELD_EVENTS",
+            "SETTLE_SECONDS",
             "WATCH_WEBHOOK",
             "WEBHOOK_URL",
         ])

@@ -128,6 +128,7 @@ impl Receiver {
             events_queue_url: format!("{QUEUES}events"),
             quarantine_queue_url: format!("{QUEUES}quarantine"),
             webhook_keys_parameter: "/relay/webhook-keys".into(),
+            settle_window: shared::SettleWindow::default(),
         };
         let ingest = Ingest::new(&aws.config(), config, clock, redacted_metrics());
         Self { runtime: runtime(), ingest, aws }

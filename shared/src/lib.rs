@@ -20,6 +20,7 @@ mod quarantine;
 mod sdk;
 mod secret;
 mod setting;
+mod settle_window;
 mod sqs;
 mod task;
 mod webhook_keys;
@@ -41,6 +42,7 @@ pub use crate::{
     sdk::{ClockErrors, https_connector, https_connector_trusting, sdk_config},
     secret::Secret,
     setting::{HttpUrl, is_dns_name},
+    settle_window::{MAX_SETTLE_SECONDS, SettleWindow},
     sqs::{ProofOfSending, has_stored},
     task::{
         Backfilled, DOCUMENT_VERSION, Discarded, Document, Extraction, PendingRecovery,

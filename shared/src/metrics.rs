@@ -49,13 +49,16 @@ pub enum Metric {
     /// How long the destination took to accept a delivery.
     DeliveryMs,
     /// How late the latest event of a delivery is when the destination accepts it, or of a batch when
-    /// it could not be delivered: milliseconds since its receipt (or since it was last sent again), of
+    /// it could not be delivered: milliseconds since its settle window after its receipt (or after it
+    /// was last sent again), of
     /// events that came by webhook and that neither the pause nor the breaker may have held since.
     EventAgeMs,
     /// 1 while the pause parameter holds extraction.
     Paused,
     /// Events that wait to be forwarded.
     Backlog,
+    /// Those of them that are delayed: in their settle window, all but a few.
+    Delayed,
     /// The most that the oldest waiting event can be old, in the queue it is in.
     OldestEventAgeSeconds,
     /// The least that is left until a waiting event could expire.
@@ -72,7 +75,7 @@ pub enum Metric {
 
 impl Metric {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Queued,
         Self::Ignored,
         Self::Quarantined,
@@ -90,6 +93,7 @@ impl Metric {
         Self::EventAgeMs,
         Self::Paused,
         Self::Backlog,
+        Self::Delayed,
         Self::OldestEventAgeSeconds,
         Self::ExpiresInSeconds,
         Self::DrainSeconds,
@@ -119,6 +123,7 @@ impl Metric {
             Self::EventAgeMs => "EventAgeMs",
             Self::Paused => "Paused",
             Self::Backlog => "Backlog",
+            Self::Delayed => "Delayed",
             Self::OldestEventAgeSeconds => "OldestEventAgeSeconds",
             Self::ExpiresInSeconds => "ExpiresInSeconds",
             Self::DrainSeconds => "DrainSeconds",

@@ -300,7 +300,11 @@ fn warnings(
     }
     let runs = status.state == Extraction::Running;
     let silent = activity.last_delivery_at.is_none_or(|at| now.duration_since(at).as_mins() >= 10);
-    if runs && status.backlog > 0 && activity.backlog_minutes >= BACKLOG_MINUTES && silent {
+    if runs
+        && status.backlog > status.delayed
+        && activity.backlog_minutes >= BACKLOG_MINUTES
+        && silent
+    {
         let waits = span(activity.backlog_minutes * 60);
         warn(format!(
             "events have been waiting for {waits} and none is delivered: gladly-relay tail"

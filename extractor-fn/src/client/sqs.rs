@@ -18,7 +18,8 @@ use aws_sdk_sqs::{
 };
 use jiff::{SignedDuration, Timestamp};
 use shared::{
-    ClockErrors, ProofOfSending, QuarantineReason, QuarantinedMessage, error_chain, has_stored,
+    ClockErrors, MAX_SETTLE_SECONDS, ProofOfSending, QuarantineReason, QuarantinedMessage,
+    error_chain, has_stored,
 };
 use tokio::sync::Mutex;
 use tracing::warn;
@@ -30,7 +31,7 @@ pub(crate) const ENTRIES: usize = 10;
 /// The most bytes of bodies in one request: SQS accepts 1 MiB, attributes included.
 const REQUEST_LIMIT: usize = (1 << 20) - (16 << 10);
 /// The longest delay of a message, in seconds.
-const LONGEST_DELAY: i32 = 900;
+const LONGEST_DELAY: i32 = MAX_SETTLE_SECONDS as i32;
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a queue's retention is cached.
@@ -88,6 +89,19 @@ pub(crate) fn sqs_client(aws: &SdkConfig) -> Client {
     let retries = RetryConfig::standard().with_initial_backoff(Duration::from_millis(100));
     let sqs = Builder::from(aws).timeout_config(timeouts.build()).retry_config(retries);
     Client::from_conf(sqs.retry_classifier(ClockErrors).interceptor(ProofOfSending).build())
+}
+
+impl Depth {
+    /// No message was sent longer ago than this, if those that wait are delayed ones alone.
+    pub(crate) fn delay_alone(&self) -> Option<SignedDuration> {
+        let longest = SignedDuration::from_secs(LONGEST_DELAY.into());
+        match (self.total - self.delayed, self.delayed) {
+            (0, 0) => Some(SignedDuration::ZERO),
+            // Only a local stack has so short a retention, and its window is shorter yet.
+            (0, _) => Some(longest.min(self.retention / 8)),
+            _ => None,
+        }
+    }
 }
 
 impl Queue {

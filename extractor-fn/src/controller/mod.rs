@@ -12,14 +12,20 @@ pub(crate) mod webhook_monitor;
 use std::{sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
-use shared::{Clock, Metric, Metrics, MetricsWriter, RecoverySource, Status, error_chain};
+use shared::{
+    Clock, Metric, Metrics, MetricsWriter, RecoverySource, SettleWindow, Status, error_chain,
+};
 use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
 
 use crate::{
     client::{
-        Clients, destination::Destination, event_source_mapping::Mapping, gladly::Gladly,
-        sqs::Queue, throughput::ThroughputEstimate,
+        Clients,
+        destination::Destination,
+        event_source_mapping::Mapping,
+        gladly::Gladly,
+        sqs::{Depth, Queue},
+        throughput::ThroughputEstimate,
     },
     controller::{
         backfill::{Backfill, BackfillStore},
@@ -72,6 +78,7 @@ pub(crate) struct Controller {
     /// Whether messages are renewed before they expire.
     renews: bool,
     throughput: Arc<ThroughputEstimate>,
+    settle_window: SettleWindow,
     clock: Clock,
     metrics: MetricsWriter,
 }
@@ -84,6 +91,7 @@ impl Controller {
         renewals: RenewalStore,
         backfills: BackfillStore,
         webhook: Option<String>,
+        settle_window: SettleWindow,
         renews: bool,
     ) -> Self {
         let Clients { gate, gladly, destination, events, quarantine, throughput, clock, metrics } =
@@ -114,6 +122,7 @@ impl Controller {
             renewals,
             renews,
             throughput,
+            settle_window,
             clock,
             metrics,
         }
@@ -214,12 +223,18 @@ impl Controller {
             events,
             quarantined: quarantine.total,
             low_watermark: self.renewals.low_watermark(QueueKind::Events, &events, now).await?,
-            drain_seconds: self.throughput.drain(events.total),
+            drain_seconds: self.drain_seconds(&events),
             renews: self.renews,
             webhook: self.webhook_monitor.as_ref().and_then(WebhookMonitor::last_health),
             recoveries: self.backfill.pending().await?,
             now,
         }))
+    }
+
+    /// An estimate of how long the waiting events take; the delayed ones at least their window.
+    fn drain_seconds(&self, events: &Depth) -> u64 {
+        let window = if events.delayed > 0 { self.settle_window.longest().as_secs() } else { 0 };
+        self.throughput.drain(events.total).max(window)
     }
 
     /// Enables or disables the mapping according to the parameters. Both are read again after every

@@ -7,8 +7,10 @@
 //!
 //! - at first the queue's creation, and never further back than its retention: what is older is gone;
 //! - when the queue is seen empty, that time minus a margin, because SQS counts approximately;
+//! - when all that waits is delayed, also minus the longest delay: a live queue is never empty, since
+//!   every event waits for its settle window;
 //! - when a pass has covered the whole queue, its start minus a quarter of the retention, because it
-//!   misses messages that are in flight elsewhere or arrive out of order, and an eighth more if some
+//!   misses messages that are delayed, in flight elsewhere or out of order, and an eighth more if some
 //!   could not be copied. So each of them is covered by another pass before it expires.
 //!
 //! A pass begins when the low watermark is half the retention ago. In a long pause that is once at
@@ -115,11 +117,11 @@ impl QueueState {
         self.low_watermark.map_or(oldest, |low_watermark| low_watermark.max(oldest)).min(now)
     }
 
-    /// Notes that the queue is empty, or when it last was. Returns whether the state is to be written.
+    /// Notes that the queue is empty but for delayed messages, or when it last was. Returns whether the state is to be written.
     fn observe(&mut self, depth: &Depth, seen: &mut Option<Timestamp>, now: Timestamp) -> bool {
         let low_watermark = self.low_watermark(depth, now);
-        if depth.total == 0 {
-            let empty = now - MAX_EMPTY_MARGIN.min(depth.retention / 8);
+        if let Some(delay) = depth.delay_alone() {
+            let empty = now - delay - MAX_EMPTY_MARGIN.min(depth.retention / 8);
             *seen = Some(empty);
             // Written only if it moves far enough: an empty queue is observed every minute.
             let moves = empty.duration_since(low_watermark) > depth.retention / 8;
@@ -138,7 +140,7 @@ impl QueueState {
     /// Begins a pass if one is due.
     fn begin(&mut self, depth: &Depth, now: Timestamp) -> bool {
         let due = now.duration_since(self.low_watermark(depth, now)) > depth.retention / 2;
-        let begins = self.pass.is_none() && due && depth.total > 0;
+        let begins = self.pass.is_none() && due && depth.total > depth.delayed;
         if begins {
             // As precise as SQS: otherwise a message of the same millisecond would count as older.
             let begun_at = Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now);

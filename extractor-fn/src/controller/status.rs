@@ -73,7 +73,7 @@ impl CurrentState {
         let since = since.map(|since| Timestamp::from_second(since.as_second()).unwrap_or(since));
         let waiting = now.duration_since(facts.low_watermark);
         let events = facts.events;
-        let age = if events.total == 0 { SignedDuration::ZERO } else { waiting };
+        let age = events.delay_alone().map_or(waiting, |delay| delay.min(waiting));
         let left = events.retention - age;
         let status = Status {
             state,
@@ -110,6 +110,7 @@ impl CurrentState {
         metrics.record(Metric::Paused, (status.state == Extraction::Paused).into());
         metrics.record(Metric::BreakerOpen, is_open.into());
         metrics.record(Metric::Backlog, status.backlog);
+        metrics.record(Metric::Delayed, status.delayed);
         metrics.record(Metric::OldestEventAgeSeconds, status.oldest_event_age_seconds);
         metrics.record(Metric::ExpiresInSeconds, status.expires_in_seconds);
         metrics.record(Metric::DrainSeconds, status.drain_seconds);

@@ -8,7 +8,10 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use shared::Id;
 
-use crate::pipeline::cache::bounded::{Bounded, Weight, hash};
+use crate::pipeline::{
+    cache::bounded::{Bounded, Weight, hash},
+    event::Event,
+};
 
 /// How many conversations are kept at most, and in how many bytes. Evicting one costs a fetch.
 const MAX_CONVERSATIONS: NonZeroUsize = NonZeroUsize::new(100_000).unwrap();
@@ -20,18 +23,36 @@ const SKEW: SignedDuration = SignedDuration::from_secs(5);
 /// How far Gladly's reads may lag behind its events: how long an item may stay invisible.
 const READ_LAG: SignedDuration = SignedDuration::from_secs(30);
 
-/// Hashes of the newest items that a snapshot shows.
+/// What a snapshot shows of the things that events are about.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct SeenItems(Arc<[u64]>);
+pub(crate) struct Shown {
+    /// Hashes of its newest items.
+    items: Arc<[u64]>,
+    /// The conversation is closed.
+    is_closed: bool,
+    /// When it was last closed, by its items: it may have been reopened since.
+    closed_at: Option<Timestamp>,
+}
 
-impl SeenItems {
-    /// From ids, the newest first.
-    pub(crate) fn new<'a>(newest_first: impl Iterator<Item = &'a str>) -> Self {
-        Self(newest_first.take(NEWEST_ITEMS).map(hash).collect())
+impl Shown {
+    /// From the items' ids, the newest first, and whether and when the conversation was last closed.
+    pub(crate) fn new<'a>(
+        newest_first: impl Iterator<Item = &'a str>,
+        is_closed: bool,
+        closed_at: Option<Timestamp>,
+    ) -> Self {
+        let items = newest_first.take(NEWEST_ITEMS).map(hash).collect();
+        Self { items, is_closed, closed_at }
     }
 
-    fn contains(&self, item: &Id) -> bool {
-        self.0.contains(&hash(item.as_str()))
+    fn item(&self, item: &Id) -> bool {
+        self.items.contains(&hash(item.as_str()))
+    }
+
+    /// Whether it shows a close of this time.
+    pub(crate) fn close(&self, at: Option<Timestamp>) -> bool {
+        let shows = |at: Timestamp| self.closed_at.is_some_and(|closed_at| closed_at + SKEW >= at);
+        self.is_closed || at.is_some_and(shows)
     }
 }
 
@@ -39,12 +60,12 @@ impl SeenItems {
 struct Accepted {
     /// When its fetch began.
     fetched_at: Timestamp,
-    items: SeenItems,
+    shown: Shown,
 }
 
 impl Weight for Accepted {
     fn bytes(&self) -> usize {
-        size_of_val(&*self.items.0)
+        size_of_val(&*self.shown.items)
     }
 }
 
@@ -57,29 +78,26 @@ impl Coverage {
     }
 
     /// The destination has a complete snapshot whose fetch began then.
-    pub(crate) fn accepted(&self, conversation: &Id, fetched_at: Timestamp, items: SeenItems) {
+    pub(crate) fn accepted(&self, conversation: &Id, fetched_at: Timestamp, shown: Shown) {
         let mut snapshots = self.snapshots();
         if snapshots.peek(conversation).is_none_or(|known| known.fetched_at < fetched_at) {
-            snapshots.put(conversation.clone(), Accepted { fetched_at, items });
+            snapshots.put(conversation.clone(), Accepted { fetched_at, shown });
         }
     }
 
-    /// Whether the destination has what an event of this time is about: a snapshot whose fetch began
-    /// clearly after it and that shows the event's item, or that began so long after it that Gladly
-    /// shows every item of that time.
-    pub(crate) fn covers(
-        &self,
-        conversation: &Id,
-        event: Option<Timestamp>,
-        item: Option<&Id>,
-    ) -> bool {
+    /// Whether the destination has what an event is about: a snapshot whose fetch began clearly after
+    /// it and that shows the event's item or its close, or that began so long after it that Gladly
+    /// shows everything of that time.
+    pub(crate) fn covers(&self, event: &Event) -> bool {
         let mut snapshots = self.snapshots();
-        let (Some(event), Some(snapshot)) = (event, snapshots.get(conversation)) else {
+        let (Some(at), Some(snapshot)) = (event.recorded_at(), snapshots.get(&event.conversation))
+        else {
             return false;
         };
-        let is_shown = item.is_none_or(|item| snapshot.items.contains(item));
-        let needed = if is_shown { SKEW } else { READ_LAG };
-        snapshot.fetched_at.duration_since(event) >= needed
+        let Accepted { fetched_at, shown } = snapshot;
+        let is_shown = event.item.as_ref().is_none_or(|item| shown.item(item.id()))
+            && (!event.is_close() || shown.close(Some(at)));
+        fetched_at.duration_since(at) >= if is_shown { SKEW } else { READ_LAG }
     }
 
     fn snapshots(&self) -> MutexGuard<'_, Bounded<Accepted>> {
@@ -89,32 +107,54 @@ impl Coverage {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+    use shared::{Origin, QueueMessage};
+
     use super::*;
+    use crate::{client::message::Message, pipeline::event::RecordIndex};
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
     }
 
+    /// An event of this second.
+    fn event(kind: &str, conversation: &str, second: i64, item: Option<&str>) -> Event {
+        let timestamp = at(second).to_string();
+        let json = json!({"type": kind, "timestamp": timestamp, "content": {
+            "conversationId": conversation, "messageId": item,
+        }});
+        read(&json)
+    }
+
+    fn read(event: &Value) -> Event {
+        let json = event.to_string();
+        let body = QueueMessage::wrap(&json, at(0), Origin::Webhook).unwrap().to_json().unwrap();
+        Event::read(RecordIndex(0), &Message { body, ..Message::default() }).unwrap()
+    }
+
     #[test]
     fn only_what_was_fetched_clearly_after_an_event_covers_it() {
         let (coverage, id) = (Coverage::new(), "c".parse().unwrap());
-        let none = SeenItems::default;
-        assert!(!coverage.covers(&id, Some(at(0)), None));
-        coverage.accepted(&id, at(100), none());
-        coverage.accepted(&id, at(50), none());
-        assert!(coverage.covers(&id, Some(at(95)), None));
-        assert!(!coverage.covers(&id, Some(at(96)), None));
-        assert!(!coverage.covers(&id, None, None));
-        assert!(!coverage.covers(&"other".parse().unwrap(), Some(at(0)), None));
+        coverage.accepted(&id, at(100), Shown::default());
+        coverage.accepted(&id, at(50), Shown::default());
+        let covers = |conversation, second| {
+            coverage.covers(&event("CONVERSATION/CREATED", conversation, second, None))
+        };
+        assert!(covers("c", 95));
+        assert!(!covers("c", 96));
+        assert!(!covers("other", 0));
+        let timeless = json!({"type": "X", "content": {"conversationId": "c"}});
+        assert!(!coverage.covers(&read(&timeless)));
     }
 
     #[test]
     fn an_item_missing_from_a_snapshot_needs_one_begun_after_the_read_lag() {
         let (coverage, id) = (Coverage::new(), "c".parse().unwrap());
         let ids: Vec<_> = (0..100).rev().map(|n| format!("i-{n}")).collect();
-        coverage.accepted(&id, at(100), SeenItems::new(ids.iter().map(String::as_str)));
+        let shown = Shown::new(ids.iter().map(String::as_str), false, None);
+        coverage.accepted(&id, at(100), shown);
         let covers =
-            |second, item: &str| coverage.covers(&id, Some(at(second)), item.parse().ok().as_ref());
+            |second, item| coverage.covers(&event("MESSAGE/RECEIVED", "c", second, Some(item)));
         for (item, latest) in [("i-99", 95), ("i-36", 95), ("i-35", 70), ("unseen", 70)] {
             assert!(covers(latest, item), "{item}");
             assert!(!covers(latest + 1, item), "{item}");
@@ -122,19 +162,38 @@ mod tests {
     }
 
     #[test]
+    fn a_close_that_a_snapshot_does_not_show_needs_one_begun_after_the_read_lag() {
+        for (is_closed, closed_at, latest) in [
+            (true, None, 95),
+            (false, Some(95), 95),
+            // Reopened since, and the close is an earlier one.
+            (false, Some(64), 70),
+            (false, None, 70),
+        ] {
+            let (coverage, id) = (Coverage::new(), "c".parse().unwrap());
+            let shown = Shown::new([].into_iter(), is_closed, closed_at.map(at));
+            coverage.accepted(&id, at(100), shown);
+            let covers = |second| coverage.covers(&event("CONVERSATION/CLOSED", "c", second, None));
+            assert!(covers(latest), "{is_closed} {closed_at:?}");
+            assert!(!covers(latest + 1), "{is_closed} {closed_at:?}");
+        }
+    }
+
+    #[test]
     fn memory_is_bounded_and_the_most_recent_stay() {
         let coverage = Coverage::new();
         let id = |n: i64| format!("c{n}").parse::<Id>().unwrap();
+        let covers = |n: i64| coverage.covers(&event("X", id(n).as_str(), 0, None));
         for n in 0..150_000 {
-            coverage.accepted(&id(n), at(n), SeenItems::default());
+            coverage.accepted(&id(n), at(n), Shown::default());
         }
         assert_eq!(coverage.snapshots().len(), 100_000);
-        assert!(coverage.covers(&id(149_999), Some(Timestamp::UNIX_EPOCH), None));
-        assert!(!coverage.covers(&id(6), Some(Timestamp::UNIX_EPOCH), None));
+        assert!(covers(149_999));
+        assert!(!covers(6));
 
         for n in 0..100_000 {
             let items = (0..200).map(|_| "an item");
-            coverage.accepted(&id(n), at(200_000), SeenItems::new(items));
+            coverage.accepted(&id(n), at(200_000), Shown::new(items, false, None));
         }
         let most = MAX_BYTES / (NEWEST_ITEMS * 8);
         assert!(coverage.snapshots().len() < most, "bounded in bytes, too");

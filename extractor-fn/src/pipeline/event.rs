@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use serde_json::value::RawValue;
-use shared::{Id, InvalidEvent, Origin, QueueMessage, replace_lone_surrogates};
+use shared::{Id, InvalidEvent, Origin, QueueMessage, SettleWindow, replace_lone_surrogates};
 
 use crate::client::{
     json::{Fields, participant},
@@ -87,16 +87,28 @@ impl Event {
         self.timestamp.as_deref()?.parse().ok()
     }
 
-    /// How many milliseconds the relay itself has kept it waiting; `None` for an event that an
-    /// operator had queued, or that the pause or the breaker may have held since its receipt.
+    /// How many milliseconds longer than its settle window the relay itself has kept it waiting;
+    /// `None` for an event that an operator had queued, or that the pause or the breaker may have held
+    /// since its receipt.
     ///
-    /// A re-sent event counts from its last sending. A redrive is an operator's action too, and a
-    /// renewal hides little: what is renewed without a hold has waited for days, so its lateness
-    /// shows again within minutes.
-    pub(crate) fn lateness(&self, last_hold: Option<Timestamp>, now: Timestamp) -> Option<u64> {
+    /// A re-sent event counts from its last sending, and its window is left out once more. A redrive
+    /// is an operator's action too, and a renewal hides little: what is renewed without a hold has
+    /// waited for days, so its lateness shows again within minutes.
+    pub(crate) fn lateness(
+        &self,
+        window: SettleWindow,
+        last_hold: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Option<u64> {
         let counts = self.origin == Origin::Webhook && last_hold < Some(self.received_at);
-        let waited = now.as_millisecond() - self.queued_at.as_millisecond();
-        // 0 if the clock was set back.
+        let due = self.queued_at + window.of(&self.event_type);
+        let waited = now.as_millisecond() - due.as_millisecond();
+        // 0 within the window, or if the clock was set back.
         counts.then(|| waited.try_into().unwrap_or_default())
+    }
+
+    /// Whether it reports that its conversation was closed.
+    pub(crate) fn is_close(&self) -> bool {
+        self.event_type == "CONVERSATION/CLOSED"
     }
 }

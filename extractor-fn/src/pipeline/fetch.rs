@@ -24,7 +24,7 @@ use crate::{
     pipeline::cache::names::NameList,
     pipeline::cache::parts::{Part, Parts},
     pipeline::context::BatchContext,
-    pipeline::coverage::SeenItems,
+    pipeline::coverage::Shown,
     pipeline::event::{Event, ItemRef},
     pipeline::snapshot::{
         self, Conversation, SnapshotInput,
@@ -95,10 +95,9 @@ pub(crate) enum Fetched {
 pub(crate) struct Snapshot {
     pub(crate) fetched_at: Timestamp,
     pub(crate) json: Box<RawValue>,
-    /// It has only part of the items or transcripts.
-    pub(crate) truncated: bool,
-    /// The items that Gladly shows.
-    pub(crate) items: SeenItems,
+    /// It has all items and transcripts, and everything that the events are about: it may cover others.
+    pub(crate) is_complete: bool,
+    pub(crate) shown: Shown,
     /// Ids of items that events are about and that Gladly does not show yet.
     pub(crate) missing: HashSet<Id>,
 }
@@ -165,7 +164,9 @@ impl Fetcher {
         for shown in items.iter().filter_map(|item| item.id()?.parse::<Id>().ok()) {
             missing.remove(&shown);
         }
-        let seen = SeenItems::new(items.iter().rev().filter_map(Item::id));
+        let closed_at = items.iter().filter_map(Item::closed_at).max();
+        let ids = items.iter().rev().filter_map(Item::id);
+        let shown = Shown::new(ids, conversation.is_closed(), closed_at);
         let mut cut_off = Vec::new();
         if list.truncated {
             // A truncated list may end before them.
@@ -217,8 +218,8 @@ impl Fetcher {
             fetched_at,
             json: json
                 .map_err(|_| GladlyError::Unreadable("a conversation that can be written"))?,
-            truncated,
-            items: seen,
+            is_complete: !truncated && missing.is_empty(),
+            shown,
             missing: missing.into_keys().cloned().collect(),
         }))
     }

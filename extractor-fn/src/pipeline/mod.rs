@@ -19,7 +19,7 @@ use std::{
 
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsMessage};
 use jiff::Timestamp;
-use shared::{Clock, Id, Metric, MetricsWriter, error_chain};
+use shared::{Clock, Id, Metric, MetricsWriter, SettleWindow, error_chain};
 use tokio::{
     select,
     task::JoinSet,
@@ -41,8 +41,8 @@ use crate::{
         context::BatchContext,
         coverage::Coverage,
         delivery::{Batcher, ConversationUpdate},
-        event::{Event, ItemRef, RecordIndex},
-        fetch::{Fetched, Fetcher},
+        event::{Event, RecordIndex},
+        fetch::{Fetched, Fetcher, Snapshot},
         settle::{Failure, Outcome, Settler},
     },
 };
@@ -65,6 +65,7 @@ pub(crate) struct Pipeline {
     coverage: Coverage,
     settler: Settler,
     throughput: Arc<ThroughputEstimate>,
+    settle_window: SettleWindow,
     clock: Clock,
     metrics: MetricsWriter,
 }
@@ -84,7 +85,12 @@ struct Prepared {
 }
 
 impl Pipeline {
-    pub(crate) fn new(clients: &Clients, options: DeliveryOptions, renews: bool) -> Self {
+    pub(crate) fn new(
+        clients: &Clients,
+        options: DeliveryOptions,
+        settle_window: SettleWindow,
+        renews: bool,
+    ) -> Self {
         Self {
             gate: Arc::clone(&clients.gate),
             fetcher: Fetcher::new(Arc::clone(&clients.gladly), options, clients.clock.clone()),
@@ -92,6 +98,7 @@ impl Pipeline {
             coverage: Coverage::new(),
             settler: Settler::new(clients, renews),
             throughput: Arc::clone(&clients.throughput),
+            settle_window,
             clock: clients.clock.clone(),
             metrics: clients.metrics.clone(),
         }
@@ -277,11 +284,7 @@ impl Pipeline {
     /// Turns a group into an update; fetches the conversation unless all events are covered.
     async fn prepare(self: Arc<Self>, group: Group, context: Arc<BatchContext>) -> Prepared {
         let Group { conversation, events } = group;
-        let covered = |event: &Event| {
-            let item = event.item.as_ref().map(ItemRef::id);
-            self.coverage.covers(&conversation, event.recorded_at(), item)
-        };
-        if events.iter().all(covered) {
+        if events.iter().all(|event| self.coverage.covers(event)) {
             let coverage = delivery::Coverage::Covered;
             let update = ConversationUpdate::new(conversation, events, coverage, None);
             return Prepared { update: Some(update), returned: Vec::new(), is_missing: false };
@@ -289,8 +292,9 @@ impl Pipeline {
         let fetched = self.fetcher.fetch(&conversation, &events, &context).await;
         let doubtful = matches!(fetched, Ok(Fetched::Gone { with_customer: false }));
         let (coverage, snapshot) = match fetched {
-            Ok(Fetched::Snapshot(snapshot)) => {
+            Ok(Fetched::Snapshot(mut snapshot)) => {
                 context.succeeded(Upstream::Gladly, [&conversation].into_iter());
+                snapshot.is_complete &= !events.iter().any(|event| lacks(&snapshot, event));
                 (delivery::Coverage::Included, Some(snapshot))
             }
             Ok(Fetched::Gone { .. }) => (delivery::Coverage::Gone, None),
@@ -303,10 +307,7 @@ impl Pipeline {
         };
         // Gladly's reads lag behind its events: it may show the rest in a moment.
         let lags = |event: &Event| {
-            event.is_new()
-                && snapshot.as_ref().is_none_or(|snapshot| {
-                    event.item.as_ref().is_some_and(|item| snapshot.missing.contains(item.id()))
-                })
+            event.is_new() && snapshot.as_ref().is_none_or(|snapshot| lacks(snapshot, event))
         };
         let (late, events): (Vec<_>, Vec<_>) = events.into_iter().partition(lags);
         let returned = late.iter().map(|event| (event.record, Outcome::NotYetVisible)).collect();
@@ -401,7 +402,8 @@ impl Pipeline {
         let (last_hold, now) = (self.gate.last_hold().await, self.now());
         let undelivered = records.iter().zip(outcomes).enumerate().filter_map(|(index, it)| {
             let (record, Outcome::Failed(_) | Outcome::DeadlineExceeded) = it else { return None };
-            Event::read(RecordIndex(index), record).ok()?.lateness(last_hold, now)
+            let event = Event::read(RecordIndex(index), record).ok()?;
+            event.lateness(self.settle_window, last_hold, now)
         });
         if let Some(latest) = undelivered.max() {
             context.record(Metric::EventAgeMs, latest);
@@ -429,15 +431,16 @@ impl Pipeline {
             if let Some(snapshot) = &update.snapshot {
                 context.count(Metric::Snapshots, 1);
                 self.fetcher.finished(&update.conversation);
-                // A truncated list, or one that lacks an item, may lack the next event's item too.
-                if !snapshot.truncated && snapshot.missing.is_empty() {
-                    let items = snapshot.items.clone();
-                    self.coverage.accepted(&update.conversation, snapshot.fetched_at, items);
+                // One that lacks an item or a close may lack the next event's item too.
+                if snapshot.is_complete {
+                    let shown = snapshot.shown.clone();
+                    self.coverage.accepted(&update.conversation, snapshot.fetched_at, shown);
                 }
             }
         }
         let events = || updates.iter().flat_map(|update| &update.events);
-        if let Some(latest) = events().filter_map(|event| event.lateness(last_hold, now)).max() {
+        let lateness = |event: &Event| event.lateness(self.settle_window, last_hold, now);
+        if let Some(latest) = events().filter_map(lateness).max() {
             context.record(Metric::EventAgeMs, latest);
         }
         let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
@@ -452,6 +455,12 @@ impl Pipeline {
             "delivered"
         );
     }
+}
+
+/// Whether a snapshot does not show yet what an event is about.
+fn lacks(snapshot: &Snapshot, event: &Event) -> bool {
+    event.item.as_ref().is_some_and(|item| snapshot.missing.contains(item.id()))
+        || event.is_close() && !snapshot.shown.close(event.recorded_at())
 }
 
 /// Ids for the log, at most [`MAX_LOGGED_IDS`] of them, as one text: a field cannot be a list.

@@ -43,15 +43,26 @@ impl Expected {
                 assert_eq!(message.body, format!("{ENVELOPE}{}}}", ascii(event)));
                 assert_eq!(message.queue, "events");
                 assert_eq!(message.attributes, [("type".to_owned(), kind.to_owned())]);
+                assert_eq!(message.delay, delay(kind));
             }
             (Quarantined(reason) | Truncated(reason), [message]) => {
                 assert_eq!(message.queue, "quarantine");
                 assert_eq!(message.attributes, [("reason".to_owned(), reason.to_owned())]);
+                assert_eq!(message.delay, 0);
                 let cut = matches!(self, Truncated(_));
                 quarantined(&message.body, reason, cut, body);
             }
             other => panic!("{other:?}"),
         }
+    }
+}
+
+/// The settle window of a type, in seconds.
+fn delay(kind: &str) -> i64 {
+    match kind {
+        "CONVERSATION/CLOSED" => 15,
+        kind if kind.starts_with("RELAY/") => 0,
+        _ => 300,
     }
 }
 

@@ -20,7 +20,7 @@ use ingest_fn::{Config, Ingest, Outcome};
 use jiff::{SignedDuration, Timestamp};
 use lambda_http::{Context, LambdaEvent, Request};
 use serde_json::{Value, json};
-use shared::{Clock, Metric, Metrics, MetricsWriter, subscriber};
+use shared::{Clock, Metric, Metrics, MetricsWriter, SettleWindow, subscriber};
 use testing::{
     alarm::MetricLog,
     aws::{Aws, Message, QUEUES},
@@ -62,6 +62,7 @@ impl TestApp {
             events_queue_url: format!("{QUEUES}events"),
             quarantine_queue_url: format!("{QUEUES}quarantine"),
             webhook_keys_parameter: KEYS.into(),
+            settle_window: SettleWindow::default(),
         };
         let (start, began): (Timestamp, _) =
             ("2026-01-02T03:04:05.678Z".parse().unwrap(), Instant::now());

@@ -55,6 +55,8 @@ impl Settings {
                 ("WebhookKeysParameter", &format!("/{stack}/webhook-keys")),
                 ("GladlyTokenParameter", &format!("/{stack}/gladly-token")),
                 ("DestinationTokenParameter", &format!("/{stack}/destination-token")),
+                // Tests would wait for it.
+                ("SettleSeconds", "0"),
             ]
             .map(|(name, value)| (name.to_owned(), value.to_owned())),
         );

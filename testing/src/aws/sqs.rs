@@ -34,6 +34,8 @@ pub struct Message {
     pub body: String,
     /// Every attribute's name and value, all of them strings.
     pub attributes: Vec<(String, String)>,
+    /// For how many seconds it was hidden first.
+    pub delay: i64,
 }
 
 /// A message as SQS hands it out.
@@ -441,7 +443,7 @@ impl State {
             return Err(Fault::Refused(400, "com.amazonaws.sqs#InvalidParameterValue"));
         }
         let id = self.send(name, &body, attributes.clone(), delay, now);
-        self.messages.push(Message { queue: name.to_owned(), body, attributes });
+        self.messages.push(Message { queue: name.to_owned(), body, attributes, delay });
         Ok(json!({"MessageId": id, "MD5OfMessageBody": md5(asked)}))
     }
 }

@@ -57,8 +57,8 @@ const CHANNELS: [(&str, &str); 7] = [
 
 impl Organization {
     /// The JSON of an event that happens now, neither sent nor listed. One about a message or a note names the last
-    /// one there is and adds one where the conversation has none; apart from that nothing changes. Works for
-    /// conversations that do not exist too, and for `PING`.
+    /// one there is and adds one where the conversation has none, and a close closes it; apart from that nothing changes.
+    /// Works for conversations that do not exist too, and for `PING`.
     pub fn event(&mut self, kind: &str, conversation: &str) -> Value {
         let now = self.stamp(Timestamp::now());
         let mut event = json!({"id": self.new_id(), "type": kind, "timestamp": now, "content": {}});
@@ -114,6 +114,11 @@ impl Organization {
                 (by_agent, vec![new, context])
             }
             "CONVERSATION/CREATED" => (by_customer, vec![context]),
+            "CONVERSATION/CLOSED" => {
+                let closed = json!({"status": "CLOSED", "closedAt": event["timestamp"]});
+                self.change_conversation(conversation, closed);
+                (by_agent, vec![context])
+            }
             _ => (by_agent, vec![context]),
         };
         if !initiator.is_null() {
@@ -134,7 +139,6 @@ impl Organization {
         let topics = self.conversations.get(&id).map(|it| it.meta["topicIds"].clone());
         let mut topics = topics.and_then(|topics| topics.as_array().cloned()).unwrap_or_default();
         let patch = match text(&event["type"]) {
-            "CONVERSATION/CLOSED" => json!({"status": "CLOSED", "closedAt": event["timestamp"]}),
             "CONVERSATION/TOPIC_ADDED" | "CONVERSATION/TOPIC_REMOVED" => {
                 topics.retain(|topic| *topic != content["topicId"]);
                 if event["type"] == "CONVERSATION/TOPIC_ADDED" {

@@ -7,8 +7,9 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use shared::Id;
 
-use crate::client::json::{
-    Field, Fields, inner, is_object, is_readable, list, participant, without,
+use crate::{
+    client::json::{Field, Fields, inner, is_object, is_readable, list, participant, without},
+    pipeline::snapshot::CLOSED,
 };
 
 /// The fields of an item's content that hold customers' contact details.
@@ -86,6 +87,13 @@ impl<'a> Item<'a> {
     /// Whether it may have a transcript.
     pub(crate) fn is_call(&self) -> bool {
         matches!(self.kind.as_deref(), Some("PHONE_CALL" | "VOICEMAIL"))
+    }
+
+    /// When the conversation was closed, if the item reports that.
+    pub(crate) fn closed_at(&self) -> Option<Timestamp> {
+        let is_close = self.kind.as_deref() == Some("CONVERSATION_STATUS_CHANGE")
+            && Fields::of(self.content).text("status").as_deref() == Some(CLOSED);
+        self.timestamp.as_deref().filter(|_| is_close)?.parse().ok()
     }
 
     pub(crate) fn is_note(&self) -> bool {

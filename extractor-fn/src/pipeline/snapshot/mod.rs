@@ -19,6 +19,9 @@ use crate::{
     },
 };
 
+/// The status of a closed conversation.
+const CLOSED: &str = "CLOSED";
+
 /// The conversation itself, without its items.
 #[derive(Debug)]
 pub(crate) struct Conversation<'a>(Fields<'a>);
@@ -38,6 +41,11 @@ impl<'a> Conversation<'a> {
 
     pub(crate) fn agent_id(&self) -> Option<Cow<'a, str>> {
         self.0.text("agentId")
+    }
+
+    /// Whether it is closed, or Gladly does not say.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.text("status").is_none_or(|status| status == CLOSED)
     }
 
     /// The texts of a list. `None` if there is no list.
