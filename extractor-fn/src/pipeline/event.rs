@@ -112,3 +112,27 @@ impl Event {
         self.event_type == "CONVERSATION/CLOSED"
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_late_from_the_end_of_its_settle_window_on() {
+        let received_at = Timestamp::UNIX_EPOCH;
+        let lateness = |kind: &str, origin, seconds| {
+            let event = format!(r#"{{"type":"{kind}","content":{{"conversationId":"c"}}}}"#);
+            let message = QueueMessage::wrap(&event, received_at, origin).unwrap();
+            let body = message.to_json().unwrap();
+            let record = Message { body, sent_at: Some(received_at), ..Message::default() };
+            let event = Event::read(RecordIndex(0), &record).unwrap();
+            let now = Timestamp::from_second(seconds).unwrap();
+            event.lateness(SettleWindow::default(), None, now)
+        };
+        for (kind, window) in [("CONVERSATION/CREATED", 300), ("CONVERSATION/CLOSED", 15)] {
+            assert_eq!(lateness(kind, Origin::Webhook, window - 1), Some(0), "{kind}");
+            assert_eq!(lateness(kind, Origin::Webhook, window + 2), Some(2_000), "{kind}");
+            assert_eq!(lateness(kind, Origin::Backfill, window + 2), None, "{kind}");
+        }
+    }
+}

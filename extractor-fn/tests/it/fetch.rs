@@ -191,6 +191,37 @@ async fn an_item_that_is_not_listed_yet_is_waited_for_once() {
 }
 
 #[tokio::test]
+async fn a_close_that_gladly_does_not_show_yet_is_looked_at_again_once() {
+    let app = TestApp::new();
+    let close = app.conversation("c-1");
+    let open = json!({"status": "OPEN", "closedAt": null});
+    app.gladly.organization().change_conversation("c-1", open.clone());
+    let other = recorded(app.gladly.organization().event("CONVERSATION/TOPIC_ADDED", "c-1"), 60);
+
+    app.extract([&close, &other]).await.assert_returned(&["m-0"], 30..=30);
+    assert_eq!(app.destination.event_ids().len(), 1, "the other event does not wait");
+    app.batch(&[record(1, &other).received(2)]).await.is_done();
+    assert_eq!(app.calls("/api/v1/conversations/c-1"), 2, "that snapshot covers nothing");
+
+    let closed = json!({"status": "CLOSED", "closedAt": close["timestamp"]});
+    app.gladly.organization().change_conversation("c-1", closed);
+    app.batch(&[record(0, &close).received(2)]).await.is_done();
+    assert_eq!(app.destination.conversation("c-1").unwrap()["status"], "CLOSED");
+
+    // Reopened since: by a second look, or at once where an item shows the close.
+    app.gladly.organization().change_conversation("c-1", open);
+    let reopened = app.gladly.organization().event("CONVERSATION/CLOSED", "c-1");
+    app.gladly.organization().change_conversation("c-1", json!({"status": "OPEN"}));
+    app.batch(&[record(0, &reopened).received(2)]).await.is_done();
+    let status = json!({
+        "timestamp": reopened["timestamp"],
+        "content": {"type": "CONVERSATION_STATUS_CHANGE", "status": "CLOSED"},
+    });
+    app.gladly.organization().add_item("c-1", status);
+    app.extract([&reopened]).await.is_done();
+}
+
+#[tokio::test]
 async fn items_beyond_a_truncated_list_are_fetched_individually() {
     let app = TestApp::new();
     app.conversation("c-1");

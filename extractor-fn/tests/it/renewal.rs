@@ -208,3 +208,70 @@ async fn a_renewal_pass_resumes_after_a_fault() {
     assert_eq!(held.iter().map(|(_, body)| body.clone()).collect::<BTreeSet<_>>(), events);
     assert!(held.len() <= 1_020, "a copy or two, of what could not be deleted: {}", held.len());
 }
+
+/// Events that come every minute, each in its settle window of five minutes, as ingest-fn sends them.
+/// The mapping takes them at once.
+async fn flow(app: &TestApp, minutes: u32) {
+    for minute in 0..minutes {
+        sleep(Duration::from_mins(1)).await;
+        let (now, body) = (app.clock.now(), format!("{{\"flows\":{minute}}}"));
+        app.aws.state().send("events", &body, Vec::new(), 300, now);
+        let seen = app.aws.state().receive("events", 10, None, now).unwrap();
+        for message in seen {
+            app.aws.state().delete(&message.receipt, now);
+        }
+        app.task("reconcile").await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_live_queue_is_neither_old_nor_renewed() {
+    let app = TestApp::new(healthy_reply);
+    // Half the retention, and half of that.
+    flow(&app, 72 * 60).await;
+    let status = app.task("status").await;
+    assert_eq!((&status["backlog"], &status["delayed"]), (&json!(5), &json!(5)), "{status}");
+    let age = status["oldestEventAgeSeconds"].as_i64().unwrap();
+    assert!(age <= 900, "{status}");
+    assert_eq!(status["expiresInSeconds"], 96 * 3_600 - age, "{status}");
+    assert!(status["drainSeconds"].as_i64() >= Some(300), "{status}");
+    assert!(app.aws.state().messages.is_empty(), "nothing was renewed");
+
+    // What becomes visible is bound by when nothing else waited.
+    let now = app.clock.now();
+    app.aws.state().send("events", "{}", Vec::new(), 0, now);
+    let status = app.task("status").await;
+    let age = status["oldestEventAgeSeconds"].as_i64().unwrap();
+    assert!((900..=3_600 * 13).contains(&age), "{status}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_that_a_pass_cannot_see_in_their_window_are_renewed_by_the_next() {
+    let app = TestApp::new(healthy_reply);
+    let now = app.clock.now();
+    app.aws.state().queue("events", now).retention = HOUR * 24;
+    app.aws.put("/relay/pause", "paused");
+    app.task("reconcile").await;
+    let mut events = app.fill("events", 5);
+    // Around the first pass, at half of the retention.
+    for quarter in 0..180 {
+        if (150..=156).contains(&quarter) {
+            let now = app.clock.now();
+            let body = format!("{{\"delayed\":{quarter}}}");
+            app.aws.state().send("events", &body, Vec::new(), 900, now);
+            events.insert(body);
+        }
+        for _ in 0..5 {
+            app.task("reconcile").await;
+            sleep(Duration::from_mins(1)).await;
+        }
+    }
+    // Three retentions later, nothing has expired.
+    for _ in 0..72 {
+        for _ in 0..4 {
+            app.task("reconcile").await;
+            sleep(Duration::from_mins(15)).await;
+        }
+    }
+    assert_eq!(bodies(&app), events);
+}
