@@ -17,13 +17,14 @@ use shared::{Env, MetricsWriter};
 use testing::settings::ExtractorSettings;
 use tokio::{
     select,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::{
     connector::SimConnector,
     constants::{INVOCATION_TIMEOUT, WEBHOOK_URL},
     environment::{CrashPlan, CrashPoint, Environment},
+    plan::Plan,
     sim::Simulation,
 };
 
@@ -42,8 +43,10 @@ pub(crate) struct Function {
 }
 
 /// An extractor in its environment.
+#[derive(Clone)]
 struct Instance {
     environment: Arc<Environment>,
+    started: Instant,
     extractor: Arc<Extractor>,
 }
 
@@ -124,7 +127,14 @@ impl Function {
         let idle = {
             let idle = &mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner);
             let count = idle.len();
-            (count > 0).then(|| idle.swap_remove(self.sim.state().rng.usize(0..count)))
+            let next = (count > 0).then(|| self.sim.state().rng.usize(0..count));
+            next.map(|next| {
+                if self.sim.plan.shares_memory {
+                    idle[next].clone()
+                } else {
+                    idle.swap_remove(next)
+                }
+            })
         };
         if let Some(instance) = idle {
             return instance;
@@ -138,17 +148,24 @@ impl Function {
             SimConnector { sim: Arc::clone(sim), environment: Arc::clone(&environment) };
         let connector = SharedHttpConnector::new(connector);
         let aws = sim.aws.config_over(connector.clone());
-        let config = config(sim.plan.rate, !sim.plan.outages.is_empty());
+        let config = config(&sim.plan);
         let (clock, metrics) = (sim.clock(), MetricsWriter::new("extractor-fn", |_| {}));
         let extractor = Extractor::new(&aws, config, Http::over(connector), clock, metrics);
-        Instance { environment, extractor: Arc::new(extractor) }
+        let instance =
+            Instance { environment, started: Instant::now(), extractor: Arc::new(extractor) };
+        if sim.plan.shares_memory {
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(instance.clone());
+        }
+        instance
     }
 
     /// Keeps an environment for the next invocation, mostly.
     fn rest(&self, instance: Instance) {
         let old = instance.environment.number < self.deployed.load(Ordering::Relaxed);
-        let recycled = self.sim.state().rng.f64() < self.sim.plan.recycled;
-        if !old && !recycled {
+        let plan = &self.sim.plan;
+        let recycled = self.sim.state().rng.f64() < plan.recycled
+            || plan.lifetime.is_some_and(|lifetime| instance.started.elapsed() > lifetime);
+        if !old && !recycled && !plan.shares_memory {
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(instance);
         }
     }
@@ -156,9 +173,11 @@ impl Function {
 
 /// The function's settings.
 #[expect(clippy::expect_used, reason = "these are its settings, as the template has them")]
-fn config(rate: &str, watched: bool) -> Config {
+fn config(plan: &Plan) -> Config {
+    let watched = !plan.outages.is_empty();
     let settings = ExtractorSettings::default()
-        .with("GLADLY_REQUESTS_PER_SECOND", rate)
+        .with("GLADLY_REQUESTS_PER_SECOND", plan.rate)
+        .with("SETTLE_SECONDS", plan.settle_seconds.to_string())
         .with("RENEW_HELD_EVENTS", RENEW_HELD_EVENTS.to_string())
         .with("WATCH_WEBHOOK", watched.to_string())
         .with("WEBHOOK_URL", WEBHOOK_URL);

@@ -23,6 +23,7 @@ mod function;
 mod gladly;
 mod history;
 mod invariant;
+mod live;
 mod mapping;
 mod operator;
 mod plan;
@@ -34,6 +35,7 @@ pub use crate::{
     drain::{Drain, drain},
     history::{COVERAGE, Keep, Tally},
     invariant::Violation,
+    live::{Environments, LIVE_HEADER, Live, live},
     seed::{Report, run},
     sweep::sweep,
 };

@@ -9,10 +9,13 @@ use std::{
     time::Instant,
 };
 
-use simulation::{COVERAGE, Keep, Report, Tally, drain, run, sweep};
+use shared::SettleWindow;
+use simulation::{
+    COVERAGE, Environments, Keep, LIVE_HEADER, Report, Tally, Violation, drain, live, run, sweep,
+};
 use tracing_subscriber::filter::LevelFilter;
 
-const USAGE: &str = "usage: simulation [--seeds N] [--from SEED] | --seed SEED [--verbose] | --drain EVENTS [--conversations N]";
+const USAGE: &str = "usage: simulation [--seeds N] [--from SEED] | --seed SEED [--verbose] | --drain EVENTS [--conversations N] | --live CONVERSATIONS";
 /// Lines of a failed seed's history that are shown.
 const SHOWN_LINES: usize = 40;
 
@@ -23,6 +26,7 @@ struct Arguments {
     from: Option<u64>,
     seed: Option<u64>,
     drain: Option<u64>,
+    live: Option<u64>,
     conversations: Option<u64>,
     verbose: bool,
 }
@@ -40,6 +44,7 @@ impl Arguments {
                 "--from" => &mut arguments.from,
                 "--seed" => &mut arguments.seed,
                 "--drain" => &mut arguments.drain,
+                "--live" => &mut arguments.live,
                 "--conversations" => &mut arguments.conversations,
                 _ => return None,
             };
@@ -59,6 +64,9 @@ fn main() -> ExitCode {
         let drain = drain(events, conversations);
         eprintln!("{drain}");
         return if drain.violation.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    if let Some(conversations) = arguments.live {
+        return follow(conversations);
     }
     let failed = match arguments.seed {
         Some(seed) => {
@@ -84,6 +92,31 @@ fn main() -> ExitCode {
         }
         None => ExitCode::SUCCESS,
     }
+}
+
+/// Follows the same conversations with every window, and with the default one in every environment.
+fn follow(conversations: u64) -> ExitCode {
+    let default = SettleWindow::default().longest().as_secs();
+    let mut runs: Vec<(u16, Environments)> = Vec::new();
+    for settle_seconds in [0, 15, 60, 300, 900] {
+        let is_default = u64::from(settle_seconds) == default;
+        let all = Environments::ALL.into_iter();
+        let shown = |kind: &Environments| {
+            is_default || matches!(kind, Environments::One | Environments::Two)
+        };
+        runs.extend(all.filter(shown).map(|environments| (settle_seconds, environments)));
+    }
+    eprintln!("{conversations} conversations, each with every window X:\n\n{LIVE_HEADER}");
+    let mut code = ExitCode::SUCCESS;
+    for (settle_seconds, environments) in runs {
+        let live = live(conversations, settle_seconds, environments);
+        eprintln!("{live}");
+        if let Some(Violation { invariant, how }) = &live.violation {
+            eprintln!("An invariant does not hold: {invariant}.\n  {how}");
+            code = ExitCode::FAILURE;
+        }
+    }
+    code
 }
 
 fn many(from: u64, seeds: u64) -> Option<Report> {

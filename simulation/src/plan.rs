@@ -5,6 +5,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
+use shared::SettleWindow;
 
 use crate::constants::{EPOCH, instant};
 
@@ -15,6 +16,8 @@ pub(crate) struct Plan {
     pub(crate) calm: Duration,
     pub(crate) retention: SignedDuration,
     pub(crate) quarantine_retention: SignedDuration,
+    /// `SETTLE_SECONDS`.
+    pub(crate) settle_seconds: u16,
     /// `GLADLY_REQUESTS_PER_SECOND`.
     pub(crate) rate: &'static str,
     /// Requests a second that others of the organisation make.
@@ -32,6 +35,10 @@ pub(crate) struct Plan {
     pub(crate) crashes: f64,
     /// How likely an environment is not used again after an invocation.
     pub(crate) recycled: f64,
+    /// After which time an environment is replaced, if it is.
+    pub(crate) lifetime: Option<Duration>,
+    /// Whether all environments are one that runs several invocations at once.
+    pub(crate) shares_memory: bool,
     /// How likely Lambda throttles an invocation of a batch.
     pub(crate) throttles: f64,
     /// How likely SQS hands out or keeps a message once more.
@@ -65,6 +72,8 @@ pub(crate) struct Conversation {
     pub(crate) kind: ConversationKind,
     /// When each item becomes visible, and its id.
     pub(crate) items: Vec<(Duration, String)>,
+    /// When Gladly shows it open; at all other times it is closed.
+    pub(crate) open: Vec<(Duration, Duration)>,
 }
 
 /// A message of the events queue.
@@ -193,6 +202,7 @@ impl Plan {
             calm: span,
             retention,
             quarantine_retention: SignedDuration::from_mins(rng.i64(720..960)),
+            settle_seconds: pick(rng, &[0, 15, 60, 300, 900]),
             rate: pick(rng, &["4", "40"]),
             others: pick(rng, &[0, 2, 7]),
             interval: pick(rng, &intervals) * MINUTE,
@@ -202,6 +212,8 @@ impl Plan {
             net_faults: pick(rng, &[0.0, 0.01, 0.05]),
             crashes: pick(rng, &[0.0, 0.05, 0.25]),
             recycled: 0.03,
+            lifetime: pick(rng, &[None, Some(2 * HOUR)]),
+            shares_memory: false,
             throttles: pick(rng, &[0.0, 0.1]),
             repeats: pick(rng, &[0.0, 0.01, 0.05]),
             conversations: Vec::new(),
@@ -230,14 +242,13 @@ impl Plan {
         plan
     }
 
-    /// A backlog without any fault: this many events, spread over this many conversations.
-    pub(crate) fn backlog(rng: &mut Rng, events: u64, conversations: u64) -> Self {
-        let conversations = usize::try_from(conversations).unwrap_or(usize::MAX).max(1);
-        let conversation = |number| Conversation::new(number, ConversationKind::Plain);
-        let mut plan = Self {
+    /// Nothing happens, and nothing fails.
+    pub(crate) fn quiet() -> Self {
+        Self {
             calm: Duration::ZERO,
             retention: SignedDuration::from_hours(14 * 24),
             quarantine_retention: SignedDuration::from_hours(14 * 24),
+            settle_seconds: 0,
             rate: "4",
             others: 0,
             interval: MINUTE,
@@ -247,14 +258,25 @@ impl Plan {
             net_faults: 0.0,
             crashes: 0.0,
             recycled: 0.0,
+            lifetime: None,
+            shares_memory: false,
             throttles: 0.0,
             repeats: 0.0,
-            conversations: (0..conversations).map(conversation).collect(),
+            conversations: Vec::new(),
             arrivals: Vec::new(),
             faults: Vec::new(),
             actions: Vec::new(),
             outages: Vec::new(),
-        };
+        }
+    }
+
+    /// A backlog without any fault: this many events, spread over this many conversations.
+    pub(crate) fn backlog(rng: &mut Rng, events: u64, conversations: u64) -> Self {
+        let conversations = usize::try_from(conversations).unwrap_or(usize::MAX).max(1);
+        let mut plan = Self::quiet();
+        plan.conversations = (0..conversations)
+            .map(|number| Conversation::new(number, ConversationKind::Plain))
+            .collect();
         for number in 0..usize::try_from(events).unwrap_or(usize::MAX) {
             // Every conversation has at least one.
             let index = if number < conversations { number } else { rng.usize(0..conversations) };
@@ -312,7 +334,13 @@ impl Plan {
                 conversation.items.push((at + lag, item));
                 "MESSAGE/RECEIVED"
             } else {
-                pick(rng, &["CONVERSATION/CLOSED", "CONVERSATION/UPDATED", "TOPIC/ADDED"])
+                let kind =
+                    pick(rng, &["CONVERSATION/CLOSED", "CONVERSATION/UPDATED", "TOPIC/ADDED"]);
+                if kind == "CONVERSATION/CLOSED" && rng.u32(0..4) == 0 {
+                    let lag = moment(rng, MINUTE / 60, MINUTE / 2);
+                    conversation.open.push((at, at + lag));
+                }
+                kind
             };
             let id = format!("e-{number}");
             let timestamp = instant(at);
@@ -514,6 +542,10 @@ impl Plan {
         }
     }
 
+    pub(crate) fn settle_window(&self) -> SettleWindow {
+        self.settle_seconds.to_string().parse().unwrap_or_default()
+    }
+
     /// A conversation by its id.
     pub(crate) fn conversation(&self, id: &str) -> Option<&Conversation> {
         self.conversations.get(id.strip_prefix("c-")?.parse::<usize>().ok()?)
@@ -553,13 +585,20 @@ impl Plan {
 }
 
 impl Conversation {
-    fn new(number: usize, kind: ConversationKind) -> Self {
+    /// Its status at Gladly.
+    pub(crate) fn status(&self, at: Duration) -> &'static str {
+        let is_open = self.open.iter().any(|(from, to)| (*from..*to).contains(&at));
+        if is_open { "OPEN" } else { "CLOSED" }
+    }
+
+    pub(crate) fn new(number: usize, kind: ConversationKind) -> Self {
         Self {
             id: format!("c-{number}"),
             // Nine customers have ten conversations.
             customer: format!("u-{}", number * 9 / 10),
             kind,
             items: vec![(Duration::ZERO, format!("c-{number}-i-0"))],
+            open: Vec::new(),
         }
     }
 }

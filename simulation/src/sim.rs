@@ -130,6 +130,10 @@ impl Simulation {
         self.state().journal.count(what);
     }
 
+    pub(crate) fn count_many(&self, what: &'static str, times: usize) {
+        self.state().journal.tally.add(what, times as u64);
+    }
+
     /// Records that an invariant does not hold. The first violation is kept.
     pub(crate) fn violate(&self, invariant: &'static str, how: impl FnOnce() -> String) {
         let at = self.elapsed();

@@ -138,6 +138,11 @@ impl Default for Checker {
 }
 
 impl Checker {
+    /// How long each event waited for its first delivery.
+    pub(crate) fn waits(&mut self) -> Vec<Duration> {
+        mem::take(&mut self.deliveries.waits)
+    }
+
     pub(crate) fn has_accepted(&self, id: &str) -> bool {
         self.events.contains_key(id)
     }

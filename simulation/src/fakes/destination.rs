@@ -45,6 +45,8 @@ pub(crate) fn deliver(sim: &Simulation, request: &HttpRequest, by: Invocation) -
         return status(code);
     }
     sim.check(|checker, cx| checker.check_delivery(&delivery, by, cx));
+    sim.count_many("bytes delivered", request.body().bytes().map_or(0, <[u8]>::len));
+    sim.count_many("snapshots delivered", delivery["conversations"].as_array().map_or(0, Vec::len));
     if let Some(failure) = failure {
         sim.count("answers lost");
         return failure;

@@ -87,8 +87,9 @@ fn rest(sim: &Simulation, path: &str) -> Reply {
                 }));
                 return Reply::json(shown.collect());
             }
+            sim.count("conversations fetched");
             Reply::json(json!({
-                "id": id, "customerId": conversation.customer, "status": "CLOSED", "inboxId": "x-1",
+                "id": id, "customerId": conversation.customer, "status": conversation.status(now), "inboxId": "x-1",
                 "agentId": "a-1", "topicIds": ["t-1"], "createdAt": EPOCH.to_string(),
             }))
         }
