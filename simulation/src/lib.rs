@@ -36,6 +36,7 @@ pub use crate::{
     history::{COVERAGE, Keep, Tally},
     invariant::Violation,
     live::{Environments, LIVE_HEADER, Live, live},
+    plan::Delays,
     seed::{Report, run},
     sweep::sweep,
 };

@@ -11,7 +11,8 @@ use std::{
 
 use shared::SettleWindow;
 use simulation::{
-    COVERAGE, Environments, Keep, LIVE_HEADER, Report, Tally, Violation, drain, live, run, sweep,
+    COVERAGE, Delays, Environments, Keep, LIVE_HEADER, Report, Tally, Violation, drain, live, run,
+    sweep,
 };
 use tracing_subscriber::filter::LevelFilter;
 
@@ -96,20 +97,22 @@ fn main() -> ExitCode {
 
 /// Follows the same conversations with every window, and with the default one in every environment.
 fn follow(conversations: u64) -> ExitCode {
-    let default = SettleWindow::default().longest().as_secs();
-    let mut runs: Vec<(u16, Environments)> = Vec::new();
-    for settle_seconds in [0, 15, 60, 300, 900] {
-        let is_default = u64::from(settle_seconds) == default;
-        let all = Environments::ALL.into_iter();
-        let shown = |kind: &Environments| {
-            is_default || matches!(kind, Environments::One | Environments::Two)
-        };
-        runs.extend(all.filter(shown).map(|environments| (settle_seconds, environments)));
+    let shipped = |settle_seconds, environments| (settle_seconds, Delays::AsShipped, environments);
+    let both = [Environments::One, Environments::Two];
+    let mut runs: Vec<_> = [0, 15, 60, 300, 900]
+        .into_iter()
+        .flat_map(|seconds| both.map(|environments| shipped(seconds, environments)))
+        .collect();
+    let default = SettleWindow::default().seconds("");
+    let others = Environments::ALL.into_iter().filter(|kind| !both.contains(kind));
+    runs.extend(others.map(|environments| shipped(default, environments)));
+    for delays in [Delays::CloseLikeOthers, Delays::MessagesFirst] {
+        runs.extend(both.map(|environments| (default, delays, environments)));
     }
     eprintln!("{conversations} conversations, each with every window X:\n\n{LIVE_HEADER}");
     let mut code = ExitCode::SUCCESS;
-    for (settle_seconds, environments) in runs {
-        let live = live(conversations, settle_seconds, environments);
+    for (settle_seconds, delays, environments) in runs {
+        let live = live(conversations, settle_seconds, delays, environments);
         eprintln!("{live}");
         if let Some(Violation { invariant, how }) = &live.violation {
             eprintln!("An invariant does not hold: {invariant}.\n  {how}");
