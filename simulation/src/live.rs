@@ -187,9 +187,9 @@ pub fn live(
 }
 
 async fn simulate(live: &mut Live) {
-    // The same stories for every window and any environments.
+    // The same courses for every window and any environments.
     let mut rng = Rng::with_seed(live.conversations);
-    let mut plan = stories(&mut rng, live.conversations);
+    let mut plan = courses(&mut rng, live.conversations);
     (plan.settle_seconds, plan.delays) = (live.settle_seconds, live.delays);
     plan.shares_memory = live.environments == Environments::Sharing;
     if live.environments == Environments::Recycled {
@@ -276,25 +276,25 @@ fn optimum(plan: &Plan) -> u64 {
 }
 
 /// Conversations of about 17 events: 40 % chats, 40 % of e-mails, 20 % of text messages.
-fn stories(rng: &mut Rng, conversations: u64) -> Plan {
+fn courses(rng: &mut Rng, conversations: u64) -> Plan {
     let mut plan = Plan::quiet();
     for number in 0..usize::try_from(conversations).unwrap_or(usize::MAX) {
         let begins = Duration::from_secs(rng.u64(0..BEGINNINGS.as_secs()));
-        let story = match rng.u32(0..10) {
-            0..4 => Story::chat(rng),
-            4..8 => Story::mail(rng),
-            _ => Story::text_messages(rng),
+        let course = match rng.u32(0..10) {
+            0..4 => Course::chat(rng),
+            4..8 => Course::mail(rng),
+            _ => Course::text_messages(rng),
         };
-        tell(&mut plan, rng, number, begins, &story);
+        follow(&mut plan, rng, number, begins, &course);
     }
     plan.arrivals.sort_by_key(|(at, _)| *at);
     plan
 }
 
 /// What happens in a conversation: types, and how long after its beginning.
-struct Story(Vec<(Duration, &'static str)>);
+struct Course(Vec<(Duration, &'static str)>);
 
-impl Story {
+impl Course {
     /// A session: messages follow each other within a minute or so.
     fn chat(rng: &mut Rng) -> Self {
         let pauses: Vec<_> = (0..12).map(|_| around(rng, 55.0)).collect();
@@ -356,15 +356,15 @@ fn around(rng: &mut Rng, mean: f64) -> Duration {
     Duration::from_secs_f64((-mean * (1.0 - rng.f64()).ln()).clamp(0.5, 4.0 * mean))
 }
 
-/// Adds a story's conversation and its events to a plan.
-fn tell(plan: &mut Plan, rng: &mut Rng, number: usize, begins: Duration, story: &Story) {
+/// Adds a course's conversation and its events to a plan.
+fn follow(plan: &mut Plan, rng: &mut Rng, number: usize, begins: Duration, course: &Course) {
     let mut conversation = Conversation::new(number, ConversationKind::Plain);
     conversation.items.clear();
-    let closes = story.0.iter().find(|(_, kind)| *kind == "CONVERSATION/CLOSED");
+    let closes = course.0.iter().find(|(_, kind)| *kind == "CONVERSATION/CLOSED");
     let closes = closes.map_or(Duration::MAX, |(after, _)| begins + *after);
     conversation.open.push((Duration::ZERO, closes));
     let Conversation { id, customer, items, .. } = &mut conversation;
-    for (index, (after, kind)) in story.0.iter().enumerate() {
+    for (index, (after, kind)) in course.0.iter().enumerate() {
         let at = begins + *after;
         let mut content = json!({"conversationId": id, "customerId": customer});
         if kind.starts_with("CONTACT/") {
@@ -418,7 +418,7 @@ mod tests {
 
     #[test]
     fn the_stories_are_as_long_as_they_are_to_be() {
-        let plan = stories(&mut Rng::with_seed(1), 1_000);
+        let plan = courses(&mut Rng::with_seed(1), 1_000);
         let per_conversation = plan.arrivals.len() / 1_000;
         assert!((16..=18).contains(&per_conversation), "{per_conversation}");
     }
