@@ -1,74 +1,157 @@
-//! The relay's share of the organisation's quota, spread evenly: never a burst.
+//! The relay's share of the organisation's quota: adaptive, spread evenly, and never a burst.
+//!
+//! The rate increases slowly while some of the organisation's quota is left at the end of Gladly's seconds,
+//! and falls by a fraction when none is or Gladly answers 429. Environments that do so share evenly, without
+//! knowing of each other, and both give way to other integrations. The setting is the most.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::time::{Instant, sleep_until};
 
-use crate::config::Rate;
+use crate::{client::quota::QuotaUse, config::Rate};
 
-/// With this many requests left in the organisation's second, others are using the quota too.
-/// <https://developer.gladly.com/rest/> documents the header `Ratelimit-Remaining-Second`.
-const LOW_REMAINING: u64 = 2;
 /// How long a 429 without `Retry-After` stops requests: Gladly counts by the second.
 const THROTTLED_WAIT: Duration = Duration::from_secs(1);
+/// The part of the cap that is used until something is known of the quota.
+const START: f64 = 0.5;
+/// The least rate, unless the cap is less, so that a full quota stops nothing for good.
+const FLOOR: f64 = 0.25;
+/// With this left at the end of a second, the quota is used up. It is below 0: what others send in the
+/// rest of a second is an estimate, and the last of them may be less than a request.
+const USED_UP: f64 = -0.45;
+/// What the rate becomes when the quota is used up, and after a 429.
+const DECREASE: f64 = 0.85;
+const THROTTLED_DECREASE: f64 = 0.7;
+/// After a decrease, responses to earlier requests cause no other for this long.
+const DECREASE_INTERVAL: Duration = Duration::from_secs(1);
+/// What is left is taken in about this many seconds.
+const INCREASE_SECONDS: f64 = 60.0;
+/// The fastest increase, in requests a second per second.
+const MAX_INCREASE: f64 = 0.1;
+/// The longest time between two responses for which the rate increases.
+const MAX_ELAPSED: Duration = Duration::from_secs(2);
 
-/// Lets requests through one at a time, `interval` apart.
+/// Lets requests through one at a time, evenly spaced.
 pub(crate) struct RateLimiter {
-    interval: Duration,
+    cap: Rate,
     /// Its holder is next; the others wait in the order they came.
     turn: tokio::sync::Mutex<()>,
-    next: Mutex<Instant>,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// Requests per second.
+    rate: f64,
+    next: Instant,
+    /// Whether a response had the number of requests left.
+    adaptive: bool,
+    quota: QuotaUse,
+    adjusted: Instant,
+    decreased: Option<Instant>,
 }
 
 impl RateLimiter {
-    pub(crate) fn new(rate: Rate) -> Self {
+    pub(crate) fn new(cap: Rate) -> Self {
+        let now = Instant::now();
         Self {
-            interval: rate.interval(),
+            cap,
             turn: tokio::sync::Mutex::new(()),
-            next: Mutex::new(Instant::now()),
+            state: Mutex::new(State {
+                rate: cap.per_second(),
+                next: now,
+                adaptive: false,
+                quota: QuotaUse::new(),
+                adjusted: now,
+                decreased: None,
+            }),
         }
     }
 
     /// Waits for the caller's turn, unless that is more than `max_wait` away: then returns the wait.
-    pub(crate) async fn turn(&self, max_wait: Duration) -> Result<(), Duration> {
+    /// Returns the time of the turn.
+    pub(crate) async fn turn(&self, max_wait: Duration) -> Result<Instant, Duration> {
         let _turn = self.turn.lock().await;
         loop {
-            let wait = self.next().saturating_duration_since(Instant::now());
+            let now = Instant::now();
+            let wait = self.state().next.saturating_duration_since(now);
             if wait.is_zero() {
                 break;
             }
             if wait > max_wait {
                 return Err(wait);
             }
-            sleep_until(Instant::now() + wait).await;
+            sleep_until(now + wait).await;
         }
-        self.not_before(Instant::now() + self.interval);
-        Ok(())
+        let now = Instant::now();
+        let mut state = self.state();
+        state.quota.sent(now);
+        let next = now + self.interval(state.rate);
+        // At the cap there is room: the times need not fit Gladly's seconds.
+        state.next = if state.rate < self.cap.per_second() {
+            state.quota.in_second_with_fewer_than(state.rate.ceil(), next)
+        } else {
+            next
+        };
+        Ok(now)
     }
 
-    /// Slows down while little of the organisation's quota is left.
-    pub(crate) fn remaining(&self, left: u64) {
-        if let Some(short @ 1..) = (LOW_REMAINING + 1).checked_sub(left) {
-            let steps = u32::try_from(short + 1).unwrap_or(u32::MAX);
-            self.not_before(Instant::now() + self.interval * steps);
+    /// Adapts the rate to what a response to a request of that turn left of the organisation's second.
+    pub(crate) fn remaining(&self, turn: Instant, left: Option<u64>) {
+        let mut state = self.state();
+        let now = Instant::now();
+        let elapsed = (now - state.adjusted).min(MAX_ELAPSED).as_secs_f64();
+        state.adjusted = now;
+        let Some(left) = left else {
+            // A Gladly that never sends the header: only a 429 is known to be too much.
+            if !state.adaptive {
+                self.set_rate(&mut state, |rate| rate + MAX_INCREASE * elapsed);
+            }
+            return;
+        };
+        if !state.adaptive {
+            state.adaptive = true;
+            let start = START * self.cap.per_second();
+            self.set_rate(&mut state, |rate| rate.min(start));
+        }
+        if state.quota.left_after(turn, left).is_some_and(|left| left < USED_UP) {
+            self.decrease(&mut state, DECREASE);
+        } else if let Some(left) = state.quota.least_left() {
+            let increase = ((left - USED_UP) / INCREASE_SECONDS).clamp(0.0, MAX_INCREASE);
+            self.set_rate(&mut state, |rate| rate + increase * elapsed);
         }
     }
 
-    /// Stops requests for a while after a 429.
+    /// Stops requests for a while after a 429, and slows those after it.
     pub(crate) fn throttled(&self, retry_after: Option<Duration>) {
-        self.not_before(Instant::now() + retry_after.unwrap_or(THROTTLED_WAIT));
+        let mut state = self.state();
+        self.decrease(&mut state, THROTTLED_DECREASE);
+        let until = Instant::now() + retry_after.unwrap_or(THROTTLED_WAIT);
+        state.next = state.next.max(until);
     }
 
-    fn next(&self) -> Instant {
-        *self.next.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The time from one request to the next, as of now.
+    fn interval(&self, rate: f64) -> Duration {
+        self.cap.interval().mul_f64(self.cap.per_second() / rate)
     }
 
-    fn not_before(&self, at: Instant) {
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        *next = at.max(*next);
+    fn decrease(&self, state: &mut State, factor: f64) {
+        let now = Instant::now();
+        if state.decreased.is_none_or(|at| now - at > DECREASE_INTERVAL) {
+            state.decreased = Some(now);
+            self.set_rate(state, |rate| rate * factor);
+        }
+    }
+
+    fn set_rate(&self, state: &mut State, change: impl FnOnce(f64) -> f64) {
+        let cap = self.cap.per_second();
+        state.rate = change(state.rate).clamp(FLOOR.min(cap), cap);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
