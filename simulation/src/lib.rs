@@ -24,6 +24,7 @@ mod gladly;
 mod history;
 mod invariant;
 mod mapping;
+mod neighbour;
 mod operator;
 mod plan;
 mod seed;
@@ -34,6 +35,7 @@ pub use crate::{
     drain::{Drain, drain},
     history::{COVERAGE, Keep, Tally},
     invariant::Violation,
+    neighbour::{Neighbour, Scenario, neighbour},
     seed::{Report, run},
     sweep::sweep,
 };

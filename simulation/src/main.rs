@@ -1,4 +1,5 @@
-//! `make simulate`: many simulations, each from a seed, or one seed again, or a drain.
+//! `make simulate`: many simulations, each from a seed, or one seed again, or a drain, alone or
+//! beside a neighbour.
 //!
 //! Standard output is the functions' own, as on Lambda; everything else goes to standard error.
 
@@ -9,10 +10,10 @@ use std::{
     time::Instant,
 };
 
-use simulation::{COVERAGE, Keep, Report, Tally, drain, run, sweep};
+use simulation::{COVERAGE, Keep, Report, Scenario, Tally, drain, neighbour, run, sweep};
 use tracing_subscriber::filter::LevelFilter;
 
-const USAGE: &str = "usage: simulation [--seeds N] [--from SEED] | --seed SEED [--verbose] | --drain EVENTS [--conversations N]";
+const USAGE: &str = "usage: simulation [--seeds N] [--from SEED] | --seed SEED [--verbose] | --drain EVENTS [--conversations N] | --neighbour RATE";
 /// Lines of a failed seed's history that are shown.
 const SHOWN_LINES: usize = 40;
 
@@ -24,6 +25,7 @@ struct Arguments {
     seed: Option<u64>,
     drain: Option<u64>,
     conversations: Option<u64>,
+    neighbour: Option<f64>,
     verbose: bool,
 }
 
@@ -34,6 +36,12 @@ impl Arguments {
             let number = match &*word {
                 "--verbose" => {
                     arguments.verbose = true;
+                    continue;
+                }
+                "--neighbour" => {
+                    let rate = words.next()?.parse().ok()?;
+                    arguments.neighbour = Some(rate).filter(|rate| (0.0..10.0).contains(rate));
+                    arguments.neighbour?;
                     continue;
                 }
                 "--seeds" => &mut arguments.seeds,
@@ -60,6 +68,9 @@ fn main() -> ExitCode {
         eprintln!("{drain}");
         return if drain.violation.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
+    if let Some(rate) = arguments.neighbour {
+        return beside(rate, arguments.from.unwrap_or(0), arguments.seeds.unwrap_or(5));
+    }
     let failed = match arguments.seed {
         Some(seed) => {
             let keep = if arguments.verbose { Keep::Shown } else { Keep::Lines };
@@ -84,6 +95,21 @@ fn main() -> ExitCode {
         }
         None => ExitCode::SUCCESS,
     }
+}
+
+/// Drains beside a neighbour, which is evenly paced and then at random.
+fn beside(rate: f64, from: u64, seeds: u64) -> ExitCode {
+    let mut violated = false;
+    for poisson in [false, true] {
+        for environments in 0..=2 {
+            for seed in from..from.saturating_add(seeds) {
+                let result = neighbour(Scenario { rate, poisson, environments, seed });
+                eprintln!("{result}");
+                violated |= result.violation.is_some();
+            }
+        }
+    }
+    if violated { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 fn many(from: u64, seeds: u64) -> Option<Report> {
