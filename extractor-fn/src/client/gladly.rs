@@ -460,8 +460,11 @@ impl Gladly {
         let mut token = self.token.value().await?;
         loop {
             permission.check().await?;
-            let turn =
-                self.rate_limiter.turn(OPERATION_TIMEOUT).await.map_err(GladlyError::RateLimited)?;
+            let turn = self
+                .rate_limiter
+                .turn(OPERATION_TIMEOUT)
+                .await
+                .map_err(GladlyError::RateLimited)?;
             // Checked again: the wait for the turn may have been long.
             permission.check().await?;
             self.calls.fetch_add(1, Ordering::Relaxed);

@@ -23,7 +23,7 @@ const FLOOR: f64 = 0.25;
 /// rest of a second is an estimate, and the last of them may be less than a request.
 const USED_UP: f64 = -0.45;
 /// What the rate becomes when the quota is used up, and after a 429.
-const DECREASE: f64 = 0.85;
+const DECREASE: f64 = 0.93;
 const THROTTLED_DECREASE: f64 = 0.7;
 /// After a decrease, responses to earlier requests cause no other for this long.
 const DECREASE_INTERVAL: Duration = Duration::from_secs(1);
@@ -178,21 +178,104 @@ mod tests {
         assert!((3.8..=4.0).contains(&rate), "{rate}");
     }
 
+    /// Sends for this long through a Gladly whose seconds begin then, beside others that use the quota evenly.
+    /// Returns the rate at the end, and how many requests were rejected.
+    async fn send(
+        rate_limiter: &RateLimiter,
+        lasts: Duration,
+        begins: f64,
+        others: f64,
+    ) -> (f64, usize) {
+        let began = Instant::now();
+        let (mut second, mut own, mut rejected) = (f64::NAN, 0.0, 0);
+        while began.elapsed() < lasts {
+            let turn = rate_limiter.turn(Duration::MAX).await.unwrap();
+            let now = began.elapsed().as_secs_f64() - begins;
+            (second, own) = if now.floor() == second { (second, own) } else { (now.floor(), 0.0) };
+            let of_others = (now * others).floor() - (second * others).floor();
+            let left = 10.0 - of_others - own - 1.0;
+            if left < 0.0 {
+                rejected += 1;
+                rate_limiter.remaining(turn, Some(0));
+                rate_limiter.throttled(None);
+            } else {
+                own += 1.0;
+                let left = (0..10).find(|number| f64::from(*number) >= left).unwrap();
+                rate_limiter.remaining(turn, Some(u64::try_from(left).unwrap()));
+            }
+        }
+        (rate_limiter.state().rate, rejected)
+    }
+
+    fn limiter(cap: &str) -> RateLimiter {
+        RateLimiter::new(cap.parse().unwrap())
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn a_low_quota_slows_requests_and_a_429_stops_them() {
-        let rate_limiter = RateLimiter::new("4".parse().unwrap());
+    async fn alone_the_rate_starts_low_and_comes_up_to_the_cap() {
+        for begins in [0.0, 0.3, 0.55, 0.98] {
+            let rate_limiter = limiter("4");
+            let (rate, _) = send(&rate_limiter, Duration::from_secs(1), begins, 0.0).await;
+            assert!(rate <= 2.0, "{rate}");
+            let (rate, rejected) = send(&rate_limiter, Duration::from_secs(40), begins, 0.0).await;
+            assert!((3.6..=4.0).contains(&rate), "{rate}");
+            assert_eq!(rejected, 0);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_rate_gives_way_to_others_before_a_429_and_comes_back_after_them() {
+        for begins in [0.0, 0.3, 0.55, 0.98] {
+            let rate_limiter = limiter("4");
+            send(&rate_limiter, Duration::from_mins(1), begins, 0.0).await;
+            let (rate, _) = send(&rate_limiter, Duration::from_mins(1), begins, 7.5).await;
+            assert!(rate < 3.0, "{rate}");
+            let (rate, rejected) = send(&rate_limiter, Duration::from_mins(5), begins, 7.5).await;
+            assert!((1.2..=2.6).contains(&rate), "{rate}");
+            assert!(rejected <= 3, "{rejected}");
+            let (rate, _) = send(&rate_limiter, Duration::from_mins(1), begins, 0.0).await;
+            assert!(rate >= 3.6, "{rate}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_quota_slows_requests_and_never_stops_them() {
+        let rate_limiter = limiter("4");
+        let (rate, _) = send(&rate_limiter, Duration::from_mins(5), 0.3, 30.0).await;
+        assert_eq!(rate, FLOOR);
+        let slow = limiter("0.1");
+        send(&slow, Duration::from_mins(5), 0.3, 30.0).await;
+        assert_eq!(slow.state().rate, 0.1, "the cap is less than the floor");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_the_header_the_cap_is_used_and_only_a_429_lowers_the_rate() {
+        let rate_limiter = limiter("4");
+        let answered = async |seconds| {
+            let began = Instant::now();
+            while began.elapsed() < Duration::from_secs(seconds) {
+                let turn = rate_limiter.turn(Duration::MAX).await.unwrap();
+                rate_limiter.remaining(turn, None);
+            }
+            rate_limiter.state().rate
+        };
+        assert_eq!(answered(10).await, 4.0);
+        rate_limiter.throttled(None);
+        assert_eq!(rate_limiter.state().rate, 4.0 * THROTTLED_DECREASE);
+        rate_limiter.throttled(None);
+        assert_eq!(rate_limiter.state().rate, 4.0 * THROTTLED_DECREASE, "once a second");
+        assert_eq!(answered(20).await, 4.0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_429_stops_requests() {
+        let rate_limiter = limiter("4");
         let wait = async || {
             let began = Instant::now();
             rate_limiter.turn(Duration::from_secs(10)).await.unwrap();
             began.elapsed()
         };
         wait().await;
-        rate_limiter.remaining(3);
-        assert!(wait().await < Duration::from_millis(300));
-        rate_limiter.remaining(2);
-        assert!(wait().await > Duration::from_millis(500));
-        rate_limiter.remaining(0);
-        assert!(wait().await > Duration::from_secs(1));
         rate_limiter.throttled(None);
         assert!(wait().await >= Duration::from_secs(1));
         rate_limiter.throttled(Some(Duration::from_mins(1)));
