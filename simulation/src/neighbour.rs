@@ -32,7 +32,7 @@ const START: Duration = Duration::from_mins(1);
 /// What is counted begins this long after the start.
 const SETTLING: Duration = Duration::from_mins(1);
 /// What is counted lasts this long.
-const COUNTED: Duration = Duration::from_mins(8);
+const COUNTED: Duration = Duration::from_mins(5);
 /// The requests of this long are averaged.
 const AVERAGED: Duration = Duration::from_secs(10);
 
@@ -90,7 +90,7 @@ impl Neighbour {
     /// The relay's requests, as a fraction of its cap.
     #[must_use]
     pub fn use_of_cap(&self) -> f64 {
-        self.relay_rate() / REQUESTS_PER_SECOND / self.scenario.environments as f64
+        self.relay_rate() / REQUESTS_PER_SECOND / self.scenario.environments.max(1) as f64
     }
 
     /// The smallest part that an environment has of the relay's requests.
@@ -158,7 +158,7 @@ async fn simulate(result: &mut Neighbour) {
     let Scenario { rate, poisson, environments, seed } = result.scenario;
     let mut rng = Rng::with_seed(seed);
     // More than can be drained: three calls for each.
-    let conversations = if environments == 0 { 1 } else { 2_000 };
+    let conversations = if environments == 0 { 1 } else { 1_500 };
     let plan = Plan::backlog(&mut rng, conversations, conversations);
     let sim = Simulation::new(rng.fork(), plan, Keep::Nothing);
     let offset = Duration::from_secs_f64(rng.f64());

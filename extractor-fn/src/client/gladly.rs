@@ -211,6 +211,11 @@ impl Gladly {
         (self.calls.swap(0, Ordering::Relaxed), self.throttled.swap(0, Ordering::Relaxed))
     }
 
+    /// The time from one request to the next at the present rate.
+    pub(crate) fn request_interval(&self) -> Duration {
+        self.rate_limiter.present_interval()
+    }
+
     /// The organisation's name in deliveries.
     pub(crate) fn organization(&self) -> &str {
         self.host.name()

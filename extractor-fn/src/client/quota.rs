@@ -133,7 +133,7 @@ impl QuotaUse {
         let (mut weights, mut elapsed2, mut product, mut others2) = (0.0, 0.0, 0.0, 0.0);
         for request in &self.requests {
             let time = request.sent - begins;
-            own = if time.floor() == number { own + 1.0 } else { 1.0 };
+            own = if time - number < 1.0 { own + 1.0 } else { 1.0 };
             number = time.floor();
             let Some(left) = request.left else { continue };
             let (elapsed, others) = (time - number, (QUOTA - left - own).max(0.0));

