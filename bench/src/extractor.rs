@@ -22,7 +22,7 @@ use crate::{
     report::{
         Figure,
         Limit::{self, AtMost, Times},
-        Run, Table, median,
+        Measurements, Table, median,
     },
 };
 
@@ -88,8 +88,8 @@ pub(crate) const TABLE: Table = Table {
 };
 
 /// Measures everything once.
-pub(crate) fn measure(plan: &Plan, binaries: &Path) -> Result<Run, Box<dyn Error>> {
-    let mut run = Run::default();
+pub(crate) fn measure(plan: &Plan, binaries: &Path) -> Result<Measurements, Box<dyn Error>> {
+    let mut run = Measurements::default();
     let mut add = |figure, ours, beside: Option<f64>| {
         run.add(figure, TABLE.columns[0], ours);
         if let Some(beside) = beside {

@@ -20,7 +20,7 @@ use crate::{
     report::{
         Figure,
         Limit::{AtMost, LessThan, Times},
-        Run, Table,
+        Measurements, Table,
     },
     tls::Authority,
 };
@@ -95,13 +95,13 @@ struct Cost {
 }
 
 /// Measures ingest-fn and all that is beside it, which take turns.
-pub(crate) fn measure(plan: &Plan, binaries: &Path) -> Result<Run, Box<dyn Error>> {
+pub(crate) fn measure(plan: &Plan, binaries: &Path) -> Result<Measurements, Box<dyn Error>> {
     let authority = Authority::new()?;
     let functions = functions(binaries, &authority);
     for function in functions.iter().filter(|function| ![CRATES, FLOOR].contains(&function.name)) {
         live(function, None, 0, true)?;
     }
-    let mut run = Run::default();
+    let mut run = Measurements::default();
     let rounds = plan.rounds + plan.cold_starts;
     for round in 0..rounds {
         for function in &functions {
@@ -135,7 +135,7 @@ pub(crate) fn measure(plan: &Plan, binaries: &Path) -> Result<Run, Box<dyn Error
 fn slow_starts(
     functions: &[Function],
     authority: &Authority,
-    run: &mut Run,
+    run: &mut Measurements,
 ) -> Result<(), Box<dyn Error>> {
     for (memory, figure) in SLOW {
         if let Err(err) = Group::new(memory) {
@@ -162,7 +162,7 @@ fn slow_starts(
 fn instructions(
     functions: &[Function],
     authority: &Authority,
-    run: &mut Run,
+    run: &mut Measurements,
 ) -> Result<(), Box<dyn Error>> {
     if Command::new("valgrind").arg("--version").output().is_err() {
         eprintln!("\nno instructions: valgrind is not installed");

@@ -23,7 +23,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::report::{Figure, Limit, Run, Table, machine};
+use crate::report::{Figure, Limit, Measurements, Table, machine};
 
 /// Between these lines the sections of `RESULTS.md` are overwritten; the rest is written by hand.
 const MARKS: [&str; 2] =
@@ -73,7 +73,7 @@ impl Plan {
     }
 
     /// Measures a table in this many processes, one after the other.
-    fn run(&self, part: &str) -> Result<Vec<Run>, Box<dyn Error>> {
+    fn run(&self, part: &str) -> Result<Vec<Measurements>, Box<dyn Error>> {
         let measure = |number| {
             eprintln!("{part}, run {number} of {}", self.runs);
             let run = Command::new(env::current_exe()?)
@@ -136,7 +136,7 @@ fn report(plan: &Plan, binaries: &Path) -> Result<(), Box<dyn Error>> {
         }
     }
     if plan.wants("package") {
-        let mut run = Run::default();
+        let mut run = Measurements::default();
         for (figure, file) in PACKAGE.figures.iter().zip(["ingest-fn", "extractor-fn"]) {
             run.add(*figure, PACKAGE.columns[0], package::size(&binaries.join(file))?);
         }

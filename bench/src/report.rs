@@ -25,7 +25,7 @@ impl Limit {
     }
 
     /// What each run reached, and whether the worst of them suffices.
-    fn check(self, runs: &[Run], figure: Figure, ours: &str) -> (String, bool) {
+    fn check(self, runs: &[Measurements], figure: Figure, ours: &str) -> (String, bool) {
         let of =
             |name: &'_ str| runs.iter().map(|run| run.median(figure, name)).collect::<Vec<_>>();
         let ours = of(ours);
@@ -60,9 +60,9 @@ pub(crate) struct Table {
 
 /// What was measured in one process: the values of a figure, by whose they are.
 #[derive(Default, Serialize, Deserialize)]
-pub(crate) struct Run(BTreeMap<String, BTreeMap<String, Vec<f64>>>);
+pub(crate) struct Measurements(BTreeMap<String, BTreeMap<String, Vec<f64>>>);
 
-impl Run {
+impl Measurements {
     pub(crate) fn add(&mut self, figure: Figure, whose: &str, value: f64) {
         let figure = self.0.entry(figure.name.into()).or_default();
         figure.entry(whose.into()).or_default().push(value);
@@ -79,7 +79,7 @@ impl Run {
 
 impl Table {
     /// The table: of each figure the median of the runs' medians, and what the worst and the best run reached.
-    pub(crate) fn rows(&self, runs: &[Run]) -> String {
+    pub(crate) fn rows(&self, runs: &[Measurements]) -> String {
         let (ours, lines) = (self.columns[0], "---:|".repeat(self.columns.len()));
         let mut text =
             format!("| figure | {} | must reach | reached | |\n", self.columns.join(" | "));
@@ -105,7 +105,7 @@ impl Table {
     }
 
     /// From the lowest to the highest value of each, in all runs.
-    pub(crate) fn spread(&self, runs: &[Run]) -> String {
+    pub(crate) fn spread(&self, runs: &[Measurements]) -> String {
         let mut text = String::new();
         for figure in self.figures {
             let all = |whose: &&'static str| -> Option<(&str, Vec<f64>)> {
@@ -215,7 +215,7 @@ mod tests {
 
     fn rows(ours: [f64; 3]) -> Vec<String> {
         let run = |ours| {
-            let mut run = Run::default();
+            let mut run = Measurements::default();
             run.add(TABLE.figures[0], "ours", ours);
             run.add(TABLE.figures[1], "ours", ours);
             run.add(TABLE.figures[1], "theirs", 1.0);
