@@ -221,7 +221,7 @@ is reached is the worst and the best of the runs' ratios of medians, and the wor
   from SSM on the way. With a processor's share: in a control group with 256/1769 or 512/1769 of a core and a period of 20 ms, over TLS,
   entered by a shell, whose start counts. Lambda gives the init phase more, so this is the worst case.
 - **CPU**: user and system time that the kernel reports (`getrusage`) of the process once it has ended and been waited for. A warm
-  request is the difference between a life of 500 requests and one of 3,000 more, divided by those.
+  request is the difference between a life of 500 requests and a longer one, divided by the requests more, which are stated below.
 - **Instructions**: callgrind's count, without the kernel's: the difference between 20 requests and 220 in plain HTTP.
 - **Memory**: `VmHWM` after the last request.
 - **ingest-fn, Node and Python** do the whole job: they check the key over SHA-256 digests in constant time, read the event, wrap it in
