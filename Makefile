@@ -147,7 +147,7 @@ fuzz-keep: $(FUZZER)/.ready ## Add to fuzz/corpus what "make fuzz" found and not
 	rm -rf fuzz/kept
 
 .PHONY: bench
-bench: ## Measure beside Python and Node, into bench/RESULTS.md (needs Node.js 20; seven minutes once built)
+bench: ## Measure three times beside Python and Node, into bench/RESULTS.md (needs Node.js 20; half an hour once built)
 	@bench/run
 
 .PHONY: dashboard
