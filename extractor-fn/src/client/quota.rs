@@ -27,8 +27,8 @@ const CANDIDATES: [f64; 20] = {
     }
     candidates
 };
-/// From here on a second is late enough to tell what is left at its end.
-const LATE: f64 = 0.7;
+/// From here on a second is near enough to its end to tell what is left at its end.
+const END_PART: f64 = 0.7;
 /// How far back the least that was left counts.
 const RECENT: Duration = Duration::from_secs(10);
 /// Around the beginning of a second it is uncertain to which one a request counts, for it is known when
@@ -154,7 +154,7 @@ impl Second {
     /// How many requests are left at the end of a request's second, if it was late in it.
     fn left_at_end(self, request: Request) -> Option<f64> {
         let elapsed = (request.sent - self.begins).rem_euclid(1.0);
-        let left = request.left.filter(|_| elapsed > LATE)?;
+        let left = request.left.filter(|_| elapsed > END_PART)?;
         Some(left - self.others * (1.0 - elapsed))
     }
 }
