@@ -9,8 +9,8 @@ use shared::{Clock, MetricsWriter, Parameter, ssm_client};
 use crate::{
     client::{
         Clients,
-        destination::Destination,
         coverage_store::CoverageStore,
+        destination::Destination,
         event_source_mapping::Mapping,
         gladly::Gladly,
         http::Http,

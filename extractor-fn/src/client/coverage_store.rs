@@ -3,6 +3,7 @@
 //! It is a cache: whatever fails here costs calls to Gladly and nothing else.
 
 use std::{
+    array,
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -220,8 +221,8 @@ fn scope(config: &Config) -> String {
 /// A text's hash, for where the text itself would take too much room: the first 8 bytes of its
 /// SHA-256, the same in every process and with every version of Rust.
 pub(crate) fn stable_hash(text: &str) -> u64 {
-    let [a, b, c, d, e, f, g, h, ..] = <[u8; 32]>::from(Sha256::digest(text));
-    u64::from_be_bytes([a, b, c, d, e, f, g, h])
+    let digest = Sha256::digest(text);
+    u64::from_be_bytes(array::from_fn(|index| digest[index]))
 }
 
 #[cfg(test)]

@@ -121,8 +121,7 @@ impl Deliveries {
                 taken.fetched_at.duration_since(recorded) >= needed
             };
             let mut covering = known.clone().filter(|taken| shows(taken));
-            let covered_itself =
-                covering.clone().any(|taken| taken.environment == by.environment);
+            let covered_itself = covering.clone().any(|taken| taken.environment == by.environment);
             let honest = match event["snapshot"].as_str() {
                 // A close that is not shown yet is looked at again.
                 Some("included") if is_close && waited < SECOND_LOOK && cx.plan.repeats == 0.0 => {
