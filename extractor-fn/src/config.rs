@@ -489,6 +489,7 @@ mod tests {
             ("EVENTS_QUEUE_ARN", "events", "EVENTS_QUEUE_ARN is not valid: expected the ARN"),
             ("QUARANTINE_QUEUE_URL", "https://h:x/1/q", "QUARANTINE_QUEUE_URL is not valid: "),
             ("PAUSE_PARAMETER", "/relay/pause:1", "PAUSE_PARAMETER is not valid: expected the"),
+            ("COVERAGE_TABLE", "a table", "COVERAGE_TABLE is not valid: expected the name"),
         ] {
             let message = with(name, value).unwrap_err().to_string();
             assert!(message.starts_with(expected), "{message}");
