@@ -41,6 +41,9 @@ pub struct Config {
     pub delivery: DeliveryOptions,
     /// How long ingest-fn has events wait in the queue.
     pub settle_window: SettleWindow,
+    /// The DynamoDB table in which environments share what was accepted; without one each has its
+    /// own memory alone.
+    pub coverage_table: Option<TableName>,
     /// Renew held events before the queue lets them expire.
     pub renew_held_events: bool,
     /// The URL of the webhook at Gladly that is monitored, if one is.
@@ -95,6 +98,7 @@ impl Config {
                 notes: env.switch("FORWARD_NOTES", true)?,
             },
             settle_window: env.optional("SETTLE_SECONDS")?.unwrap_or_default(),
+            coverage_table: env.optional("COVERAGE_TABLE")?,
             renew_held_events: env.switch("RENEW_HELD_EVENTS", true)?,
             watched_webhook: env
                 .optional::<HttpUrl>("WEBHOOK_URL")?
@@ -260,6 +264,28 @@ fn is_reserved(name: &str) -> bool {
     const PREFIXES: [&str; 7] =
         ["accept", "access-control-", "content-", "if-", "proxy-", "sec-", "x-forwarded-"];
     NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// The name of a DynamoDB table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableName(String);
+
+impl TableName {
+    /// The name's text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for TableName {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_name = (3..=255).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
+        is_name.then(|| Self(text.to_owned())).ok_or("expected the name of a DynamoDB table")
+    }
 }
 
 /// Requests per second.
@@ -464,6 +490,7 @@ mod tests {
             ("EVENTS_QUEUE_ARN", "events", "EVENTS_QUEUE_ARN is not valid: expected the ARN"),
             ("QUARANTINE_QUEUE_URL", "https://h:x/1/q", "QUARANTINE_QUEUE_URL is not valid: "),
             ("PAUSE_PARAMETER", "/relay/pause:1", "PAUSE_PARAMETER is not valid: expected the"),
+            ("COVERAGE_TABLE", "a table", "COVERAGE_TABLE is not valid: expected the name"),
         ] {
             let message = with(name, value).unwrap_err().to_string();
             assert!(message.starts_with(expected), "{message}");

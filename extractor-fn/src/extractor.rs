@@ -9,6 +9,7 @@ use shared::{Clock, MetricsWriter, Parameter, ssm_client};
 use crate::{
     client::{
         Clients,
+        coverage_store::CoverageStore,
         destination::Destination,
         event_source_mapping::Mapping,
         gladly::Gladly,
@@ -44,6 +45,7 @@ impl Extractor {
         metrics: MetricsWriter,
     ) -> Self {
         let ssm = ssm_client(aws);
+        let store = CoverageStore::new(aws, &config, clock.clone());
         let secret = |name| Parameter::new(ssm.clone(), name, TOKEN_TTL, clock.clone());
         let name = config.pause_parameter;
         let breaker =
@@ -78,7 +80,7 @@ impl Extractor {
         };
         let mapping = Mapping::new(aws, config.function, config.events_queue_arn);
         let (renews, window) = (config.renew_held_events, config.settle_window);
-        let pipeline = Arc::new(Pipeline::new(&clients, config.delivery, window, renews));
+        let pipeline = Arc::new(Pipeline::new(&clients, store, config.delivery, window, renews));
         let webhook = config.watched_webhook;
         let controller =
             Controller::new(clients, mapping, renewals, backfills, webhook, window, renews);

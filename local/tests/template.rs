@@ -333,6 +333,45 @@ fn a_key_decrypts_nothing_but_the_functions_own_secrets() {
 }
 
 #[test]
+fn the_table_of_coverage_is_a_cache_that_can_be_left_out() {
+    let template = template();
+    let table = json!({
+        "Type": "AWS::DynamoDB::Table",
+        "Condition": "SharesCoverage",
+        "DeletionPolicy": "Delete",
+        "UpdateReplacePolicy": "Delete",
+        "Properties": {
+            "BillingMode": "PAY_PER_REQUEST",
+            "AttributeDefinitions": [{"AttributeName": "conversation", "AttributeType": "S"}],
+            "KeySchema": [{"AttributeName": "conversation", "KeyType": "HASH"}],
+            "TimeToLiveSpecification": {"AttributeName": "expiresAt", "Enabled": true},
+        },
+    });
+    assert_eq!(template["Resources"]["CoverageTable"], table);
+    assert_eq!(of_type("AWS::DynamoDB::Table"), ["CoverageTable"]);
+    let shared = json!({"Fn::Equals": [{"Ref": "ShareCoverage"}, "true"]});
+    assert_eq!(template["Conditions"]["SharesCoverage"], shared);
+    assert_eq!(template["Parameters"]["ShareCoverage"]["Default"], "true");
+    // Without the table, its name is empty and nothing is allowed on it.
+    let setting = &function("ExtractorFunction")["Environment"]["Variables"]["COVERAGE_TABLE"];
+    let name = json!({"Fn::If": ["SharesCoverage", {"Ref": "CoverageTable"}, ""]});
+    assert_eq!(setting, &name);
+    let policies = properties("ExtractorRole")["Policies"].clone();
+    let policies = policies.as_array().unwrap().iter();
+    let on_table: Vec<_> =
+        policies.filter(|policy| policy.to_string().contains("CoverageTable")).collect();
+    let [policy] = on_table[..] else { panic!("{on_table:?}") };
+    let [condition, _, otherwise] = &policy["Fn::If"].as_array().unwrap()[..] else {
+        panic!("{policy}")
+    };
+    assert_eq!((condition, otherwise), (&json!("SharesCoverage"), &json!({"Ref": "AWS::NoValue"})));
+    let pairs = Role::named("ExtractorRole").pairs();
+    let actions = pairs.iter().filter(|(_, on)| on == "CoverageTable");
+    let actions: Vec<_> = actions.map(|(action, _)| action.as_str()).collect();
+    assert_eq!(actions, ["dynamodb:BatchGetItem", "dynamodb:BatchWriteItem"]);
+}
+
+#[test]
 fn the_functions_are_what_cargo_lambda_builds() {
     assert_eq!(of_type("AWS::Serverless::Function"), ["ExtractorFunction", "IngestFunction"]);
     assert_eq!(of_type("AWS::Lambda::Function"), [""; 0]);
@@ -393,6 +432,7 @@ fn the_functions_get_the_settings_that_they_read() {
             "DESTINATION_TOKEN_PARAMETER",
             "DESTINATION_TOKEN_HEADER",
             "DESTINATION_GZIP",
+            "COVERAGE_TABLE",
             "FORWARD_CUSTOMER_CONTACT",
             "FORWARD_NOTES",
             "RENEW_HELD_EVENTS",

@@ -30,8 +30,13 @@ use crate::{ConfigError, Env, connection::Retiring, setting::HttpUrl};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The variables that override the clients' endpoints. The SDK reads them at the first call.
-const ENDPOINTS: [&str; 4] =
-    ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_LAMBDA", "AWS_ENDPOINT_URL_SQS", "AWS_ENDPOINT_URL_SSM"];
+const ENDPOINTS: [&str; 5] = [
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_DYNAMODB",
+    "AWS_ENDPOINT_URL_LAMBDA",
+    "AWS_ENDPOINT_URL_SQS",
+    "AWS_ENDPOINT_URL_SSM",
+];
 
 /// The process's one connector: the SDK's TLS, with the system's root certificates, which are read
 /// once. It never follows a redirect, and it retires a connection whose response did not end.

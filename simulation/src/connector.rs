@@ -87,9 +87,11 @@ impl SimConnector {
             Service::Ssm => "calls to SSM",
             Service::Sqs => "calls to SQS",
             Service::Lambda => "calls to Lambda",
+            Service::DynamoDb => "calls to DynamoDB",
         });
         let target = request.headers().get("x-amz-target").unwrap_or_default();
-        let fault = aws_fault(sim, service, target.ends_with("Batch"));
+        let is_batch = target.ends_with("Batch") || service == Service::DynamoDb;
+        let fault = aws_fault(sim, service, is_batch);
         if let Some(fault) = fault {
             sim.count("AWS faults");
             sim.note(|| {
@@ -117,6 +119,7 @@ fn aws_fault(sim: &Simulation, service: Service, batch: bool) -> Option<Fault> {
         Service::Ssm => Upstream::Ssm,
         Service::Sqs => Upstream::Sqs,
         Service::Lambda => Upstream::Lambda,
+        Service::DynamoDb => Upstream::DynamoDb,
     };
     match sim.plan.fault_kind(upstream, sim.elapsed()) {
         Some(FaultKind::Status(status)) => Some(Fault::Refused(status, "InternalError")),

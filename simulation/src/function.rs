@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use lambda_runtime::{Context, LambdaEvent};
 use serde_json::Value;
 use shared::{Env, MetricsWriter};
-use testing::settings::ExtractorSettings;
+use testing::{aws::TABLE, settings::ExtractorSettings};
 use tokio::{
     select,
     time::{Instant, sleep, timeout},
@@ -43,7 +43,6 @@ pub(crate) struct Function {
 }
 
 /// An extractor in its environment.
-#[derive(Clone)]
 struct Instance {
     environment: Arc<Environment>,
     started: Instant,
@@ -128,13 +127,7 @@ impl Function {
             let idle = &mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner);
             let count = idle.len();
             let next = (count > 0).then(|| self.sim.state().rng.usize(0..count));
-            next.map(|next| {
-                if self.sim.plan.shares_memory {
-                    idle[next].clone()
-                } else {
-                    idle.swap_remove(next)
-                }
-            })
+            next.map(|next| idle.swap_remove(next))
         };
         if let Some(instance) = idle {
             return instance;
@@ -151,12 +144,7 @@ impl Function {
         let config = config(&sim.plan);
         let (clock, metrics) = (sim.clock(), MetricsWriter::new("extractor-fn", |_| {}));
         let extractor = Extractor::new(&aws, config, Http::over(connector), clock, metrics);
-        let instance =
-            Instance { environment, started: Instant::now(), extractor: Arc::new(extractor) };
-        if sim.plan.shares_memory {
-            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(instance.clone());
-        }
-        instance
+        Instance { environment, started: Instant::now(), extractor: Arc::new(extractor) }
     }
 
     /// Keeps an environment for the next invocation, mostly.
@@ -165,7 +153,7 @@ impl Function {
         let plan = &self.sim.plan;
         let recycled = self.sim.state().rng.f64() < plan.recycled
             || plan.lifetime.is_some_and(|lifetime| instance.started.elapsed() > lifetime);
-        if !old && !recycled && !plan.shares_memory {
+        if !old && !recycled {
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(instance);
         }
     }
@@ -178,6 +166,7 @@ fn config(plan: &Plan) -> Config {
     let settings = ExtractorSettings::default()
         .with("GLADLY_REQUESTS_PER_SECOND", plan.rate)
         .with("SETTLE_SECONDS", plan.settle_seconds.to_string())
+        .with("COVERAGE_TABLE", if plan.shares_coverage { TABLE } else { "" })
         .with("RENEW_HELD_EVENTS", RENEW_HELD_EVENTS.to_string())
         .with("WATCH_WEBHOOK", watched.to_string())
         .with("WEBHOOK_URL", WEBHOOK_URL);

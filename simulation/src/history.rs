@@ -53,7 +53,7 @@ impl History {
 }
 
 /// What must happen at least once in a few hundred seeds, for the simulation to test what it is for.
-pub const COVERAGE: [&str; 48] = [
+pub const COVERAGE: [&str; 50] = [
     "quotas nearly used up",
     "AWS faults",
     "answers lost",
@@ -64,12 +64,14 @@ pub const COVERAGE: [&str; 48] = [
     "breaker opened",
     "breaker re-opened",
     "breaker unclosed for a day",
+    "calls to DynamoDB",
     "conversations not found for a while",
     "crashes",
     "deletions that failed",
     "deliveries within the grace",
     "deploys",
     "events covered",
+    "events covered by another environment",
     "events delivered",
     "events delivered again",
     "events delivered past the retention",

@@ -46,11 +46,11 @@ const DRAIN_LIMIT: Duration = Duration::from_hours(2);
 pub enum Environments {
     /// One, which takes every batch.
     One,
-    /// Two, as the template's `MaximumConcurrency` has it.
+    /// Two, as the template's `MaximumConcurrency` has it, without the table of coverage.
     Two,
-    /// Two that share all that they remember: what a shared store of coverage could reach at best.
+    /// Two with the table, as the template has it.
     Sharing,
-    /// Two, and the controller every minute in whichever is idle, or in a third.
+    /// The same, and the controller every minute in whichever is idle, or in a third.
     WithController,
     /// The same, each replaced every two hours.
     Recycled,
@@ -66,8 +66,8 @@ impl Display for Environments {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::One => "one",
-            Self::Two => "two",
-            Self::Sharing => "two sharing memory",
+            Self::Two => "two, no table",
+            Self::Sharing => "two",
             Self::WithController => "two and controller",
             Self::Recycled => "recycled every 2 h",
         })
@@ -191,7 +191,7 @@ async fn simulate(live: &mut Live) {
     let mut rng = Rng::with_seed(live.conversations);
     let mut plan = courses(&mut rng, live.conversations);
     (plan.settle_seconds, plan.delays) = (live.settle_seconds, live.delays);
-    plan.shares_memory = live.environments == Environments::Sharing;
+    plan.shares_coverage = !matches!(live.environments, Environments::One | Environments::Two);
     if live.environments == Environments::Recycled {
         plan.lifetime = Some(Duration::from_hours(2));
     }

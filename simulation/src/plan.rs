@@ -42,8 +42,8 @@ pub(crate) struct Plan {
     pub(crate) recycled: f64,
     /// After which time an environment is replaced, if it is.
     pub(crate) lifetime: Option<Duration>,
-    /// Whether all environments are one that runs several invocations at once.
-    pub(crate) shares_memory: bool,
+    /// `COVERAGE_TABLE`: whether environments share what the destination has accepted.
+    pub(crate) shares_coverage: bool,
     /// How likely Lambda throttles an invocation of a batch.
     pub(crate) throttles: f64,
     /// How likely SQS hands out or keeps a message once more.
@@ -149,6 +149,7 @@ pub(crate) enum Upstream {
     Ssm,
     Sqs,
     Lambda,
+    DynamoDb,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -253,7 +254,7 @@ impl Plan {
             crashes: pick(rng, &[0.0, 0.05, 0.25]),
             recycled: 0.03,
             lifetime: pick(rng, &[None, Some(2 * HOUR)]),
-            shares_memory: false,
+            shares_coverage: rng.bool(),
             throttles: pick(rng, &[0.0, 0.1]),
             repeats: pick(rng, &[0.0, 0.01, 0.05]),
             conversations: Vec::new(),
@@ -300,7 +301,7 @@ impl Plan {
             crashes: 0.0,
             recycled: 0.0,
             lifetime: None,
-            shares_memory: false,
+            shares_coverage: false,
             throttles: 0.0,
             repeats: 0.0,
             conversations: Vec::new(),
@@ -444,6 +445,7 @@ impl Plan {
                     Upstream::Ssm,
                     Upstream::Sqs,
                     Upstream::Lambda,
+                    Upstream::DynamoDb,
                 ],
             );
             let external = matches!(upstream, Upstream::Gladly | Upstream::Destination);

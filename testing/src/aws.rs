@@ -1,6 +1,7 @@
-//! An AWS account in this process: SQS, SSM and the event source mapping. It parses the SDK's own
-//! requests, enforces AWS's limits, and can fail in every way AWS can.
+//! An AWS account in this process: SQS, SSM, DynamoDB and the event source mapping. It parses the SDK's
+//! own requests, enforces AWS's limits, and can fail in every way AWS can.
 
+mod dynamodb;
 mod lambda;
 mod sqs;
 mod ssm;
@@ -50,6 +51,9 @@ pub const MAPPING: &str = "a0000000-0000-4000-8000-000000000001";
 pub const QUEUES: &str = "https://sqs.eu-west-1.amazonaws.com/123456789012/";
 /// What every queue's ARN begins with.
 pub const QUEUE_ARNS: &str = "arn:aws:sqs:eu-west-1:123456789012:";
+
+/// The name of the table of coverage.
+pub const TABLE: &str = "relay-coverage";
 
 /// How a call fails.
 #[derive(Debug, Clone, Copy)]
@@ -147,6 +151,16 @@ pub struct State {
     pub lambda_calls: usize,
     /// The event source mapping.
     pub mapping: Mapping,
+    /// The items of the table of coverage, by conversation, as DynamoDB writes them.
+    pub coverage: BTreeMap<String, Value>,
+    /// How many keys each read of the table named.
+    pub coverage_reads: Vec<usize>,
+    /// How DynamoDB fails at its next calls.
+    pub dynamodb_faults: VecDeque<Fault>,
+    /// How DynamoDB fails after those, for as long as it is set.
+    pub dynamodb_fault: Option<Fault>,
+    /// Calls to DynamoDB.
+    pub dynamodb_calls: usize,
     /// The nondeterminism, if any.
     pub disorder: Option<Disorder>,
 }
@@ -169,6 +183,8 @@ pub enum Service {
     Sqs,
     /// The mapping.
     Lambda,
+    /// The table of coverage.
+    DynamoDb,
 }
 
 impl Service {
@@ -181,6 +197,7 @@ impl Service {
             ("ssm", true) => Some(Self::Ssm),
             ("sqs", true) => Some(Self::Sqs),
             ("lambda", true) => Some(Self::Lambda),
+            ("dynamodb", true) => Some(Self::DynamoDb),
             _ => None,
         }
     }
@@ -299,6 +316,9 @@ impl Aws {
                     (Some(Service::Sqs), "application/x-amz-json-1.0", target) => {
                         state.sqs(target, &asked, failed, now)
                     }
+                    (Some(Service::DynamoDb), "application/x-amz-json-1.0", target) => {
+                        state.dynamodb(target, &asked, failed)
+                    }
                     (Some(Service::Lambda), _, "") => {
                         state.lambda(request.method(), request.uri(), &asked, now)
                     }
@@ -358,6 +378,10 @@ impl State {
                 self.lambda_calls += 1;
                 self.lambda_fault
             }
+            Service::DynamoDb => {
+                self.dynamodb_calls += 1;
+                self.dynamodb_faults.pop_front().or(self.dynamodb_fault)
+            }
         }
     }
 
@@ -378,6 +402,12 @@ impl State {
                 format!("sqs:{}", operation.trim_end_matches("Batch")),
                 text(&asked["QueueUrl"]).replace(QUEUES, QUEUE_ARNS),
             ),
+            Some(Service::DynamoDb) => {
+                let tables = asked["RequestItems"].as_object();
+                let table = tables.and_then(|tables| tables.keys().next()).cloned();
+                let table = format!("table/{}", table.unwrap_or_default());
+                (format!("dynamodb:{operation}"), arn("dynamodb", &table))
+            }
             Some(Service::Lambda) => lambda::permission(request.method(), request.uri()),
             None => panic!("the relay never makes this call: {}", request.uri()),
         };

@@ -11,7 +11,7 @@ use std::{collections::BTreeSet, sync::OnceLock};
 use serde_json::{Value, json};
 
 use crate::{
-    aws::{ACCOUNT, MAPPING, QUEUE_ARNS, REGION},
+    aws::{ACCOUNT, MAPPING, QUEUE_ARNS, REGION, TABLE},
     template,
 };
 
@@ -142,6 +142,7 @@ fn arn(value: &Value) -> String {
     if let Some(resource) = value["Fn::GetAtt"].as_str() {
         return match resource {
             "EventsQueue.Arn" => format!("{QUEUE_ARNS}events"),
+            "CoverageTable.Arn" => format!("arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/{TABLE}"),
             "QuarantineQueue.Arn" => format!("{QUEUE_ARNS}quarantine"),
             other => format!("arn:aws:{other}"),
         };

@@ -1,5 +1,6 @@
-//! The services that the function calls: Gladly, the destination, SQS and Lambda.
+//! The services that the function calls: Gladly, the destination, SQS, Lambda and DynamoDB.
 
+pub(crate) mod coverage_store;
 pub(crate) mod destination;
 pub(crate) mod event_source_mapping;
 pub(crate) mod gladly;

@@ -1,6 +1,8 @@
 //! Which events an earlier snapshot already covers.
 
 use std::{
+    collections::BTreeSet,
+    mem,
     num::NonZeroUsize,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -8,9 +10,12 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use shared::Id;
 
-use crate::pipeline::{
-    cache::bounded::{Bounded, Weight, hash},
-    event::Event,
+use crate::{
+    client::coverage_store::{AcceptedSnapshot, CoverageStore, MAX_READ, stable_hash},
+    pipeline::{
+        cache::bounded::{Bounded, Weight},
+        event::Event,
+    },
 };
 
 /// How many conversations are kept at most, and in how many bytes. Evicting one costs a fetch.
@@ -41,12 +46,12 @@ impl Shown {
         is_closed: bool,
         closed_at: Option<Timestamp>,
     ) -> Self {
-        let items = newest_first.take(NEWEST_ITEMS).map(hash).collect();
+        let items = newest_first.take(NEWEST_ITEMS).map(stable_hash).collect();
         Self { items, is_closed, closed_at }
     }
 
     fn item(&self, item: &Id) -> bool {
-        self.items.contains(&hash(item.as_str()))
+        self.items.contains(&stable_hash(item.as_str()))
     }
 
     /// Whether it shows a close of this time.
@@ -70,15 +75,55 @@ impl Weight for Accepted {
 }
 
 /// The newest complete snapshot that the destination has accepted, by conversation.
-pub(crate) struct Coverage(Mutex<Bounded<Accepted>>);
+pub(crate) struct Coverage {
+    snapshots: Mutex<Bounded<Accepted>>,
+    /// What the other environments know, if they share it.
+    store: Option<CoverageStore>,
+    /// The conversations of accepted snapshots that are not yet shared.
+    unshared: Mutex<BTreeSet<Id>>,
+}
 
 impl Coverage {
-    pub(crate) fn new() -> Self {
-        Self(Mutex::new(Bounded::new(MAX_CONVERSATIONS, MAX_BYTES)))
+    pub(crate) fn new(store: Option<CoverageStore>) -> Self {
+        let snapshots = Mutex::new(Bounded::new(MAX_CONVERSATIONS, MAX_BYTES));
+        Self { snapshots, store, unshared: Mutex::default() }
     }
 
     /// The destination has a complete snapshot whose fetch began then.
     pub(crate) fn accepted(&self, conversation: &Id, fetched_at: Timestamp, shown: Shown) {
+        self.keep(conversation, fetched_at, shown);
+        if self.store.is_some() {
+            self.unshared().insert(conversation.clone());
+        }
+    }
+
+    /// Adds what other environments had accepted of the first of these conversations: as many as one
+    /// request can name.
+    pub(crate) async fn look_up(&self, conversations: impl Iterator<Item = &Id>) {
+        let Some(store) = &self.store else { return };
+        for snapshot in store.read(conversations.take(MAX_READ)).await {
+            let AcceptedSnapshot { conversation, fetched_at, items, is_closed, closed_at } =
+                snapshot;
+            self.keep(&conversation, fetched_at, Shown { items, is_closed, closed_at });
+        }
+    }
+
+    /// Shares what was accepted since the last time.
+    pub(crate) async fn share(&self) {
+        let Some(store) = &self.store else { return };
+        let unshared = mem::take(&mut *self.unshared());
+        let snapshot = |conversation: Id| {
+            let snapshots = self.snapshots();
+            let Accepted { fetched_at, shown } = snapshots.peek(&conversation)?;
+            let Shown { items, is_closed, closed_at } = shown.clone();
+            let fetched_at = *fetched_at;
+            Some(AcceptedSnapshot { conversation, fetched_at, items, is_closed, closed_at })
+        };
+        let accepted: Vec<_> = unshared.into_iter().filter_map(snapshot).collect();
+        store.write(&accepted).await;
+    }
+
+    fn keep(&self, conversation: &Id, fetched_at: Timestamp, shown: Shown) {
         let mut snapshots = self.snapshots();
         if snapshots.peek(conversation).is_none_or(|known| known.fetched_at < fetched_at) {
             snapshots.put(conversation.clone(), Accepted { fetched_at, shown });
@@ -101,7 +146,11 @@ impl Coverage {
     }
 
     fn snapshots(&self) -> MutexGuard<'_, Bounded<Accepted>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.snapshots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unshared(&self) -> MutexGuard<'_, BTreeSet<Id>> {
+        self.unshared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -134,7 +183,7 @@ mod tests {
 
     #[test]
     fn only_what_was_fetched_clearly_after_an_event_covers_it() {
-        let (coverage, id) = (Coverage::new(), "c".parse().unwrap());
+        let (coverage, id) = (Coverage::new(None), "c".parse().unwrap());
         coverage.accepted(&id, at(100), Shown::default());
         coverage.accepted(&id, at(50), Shown::default());
         let covers = |conversation, second| {
@@ -149,7 +198,7 @@ mod tests {
 
     #[test]
     fn an_item_missing_from_a_snapshot_needs_one_begun_after_the_read_lag() {
-        let (coverage, id) = (Coverage::new(), "c".parse().unwrap());
+        let (coverage, id) = (Coverage::new(None), "c".parse().unwrap());
         let ids: Vec<_> = (0..100).rev().map(|n| format!("i-{n}")).collect();
         let shown = Shown::new(ids.iter().map(String::as_str), false, None);
         coverage.accepted(&id, at(100), shown);
@@ -170,7 +219,7 @@ mod tests {
             (false, Some(64), 70),
             (false, None, 70),
         ] {
-            let (coverage, id) = (Coverage::new(), "c".parse().unwrap());
+            let (coverage, id) = (Coverage::new(None), "c".parse().unwrap());
             let shown = Shown::new([].into_iter(), is_closed, closed_at.map(at));
             coverage.accepted(&id, at(100), shown);
             let covers = |second| coverage.covers(&event("CONVERSATION/CLOSED", "c", second, None));
@@ -181,7 +230,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_and_the_most_recent_stay() {
-        let coverage = Coverage::new();
+        let coverage = Coverage::new(None);
         let id = |n: i64| format!("c{n}").parse::<Id>().unwrap();
         let covers = |n: i64| coverage.covers(&event("X", id(n).as_str(), 0, None));
         for n in 0..150_000 {

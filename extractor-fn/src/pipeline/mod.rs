@@ -21,7 +21,7 @@ use aws_lambda_events::sqs::{SqsBatchResponse, SqsMessage};
 use jiff::Timestamp;
 use shared::{Clock, Id, Metric, MetricsWriter, SettleWindow, error_chain};
 use tokio::{
-    select,
+    join, select,
     task::JoinSet,
     time::{Duration, Instant, sleep_until, timeout_at},
 };
@@ -30,6 +30,7 @@ use tracing::{Instrument as _, error, info, warn};
 use crate::{
     client::{
         Clients,
+        coverage_store::CoverageStore,
         destination::{DeliveryResult, Destination},
         gladly::GladlyError,
         message::{Message, MissingMessageId},
@@ -87,6 +88,7 @@ struct Prepared {
 impl Pipeline {
     pub(crate) fn new(
         clients: &Clients,
+        store: Option<CoverageStore>,
         options: DeliveryOptions,
         settle_window: SettleWindow,
         renews: bool,
@@ -95,7 +97,7 @@ impl Pipeline {
             gate: Arc::clone(&clients.gate),
             fetcher: Fetcher::new(Arc::clone(&clients.gladly), options, clients.clock.clone()),
             destination: Arc::clone(&clients.destination),
-            coverage: Coverage::new(),
+            coverage: Coverage::new(store),
             settler: Settler::new(clients, renews),
             throughput: Arc::clone(&clients.throughput),
             settle_window,
@@ -138,7 +140,9 @@ impl Pipeline {
                 outcomes.fill(Outcome::Held);
             }
         }
-        let response = self.settler.settle(&records, outcomes, &context).await;
+        let share = timeout_at(context.deadlines.settle, self.coverage.share());
+        let settle = self.settler.settle(&records, outcomes, &context);
+        let (response, _) = join!(settle, share);
 
         let (calls, throttled) = self.fetcher.gladly().take_counts();
         context.count(Metric::GladlyCalls, calls);
@@ -197,6 +201,10 @@ impl Pipeline {
             let is_unfinished = self.fetcher.is_unfinished(&group.conversation);
             (is_unfinished, is_trial.then(newest).map(Reverse))
         });
+        let uncovered = waiting.iter().filter(|group| !self.is_covered(&group.events));
+        let look_up = self.coverage.look_up(uncovered.map(|group| &group.conversation));
+        // What is not known by then is fetched.
+        let _ = timeout_at(context.deadlines.begin, look_up).await;
         let mut missing = Vec::new();
         let mut batcher = Batcher::default();
         let mut fetches = JoinSet::new();
@@ -282,10 +290,14 @@ impl Pipeline {
         Vec::new()
     }
 
+    fn is_covered(&self, events: &[Event]) -> bool {
+        events.iter().all(|event| self.coverage.covers(event))
+    }
+
     /// Turns a group into an update; fetches the conversation unless all events are covered.
     async fn prepare(self: Arc<Self>, group: Group, context: Arc<BatchContext>) -> Prepared {
         let Group { conversation, events } = group;
-        if events.iter().all(|event| self.coverage.covers(event)) {
+        if self.is_covered(&events) {
             let coverage = delivery::Coverage::Covered;
             let update = ConversationUpdate::new(conversation, events, coverage, None);
             return Prepared { update: Some(update), returned: Vec::new(), is_missing: false };

@@ -21,6 +21,7 @@ mod permission;
 mod quarantine;
 mod redaction;
 mod renewal;
+mod sharing;
 mod tls;
 mod upgrade;
 

@@ -3,7 +3,7 @@
 
 use jiff::SignedDuration;
 use serde_json::json;
-use testing::{connector::Reply, role::Role};
+use testing::{aws::TABLE, connector::Reply, role::Role};
 use tokio::time::{Duration, sleep};
 
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
 
 #[tokio::test(start_paused = true)]
 async fn every_permission_is_needed_and_none_is_missing() {
-    let app = TestApp::new(|path| match path {
+    let app = TestApp::with(&[("COVERAGE_TABLE", TABLE)], |path| match path {
         path if path.starts_with("api/v1/events?") => Reply::text(String::new()),
         path if path.starts_with("api/v1/export/jobs?") => Reply::json(json!([{
             "id": "j-1", "files": ["conversation_items.jsonl"],

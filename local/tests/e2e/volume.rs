@@ -1,6 +1,6 @@
 //! Many events, and the format of a delivery.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, slice, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use local::stack::{Function, Queue};
@@ -59,6 +59,27 @@ async fn a_burst_costs_two_calls_a_conversation() {
     let covered =
         ids.iter().filter(|id| app.destination.event(id).unwrap()["snapshot"] == "covered");
     assert_eq!(sums["Covered"], covered.count() as u64);
+    app.end().await;
+}
+
+#[tokio::test]
+async fn a_new_environment_knows_what_the_one_before_delivered() {
+    let app = TestApp::new("sharing").await;
+    let minute_ago = (Timestamp::now() - SignedDuration::from_mins(1)).to_string();
+    let mut event = app.event("c");
+    event["timestamp"] = minute_ago.into();
+    let first = app.queue(&event).await;
+    app.arrived(&[first]).await;
+    app.settled().await;
+
+    // A setting that nothing reads: it replaces the environments, and with them what they remember.
+    app.stack.set_variable(Function::Extractor, "REPLACED", Some("true")).await.unwrap();
+    event["id"] = json!("another");
+    let second = app.queue(&event).await;
+    app.arrived(slice::from_ref(&second)).await;
+    app.settled().await;
+    assert_eq!(app.destination.event(&second).unwrap()["snapshot"], "covered");
+    assert_eq!(app.gladly.traffic().count("/api/v1/conversations/*/items"), 1);
     app.end().await;
 }
 

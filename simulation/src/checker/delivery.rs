@@ -32,8 +32,8 @@ const NOT_FOUND_LIMIT: usize = 10;
 /// The deliveries until now.
 #[derive(Debug, Default)]
 pub(super) struct Deliveries {
-    /// When the fetch of every snapshot it took began, and whether it shows a close, by conversation.
-    snapshots: BTreeMap<String, Vec<(Timestamp, bool)>>,
+    /// Every snapshot that it took, by conversation.
+    snapshots: BTreeMap<String, Vec<Taken>>,
     /// From each event to its first delivery.
     pub(super) waits: Vec<Duration>,
     /// Conversations that were rejected alone.
@@ -43,6 +43,17 @@ pub(super) struct Deliveries {
     /// Conversations that each environment called gone though they are not, since Gladly last
     /// showed it one or the breaker closed.
     pub(super) called_gone: BTreeMap<u64, BTreeSet<String>>,
+}
+
+/// A snapshot that the destination took.
+#[derive(Debug)]
+struct Taken {
+    /// When its fetch began.
+    fetched_at: Timestamp,
+    /// Whether it shows a close.
+    is_closed: bool,
+    /// Whose delivery it was in.
+    environment: u64,
 }
 
 impl Deliveries {
@@ -82,7 +93,8 @@ impl Deliveries {
             let at = at.map_err(|_| "no fetchedAt")?;
             check_snapshot(cx.plan, &snapshot, &id, at, cx.now)?;
             let is_closed = snapshot["status"] == "CLOSED";
-            self.snapshots.entry(id.clone()).or_default().push((at, is_closed));
+            let taken = Taken { fetched_at: at, is_closed, environment: by.environment };
+            self.snapshots.entry(id.clone()).or_default().push(taken);
             fetched.insert(id);
         }
         for event in list("events") {
@@ -104,17 +116,20 @@ impl Deliveries {
             let (first, waited) = (accepted.deliveries == 1, cx.now.duration_since(accepted.at));
             let is_close = event["type"] == "CONVERSATION/CLOSED";
             let known = self.snapshots.get(&conversation).into_iter().flatten();
-            let shows = |(at, is_closed): &(Timestamp, bool)| {
-                let needed = if is_close && !is_closed { READ_LAG } else { CLOCK_SKEW };
-                at.duration_since(recorded) >= needed
+            let shows = |taken: &Taken| {
+                let needed = if is_close && !taken.is_closed { READ_LAG } else { CLOCK_SKEW };
+                taken.fetched_at.duration_since(recorded) >= needed
             };
+            let mut covering = known.clone().filter(|taken| shows(taken));
+            let covered_itself = covering.clone().any(|taken| taken.environment == by.environment);
             let honest = match event["snapshot"].as_str() {
                 // A close that is not shown yet is looked at again.
                 Some("included") if is_close && waited < SECOND_LOOK && cx.plan.repeats == 0.0 => {
-                    known.last().is_some_and(|(_, is_closed)| *is_closed)
+                    known.last().is_some_and(|taken| taken.is_closed)
                 }
                 Some("included") => fetched.contains(&conversation),
-                Some("covered") => known.clone().any(shows),
+                Some("covered") if cx.plan.shares_coverage => covering.next().is_some(),
+                Some("covered") => covered_itself,
                 Some("gone") if planned.kind == ConversationKind::Gone => true,
                 // A few missing conversations count as gone, but never many, nor by an invocation
                 // that began when the breaker was open for that.
@@ -139,7 +154,12 @@ impl Deliveries {
                 cx.journal.count("events delivered past the retention");
             }
             match event["snapshot"].as_str() {
-                Some("covered") => cx.journal.count("events covered"),
+                Some("covered") => {
+                    cx.journal.count("events covered");
+                    if !covered_itself {
+                        cx.journal.count("events covered by another environment");
+                    }
+                }
                 Some("gone") => cx.journal.count("events gone"),
                 _ => {}
             }

@@ -329,6 +329,21 @@ const DEPLOY: &[Grant] = &[
         &["{arn:sqs}:{stack}-*"],
     ),
     grant(
+        "CoverageTable",
+        &[
+            "dynamodb:CreateTable",
+            "dynamodb:DeleteTable",
+            "dynamodb:Describe*",
+            "dynamodb:GetResourcePolicy",
+            "dynamodb:ListTagsOfResource",
+            "dynamodb:TagResource",
+            "dynamodb:UntagResource",
+            "dynamodb:UpdateTable",
+            "dynamodb:UpdateTimeToLive",
+        ],
+        &["{arn:dynamodb}:table/{stack}-*"],
+    ),
+    grant(
         "PauseParameter",
         &[
             "ssm:AddTagsToResource",
