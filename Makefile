@@ -103,9 +103,15 @@ audit: tools ## Look for known vulnerabilities and withdrawn versions among the 
 	fi
 
 .PHONY: simulate
-simulate: ## Run the extractor in thousands of simulated worlds (SEEDS=10000, or SEED=123 alone)
+simulate: ## Run the extractor in thousands of simulated worlds (SEEDS=10000, or SEED=123 alone), or in live traffic (LIVE=1)
+ifdef LIVE
+	@printf 'Building the simulation in the release profile (some minutes the first time)…\n' >&2
+	@cargo build --quiet --locked --release --package=simulation
+	@"$${CARGO_TARGET_DIR:-target}"/release/simulation --live 3000
+else
 	@cargo build --quiet --locked --workspace
 	@"$${CARGO_TARGET_DIR:-target}"/debug/simulation $(if $(SEED),--seed $(SEED) --verbose,--seeds $(or $(SEEDS),10000))
+endif
 
 .PHONY: soak
 soak: build-run cli ## Run the real stack under load and faults, and account for every event (SEED=1 EVENTS=30000 MINUTES=10, then the drain)
@@ -141,7 +147,7 @@ fuzz-keep: $(FUZZER)/.ready ## Add to fuzz/corpus what "make fuzz" found and not
 	rm -rf fuzz/kept
 
 .PHONY: bench
-bench: ## Measure beside Python and Node, into bench/RESULTS.md (needs Node.js 20; seven minutes once built)
+bench: ## Measure three times beside Python and Node, into bench/RESULTS.md (needs Node.js 20; half an hour once built)
 	@bench/run
 
 .PHONY: dashboard

@@ -15,10 +15,15 @@ use bench::Peer;
 use serde_json::{Value, json};
 
 use crate::{
+    Plan,
     gladly::{self, Counts, TestProfile},
     host::{Host, INVOCATION_LIMIT},
     process::{Function, Process},
-    report::median,
+    report::{
+        Figure,
+        Limit::{self, AtMost, Times},
+        Measurements, Table, median,
+    },
 };
 
 const DELAY: Duration = Duration::from_millis(20);
@@ -28,6 +33,94 @@ const CONCURRENT_FETCHES: u64 = 8;
 const BATCH: u64 = 500;
 const PAUSE: &str = "/bench/pause";
 const TOKENS: [&str; 2] = ["/bench/gladly-token", "/bench/destination-token"];
+
+const BESIDE: &str = "beside it";
+
+const LINEAR: Limit = Times(10.0, BESIDE);
+const STEADY: Limit = Times(1.1, BESIDE);
+const SMALL: Limit = AtMost(48.0);
+
+const fn figure(name: &'static str, limits: &'static [Limit]) -> Figure {
+    Figure { name, limits }
+}
+
+const BATCH_CPU: Figure =
+    figure("batch of 500 events on 100 conversations: CPU, ms", &[AtMost(150.0)]);
+const BATCH_MEMORY: Figure = figure("that batch: memory, MiB", &[SMALL]);
+const BATCH_WALL: Figure =
+    figure("that batch: wall time, ms; beside it: its calls alone", &[Times(1.3, BESIDE)]);
+const ITEMS_CPU: Figure =
+    figure("snapshot of 1,000 items: CPU, ms; beside it: of 100", &[AtMost(10.0), LINEAR]);
+const MANY_ITEMS_CPU: Figure =
+    figure("snapshot of 10,000 items: CPU, ms; beside it: of 1,000", &[]);
+const MANY_ITEMS_MEMORY: Figure = figure("those snapshots: memory, MiB", &[LINEAR]);
+const SPREAD_CPU: Figure =
+    figure("500 events on 500 conversations: CPU, ms; beside it: on 50", &[LINEAR]);
+const SPREAD_MEMORY: Figure = figure("those batches: memory, MiB", &[LINEAR]);
+const BACKLOG_CPU: Figure =
+    figure("100,000 events in one environment: CPU per batch, ms; beside it: 10,000", &[STEADY]);
+const BACKLOG_MEMORY: Figure = figure("those backlogs: memory, MiB", &[SMALL]);
+const BACKFILL_MEMORY: Figure =
+    figure("backfill of 1,000,000 events: memory, MiB; beside it: of 100,000", &[SMALL]);
+const BACKFILL_CPU: Figure = figure("those backfills: CPU per event, µs", &[STEADY]);
+const BACKFILL_RATE: Figure = figure("those backfills: events per second", &[]);
+const BACKFILL_INVOCATIONS: Figure = figure("those backfills: invocations", &[]);
+
+pub(crate) const TABLE: Table = Table {
+    title: "extractor-fn",
+    columns: &["extractor-fn", BESIDE],
+    figures: &[
+        BATCH_CPU,
+        BATCH_MEMORY,
+        BATCH_WALL,
+        ITEMS_CPU,
+        MANY_ITEMS_CPU,
+        MANY_ITEMS_MEMORY,
+        SPREAD_CPU,
+        SPREAD_MEMORY,
+        BACKLOG_CPU,
+        BACKLOG_MEMORY,
+        BACKFILL_MEMORY,
+        BACKFILL_CPU,
+        BACKFILL_RATE,
+        BACKFILL_INVOCATIONS,
+    ],
+};
+
+/// Measures everything once.
+pub(crate) fn measure(plan: &Plan, binaries: &Path) -> Result<Measurements, Box<dyn Error>> {
+    let mut run = Measurements::default();
+    let mut add = |figure, ours, beside: Option<f64>| {
+        run.add(figure, TABLE.columns[0], ours);
+        if let Some(beside) = beside {
+            run.add(figure, BESIDE, beside);
+        }
+    };
+    let rounds = u64::from(plan.rounds) * 4;
+    let (cost, alone) = batch_of_500(binaries, rounds)?;
+    add(BATCH_CPU, cost.cpu_ms, None);
+    add(BATCH_MEMORY, cost.memory_mib, None);
+    add(BATCH_WALL, cost.wall_ms, Some(alone));
+    let sizes = [100, 1_000, 10_000];
+    let [small, thousand, large] =
+        sizes.map(|items| snapshot(binaries, items, 100_000 / items as u64));
+    let (small, thousand, large) = (small?, thousand?, large?);
+    add(ITEMS_CPU, thousand.cpu_ms, Some(small.cpu_ms));
+    add(MANY_ITEMS_CPU, large.cpu_ms, Some(thousand.cpu_ms));
+    add(MANY_ITEMS_MEMORY, large.memory_mib, Some(thousand.memory_mib));
+    let (few, many) = (spread(binaries, 50, rounds)?, spread(binaries, 500, rounds)?);
+    add(SPREAD_CPU, many.cpu_ms, Some(few.cpu_ms));
+    add(SPREAD_MEMORY, many.memory_mib, Some(few.memory_mib));
+    let (first, second) = backlog(binaries, 20)?;
+    add(BACKLOG_CPU, second.cpu_ms, Some(first.cpu_ms));
+    add(BACKLOG_MEMORY, second.memory_mib, Some(first.memory_mib));
+    let (little, million) = (backfill(binaries, 100_000)?, backfill(binaries, 1_000_000)?);
+    add(BACKFILL_MEMORY, million.memory_mib, Some(little.memory_mib));
+    add(BACKFILL_CPU, million.cpu_us, Some(little.cpu_us));
+    add(BACKFILL_RATE, 1e6 / million.seconds, Some(1e5 / little.seconds));
+    add(BACKFILL_INVOCATIONS, million.invocations as f64, Some(little.invocations as f64));
+    Ok(run)
+}
 
 /// One running environment and everything that it reaches.
 struct BenchStack {
@@ -40,10 +133,10 @@ struct BenchStack {
 }
 
 /// What a batch cost.
-pub(crate) struct Cost {
-    pub(crate) cpu_ms: f64,
-    pub(crate) wall_ms: f64,
-    pub(crate) memory_mib: f64,
+struct Cost {
+    cpu_ms: f64,
+    wall_ms: f64,
+    memory_mib: f64,
 }
 
 impl BenchStack {
@@ -100,7 +193,7 @@ impl BenchStack {
         events: u64,
         conversations: u64,
     ) -> Result<Cost, Box<dyn Error>> {
-        let (mut walls, cpu) = (Vec::new(), self.process.cpu());
+        let (mut walls, cpu) = (Vec::new(), self.process.cpu()?);
         let delivered = self.counts.events.load(Ordering::Relaxed);
         for _ in 0..count {
             let event = batch(self.next, events, conversations);
@@ -116,11 +209,11 @@ impl BenchStack {
         if delivered != count * events {
             return Err(format!("{delivered} events arrived of {}", count * events).into());
         }
-        let cpu = self.process.cpu().saturating_sub(cpu);
+        let cpu = self.process.cpu()?.saturating_sub(cpu);
         Ok(Cost {
             cpu_ms: cpu.as_secs_f64() * 1e3 / count as f64,
             wall_ms: median(&walls),
-            memory_mib: self.process.memory(),
+            memory_mib: self.process.memory()?,
         })
     }
 }
@@ -193,7 +286,7 @@ fn calls_alone(gladly: &str, conversations: u64) -> Result<f64, Box<dyn Error>> 
 }
 
 /// A batch of 500 events on 100 conversations, beside the time that its calls alone take.
-pub(crate) fn batch_of_500(binaries: &Path, rounds: u64) -> Result<(Cost, f64), Box<dyn Error>> {
+fn batch_of_500(binaries: &Path, rounds: u64) -> Result<(Cost, f64), Box<dyn Error>> {
     let mut stack =
         BenchStack::start(binaries, TestProfile { delay: DELAY, ..TestProfile::default() })?;
     stack.batches(1, BATCH, 100)?;
@@ -205,18 +298,16 @@ pub(crate) fn batch_of_500(binaries: &Path, rounds: u64) -> Result<(Cost, f64), 
     }
     eprintln!();
     let of = |figure: fn(&Cost) -> f64| costs.iter().map(figure).collect::<Vec<_>>();
-    let cpu = of(|cost| cost.cpu_ms);
     let cost = Cost {
-        // Counted in hundredths of a second, so the mean is more precise than the median.
-        cpu_ms: cpu.iter().sum::<f64>() / cpu.len() as f64,
+        cpu_ms: median(&of(|cost| cost.cpu_ms)),
         wall_ms: median(&of(|cost| cost.wall_ms)),
-        memory_mib: stack.process.memory(),
+        memory_mib: stack.process.memory()?,
     };
     Ok((cost, median(&alone)))
 }
 
 /// A snapshot of a conversation with this many items: the cost of one event's batch.
-pub(crate) fn snapshot(binaries: &Path, items: usize, count: u64) -> Result<Cost, Box<dyn Error>> {
+fn snapshot(binaries: &Path, items: usize, count: u64) -> Result<Cost, Box<dyn Error>> {
     eprintln!("extractor, conversations of {items} items");
     let mut stack = BenchStack::start(binaries, TestProfile { items, ..TestProfile::default() })?;
     stack.batches(5, 1, 1)?;
@@ -224,11 +315,7 @@ pub(crate) fn snapshot(binaries: &Path, items: usize, count: u64) -> Result<Cost
 }
 
 /// Batches of 500 events on this many conversations.
-pub(crate) fn spread(
-    binaries: &Path,
-    conversations: u64,
-    count: u64,
-) -> Result<Cost, Box<dyn Error>> {
+fn spread(binaries: &Path, conversations: u64, count: u64) -> Result<Cost, Box<dyn Error>> {
     eprintln!("extractor, batches on {conversations} conversations");
     let mut stack = BenchStack::start(binaries, TestProfile::default())?;
     stack.batches(1, BATCH, 100)?;
@@ -236,7 +323,7 @@ pub(crate) fn spread(
 }
 
 /// Memory after each of two backlogs in one environment, of which the second is ten times the first.
-pub(crate) fn backlog(binaries: &Path, batches: u64) -> Result<(Cost, Cost), Box<dyn Error>> {
+fn backlog(binaries: &Path, batches: u64) -> Result<(Cost, Cost), Box<dyn Error>> {
     eprintln!("extractor, a backlog of {} batches", 10 * batches);
     let profile = TestProfile { conversations_a_customer: 10, ..TestProfile::default() };
     let mut stack = BenchStack::start(binaries, profile)?;
@@ -245,15 +332,15 @@ pub(crate) fn backlog(binaries: &Path, batches: u64) -> Result<(Cost, Cost), Box
 }
 
 /// The result of a backfill.
-pub(crate) struct Backfill {
-    pub(crate) seconds: f64,
-    pub(crate) invocations: u64,
-    pub(crate) cpu_us: f64,
-    pub(crate) memory_mib: f64,
+struct Backfill {
+    seconds: f64,
+    invocations: u64,
+    cpu_us: f64,
+    memory_mib: f64,
 }
 
 /// A backfill of this many events, from the task to its end.
-pub(crate) fn backfill(binaries: &Path, events: u64) -> Result<Backfill, Box<dyn Error>> {
+fn backfill(binaries: &Path, events: u64) -> Result<Backfill, Box<dyn Error>> {
     eprintln!("extractor, a backfill of {events} events");
     let stack = BenchStack::start(binaries, TestProfile { events, ..TestProfile::default() })?;
     let now = jiff::Timestamp::now();
@@ -281,6 +368,6 @@ pub(crate) fn backfill(binaries: &Path, events: u64) -> Result<Backfill, Box<dyn
     if stack.host.batched() < events {
         return Err(format!("{} events were queued of {events}", stack.host.batched()).into());
     }
-    let cpu_us = stack.process.cpu().as_secs_f64() * 1e6 / events as f64;
-    Ok(Backfill { seconds, invocations, cpu_us, memory_mib: stack.process.memory() })
+    let cpu_us = stack.process.cpu()?.as_secs_f64() * 1e6 / events as f64;
+    Ok(Backfill { seconds, invocations, cpu_us, memory_mib: stack.process.memory()? })
 }

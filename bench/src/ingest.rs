@@ -1,8 +1,12 @@
-//! ingest-fn beside the same job in other languages, and above the least that the job can cost.
+//! ingest-fn beside the same job in other languages, beside the crates that it is made of, and above the least that the job
+//! can cost.
 
 use std::{
+    env,
     error::Error,
+    fs,
     path::{Path, PathBuf},
+    process::{self, Command},
     time::{Duration, Instant},
 };
 
@@ -10,50 +14,182 @@ use serde_json::{Value, json};
 
 use crate::{
     Plan,
+    cgroup::Group,
     host::{Host, Outcome},
     process::{Function, Process},
-    report::Samples,
+    report::{
+        Figure,
+        Limit::{AtMost, LessThan, Times},
+        Measurements, Table,
+    },
     tls::Authority,
 };
 
 /// Requests before the counted ones, in which a runtime may still be compiling.
 const WARM_UP: u32 = 500;
+/// Requests under callgrind, which is fifty times slower and exact, before the counted ones and counted.
+const CALLGRIND_REQUESTS: [u32; 2] = [20, 200];
+/// Starts with a share of a processor, in a run.
+const SLOW_STARTS: u32 = 8;
 /// How long a function may take over its first answer.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 const KEY: &str = "bench-key-0123456789-0123456789-0123456789";
 const KEYS_PARAMETER: &str = "/bench/webhook-keys";
+/// The variable by which OpenSSL and rustls are given other root certificates.
+const ROOTS: &str = "SSL_CERT_FILE";
 
-/// What was measured of one function.
-pub(crate) struct Measured {
-    pub(crate) name: &'static str,
-    pub(crate) plain: Samples,
-    pub(crate) tls: Samples,
+const CRATES: &str = "crates alone";
+const FLOOR: &str = "floor";
+
+const COLD: Figure =
+    Figure { name: "cold start, ms", limits: &[LessThan(20.0, "Node"), LessThan(30.0, "Python")] };
+const COLD_TLS: Figure = Figure {
+    name: "cold start over TLS, ms",
+    limits: &[Times(1.2, CRATES), LessThan(20.0, "Node"), LessThan(30.0, "Python")],
+};
+/// By memory, in MB.
+const SLOW: [(u32, Figure); 2] = [
+    (
+        256,
+        Figure { name: "the same with the processor share of 256 MB, ms", limits: &[AtMost(60.0)] },
+    ),
+    (512, Figure { name: "the same with the processor share of 512 MB, ms", limits: &[] }),
+];
+const COLD_CPU: Figure = Figure { name: "CPU of a cold start over TLS, ms", limits: &[] };
+const CPU: Figure = Figure {
+    name: "CPU per warm request, µs",
+    limits: &[Times(1.15, CRATES), LessThan(8.0, "Node")],
+};
+const CPU_TLS: Figure = Figure { name: "the same over TLS, µs", ..CPU };
+const MEMORY: Figure = Figure { name: "peak memory, MiB", limits: &[AtMost(12.0)] };
+const MEMORY_TLS: Figure = Figure { name: "the same over TLS, MiB", ..MEMORY };
+const INSTRUCTIONS: Figure =
+    Figure { name: "instructions per warm request, thousand", limits: &[] };
+const COLD_INSTRUCTIONS: Figure =
+    Figure { name: "instructions of a cold start over TLS, million", limits: &[] };
+
+pub(crate) const TABLE: Table = Table {
+    title: "ingest-fn",
+    columns: &["ingest-fn", CRATES, FLOOR, "Node", "Python"],
+    figures: &[
+        COLD,
+        COLD_TLS,
+        SLOW[0].1,
+        SLOW[1].1,
+        COLD_CPU,
+        CPU,
+        CPU_TLS,
+        MEMORY,
+        MEMORY_TLS,
+        INSTRUCTIONS,
+        COLD_INSTRUCTIONS,
+    ],
+};
+
+/// What one environment cost.
+struct Cost {
+    cold_ms: f64,
+    memory_mib: f64,
+    /// Of its whole life.
+    cpu_us: f64,
 }
 
-/// Measures ingest-fn, the floor under it and its peers, which take turns.
-pub(crate) fn measure(plan: &Plan, binaries: &Path) -> Result<Vec<Measured>, Box<dyn Error>> {
+/// Measures ingest-fn and all that is beside it, which take turns.
+pub(crate) fn measure(plan: &Plan, binaries: &Path) -> Result<Measurements, Box<dyn Error>> {
     let authority = Authority::new()?;
     let functions = functions(binaries, &authority);
-    let measured = |function: &Function| Measured {
-        name: function.name,
-        plain: Samples::default(),
-        tls: Samples::default(),
-    };
-    let mut all: Vec<_> = functions.iter().map(measured).collect();
+    for function in functions.iter().filter(|function| ![CRATES, FLOOR].contains(&function.name)) {
+        live(function, None, 0, true)?;
+    }
+    let mut run = Measurements::default();
     let rounds = plan.rounds + plan.cold_starts;
     for round in 0..rounds {
-        for (function, measured) in functions.iter().zip(&mut all) {
-            eprint!("\ringest, round {} of {rounds}: {:<10}", round + 1, function.name);
-            let requests = if round < plan.rounds { plan.requests } else { 0 };
-            let first = round == 0 && function.name != "floor";
-            live(function, None, requests, first, &mut measured.plain)?;
-            if function.name != "floor" {
-                live(function, Some(&authority), requests, false, &mut measured.tls)?;
+        for function in &functions {
+            eprint!("\ringest, round {} of {rounds}: {:<12}", round + 1, function.name);
+            let secure = (Some(&authority), COLD_TLS, CPU_TLS, MEMORY_TLS);
+            let mut wires = vec![(None, COLD, CPU, MEMORY)];
+            wires.extend((function.name != FLOOR).then_some(secure));
+            for (authority, cold, cpu, memory) in wires {
+                let start = live(function, authority, 0, false)?;
+                run.add(cold, function.name, start.cold_ms);
+                if authority.is_some() {
+                    run.add(COLD_CPU, function.name, start.cpu_us / 1e3);
+                }
+                if round < plan.rounds {
+                    let short = live(function, authority, WARM_UP, false)?;
+                    let long = live(function, authority, WARM_UP + plan.requests, false)?;
+                    let each = (long.cpu_us - short.cpu_us) / f64::from(plan.requests);
+                    run.add(cpu, function.name, each);
+                    run.add(memory, function.name, long.memory_mib);
+                }
             }
         }
     }
+    slow_starts(&functions, &authority, &mut run)?;
+    instructions(&functions, &authority, &mut run)?;
     eprintln!();
-    Ok(all)
+    Ok(run)
+}
+
+/// Cold starts with the share of a processor that Lambda gives, if control groups can be made here.
+fn slow_starts(
+    functions: &[Function],
+    authority: &Authority,
+    run: &mut Measurements,
+) -> Result<(), Box<dyn Error>> {
+    for (memory, figure) in SLOW {
+        if let Err(err) = Group::new(memory) {
+            eprintln!("\nno start with a share of a processor: no control group: {err}");
+            return Ok(());
+        }
+        for round in 0..SLOW_STARTS {
+            for function in functions.iter().filter(|function| function.name != FLOOR) {
+                eprint!(
+                    "\ringest, {memory} MB, {} of {SLOW_STARTS}: {:<12}",
+                    round + 1,
+                    function.name
+                );
+                let group = Group::new(memory)?;
+                let start = live(&group.around(function), Some(authority), 0, false)?;
+                run.add(figure, function.name, start.cold_ms);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Instructions of the process itself, which callgrind counts, if it is installed. It cannot follow Node's compiler.
+fn instructions(
+    functions: &[Function],
+    authority: &Authority,
+    run: &mut Measurements,
+) -> Result<(), Box<dyn Error>> {
+    if Command::new("valgrind").arg("--version").output().is_err() {
+        eprintln!("\nno instructions: valgrind is not installed");
+        return Ok(());
+    }
+    let file = env::temp_dir().join(format!("gladly-relay-bench-{}-callgrind", process::id()));
+    let count = |function: &Function, tls: Option<&Authority>, requests| {
+        let out = format!("--callgrind-out-file={}", file.display());
+        live(&function.under(&["valgrind", "--tool=callgrind", &out]), tls, requests, false)?;
+        let counted = fs::read_to_string(&file)?;
+        fs::remove_file(&file)?;
+        let total = counted.lines().find_map(|line| line.strip_prefix("totals: "));
+        Ok::<f64, Box<dyn Error>>(total.ok_or("callgrind counted nothing")?.parse()?)
+    };
+    let native = functions.iter().filter(|function| !["Node", "Python"].contains(&function.name));
+    for function in native {
+        eprint!("\ringest, instructions: {:<20}", function.name);
+        let [before, counted] = CALLGRIND_REQUESTS;
+        let short = count(function, None, before)?;
+        let long = count(function, None, before + counted)?;
+        run.add(INSTRUCTIONS, function.name, (long - short) / f64::from(counted) / 1e3);
+        if function.name != FLOOR {
+            let start = count(function, Some(authority), 0)?;
+            run.add(COLD_INSTRUCTIONS, function.name, start / 1e6);
+        }
+    }
+    Ok(())
 }
 
 /// Whether ingest-fn answers and stores as it has to when it is started by this command, in plain HTTP and over TLS.
@@ -64,53 +200,53 @@ pub(crate) fn check(program: PathBuf, args: Vec<String>) -> Result<(), Box<dyn E
         program,
         args,
         directory: PathBuf::from("."),
-        settings: vec![
-            ("WEBHOOK_KEYS_PARAMETER", KEYS_PARAMETER.to_owned()),
-            ("SSL_CERT_FILE", authority.bundle.display().to_string()),
-        ],
+        settings: settings(ROOTS, &authority.bundle),
     };
     for tls in [None, Some(&authority)] {
-        live(&function, tls, 0, true, &mut Samples::default())?;
+        live(&function, tls, 0, true)?;
     }
     Ok(())
 }
 
-fn functions(binaries: &Path, authority: &Authority) -> Vec<Function> {
+fn settings(trust: &'static str, roots: &Path) -> Vec<(&'static str, String)> {
+    vec![
+        ("WEBHOOK_KEYS_PARAMETER", KEYS_PARAMETER.to_owned()),
+        (trust, roots.display().to_string()),
+    ]
+}
+
+fn functions(binaries: &Path, authority: &Authority) -> [Function; 5] {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let bundle = authority.bundle.display().to_string();
-    let alone = authority.alone.display().to_string();
-    let function = |name, program, args: &[&str], directory: &str, trusts| Function {
-        name,
-        program,
-        args: args.iter().map(ToString::to_string).collect(),
-        directory: root.join(directory),
-        settings: vec![("WEBHOOK_KEYS_PARAMETER", KEYS_PARAMETER.to_owned()), trusts],
-    };
+    let function =
+        |name, program, args: &[&str], directory: &str, (trust, roots): (_, &Path)| Function {
+            name,
+            program,
+            args: args.iter().map(ToString::to_string).collect(),
+            directory: root.join(directory),
+            settings: settings(trust, roots),
+        };
     let python = root.join("../.tools/bench-python/bin/python");
     let (node, script) = ("node".into(), ["dist/index.mjs"]);
     let module = ["-m", "awslambdaric", "handler.handler"];
-    vec![
-        function(
-            "ingest-fn",
-            binaries.join("ingest-fn"),
-            &[],
-            ".",
-            ("SSL_CERT_FILE", bundle.clone()),
-        ),
-        function("floor", binaries.join("floor"), &[], ".", ("UNUSED", String::new())),
+    let (alone, bundle) = (&*authority.alone, &*authority.bundle);
+    let native = |name, file| function(name, binaries.join(file), &[], ".", (ROOTS, bundle));
+    [
+        native("ingest-fn", "ingest-fn"),
+        native(CRATES, "crates-alone"),
+        native(FLOOR, "floor"),
         function("Node", node, &script, "peers/node", ("NODE_EXTRA_CA_CERTS", alone)),
         function("Python", python, &module, "peers/python", ("AWS_CA_BUNDLE", bundle)),
     ]
 }
 
-/// Starts a function and measures its first answer, and as many more as there are `requests`.
+/// The whole life of an environment: its first answer, and as many more as there are `requests`; before them, if wanted,
+/// those that show whether it does the `whole_job`.
 fn live(
     function: &Function,
     tls: Option<&Authority>,
     requests: u32,
-    first: bool,
-    samples: &mut Samples,
-) -> Result<(), Box<dyn Error>> {
+    whole_job: bool,
+) -> Result<Cost, Box<dyn Error>> {
     let tls = tls.map(|authority| authority.server.clone());
     let (host, addresses) = Host::start(&[(KEYS_PARAMETER, KEY)], tls, Duration::ZERO)?;
     host.give(&event(0));
@@ -123,29 +259,19 @@ fn live(
     let outcome = host.outcome(RESPONSE_TIMEOUT).map_err(failed)?;
     let cold = outcome.at - began;
     queued(&outcome).map_err(failed)?;
-    if host.reads() == 0 {
+    if host.reads() == 0 && function.name != CRATES {
         return Err(failed("it never read the keys".into()));
     }
-    samples.cold_ms.push(cold.as_secs_f64() * 1e3);
-    if first {
+    if whole_job {
         keeps_the_contract(&host).map_err(failed)?;
     }
-    if requests == 0 {
-        return Ok(());
-    }
-
-    let mut cpu = Duration::ZERO;
-    for number in 1..=WARM_UP + requests {
-        if number == WARM_UP + 1 {
-            cpu = process.cpu();
-        }
+    for number in 1..=requests {
         host.give(&event(number));
         host.outcome(RESPONSE_TIMEOUT).and_then(|outcome| queued(&outcome)).map_err(failed)?;
     }
-    let cpu = process.cpu().saturating_sub(cpu);
-    samples.cpu_us.push(cpu.as_secs_f64() * 1e6 / f64::from(requests));
-    samples.memory_mib.push(process.memory());
-    Ok(())
+    let memory_mib = process.memory()?;
+    let cpu_us = process.end()?.as_secs_f64() * 1e6;
+    Ok(Cost { cold_ms: cold.as_secs_f64() * 1e3, memory_mib, cpu_us })
 }
 
 fn queued(outcome: &Outcome) -> Result<(), Box<dyn Error>> {

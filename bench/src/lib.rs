@@ -33,7 +33,7 @@ impl Peer {
         self.receive()
     }
 
-    /// Sends a request.
+    /// Sends a request, in one write.
     pub fn send(
         &mut self,
         method: &str,
@@ -42,11 +42,11 @@ impl Peer {
         body: &str,
     ) -> Result<(), Box<dyn Error>> {
         let length = body.len();
-        write!(
-            self.stream,
+        // Whole before it is written: `write!` on the socket would make a system call of every piece.
+        let request = format!(
             "{method} {path} HTTP/1.1\r\nhost: x\r\nx-amz-target: {target}\r\ncontent-length: {length}\r\n\r\n{body}"
-        )?;
-        Ok(())
+        );
+        Ok(self.stream.write_all(request.as_bytes())?)
     }
 
     /// Takes a whole answer of at most 64 KiB.

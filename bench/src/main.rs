@@ -4,6 +4,7 @@
 
 #![expect(clippy::cast_precision_loss, reason = "far less than 2^52 of anything")]
 
+mod cgroup;
 mod extractor;
 mod gladly;
 mod host;
@@ -17,103 +18,154 @@ mod tls;
 use std::{
     env,
     error::Error,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
-use crate::{
-    ingest::Measured,
-    report::{Limit, Row, digits, machine, median, spread, table},
-};
+use crate::report::{Figure, Limit, Measurements, Table, machine};
 
-/// Between these lines `RESULTS.md` is overwritten; the rest is written by hand.
+/// Between these lines the sections of `RESULTS.md` are overwritten; the rest is written by hand.
 const MARKS: [&str; 2] =
     ["<!-- make bench writes this -->", "<!-- end of what make bench writes -->"];
 
 /// What `--only` can name.
 const PARTS: [&str; 4] = ["ingest", "package", "extractor", "drain"];
 
-/// How often everything is measured.
+/// How often everything is measured, and what alone.
 struct Plan {
+    /// Processes, each of which measures the whole table.
+    runs: u32,
     rounds: u32,
     requests: u32,
     cold_starts: u32,
+    only: Option<String>,
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let mut plan = Plan { rounds: 5, requests: 5_000, cold_starts: 16 };
-    let mut only = None;
-    let mut args = env::args().skip(1);
-    if env::args().nth(1).as_deref() == Some("--check") {
-        return check(&args.skip(1).collect::<Vec<_>>());
-    }
-    while let Some(arg) = args.next() {
-        let count = match arg.as_str() {
-            "--rounds" => &mut plan.rounds,
-            "--requests" => &mut plan.requests,
-            "--cold-starts" => &mut plan.cold_starts,
-            "--only" => {
-                only = args.next().filter(|part| PARTS.contains(&part.as_str()));
-                only.as_ref().ok_or(format!("--only needs one of {}", PARTS.join(", ")))?;
-                continue;
-            }
-            _ => {
-                let known = "--rounds, --requests, --cold-starts, --only";
-                return Err(format!("{arg} is none of {known}").into());
-            }
-        };
-        let given = args.next().and_then(|number| number.parse().ok());
-        *count = given.filter(|count| *count > 0).ok_or(format!("{arg} needs a number"))?;
+impl Plan {
+    fn read(mut args: impl Iterator<Item = String>) -> Result<Self, Box<dyn Error>> {
+        let mut plan = Self { runs: 3, rounds: 3, requests: 3_000, cold_starts: 16, only: None };
+        while let Some(arg) = args.next() {
+            let count = match arg.as_str() {
+                "--runs" => &mut plan.runs,
+                "--rounds" => &mut plan.rounds,
+                "--requests" => &mut plan.requests,
+                "--cold-starts" => &mut plan.cold_starts,
+                "--only" => {
+                    let part = args.next().filter(|part| PARTS.contains(&part.as_str()));
+                    plan.only =
+                        Some(part.ok_or(format!("--only needs one of {}", PARTS.join(", ")))?);
+                    continue;
+                }
+                _ => {
+                    let known = "--runs, --rounds, --requests, --cold-starts, --only";
+                    return Err(format!("{arg} is none of {known}").into());
+                }
+            };
+            let given = args.next().and_then(|number| number.parse().ok());
+            *count = given.filter(|count| *count > 0).ok_or(format!("{arg} needs a number"))?;
+        }
+        Ok(plan)
     }
 
+    fn wants(&self, part: &str) -> bool {
+        self.only.as_deref().is_none_or(|only| only == part)
+    }
+
+    /// Measures a table in this many processes, one after the other.
+    fn run(&self, part: &str) -> Result<Vec<Measurements>, Box<dyn Error>> {
+        let measure = |number| {
+            eprintln!("{part}, run {number} of {}", self.runs);
+            let run = Command::new(env::current_exe()?)
+                .args([MEASURE, "--only", part])
+                .args(["--rounds", &self.rounds.to_string()])
+                .args(["--requests", &self.requests.to_string()])
+                .args(["--cold-starts", &self.cold_starts.to_string()])
+                .stderr(Stdio::inherit())
+                .output()?;
+            if !run.status.success() {
+                return Err(format!("run {number} of {part} failed").into());
+            }
+            Ok(serde_json::from_slice(&run.stdout)?)
+        };
+        (1..=self.runs).map(measure).collect()
+    }
+}
+
+/// Measures one table once, and prints the values for the process that starts it.
+const MEASURE: &str = "--measure";
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let args: Vec<_> = env::args().skip(1).collect();
     let binaries = env::current_exe()?.parent().map(PathBuf::from).unwrap_or_default();
-    let wanted = |part: &str| only.as_deref().is_none_or(|only| only == part);
-    let mut text = String::new();
-    if wanted("ingest") {
-        let measured = ingest::measure(&plan, &binaries)?;
-        let rows = ingest_rows(&measured);
-        let names = ["ingest-fn", "floor", "Node", "Python"];
-        let limit = limit_of_cpu(&measured);
-        let spread = spread(&rows);
-        let body = [table(&names, &rows), INGEST.to_owned(), limit, "Spread:\n".into(), spread];
-        text += &section("ingest-fn", &body);
+    match args.split_first() {
+        Some((first, rest)) if first == "--check" => check(rest),
+        Some((first, rest)) if first == MEASURE => {
+            let plan = Plan::read(rest.iter().cloned())?;
+            let run = if plan.wants("ingest") {
+                ingest::measure(&plan, &binaries)?
+            } else {
+                extractor::measure(&plan, &binaries)?
+            };
+            Ok(serde_json::to_writer(io::stdout(), &run)?)
+        }
+        _ => report(&Plan::read(args.into_iter())?, &binaries),
     }
-    if wanted("package") {
-        let rows = [
-            single(
-                "ingest-fn, MiB",
-                package::size(&binaries.join("ingest-fn"))?,
-                &[Limit::AtMost(2.5)],
-            ),
-            single(
-                "extractor-fn, MiB",
-                package::size(&binaries.join("extractor-fn"))?,
-                &[Limit::AtMost(4.5)],
-            ),
-        ];
-        text += &section("Packages", &[table(&["zip"], &rows), PACKAGES.to_owned()]);
+}
+
+/// Measures what the plan wants, and overwrites its sections.
+fn report(plan: &Plan, binaries: &Path) -> Result<(), Box<dyn Error>> {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("RESULTS.md");
+    let write = |title: &str, parts: &[&str]| -> Result<(), Box<dyn Error>> {
+        let body = parts.join("\n");
+        eprintln!("\n## {title}\n\n{body}");
+        let text = fs::read_to_string(&page)?;
+        let text = with_section(&text, title, &body).ok_or("RESULTS.md has lost its marks")?;
+        Ok(fs::write(&page, text)?)
+    };
+    let tables = [("ingest", ingest::TABLE, INGEST), ("extractor", extractor::TABLE, EXTRACTOR)];
+    for (part, table, about) in tables {
+        if plan.wants(part) {
+            let runs = plan.run(part)?;
+            let how = format!(
+                "{} runs, of {} rounds of {} requests and {} more cold starts",
+                plan.runs, plan.rounds, plan.requests, plan.cold_starts
+            );
+            let spread = format!("Spread, over all runs:\n\n{}", table.spread(&runs));
+            write(table.title, &[&table.rows(&runs), about, &spread, &machine(&how)])?;
+        }
     }
-    if wanted("extractor") {
-        text += &section("extractor-fn", &extractor_tables(&plan, &binaries)?);
+    if plan.wants("package") {
+        let mut run = Measurements::default();
+        for (figure, file) in PACKAGE.figures.iter().zip(["ingest-fn", "extractor-fn"]) {
+            run.add(*figure, PACKAGE.columns[0], package::size(&binaries.join(file))?);
+        }
+        write(
+            PACKAGE.title,
+            &[&PACKAGE.rows(&[run]), PACKAGES, &machine("built for this machine")],
+        )?;
     }
-    if wanted("drain") {
-        text += &section("Draining what was held", &[drains(&binaries)?, DRAIN.to_owned()]);
-    }
-    let how = format!(
-        "{} rounds of {} requests and {} more cold starts, the functions taking turns; medians",
-        plan.rounds, plan.requests, plan.cold_starts
-    );
-    text += &machine(&how);
-    eprintln!("\n{text}");
-    if only.is_none() {
-        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("RESULTS.md");
-        let old = fs::read_to_string(&page)?;
-        let parts = old.split_once(MARKS[0]).zip(old.split_once(MARKS[1]));
-        let ((before, _), (_, after)) = parts.ok_or("RESULTS.md has lost its marks")?;
-        fs::write(page, format!("{before}{}\n\n{text}\n{}{after}", MARKS[0], MARKS[1]))?;
+    if plan.wants("drain") {
+        write("Draining what was held", &[&drains(binaries)?, DRAIN, &machine("simulated")])?;
     }
     Ok(())
+}
+
+/// The text with this section between the marks, in the place of one with the same title or after the others.
+fn with_section(text: &str, title: &str, body: &str) -> Option<String> {
+    let (before, rest) = text.split_once(MARKS[0])?;
+    let (written, after) = rest.split_once(MARKS[1])?;
+    let mut sections: Vec<_> = written.split("\n## ").skip(1).map(str::trim_end).collect();
+    let section = format!("{title}\n\n{}", body.trim_end());
+    match sections.iter().position(|old| old.lines().next() == Some(title)) {
+        Some(place) => sections[place] = &section,
+        None => sections.push(&section),
+    }
+    let mut written = MARKS[0].to_owned();
+    for section in sections {
+        written.extend(["\n\n## ", section]);
+    }
+    Some(format!("{before}{written}\n\n{}{after}", MARKS[1]))
 }
 
 /// Runs the bootstraps of a folder under a command, of which each is an argument more: what is built for another machine
@@ -135,138 +187,6 @@ fn check(args: &[String]) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn section(title: &str, parts: &[String]) -> String {
-    format!("## {title}\n\n{}\n", parts.join("\n"))
-}
-
-fn single(figure: &'static str, value: f64, limits: &[Limit]) -> Row {
-    Row { figure, values: vec![("zip", vec![value])], limits: limits.to_vec() }
-}
-
-fn ingest_rows(all: &[Measured]) -> Vec<Row> {
-    let row = |figure, of: fn(&Measured) -> &Vec<f64>, limits: &[Limit]| Row {
-        figure,
-        values: all.iter().map(|measured| (measured.name, of(measured).clone())).collect(),
-        limits: limits.to_vec(),
-    };
-    let (times, less) = (Limit::Times, Limit::LessThan);
-    vec![
-        row(
-            "cold start, ms",
-            |of| &of.plain.cold_ms,
-            &[times(2.5, "floor"), less(20.0, "Node"), less(30.0, "Python")],
-        ),
-        row(
-            "cold start over TLS, ms",
-            |of| &of.tls.cold_ms,
-            &[less(10.0, "Node"), less(10.0, "Python")],
-        ),
-        row(
-            "CPU per warm request, µs",
-            |of| &of.plain.cpu_us,
-            &[times(3.5, "floor"), less(8.0, "Node"), less(8.0, "Python")],
-        ),
-        row("the same over TLS, µs", |of| &of.tls.cpu_us, &[]),
-        row(
-            "memory, high-water mark, MiB",
-            |of| &of.plain.memory_mib,
-            &[Limit::AtMost(12.0), less(5.0, "Node")],
-        ),
-        row("the same over TLS, MiB", |of| &of.tls.memory_mib, &[]),
-    ]
-}
-
-/// How much less CPU than the peers a request could take at the most.
-fn limit_of_cpu(all: &[Measured]) -> String {
-    let cpu = |name: &str| {
-        let of = all.iter().find(|measured| measured.name == name);
-        of.map_or(f64::NAN, |measured| median(&measured.plain.cpu_us))
-    };
-    let times = |name| digits(cpu(name) / cpu("floor"));
-    format!(
-        "The limit of CPU per warm request: Node takes {} × as much as the floor, Python {} ×. Whatever makes these exchanges \
-         over sockets stays under that.\n",
-        times("Node"),
-        times("Python")
-    )
-}
-
-fn extractor_tables(plan: &Plan, binaries: &Path) -> Result<[String; 2], Box<dyn Error>> {
-    use extractor::{backfill, backlog, batch_of_500, snapshot, spread};
-
-    let rounds = u64::from(plan.rounds) * 4;
-    let (cost, alone) = batch_of_500(binaries, rounds)?;
-    let one = |value| vec![("extractor-fn", vec![value])];
-    let row = |figure, values, limits: &[Limit]| Row { figure, values, limits: limits.to_vec() };
-    let sizes = [100, 1_000, 10_000];
-    let [small, thousand, large] =
-        sizes.map(|items| snapshot(binaries, items, 100_000 / items as u64));
-    let (small, thousand, large) = (small?, thousand?, large?);
-    let (few, many) = (spread(binaries, 50, rounds)?, spread(binaries, 500, rounds)?);
-    let (first, second) = backlog(binaries, 20)?;
-    let (little, million) = (backfill(binaries, 100_000)?, backfill(binaries, 1_000_000)?);
-    let wall = vec![("extractor-fn", vec![cost.wall_ms]), ("beside it", vec![alone])];
-    let pair = |ours, other| vec![("extractor-fn", vec![ours]), ("beside it", vec![other])];
-    let linear = Limit::Times(10.0, "beside it");
-    let rows = [
-        row(
-            "batch of 500 events on 100 conversations: CPU, ms",
-            one(cost.cpu_ms),
-            &[Limit::AtMost(150.0)],
-        ),
-        row("the same: memory, MiB", one(cost.memory_mib), &[Limit::AtMost(48.0)]),
-        row(
-            "the same: wall time, ms; beside it: its calls alone",
-            wall,
-            &[Limit::Times(1.3, "beside it")],
-        ),
-        row(
-            "snapshot of 1,000 items: CPU, ms; beside it: of 100",
-            pair(thousand.cpu_ms, small.cpu_ms),
-            &[Limit::AtMost(10.0), linear],
-        ),
-        row(
-            "snapshot of 10,000 items: CPU, ms; beside it: of 1,000",
-            pair(large.cpu_ms, thousand.cpu_ms),
-            &[],
-        ),
-        row("the same: memory, MiB", pair(large.memory_mib, thousand.memory_mib), &[linear]),
-        row(
-            "500 events on 500 conversations: CPU, ms; beside it: on 50",
-            pair(many.cpu_ms, few.cpu_ms),
-            &[linear],
-        ),
-        row("the same: memory, MiB", pair(many.memory_mib, few.memory_mib), &[linear]),
-        row(
-            "100,000 events in one environment: CPU per batch, ms; beside it: 10,000",
-            pair(second.cpu_ms, first.cpu_ms),
-            &[Limit::Times(1.1, "beside it")],
-        ),
-        row(
-            "the same: memory, MiB",
-            pair(second.memory_mib, first.memory_mib),
-            &[Limit::AtMost(48.0)],
-        ),
-        row(
-            "backfill of 1,000,000 events: memory, MiB; beside it: of 100,000",
-            pair(million.memory_mib, little.memory_mib),
-            &[Limit::AtMost(48.0)],
-        ),
-        row(
-            "the same: CPU per event, µs",
-            pair(million.cpu_us, little.cpu_us),
-            &[Limit::Times(1.1, "beside it")],
-        ),
-        row("the same: events per second", pair(1e6 / million.seconds, 1e5 / little.seconds), &[]),
-    ];
-    let seconds = digits(million.seconds);
-    let report = format!(
-        "{EXTRACTOR} The backfill of a million took {seconds} s in {} invocations.\n",
-        million.invocations
-    );
-    Ok([table(&["extractor-fn", "beside it"], &rows), report])
-}
-
 /// What the simulation reports of two backlogs.
 fn drains(binaries: &Path) -> Result<String, Box<dyn Error>> {
     let simulation = binaries.join("../debug/simulation");
@@ -284,14 +204,35 @@ fn drains(binaries: &Path) -> Result<String, Box<dyn Error>> {
     Ok(text)
 }
 
+const PACKAGE: Table = Table {
+    title: "Packages",
+    columns: &["zip"],
+    figures: &[
+        Figure { name: "ingest-fn, MiB", limits: &[Limit::AtMost(2.5)] },
+        Figure { name: "extractor-fn, MiB", limits: &[Limit::AtMost(4.5)] },
+    ],
+};
+
 const INGEST: &str = "\
-Cold start: from the start of the process to its first answer at the Runtime API, the keys read from SSM on the way.
-CPU: user and system time of the process, its threads and children, as the kernel counts it. Memory: `VmHWM` after the
-warm requests. AWS answers on loopback, in plain HTTP or over TLS 1.3 with a private authority, listed after all the
-roots that the machine trusts, so reading those counts. Every function does the whole job: it checks the key over
-SHA-256 digests in constant time, reads the event, wraps it in ASCII JSON, sends it to SQS, writes its metrics line; Node
-runs AWS SDK v3 bundled by esbuild, Python boto3 under awslambdaric. The floor is a program of the standard library alone
-that does the same exchanges in plain HTTP and nothing else.
+A figure is the median of the runs' medians. Each run is a process of its own that measures the whole table, all taking turns; what
+is reached is the worst and the best of the runs' ratios of medians, and the worst decides.
+
+- **Cold start**: from the start of the process to its first answer at the Runtime API. All but the crates alone read the webhook keys
+  from SSM on the way. With a processor's share: in a control group with 256/1769 or 512/1769 of a core and a period of 20 ms, over TLS,
+  entered by a shell, whose start counts. Lambda gives the init phase more, so this is the worst case.
+- **CPU**: user and system time that the kernel reports (`getrusage`) of the process once it has ended and been waited for. A warm
+  request is the difference between a life of 500 requests and a longer one, divided by the requests more, which are stated below.
+- **Instructions**: callgrind's count, without the kernel's: the difference between 20 requests and 220 in plain HTTP.
+- **Memory**: `VmHWM` after the last request.
+- **ingest-fn, Node and Python** do the whole job: they check the key over SHA-256 digests in constant time, read the event, wrap it in
+  ASCII JSON, send it to SQS, write their metrics line. Node runs AWS SDK v3 bundled by esbuild, Python boto3 under awslambdaric.
+- **The crates alone** are lambda_runtime and aws-sdk-sqs (`bench/src/bin/crates-alone.rs`), built by the same profile, with the
+  configuration that `aws_config::load_defaults` gives: they wrap the event in the same message and send it to SQS, and nothing else.
+- **The floor** is a program of the standard library alone that makes the same exchanges in plain HTTP, each by one write, and nothing
+  else.
+
+AWS answers on loopback, in plain HTTP or over TLS 1.3 with a private authority, listed after all the roots that the machine trusts, so
+reading those counts.
 ";
 const PACKAGES: &str =
     "Built for this machine; deflate at level 9, as one file named `bootstrap`.\n";
@@ -300,8 +241,26 @@ The Runtime API, SSM, SQS (10 ms), Gladly and the destination answer on loopback
 the first three rows and no time in the others, and no quota limits the calls. Conversations have 10
 items of 300 characters unless stated otherwise, and a customer each; no conversation occurs twice. The calls alone: eight
 clients on plain sockets that only make the same calls in the same order, run in turn with the batches. A list
-of Gladly's ends at 1,000 items; ten times that, six megabytes, is more than the processor's caches hold.";
+of Gladly's ends at 1,000 items; ten times that, six megabytes, is more than the processor's caches hold.
+";
 const DRAIN: &str = "\
 In the simulation, so the minutes are simulated; the extractor is the real one, one environment at 4 requests a second. Calls
 beyond the needed: names once an hour, and customers that are fetched again after ten minutes.
 ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_section_replaces_its_older_one_alone() {
+        let page =
+            |sections: &str| format!("before\n{}\n\n{sections}\n\n{}\nafter\n", MARKS[0], MARKS[1]);
+        let old = page("## one\n\n1\n\n## two\n\n2");
+        let one = with_section(&old, "one", "new\n").unwrap();
+        assert_eq!(one, page("## one\n\nnew\n\n## two\n\n2"));
+        assert_eq!(with_section(&one, "one", "1").unwrap(), old);
+        let three = with_section(&old, "three", "3").unwrap();
+        assert_eq!(three, page("## one\n\n1\n\n## two\n\n2\n\n## three\n\n3"));
+    }
+}

@@ -2,23 +2,33 @@
 
 use std::{
     collections::VecDeque,
+    env,
     error::Error,
     fs,
     io::{BufRead, BufReader, Read},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, PoisonError},
     thread,
     time::Duration,
 };
 
+use nix::{
+    sys::{
+        resource::{UsageWho, getrusage},
+        signal::{Signal, kill},
+        time::{TimeVal, TimeValLike as _},
+    },
+    time::clock_getcpuclockid,
+    unistd::Pid,
+};
+
 use crate::host::{ARN, Addresses};
 
-/// The kernel counts CPU time in hundredths of a second, on every architecture.
-const TICK: Duration = Duration::from_millis(10);
 const LINES_KEPT: usize = 20;
 
 /// A function as Lambda would start it.
+#[derive(Clone)]
 pub(crate) struct Function {
     pub(crate) name: &'static str,
     pub(crate) program: PathBuf,
@@ -28,9 +38,20 @@ pub(crate) struct Function {
     pub(crate) settings: Vec<(&'static str, String)>,
 }
 
+impl Function {
+    /// The same, started by another command, of which its own is the last part.
+    pub(crate) fn under(&self, command: &[&str]) -> Self {
+        let own = [self.program.display().to_string()];
+        let words = command.iter().map(ToString::to_string).chain(own).chain(self.args.clone());
+        let mut args: Vec<_> = words.collect();
+        Self { program: args.remove(0).into(), args, ..self.clone() }
+    }
+}
+
 /// One running environment of a function. It ends when this is dropped.
 pub(crate) struct Process {
     child: Child,
+    pid: Pid,
     lines: Arc<Mutex<VecDeque<String>>>,
 }
 
@@ -49,6 +70,7 @@ impl Process {
                 ("AWS_ENDPOINT_URL", addresses.aws.clone()),
                 ("EVENTS_QUEUE_URL", queue("events")),
                 ("QUARANTINE_QUEUE_URL", queue("quarantine")),
+                ("PATH", env::var("PATH").unwrap_or_default()),
             ])
             .envs(function.settings.iter().cloned())
             .envs([
@@ -77,7 +99,8 @@ impl Process {
             keep(out, &lines);
             keep(err, &lines);
         }
-        Ok(Self { child, lines })
+        let pid = Pid::from_raw(child.id().try_into()?);
+        Ok(Self { child, pid, lines })
     }
 
     /// Its last lines, for an error.
@@ -86,37 +109,28 @@ impl Process {
         lines.iter().rev().flat_map(|line| ["\n    ", line]).collect()
     }
 
-    /// CPU time so far, of all its threads and children.
-    pub(crate) fn cpu(&self) -> Duration {
-        let ticks: u32 = self.family().iter().filter_map(|pid| ticks(*pid)).sum();
-        TICK * ticks
+    /// CPU time so far, of all its threads.
+    pub(crate) fn cpu(&self) -> Result<Duration, Box<dyn Error>> {
+        Ok(clock_getcpuclockid(self.pid)?.now()?.into())
     }
 
-    /// Its peak memory, in MiB, its children included.
-    pub(crate) fn memory(&self) -> f64 {
-        let peak = |pid: &u32| {
-            let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-            line.trim().trim_end_matches(" kB").parse::<f64>().ok()
-        };
-        self.family().iter().filter_map(peak).sum::<f64>() / 1024.0
+    /// Its peak memory, in MiB.
+    pub(crate) fn memory(&self) -> Result<f64, Box<dyn Error>> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid))?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let peak = peak.ok_or("the kernel reports no peak memory")?;
+        Ok(peak.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
     }
 
-    /// The process and all that descend from it.
-    fn family(&self) -> Vec<u32> {
-        let mut family = vec![self.child.id()];
-        let mut next = 0;
-        while let Some(pid) = family.get(next) {
-            let tasks = fs::read_dir(Path::new("/proc").join(pid.to_string()).join("task"));
-            for task in tasks.into_iter().flatten().flatten() {
-                let children = fs::read_to_string(task.path().join("children"));
-                let children = children.unwrap_or_default();
-                family
-                    .extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
-            }
-            next += 1;
-        }
-        family
+    /// Ends it, and returns the CPU time of its whole life, user and system, as the kernel reports it of a child that was
+    /// waited for. Only one process may be ended at a time.
+    pub(crate) fn end(mut self) -> Result<Duration, Box<dyn Error>> {
+        let before = cpu_of_children()?;
+        // Asked, not killed: callgrind writes its count at the end.
+        kill(self.pid, Signal::SIGTERM)?;
+        self.child.wait()?;
+        let used = (cpu_of_children()? - before).num_microseconds();
+        Ok(Duration::from_micros(used.try_into()?))
     }
 }
 
@@ -128,12 +142,9 @@ impl Drop for Process {
     }
 }
 
-/// User and system time, those of children that have ended included.
-fn ticks(pid: u32) -> Option<u32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, after_name) = stat.rsplit_once(") ")?;
-    let fields = after_name.split(' ').skip(11).take(4);
-    fields.map(|field| field.parse::<u32>().ok()).sum()
+fn cpu_of_children() -> nix::Result<TimeVal> {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+    Ok(usage.user_time() + usage.system_time())
 }
 
 fn keep(from: impl Read + Send + 'static, lines: &Arc<Mutex<VecDeque<String>>>) {

@@ -28,7 +28,8 @@ pub struct Config {
     pub gladly_email: String,
     /// The SSM parameter (SecureString) that holds the API user's token.
     pub gladly_token_parameter: String,
-    /// The share of the organisation's quota that one environment uses.
+    /// The most of the organisation's quota that one environment uses: `GLADLY_REQUESTS_PER_SECOND`, 4 by
+    /// default.
     pub gladly_rate: Rate,
     /// Where deliveries go.
     pub destination: DestinationUrl,

@@ -108,7 +108,8 @@ impl WebhookQueue {
         let value = value.build().map_err(|err| EnqueueError::Send(Box::new(err.into())))?;
         let message = self.sqs.send_message().queue_url(url).message_body(body);
         let message = message.delay_seconds(delay_seconds.into());
-        let sent = message.message_attributes(attribute, value).send().await;
+        // Its future is large, and every future around it would be moved with it.
+        let sent = Box::pin(message.message_attributes(attribute, value).send()).await;
         sent.map(drop).map_err(|err| EnqueueError::Send(Box::new(err)))
     }
 }

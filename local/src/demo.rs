@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     emulator::EmulatorError,
-    local_stack::LocalStack,
+    local_stack::{LocalStack, SETTLE_SECONDS},
     stack::{Artifacts, EmulatedAws, Function, Queue, Stack, StackError, WebhookResponse},
 };
 use testing::{
@@ -126,12 +126,22 @@ impl Demo<'_> {
         heading("Gladly sends the ten subscribed events about one conversation, ids only");
         let conversation = self.conversations(1).remove(0);
         let events = EVENT_TYPES.map(|kind| (kind, conversation.as_str()));
+        let fetched = || self.gladly.traffic().count("/api/v1/conversations/*");
+        let before = fetched();
         let sent = self.send(&events).await?;
         for kind in EVENT_TYPES {
             print_line(&format!("  {kind:<31} 200 queued"));
         }
-        print_line("  … the extractor fetches the conversation from Gladly and forwards it");
+        print_line(&format!(
+            "  … each waits in the queue for its settle window, here {SETTLE_SECONDS} s (SettleSeconds; 300 unless set), so that\n  \
+             the events which follow share its fetch; then the extractor fetches the conversation and forwards it"
+        ));
         self.arrived(&sent).await?;
+        let fetched = fetched() - before;
+        print_line(&format!(
+            "  ten events, {fetched} {} of the conversation",
+            plural(fetched, "fetch", "fetches")
+        ));
 
         let deliveries = self.destination.deliveries();
         let delivery = deliveries.iter().find(|delivery| delivery.body["events"][0].is_object());
@@ -448,6 +458,10 @@ impl Demo<'_> {
 #[expect(clippy::cast_precision_loss, reason = "small counts")]
 fn per_event(burst: &Burst) -> f64 {
     burst.calls as f64 / BURST_EVENTS as f64
+}
+
+fn plural<'a>(count: usize, one: &'a str, many: &'a str) -> &'a str {
+    if count == 1 { one } else { many }
 }
 
 fn missed(what: &str) -> DemoError {

@@ -23,7 +23,7 @@ use crate::{
     sim::Simulation,
 };
 
-/// Requests a second that one environment may make: `GLADLY_REQUESTS_PER_SECOND`.
+/// The most requests a second of one environment: `GLADLY_REQUESTS_PER_SECOND`.
 const REQUESTS_PER_SECOND: f64 = 4.0;
 /// When the drain starts: long after the backlog's last event.
 const DRAIN_START: Duration = Duration::from_mins(10);

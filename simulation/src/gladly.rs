@@ -1,6 +1,6 @@
 //! The state of Gladly: its quota, its webhook, its list of events, and its exports.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -17,12 +17,60 @@ pub(crate) const EXPORT_PERIOD: SignedDuration = SignedDuration::from_mins(10);
 pub(crate) struct Gladly {
     /// The requests of the last second.
     second: VecDeque<Timestamp>,
+    /// The quota by fixed seconds that is counted instead, if a neighbour shares it.
+    pub(crate) shared: Option<SharedQuota>,
     /// Since when the webhook is disabled, if it is.
     pub(crate) off_since: Option<Timestamp>,
     /// Whether it was disabled by hand.
     pub(crate) by_hand: bool,
     /// Every event with its time, whether or not it came by webhook.
     pub(crate) events: Vec<(Timestamp, String)>,
+}
+
+/// A client of Gladly's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Caller {
+    Neighbour,
+    Environment(u64),
+}
+
+/// A request, as the quota counts it.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    pub(crate) at: Duration,
+    pub(crate) caller: Caller,
+    /// Whether it was not answered 429.
+    pub(crate) accepted: bool,
+}
+
+/// The quota of all clients together, which starts again with each second of Gladly's.
+#[derive(Debug)]
+pub(crate) struct SharedQuota {
+    /// How long after a simulation's seconds Gladly's begin.
+    offset: Duration,
+    /// The second of the last request, and the requests accepted in it.
+    second: (u64, usize),
+    pub(crate) requests: Vec<Counted>,
+}
+
+impl SharedQuota {
+    pub(crate) const PER_SECOND: usize = QUOTA;
+
+    pub(crate) fn new(offset: Duration) -> Self {
+        Self { offset, second: (0, 0), requests: Vec::new() }
+    }
+
+    /// Counts a request. Returns how many requests were left before it; 0 means that it is rejected.
+    pub(crate) fn take(&mut self, now: Duration, caller: Caller) -> usize {
+        let second = (now + self.offset).as_secs();
+        if second != self.second.0 {
+            self.second = (second, 0);
+        }
+        let left = QUOTA.saturating_sub(self.second.1);
+        self.second.1 += usize::from(left > 0);
+        self.requests.push(Counted { at: now, caller, accepted: left > 0 });
+        left
+    }
 }
 
 impl Gladly {

@@ -25,6 +25,7 @@ mod history;
 mod invariant;
 mod live;
 mod mapping;
+mod neighbour;
 mod operator;
 mod plan;
 mod seed;
@@ -36,6 +37,8 @@ pub use crate::{
     history::{COVERAGE, Keep, Tally},
     invariant::Violation,
     live::{Environments, LIVE_HEADER, Live, live},
+    neighbour::{Neighbour, Scenario, neighbour},
+    plan::Delays,
     seed::{Report, run},
     sweep::sweep,
 };

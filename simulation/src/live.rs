@@ -25,7 +25,7 @@ use crate::{
     history::Keep,
     invariant::{self, Violation},
     mapping, operator,
-    plan::{Arrival, Conversation, ConversationKind, Plan},
+    plan::{Arrival, Conversation, ConversationKind, Delays, Plan},
     sim::Simulation,
 };
 
@@ -79,6 +79,8 @@ impl Display for Environments {
 pub struct Live {
     /// The settle window.
     pub settle_seconds: u16,
+    /// How the delays followed from it.
+    pub delays: Delays,
     /// How the environments came and went.
     pub environments: Environments,
     /// Events that happened.
@@ -125,12 +127,12 @@ impl Live {
 }
 
 /// The columns of [`Live`]'s lines.
-pub const LIVE_HEADER: &str = "| X, s | environments | calls per event | fetches of the optimum | optimum per conversation | snapshots per conversation | events covered | MB sent | median, 99 %, longest wait, s |\n|---:|---|---:|---:|---:|---:|---:|---:|---|";
+pub const LIVE_HEADER: &str = "| X, s | delays | environments | calls per event | fetches of the optimum | optimum per conversation | snapshots per conversation | events covered | MB sent | median, 99 %, longest wait, s |\n|---:|---|---|---:|---:|---:|---:|---:|---:|---|";
 
 impl Display for Live {
     #[expect(clippy::cast_precision_loss, reason = "far less than 2^52 of anything")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { settle_seconds, environments, covered, bytes, waits, .. } = self;
+        let Self { settle_seconds, delays, environments, covered, bytes, waits, .. } = self;
         let per_conversation = self.optimum as f64 / self.conversations.max(1) as f64;
         let (of_optimum, optimum) = match settle_seconds {
             0 => ("–".into(), "–".into()),
@@ -139,7 +141,7 @@ impl Display for Live {
         let [median, most, longest] = waits.map(|wait| wait.as_secs());
         write!(
             f,
-            "| {settle_seconds} | {environments} | {:.2} | {of_optimum} | {optimum} | {:.1} | {:.0} % | {:.0} | {median}, {most}, {longest} |",
+            "| {settle_seconds} | {delays} | {environments} | {:.2} | {of_optimum} | {optimum} | {:.1} | {:.0} % | {:.0} | {median}, {most}, {longest} |",
             self.calls_per_event(),
             self.snapshots_per_conversation(),
             100.0 * *covered as f64 / self.events.max(1) as f64,
@@ -150,10 +152,16 @@ impl Display for Live {
 
 /// Follows this many conversations live.
 #[must_use]
-pub fn live(conversations: u64, settle_seconds: u16, environments: Environments) -> Live {
+pub fn live(
+    conversations: u64,
+    settle_seconds: u16,
+    delays: Delays,
+    environments: Environments,
+) -> Live {
     fastrand::seed(conversations);
     let mut live = Live {
         settle_seconds,
+        delays,
         environments,
         events: 0,
         conversations,
@@ -179,10 +187,10 @@ pub fn live(conversations: u64, settle_seconds: u16, environments: Environments)
 }
 
 async fn simulate(live: &mut Live) {
-    // The same stories for every window and any environments.
+    // The same courses for every window and any environments.
     let mut rng = Rng::with_seed(live.conversations);
-    let mut plan = stories(&mut rng, live.conversations);
-    plan.settle_seconds = live.settle_seconds;
+    let mut plan = courses(&mut rng, live.conversations);
+    (plan.settle_seconds, plan.delays) = (live.settle_seconds, live.delays);
     plan.shares_coverage = !matches!(live.environments, Environments::One | Environments::Two);
     if live.environments == Environments::Recycled {
         plan.lifetime = Some(Duration::from_hours(2));
@@ -239,7 +247,6 @@ async fn simulate(live: &mut Live) {
 /// moments of which each event's span holds one. Taking the end of the first span that holds none yet
 /// is optimal.
 fn optimum(plan: &Plan) -> u64 {
-    let window = plan.settle_window();
     let mut spans = vec![Vec::new(); plan.conversations.len()];
     for (_, arrival) in &plan.arrivals {
         let Arrival::Event { conversation, json, .. } = arrival else { continue };
@@ -247,9 +254,8 @@ fn optimum(plan: &Plan) -> u64 {
         else {
             continue;
         };
-        let delay = SignedDuration::from_secs(
-            window.seconds(json["type"].as_str().unwrap_or_default()).into(),
-        );
+        let delay = plan.delay(json["type"].as_str().unwrap_or_default());
+        let delay = SignedDuration::from_secs(delay.into());
         spans[*conversation].push((at + delay + LATEST, at + EARLIEST));
     }
     let fewest = |mut spans: Vec<(Timestamp, Timestamp)>| {
@@ -270,25 +276,25 @@ fn optimum(plan: &Plan) -> u64 {
 }
 
 /// Conversations of about 17 events: 40 % chats, 40 % of e-mails, 20 % of text messages.
-fn stories(rng: &mut Rng, conversations: u64) -> Plan {
+fn courses(rng: &mut Rng, conversations: u64) -> Plan {
     let mut plan = Plan::quiet();
     for number in 0..usize::try_from(conversations).unwrap_or(usize::MAX) {
         let begins = Duration::from_secs(rng.u64(0..BEGINNINGS.as_secs()));
-        let story = match rng.u32(0..10) {
-            0..4 => Story::chat(rng),
-            4..8 => Story::mail(rng),
-            _ => Story::text_messages(rng),
+        let course = match rng.u32(0..10) {
+            0..4 => Course::chat(rng),
+            4..8 => Course::mail(rng),
+            _ => Course::text_messages(rng),
         };
-        tell(&mut plan, rng, number, begins, &story);
+        follow(&mut plan, rng, number, begins, &course);
     }
     plan.arrivals.sort_by_key(|(at, _)| *at);
     plan
 }
 
 /// What happens in a conversation: types, and how long after its beginning.
-struct Story(Vec<(Duration, &'static str)>);
+struct Course(Vec<(Duration, &'static str)>);
 
-impl Story {
+impl Course {
     /// A session: messages follow each other within a minute or so.
     fn chat(rng: &mut Rng) -> Self {
         let pauses: Vec<_> = (0..12).map(|_| around(rng, 55.0)).collect();
@@ -350,15 +356,15 @@ fn around(rng: &mut Rng, mean: f64) -> Duration {
     Duration::from_secs_f64((-mean * (1.0 - rng.f64()).ln()).clamp(0.5, 4.0 * mean))
 }
 
-/// Adds a story's conversation and its events to a plan.
-fn tell(plan: &mut Plan, rng: &mut Rng, number: usize, begins: Duration, story: &Story) {
+/// Adds a course's conversation and its events to a plan.
+fn follow(plan: &mut Plan, rng: &mut Rng, number: usize, begins: Duration, course: &Course) {
     let mut conversation = Conversation::new(number, ConversationKind::Plain);
     conversation.items.clear();
-    let closes = story.0.iter().find(|(_, kind)| *kind == "CONVERSATION/CLOSED");
+    let closes = course.0.iter().find(|(_, kind)| *kind == "CONVERSATION/CLOSED");
     let closes = closes.map_or(Duration::MAX, |(after, _)| begins + *after);
     conversation.open.push((Duration::ZERO, closes));
     let Conversation { id, customer, items, .. } = &mut conversation;
-    for (index, (after, kind)) in story.0.iter().enumerate() {
+    for (index, (after, kind)) in course.0.iter().enumerate() {
         let at = begins + *after;
         let mut content = json!({"conversationId": id, "customerId": customer});
         if kind.starts_with("CONTACT/") {
@@ -412,7 +418,7 @@ mod tests {
 
     #[test]
     fn the_stories_are_as_long_as_they_are_to_be() {
-        let plan = stories(&mut Rng::with_seed(1), 1_000);
+        let plan = courses(&mut Rng::with_seed(1), 1_000);
         let per_conversation = plan.arrivals.len() / 1_000;
         assert!((16..=18).contains(&per_conversation), "{per_conversation}");
     }
@@ -421,6 +427,7 @@ mod tests {
     fn every_column_has_a_heading() {
         let example = Live {
             settle_seconds: 300,
+            delays: Delays::AsShipped,
             environments: Environments::Two,
             events: 1,
             conversations: 1,

@@ -1,4 +1,5 @@
-//! `make simulate`: many simulations, each from a seed, or one seed again, or a drain.
+//! `make simulate`: many simulations, each from a seed, or one seed again, or a drain, alone or
+//! beside a neighbour.
 //!
 //! Standard output is the functions' own, as on Lambda; everything else goes to standard error.
 
@@ -11,11 +12,12 @@ use std::{
 
 use shared::SettleWindow;
 use simulation::{
-    COVERAGE, Environments, Keep, LIVE_HEADER, Report, Tally, Violation, drain, live, run, sweep,
+    COVERAGE, Delays, Environments, Keep, LIVE_HEADER, Report, Scenario, Tally, Violation, drain,
+    live, neighbour, run, sweep,
 };
 use tracing_subscriber::filter::LevelFilter;
 
-const USAGE: &str = "usage: simulation [--seeds N] [--from SEED] | --seed SEED [--verbose] | --drain EVENTS [--conversations N] | --live CONVERSATIONS";
+const USAGE: &str = "usage: simulation [--seeds N] [--from SEED] | --seed SEED [--verbose] | --drain EVENTS [--conversations N] | --live CONVERSATIONS | --neighbour RATE [--seeds N]";
 /// Lines of a failed seed's history that are shown.
 const SHOWN_LINES: usize = 40;
 
@@ -28,6 +30,7 @@ struct Arguments {
     drain: Option<u64>,
     live: Option<u64>,
     conversations: Option<u64>,
+    neighbour: Option<f64>,
     verbose: bool,
 }
 
@@ -38,6 +41,12 @@ impl Arguments {
             let number = match &*word {
                 "--verbose" => {
                     arguments.verbose = true;
+                    continue;
+                }
+                "--neighbour" => {
+                    let rate = words.next()?.parse().ok()?;
+                    arguments.neighbour = Some(rate).filter(|rate| (0.0..10.0).contains(rate));
+                    arguments.neighbour?;
                     continue;
                 }
                 "--seeds" => &mut arguments.seeds,
@@ -68,6 +77,9 @@ fn main() -> ExitCode {
     if let Some(conversations) = arguments.live {
         return follow(conversations);
     }
+    if let Some(rate) = arguments.neighbour {
+        return beside(rate, arguments.from.unwrap_or(0), arguments.seeds.unwrap_or(5));
+    }
     let failed = match arguments.seed {
         Some(seed) => {
             let keep = if arguments.verbose { Keep::Shown } else { Keep::Lines };
@@ -96,20 +108,22 @@ fn main() -> ExitCode {
 
 /// Follows the same conversations with every window, and with the default one in every environment.
 fn follow(conversations: u64) -> ExitCode {
-    let default = SettleWindow::default().longest().as_secs();
-    let mut runs: Vec<(u16, Environments)> = Vec::new();
-    for settle_seconds in [0, 15, 60, 300, 900] {
-        let is_default = u64::from(settle_seconds) == default;
-        let all = Environments::ALL.into_iter();
-        let shown = |kind: &Environments| {
-            is_default || matches!(kind, Environments::One | Environments::Two)
-        };
-        runs.extend(all.filter(shown).map(|environments| (settle_seconds, environments)));
+    let shipped = |settle_seconds, environments| (settle_seconds, Delays::AsShipped, environments);
+    let both = [Environments::One, Environments::Two];
+    let mut runs: Vec<_> = [0, 15, 60, 300, 900]
+        .into_iter()
+        .flat_map(|seconds| both.map(|environments| shipped(seconds, environments)))
+        .collect();
+    let default = SettleWindow::default().seconds("");
+    let others = Environments::ALL.into_iter().filter(|kind| !both.contains(kind));
+    runs.extend(others.map(|environments| shipped(default, environments)));
+    for delays in [Delays::CloseLikeOthers, Delays::MessagesFirst] {
+        runs.extend(both.map(|environments| (default, delays, environments)));
     }
     eprintln!("{conversations} conversations, each with every window X:\n\n{LIVE_HEADER}");
     let mut code = ExitCode::SUCCESS;
-    for (settle_seconds, environments) in runs {
-        let live = live(conversations, settle_seconds, environments);
+    for (settle_seconds, delays, environments) in runs {
+        let live = live(conversations, settle_seconds, delays, environments);
         eprintln!("{live}");
         if let Some(Violation { invariant, how }) = &live.violation {
             eprintln!("An invariant does not hold: {invariant}.\n  {how}");
@@ -117,6 +131,21 @@ fn follow(conversations: u64) -> ExitCode {
         }
     }
     code
+}
+
+/// Drains beside a neighbour, which is evenly paced and then at random.
+fn beside(rate: f64, from: u64, seeds: u64) -> ExitCode {
+    let mut violated = false;
+    for poisson in [false, true] {
+        for environments in 0..=2 {
+            for seed in from..from.saturating_add(seeds) {
+                let result = neighbour(Scenario { rate, poisson, environments, seed });
+                eprintln!("{result}");
+                violated |= result.violation.is_some();
+            }
+        }
+    }
+    if violated { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 fn many(from: u64, seeds: u64) -> Option<Report> {

@@ -38,7 +38,7 @@ pub(crate) async fn arrive(sim: Arc<Simulation>) {
                 let message = QueueMessage::wrap(&text, now, Origin::Webhook);
                 let Ok(body) = message.and_then(|message| message.to_json()) else { continue };
                 let event_type = json["type"].as_str().unwrap_or_default().to_owned();
-                let delay = sim.plan.settle_window().seconds(&event_type);
+                let delay = sim.plan.delay(&event_type);
                 let attributes = vec![("type".into(), event_type)];
                 let message = sim.aws.state().send("events", &body, attributes, delay.into(), now);
                 sim.note(|| format!("{id} is accepted as {message}"));

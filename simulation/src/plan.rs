@@ -1,11 +1,14 @@
 //! The plan of a seed: the events, the faults, and the operator's actions.
 
-use std::time::Duration;
+use std::{
+    fmt::{self, Display},
+    time::Duration,
+};
 
 use fastrand::Rng;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use shared::SettleWindow;
+use shared::{MAX_SETTLE_SECONDS, SettleWindow};
 
 use crate::constants::{EPOCH, instant};
 
@@ -18,6 +21,8 @@ pub(crate) struct Plan {
     pub(crate) quarantine_retention: SignedDuration,
     /// `SETTLE_SECONDS`.
     pub(crate) settle_seconds: u16,
+    /// How ingest-fn chooses the delays.
+    pub(crate) delays: Delays,
     /// `GLADLY_REQUESTS_PER_SECOND`.
     pub(crate) rate: &'static str,
     /// Requests a second that others of the organisation make.
@@ -49,6 +54,40 @@ pub(crate) struct Plan {
     pub(crate) actions: Vec<(Duration, Action)>,
     /// Outages of the webhook. Most plans have none; in those the webhook is not monitored.
     pub(crate) outages: Vec<Outage>,
+}
+
+/// How delays follow from the settle window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delays {
+    /// As ingest-fn chooses them.
+    AsShipped,
+    /// A close waits as long as everything else.
+    CloseLikeOthers,
+    /// Whatever is no message waits as long as SQS allows.
+    MessagesFirst,
+}
+
+impl Delays {
+    fn seconds(self, window: SettleWindow, event_type: &str) -> u16 {
+        let is_message = event_type.contains("MESSAGE");
+        match (self, event_type) {
+            (Self::CloseLikeOthers, "CONVERSATION/CLOSED") => window.seconds(""),
+            (Self::MessagesFirst, kind) if !is_message && kind != "CONVERSATION/CLOSED" => {
+                MAX_SETTLE_SECONDS
+            }
+            _ => window.seconds(event_type),
+        }
+    }
+}
+
+impl Display for Delays {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AsShipped => "as shipped",
+            Self::CloseLikeOthers => "a close like the others",
+            Self::MessagesFirst => "900 s for what is no message",
+        })
+    }
 }
 
 /// The special property of a conversation.
@@ -204,6 +243,7 @@ impl Plan {
             retention,
             quarantine_retention: SignedDuration::from_mins(rng.i64(720..960)),
             settle_seconds: pick(rng, &[0, 15, 60, 300, 900]),
+            delays: Delays::AsShipped,
             rate: pick(rng, &["4", "40"]),
             others: pick(rng, &[0, 2, 7]),
             interval: pick(rng, &intervals) * MINUTE,
@@ -250,6 +290,7 @@ impl Plan {
             retention: SignedDuration::from_hours(14 * 24),
             quarantine_retention: SignedDuration::from_hours(14 * 24),
             settle_seconds: 0,
+            delays: Delays::AsShipped,
             rate: "4",
             others: 0,
             interval: MINUTE,
@@ -544,8 +585,10 @@ impl Plan {
         }
     }
 
-    pub(crate) fn settle_window(&self) -> SettleWindow {
-        self.settle_seconds.to_string().parse().unwrap_or_default()
+    /// How many seconds an event of this type is delayed.
+    pub(crate) fn delay(&self, event_type: &str) -> u16 {
+        let window: SettleWindow = self.settle_seconds.to_string().parse().unwrap_or_default();
+        self.delays.seconds(window, event_type)
     }
 
     /// A conversation by its id.

@@ -14,6 +14,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use shared::{Clock, Id, Parameter, ParameterError, Secret, error_chain, replace_lone_surrogates};
+use tokio::time::Instant;
 
 use crate::{
     client::json::{self, Fields},
@@ -210,6 +211,11 @@ impl Gladly {
         (self.calls.swap(0, Ordering::Relaxed), self.throttled.swap(0, Ordering::Relaxed))
     }
 
+    /// The time from one request to the next at the present rate.
+    pub(crate) fn request_interval(&self) -> Duration {
+        self.rate_limiter.present_interval()
+    }
+
     /// The organisation's name in deliveries.
     pub(crate) fn organization(&self) -> &str {
         self.host.name()
@@ -377,12 +383,13 @@ impl Gladly {
     ) -> Result<Lines, GladlyError> {
         let token = self.token.value().await?;
         permission.check().await?;
-        self.rate_limiter.turn(OPERATION_TIMEOUT).await.map_err(GladlyError::RateLimited)?;
+        let turn =
+            self.rate_limiter.turn(OPERATION_TIMEOUT).await.map_err(GladlyError::RateLimited)?;
         self.calls.fetch_add(1, Ordering::Relaxed);
         let request = self.request("GET", path, None, &token);
         let answer = self.http.lines(request, from).await;
         let (answer, lines) = answer.map_err(GladlyError::Unreachable)?;
-        self.apply_rate_limit_headers(&answer);
+        self.apply_rate_limit_headers(turn, &answer);
         if let Some(lines) = lines {
             return Ok(lines);
         }
@@ -458,14 +465,18 @@ impl Gladly {
         let mut token = self.token.value().await?;
         loop {
             permission.check().await?;
-            self.rate_limiter.turn(OPERATION_TIMEOUT).await.map_err(GladlyError::RateLimited)?;
+            let turn = self
+                .rate_limiter
+                .turn(OPERATION_TIMEOUT)
+                .await
+                .map_err(GladlyError::RateLimited)?;
             // Checked again: the wait for the turn may have been long.
             permission.check().await?;
             self.calls.fetch_add(1, Ordering::Relaxed);
             let request = self.request(method, path, body, &token);
             let err = match Box::pin(retry.send(&self.http, request, wanted)).await {
                 Ok(answer) => {
-                    self.apply_rate_limit_headers(&answer);
+                    self.apply_rate_limit_headers(turn, &answer);
                     match answer.status {
                         status @ (401 | 403) => {
                             token = self.replaced_token(&token, status).await?;
@@ -515,11 +526,9 @@ impl Gladly {
         request
     }
 
-    fn apply_rate_limit_headers(&self, answer: &Response) {
+    fn apply_rate_limit_headers(&self, turn: Instant, answer: &Response) {
         let left = answer.header("ratelimit-remaining-second").and_then(|left| left.parse().ok());
-        if let Some(left) = left {
-            self.rate_limiter.remaining(left);
-        }
+        self.rate_limiter.remaining(turn, left);
         if answer.status == 429 {
             self.throttled.fetch_add(1, Ordering::Relaxed);
             self.rate_limiter.throttled(answer.retry_after(self.clock.now()));

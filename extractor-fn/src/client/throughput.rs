@@ -33,12 +33,12 @@ impl ThroughputEstimate {
         self.events.fetch_add(events, Ordering::Relaxed);
     }
 
-    /// Calls per second of all environments together.
+    /// Calls per second of all environments together, at most.
     fn per_second(&self) -> f64 {
         self.rate.per_second() * ENVIRONMENTS
     }
 
-    /// Seconds that forwarding this many events takes.
+    /// Seconds that forwarding this many events takes, if no other integration slows the calls.
     #[expect(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
@@ -52,11 +52,11 @@ impl ThroughputEstimate {
             if counted < COUNTED_EVENTS { CALLS_PER_EVENT } else { calls as f64 / counted as f64 };
         (events as f64 * calls / self.per_second()).ceil() as u64
     }
+}
 
-    /// How long fetching this many conversations at once takes.
-    pub(crate) fn fetch_time(&self, conversations: usize) -> Duration {
-        let calls =
-            u32::try_from(conversations).unwrap_or(u32::MAX).saturating_mul(CALLS_PER_CONVERSATION);
-        self.rate.interval().saturating_mul(calls)
-    }
+/// How long fetching this many conversations at once takes, with this time between two calls.
+pub(crate) fn fetch_time(conversations: usize, interval: Duration) -> Duration {
+    let calls =
+        u32::try_from(conversations).unwrap_or(u32::MAX).saturating_mul(CALLS_PER_CONVERSATION);
+    interval.saturating_mul(calls)
 }

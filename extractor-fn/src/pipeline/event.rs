@@ -82,9 +82,12 @@ impl Event {
         self.receives <= 1
     }
 
-    /// When Gladly recorded it, if that can be read.
+    /// When Gladly recorded it, if that can be read; when it was queued, if that was an operator's wish
+    /// to have its conversation delivered again: no earlier snapshot covers it.
     pub(crate) fn recorded_at(&self) -> Option<Timestamp> {
-        self.timestamp.as_deref()?.parse().ok()
+        let recorded_at = self.timestamp.as_deref()?.parse().ok()?;
+        let is_wish = self.event_type.starts_with("RELAY/");
+        Some(if is_wish { self.received_at.max(recorded_at) } else { recorded_at })
     }
 
     /// How many milliseconds longer than its settle window the relay itself has kept it waiting;

@@ -34,7 +34,7 @@ use crate::{
         destination::{DeliveryResult, Destination},
         gladly::GladlyError,
         message::{Message, MissingMessageId},
-        throughput::ThroughputEstimate,
+        throughput::{ThroughputEstimate, fetch_time},
     },
     config::DeliveryOptions,
     gate::{Gate, Interrupted, Permission as _, breaker::Upstream},
@@ -214,7 +214,8 @@ impl Pipeline {
             let begins = |fetching: usize| {
                 // Begun only if it can finish: otherwise its calls are wasted and it backs off.
                 let now = Instant::now();
-                let ends = now + self.throughput.fetch_time(fetching + 1);
+                let interval = self.fetcher.gladly().request_interval();
+                let ends = now + fetch_time(fetching + 1, interval);
                 now < context.deadlines.begin && (fetching == 0 || ends < context.deadlines.fetch)
             };
             while begins(fetches.len())

@@ -23,8 +23,9 @@ use tokio::time::{Duration, Instant, sleep};
 use tracing::Level;
 
 use crate::{
-    deadlines::{LEFT, TestApp, healthy_reply},
+    deadlines::{LEFT, TestApp, healthy_reply, records},
     redaction::Log,
+    settle,
 };
 
 const BACKFILL: &str = "/relay/pause-backfill";
@@ -797,6 +798,29 @@ async fn a_throttled_download_pauses_all_calls_for_its_retry_after() {
     let next = app.times("api/v1").into_iter().find(|at| *at > throttled).unwrap();
     assert!(next - throttled >= Duration::from_mins(10), "{:?}", next - throttled);
     assert_eq!(app.queued().into_iter().collect::<BTreeSet<_>>(), ids(0..20));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_calls_of_the_controller_and_of_batches_have_one_rate_limit() {
+    let rate = [("WEBHOOK_URL", URL), ("GLADLY_REQUESTS_PER_SECOND", "2")];
+    let (app, gladly) =
+        watched(FakeGladly { webhooks: json!([webhook(true)]), ..FakeGladly::default() });
+    let app = app.another(&rate);
+    let now = app.clock.now();
+    gladly.lock().unwrap().events = series(0..20, now - 2 * HOUR);
+    let records = records(10);
+    let (backfilled, _) = join!(
+        app.backfill(now - 2 * HOUR, now - HOUR),
+        settle(&app.extractor, &app.aws, &records, LEFT)
+    );
+    backfilled.unwrap();
+    app.schedule(10).await;
+    let (times, listed) = (app.times("api/v1"), app.times("api/v1/events"));
+    assert!(!listed.is_empty() && !app.times("api/v1/webhooks").is_empty());
+    assert!(times.len() > 20, "{}", times.len());
+    for pair in times.windows(2) {
+        assert!(pair[1] - pair[0] >= Duration::from_millis(500), "{:?}", pair[1] - pair[0]);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -112,6 +112,19 @@ async fn an_event_older_than_a_delivered_fetch_is_covered_by_it() {
 }
 
 #[tokio::test]
+async fn an_operators_wish_to_have_a_conversation_again_is_not_covered_by_an_earlier_snapshot() {
+    let app = TestApp::new();
+    let event = app.conversation("c-1");
+    app.extract([&event]).await.is_done();
+    // As an import queues it: with the time of its last item.
+    let mut wish = recorded(again(&event, "wish"), 3_600);
+    wish["type"] = json!("RELAY/IMPORTED");
+    app.extract([&wish]).await.is_done();
+    assert_eq!(app.calls("/api/v1/conversations/c-1/items"), 2);
+    assert_eq!(app.destination.event("wish").unwrap()["snapshot"], "included");
+}
+
+#[tokio::test]
 async fn a_snapshot_that_was_not_accepted_covers_nothing() {
     let app = TestApp::new();
     let event = recorded(app.conversation("c-1"), 60);

@@ -59,6 +59,31 @@ async fn returned_events_are_delivered_once_the_fault_is_gone() {
 }
 
 #[tokio::test]
+async fn an_event_waits_for_its_window_and_a_close_less() {
+    let app = TestApp::with("window", &[("SettleSeconds", "20")]).await;
+    app.conversation("c-1");
+    let emit = |kind: &str| {
+        let event = app.gladly.organization().event(kind, "c-1");
+        (event["id"].as_str().unwrap().to_owned(), event.to_string())
+    };
+    let (message, close) = (emit("CONTACT/MESSAGE_RECEIVED"), emit("CONVERSATION/CLOSED"));
+    for (_, body) in [&message, &close] {
+        assert_eq!(app.stack.post(app.key(), body.clone()).await.unwrap().status, 200);
+    }
+    let task = json!({"task": "status"});
+    let status = app.stack.invoke(Function::Extractor, &task).await.unwrap().payload;
+    assert_eq!((&status["backlog"], &status["delayed"]), (&json!(2), &json!(2)), "{status}");
+    assert!(status["drainSeconds"].as_u64() >= Some(20), "{status}");
+
+    // The close comes first, and its snapshot covers the message.
+    app.arrived(&[message.0.clone(), close.0.clone()]).await;
+    let snapshot = |id: &str| app.destination.event(id).unwrap()["snapshot"].clone();
+    assert_eq!((snapshot(&close.0), snapshot(&message.0)), (json!("included"), json!("covered")));
+    app.settled().await;
+    app.end().await;
+}
+
+#[tokio::test]
 async fn only_events_that_gladly_cannot_serve_are_returned() {
     let app = TestApp::new("alone").await;
     app.gather().await;

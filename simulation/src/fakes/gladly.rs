@@ -12,6 +12,7 @@ use tokio::time::sleep;
 use super::{failure, recovery, status, token};
 use crate::{
     constants::{EPOCH, GLADLY, instant},
+    gladly::Caller,
     invariant,
     plan::{ConversationKind, Upstream},
     sim::Simulation,
@@ -37,10 +38,17 @@ pub(crate) async fn ask(sim: &Simulation, request: &HttpRequest, environment: u6
     let mut left = usize::MAX;
     if sim.plan.rate == "4" {
         let others = if sim.is_calm() { 0 } else { sim.plan.others };
-        left = sim.state().gladly.take_request(sim.now(), others);
+        left = {
+            let (now, elapsed) = (sim.now(), sim.elapsed());
+            let gladly = &mut sim.state().gladly;
+            match &mut gladly.shared {
+                Some(shared) => shared.take(elapsed, Caller::Environment(environment)),
+                None => gladly.take_request(now, others),
+            }
+        };
         if left == 0 {
             sim.count("429s of Gladly's own");
-            return status(429);
+            return status(429).header("ratelimit-remaining-second", "0");
         }
         if left <= 3 {
             sim.count("quotas nearly used up");

@@ -7,10 +7,12 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use shared::Id;
 
-use crate::{
-    client::json::{Field, Fields, inner, is_object, is_readable, list, participant, without},
-    pipeline::snapshot::CLOSED,
+use crate::client::json::{
+    Field, Fields, inner, is_object, is_readable, list, participant, without,
 };
+
+/// The status of a closed conversation.
+pub(crate) const CLOSED: &str = "CLOSED";
 
 /// The fields of an item's content that hold customers' contact details.
 const CONTACT_FIELDS: [&str; 7] =

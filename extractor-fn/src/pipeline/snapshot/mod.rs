@@ -15,12 +15,9 @@ use crate::{
     client::json::{Field, Fields, is_readable, text},
     pipeline::{
         cache::names::Names,
-        snapshot::item::{DeliveredItem, Item, sort_by_time},
+        snapshot::item::{CLOSED, DeliveredItem, Item, sort_by_time},
     },
 };
-
-/// The status of a closed conversation.
-const CLOSED: &str = "CLOSED";
 
 /// The conversation itself, without its items.
 #[derive(Debug)]
