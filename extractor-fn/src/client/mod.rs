@@ -8,7 +8,6 @@ pub(crate) mod http;
 pub(crate) mod json;
 pub(crate) mod lines;
 pub(crate) mod message;
-pub(crate) mod quota;
 pub(crate) mod rate_limiter;
 pub(crate) mod retry;
 pub(crate) mod sqs;

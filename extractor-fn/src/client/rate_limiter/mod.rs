@@ -4,6 +4,8 @@
 //! and falls by a fraction when none is or Gladly answers 429. Environments that do so share evenly, without
 //! knowing of each other, and both give way to other integrations. The setting is the most.
 
+mod quota;
+
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -11,7 +13,7 @@ use std::{
 
 use tokio::time::{Instant, sleep_until};
 
-use crate::{client::quota::QuotaUse, config::Rate};
+use crate::{client::rate_limiter::quota::QuotaUse, config::Rate};
 
 /// How long a 429 without `Retry-After` stops requests: Gladly counts by the second.
 const THROTTLED_WAIT: Duration = Duration::from_secs(1);
