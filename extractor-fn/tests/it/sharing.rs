@@ -102,6 +102,7 @@ async fn what_one_environment_delivered_covers_the_events_of_another() {
     for (what, event, is_covered) in [
         ("older than the fetch", first.event("A", "c-0", 10), true),
         ("within the clocks' skew", first.event("A", "c-0", 3), false),
+        ("imported at an operator's wish", first.event("RELAY/IMPORTED", "c-0", 10), false),
         ("of an item that the snapshot shows", item("i-1"), true),
         ("a close that it shows", first.event("CONVERSATION/CLOSED", "c-0", 10), true),
     ] {
