@@ -400,8 +400,9 @@ impl Plan {
             }
             self.arrivals.push((late, Arrival::Event { id, conversation: index, json }));
         }
-        // Events keep coming: they show that everything works again.
-        let (id, at) = ("e-last".to_owned(), span + 2 * MINUTE);
+        // Events keep coming: they show that everything works again, to those in their settle window too.
+        let window = Duration::from_secs(self.settle_seconds.into());
+        let (id, at) = ("e-last".to_owned(), span + window + 2 * MINUTE);
         let conversation = Conversation::new(conversations, ConversationKind::Plain);
         let json = json!({
             "id": id, "type": "CONVERSATION/CLOSED",
