@@ -400,17 +400,21 @@ impl Plan {
             }
             self.arrivals.push((late, Arrival::Event { id, conversation: index, json }));
         }
-        // Events keep coming: they show that everything works again, to those in their settle window too.
-        let window = Duration::from_secs(self.settle_seconds.into());
-        let (id, at) = ("e-last".to_owned(), span + window + 2 * MINUTE);
+        // Events keep coming, every hour: they show that everything works again, also after the last settle
+        // window, or to a breaker that only a rejected conversation keeps open.
         let conversation = Conversation::new(conversations, ConversationKind::Plain);
-        let json = json!({
-            "id": id, "type": "CONVERSATION/CLOSED",
-            "timestamp": instant(at).to_string(),
-            "content": {"conversationId": conversation.id, "customerId": conversation.customer},
-        });
+        let content =
+            json!({"conversationId": conversation.id, "customerId": conversation.customer});
         self.conversations.push(conversation);
-        self.arrivals.push((at, Arrival::Event { id, conversation: conversations, json }));
+        let window = Duration::from_secs(self.settle_seconds.into());
+        for number in 0..6 {
+            let (id, at) = (format!("e-last-{number}"), span + window + 2 * MINUTE + number * HOUR);
+            let json = json!({
+                "id": id, "type": "CONVERSATION/CLOSED", "timestamp": instant(at).to_string(),
+                "content": content,
+            });
+            self.arrivals.push((at, Arrival::Event { id, conversation: conversations, json }));
+        }
         for conversation in &mut self.conversations {
             conversation.items.sort();
         }
