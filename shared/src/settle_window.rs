@@ -27,12 +27,6 @@ impl SettleWindow {
         }
     }
 
-    /// How long an event of this type waits, if it came by webhook.
-    #[must_use]
-    pub fn of(self, event_type: &str) -> Duration {
-        Duration::from_secs(self.seconds(event_type).into())
-    }
-
     /// The longest that any event waits.
     #[must_use]
     pub fn longest(self) -> Duration {
@@ -69,8 +63,9 @@ mod tests {
             ("0", [0; 4]),
         ] {
             let window: SettleWindow = text.parse().unwrap();
-            assert_eq!(types.map(|kind| window.seconds(kind)), expected, "{text}");
-            assert_eq!(window.longest(), window.of(types[0]));
+            let seconds = types.map(|kind| u64::from(window.seconds(kind)));
+            assert_eq!(seconds, expected, "{text}");
+            assert_eq!(window.longest().as_secs(), expected[0]);
         }
         assert_eq!("300".parse(), Ok(SettleWindow::default()));
     }

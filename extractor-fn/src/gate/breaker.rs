@@ -52,9 +52,8 @@ pub(crate) struct Breaker {
 /// An upstream's results, as far as this environment has seen them.
 struct History {
     failure_window: FailureWindow,
-    /// Conversations denied since it last served one: rejected by the destination, or answered 404.
-    denials: usize,
-    /// Their ids, without repeats, at most [`DENIALS`].
+    /// Conversations denied since it last served one: rejected by the destination, or answered 404. At
+    /// most [`DENIALS`] of them.
     denied: HashSet<Id>,
     successes: Successes,
     /// The number of successes when a conversation last failed.
@@ -65,18 +64,10 @@ impl Default for History {
     fn default() -> Self {
         Self {
             failure_window: FailureWindow::default(),
-            denials: 0,
             denied: HashSet::new(),
             successes: Successes::default(),
             failed: LruCache::new(MAX_FAILED),
         }
-    }
-}
-
-impl History {
-    fn forget_denials(&mut self) {
-        self.denials = 0;
-        self.denied.clear();
     }
 }
 
@@ -182,7 +173,7 @@ impl Breaker {
             let mut record = self.record(upstream);
             record.failure_window = FailureWindow::default();
             if matches!(state, State::Closed { .. }) {
-                record.forget_denials();
+                record.denied.clear();
             }
         }
     }
@@ -225,7 +216,7 @@ impl Breaker {
         {
             let mut record = self.record(upstream);
             record.failure_window = FailureWindow::default();
-            record.forget_denials();
+            record.denied.clear();
         }
         if let Some(open_state) = self.trial().filter(|open_state| open_state.cause == upstream) {
             self.close(Some(open_state.wait_seconds)).await;
@@ -233,20 +224,14 @@ impl Breaker {
     }
 
     /// An upstream denied a conversation. Returns whether it has denied so many since it served one
-    /// that the upstream itself is at fault.
+    /// that the upstream itself is at fault. Each counts once: Gladly is asked again for what it lacks,
+    /// and the events of one that the destination rejects come in many batches.
     pub(crate) fn denied(&self, upstream: Upstream, conversation: &Id) -> bool {
         let mut record = self.record(upstream);
-        record.denials += 1;
         if record.denied.len() < DENIALS {
             record.denied.insert(conversation.clone());
         }
-        // A retried event fetches the same conversation from Gladly; what the destination rejects
-        // is quarantined and is not retried.
-        let count = match upstream {
-            Upstream::Gladly => record.denied.len(),
-            Upstream::Destination => record.denials,
-        };
-        count >= DENIALS
+        record.denied.len() >= DENIALS
     }
 
     /// Whether at most one conversation was denied since one was served.

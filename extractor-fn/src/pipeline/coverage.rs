@@ -56,7 +56,9 @@ impl Shown {
 
     /// Whether it shows a close of this time.
     pub(crate) fn close(&self, at: Option<Timestamp>) -> bool {
-        let shows = |at: Timestamp| self.closed_at.is_some_and(|closed_at| closed_at + SKEW >= at);
+        let shows = |at: Timestamp| {
+            self.closed_at.is_some_and(|closed_at| at.duration_since(closed_at) <= SKEW)
+        };
         self.is_closed || at.is_some_and(shows)
     }
 }
@@ -226,6 +228,12 @@ mod tests {
             assert!(covers(latest), "{is_closed} {closed_at:?}");
             assert!(!covers(latest + 1), "{is_closed} {closed_at:?}");
         }
+    }
+
+    #[test]
+    fn a_close_at_the_end_of_time_is_after_every_event() {
+        let shown = Shown::new([].into_iter(), false, Some(Timestamp::MAX));
+        assert!(shown.close(Some(at(0))) && shown.close(Some(Timestamp::MAX)));
     }
 
     #[test]

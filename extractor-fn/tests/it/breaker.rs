@@ -371,14 +371,24 @@ async fn a_refusal_is_a_failure_while_half_open_unless_another_is_accepted() {
 #[tokio::test(start_paused = true)]
 async fn refusals_count_across_batches_until_something_is_accepted() {
     let (app, statuses) = with_statuses(200, 200);
-    for status in [422, 422, 200, 422, 422] {
+    let records = records(12);
+    for (status, some) in [(422, 0..4), (422, 4..8), (200, 8..12), (422, 0..4), (422, 4..8)] {
         statuses[1].store(status, Ordering::Relaxed);
-        app.extract(4).await.is_done();
+        app.settle(&records[some]).await.is_done();
     }
     assert_eq!((app.breaker(), app.reasons().len()), (Value::Null, 16));
-    assert_eq!(app.extract(4).await.kept.len(), 4);
+    assert_eq!(app.settle(&records[8..12]).await.kept.len(), 4);
     assert_eq!(app.breaker()["reason"], "the destination rejects every conversation");
     assert_eq!(app.reasons().len(), 16);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_conversation_that_is_refused_again_and_again_opens_nothing() {
+    let (app, _) = with_statuses(200, 422);
+    for _ in 0..30 {
+        app.extract(1).await.is_done();
+    }
+    assert_eq!((app.breaker(), app.reasons().len()), (Value::Null, 30));
 }
 
 #[tokio::test(start_paused = true)]
