@@ -4,20 +4,29 @@
 //! Both fail the invocation, so an unauthenticated request could raise the error alarm. Here no event
 //! fails: what cannot be read is left out, and a request without a readable key is unauthorized.
 
-use std::collections::HashMap;
+use std::fmt;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use lambda_http::{
     Body,
     aws_lambda_events::apigw::ApiGatewayV2httpResponse,
-    http::{HeaderMap, HeaderName, HeaderValue},
+    http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_ENCODING},
 };
-use serde::{Deserialize, Deserializer};
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, Visitor},
+};
 
 /// The HTTP API's response.
 pub type Response = ApiGatewayV2httpResponse;
 
-/// A request of the HTTP API, without path, query and method, which are not used.
+/// The header that carries the key.
+pub(crate) const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+/// The headers that decide anything. Gladly and the HTTP API send some fifteen others, which cost more to
+/// keep than the key to check.
+const USED: [HeaderName; 2] = [API_KEY, CONTENT_ENCODING];
+
+/// A request of the HTTP API, without path, query, method and the headers that are not used.
 #[derive(Debug)]
 pub struct Request(pub(crate) lambda_http::Request);
 
@@ -25,7 +34,7 @@ pub struct Request(pub(crate) lambda_http::Request);
 #[serde(rename_all = "camelCase")]
 struct Payload {
     #[serde(default)]
-    headers: Option<HashMap<String, Option<String>>>,
+    headers: Option<Headers>,
     #[serde(default)]
     body: Option<String>,
     #[serde(default)]
@@ -44,21 +53,67 @@ impl<'de> Deserialize<'de> for Request {
             _ => Body::Text(text),
         };
         let mut request = lambda_http::Request::new(body);
-        *request.headers_mut() = headers(payload.headers.unwrap_or_default());
+        *request.headers_mut() = payload.headers.unwrap_or_default().0;
         Ok(Self(request))
     }
 }
 
-fn headers(given: HashMap<String, Option<String>>) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(given.len());
-    for (name, value) in given {
-        let name = HeaderName::from_bytes(name.as_bytes());
-        let value = HeaderValue::from_bytes(value.unwrap_or_default().as_bytes());
-        if let (Ok(name), Ok(value)) = (name, value) {
-            headers.append(name, value);
-        }
+/// The headers that are used, by names in any case. One that appears twice has two values.
+#[derive(Default)]
+struct Headers(HeaderMap);
+
+impl<'de> Deserialize<'de> for Headers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(HeadersVisitor)
     }
-    headers
+}
+
+struct HeadersVisitor;
+
+impl<'de> Visitor<'de> for HeadersVisitor {
+    type Value = Headers;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("headers")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut given: A) -> Result<Headers, A::Error> {
+        let mut headers = HeaderMap::new();
+        while let Some(Used(used)) = given.next_key()? {
+            let Some(name) = used else {
+                given.next_value::<IgnoredAny>()?;
+                continue;
+            };
+            let value: Option<String> = given.next_value()?;
+            if let Ok(value) = HeaderValue::try_from(value.unwrap_or_default()) {
+                headers.append(name, value);
+            }
+        }
+        Ok(Headers(headers))
+    }
+}
+
+/// The header that a name is of, if it is used.
+struct Used(Option<HeaderName>);
+
+impl<'de> Deserialize<'de> for Used {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(UsedVisitor)
+    }
+}
+
+struct UsedVisitor;
+
+impl Visitor<'_> for UsedVisitor {
+    type Value = Used;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a header's name")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<Used, E> {
+        Ok(Used(USED.into_iter().find(|used| name.eq_ignore_ascii_case(used.as_str()))))
+    }
 }
 
 /// A response in the HTTP API's form.

@@ -13,7 +13,10 @@ use shared::{
     WebhookEvent,
 };
 
-use crate::api_keys::{self, ActiveKeys};
+use crate::{
+    api_keys::{self, ActiveKeys},
+    http_api,
+};
 
 /// The largest decompressed body: the HTTP API's limit of an uncompressed one
 /// (<https://docs.aws.amazon.com/apigateway/latest/developerguide/http-api-quotas.html>).
@@ -47,7 +50,7 @@ impl Webhook {
         request: Request,
         keys: &Parameter<ActiveKeys>,
     ) -> Result<Self, Rejection> {
-        let mut presented = request.headers().get_all("x-api-key").into_iter();
+        let mut presented = request.headers().get_all(http_api::API_KEY).into_iter();
         let (Some(key), None) = (presented.next(), presented.next()) else {
             return Err(Rejection::Unauthorized);
         };

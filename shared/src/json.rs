@@ -44,6 +44,10 @@ impl Formatter for Escaping {
 }
 
 fn escape<W: ?Sized + Write>(writer: &mut W, mut text: &str) -> io::Result<()> {
+    // Most is ASCII, which is found out several bytes at a time.
+    if text.is_ascii() {
+        return writer.write_all(text.as_bytes());
+    }
     while let Some(at) = text.bytes().position(|byte| !byte.is_ascii()) {
         let (ascii, rest) = text.split_at(at);
         writer.write_all(ascii.as_bytes())?;
