@@ -4,7 +4,7 @@
 //! Both fail the invocation, so an unauthenticated request could raise the error alarm. Here no event
 //! fails: what cannot be read is left out, and a request without a readable key is unauthorized.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use lambda_http::{
@@ -79,7 +79,8 @@ impl<'de> Visitor<'de> for HeadersVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut given: A) -> Result<Headers, A::Error> {
         let mut headers = HeaderMap::new();
-        while let Some(Used(used)) = given.next_key()? {
+        while let Some(Name(given_name)) = given.next_key()? {
+            let used = USED.into_iter().find(|used| given_name.eq_ignore_ascii_case(used.as_str()));
             let Some(name) = used else {
                 given.next_value::<IgnoredAny>()?;
                 continue;
@@ -93,28 +94,9 @@ impl<'de> Visitor<'de> for HeadersVisitor {
     }
 }
 
-/// The header that a name is of, if it is used.
-struct Used(Option<HeaderName>);
-
-impl<'de> Deserialize<'de> for Used {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(UsedVisitor)
-    }
-}
-
-struct UsedVisitor;
-
-impl Visitor<'_> for UsedVisitor {
-    type Value = Used;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a header's name")
-    }
-
-    fn visit_str<E>(self, name: &str) -> Result<Used, E> {
-        Ok(Used(USED.into_iter().find(|used| name.eq_ignore_ascii_case(used.as_str()))))
-    }
-}
+/// A header's name, which is copied only if JSON escapes it.
+#[derive(Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// A response in the HTTP API's form.
 pub(crate) fn to_response(response: lambda_http::Response<Body>) -> Response {
@@ -163,6 +145,10 @@ mod tests {
         ] {
             assert!(request(payload).headers().get("x-api-key").is_none());
         }
+        let text = r#"{"headers": {"x-api-key": "a", "X-Api-Key": "b", "x-\u0061pi-key": "c"}}"#;
+        let repeated = serde_json::from_str::<Request>(text).unwrap().0;
+        let values: Vec<_> = repeated.headers().get_all("x-api-key").iter().collect();
+        assert_eq!(values, ["a", "b", "c"], "none replaces another");
         let accented = request(json!({"headers": {"x-api-key": "kéy"}}));
         assert_eq!(accented.headers()["x-api-key"].as_bytes(), "kéy".as_bytes());
     }

@@ -49,9 +49,9 @@ pub enum Metric {
     /// How long the destination took to accept a delivery.
     DeliveryMs,
     /// How late the latest event of a delivery is when the destination accepts it, or of a batch when
-    /// it could not be delivered: milliseconds since its settle window after its receipt (or after it
-    /// was last sent again), of
-    /// events that came by webhook and that neither the pause nor the breaker may have held since.
+    /// it could not be delivered: milliseconds since the end of its settle window, which begins at its
+    /// receipt or when it was last sent again, of events that came by webhook and that neither the pause
+    /// nor the breaker may have held since.
     EventAgeMs,
     /// 1 while the pause parameter holds extraction.
     Paused,

@@ -8,19 +8,16 @@ use std::{
 };
 
 use fastrand::Rng;
-use tokio::{
-    runtime::Builder,
-    task::{LocalSet, spawn_local},
-    time::sleep,
-};
+use tokio::{task::spawn_local, time::sleep};
 
 use crate::{
     function::Function,
     history::{Keep, Tally},
-    invariant::{self, Violation},
+    invariant::Violation,
     mapping, operator,
     plan::Plan,
     sim::Simulation,
+    virtual_time,
 };
 
 /// The most requests a second of one environment: `GLADLY_REQUESTS_PER_SECOND`.
@@ -85,8 +82,8 @@ impl Display for Drain {
             lasted.as_secs() / 60,
             100.0 * self.use_of_share()
         )?;
-        if let Some(Violation { invariant, how }) = &self.violation {
-            write!(f, "\nAn invariant does not hold: {invariant}.\n  {how}")?;
+        if let Some(violation) = &self.violation {
+            write!(f, "\n{violation}")?;
         }
         Ok(())
     }
@@ -95,7 +92,6 @@ impl Display for Drain {
 /// Drains a backlog with one environment.
 #[must_use]
 pub fn drain(events: u64, conversations: u64) -> Drain {
-    fastrand::seed(events);
     let mut drain = Drain {
         events,
         conversations,
@@ -105,14 +101,8 @@ pub fn drain(events: u64, conversations: u64) -> Drain {
         lasted: Duration::ZERO,
         violation: None,
     };
-    match Builder::new_current_thread().enable_time().start_paused(true).build() {
-        Ok(runtime) => LocalSet::new().block_on(&runtime, simulate(&mut drain)),
-        Err(err) => {
-            drain.violation = Some(Violation {
-                invariant: invariant::NO_PANIC_OR_INVALID_CALL,
-                how: format!("no runtime: {err}"),
-            });
-        }
+    if let Some(violation) = virtual_time::run(events, simulate(&mut drain)) {
+        drain.violation = Some(violation);
     }
     drain
 }

@@ -126,8 +126,7 @@ impl Function {
         let idle = {
             let idle = &mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner);
             let count = idle.len();
-            let next = (count > 0).then(|| self.sim.state().rng.usize(0..count));
-            next.map(|next| idle.swap_remove(next))
+            (count > 0).then(|| idle.swap_remove(self.sim.state().rng.usize(0..count)))
         };
         if let Some(instance) = idle {
             return instance;

@@ -1,5 +1,7 @@
 //! The invariants of every simulation.
 
+use std::fmt::{self, Display};
+
 /// An invariant that did not hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
@@ -7,6 +9,12 @@ pub struct Violation {
     pub invariant: &'static str,
     /// What happened.
     pub how: String,
+}
+
+impl Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "An invariant does not hold: {}.\n  {}", self.invariant, self.how)
+    }
 }
 
 pub(crate) const AT_LEAST_ONCE: &str =

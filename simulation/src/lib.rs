@@ -31,6 +31,7 @@ mod plan;
 mod seed;
 mod sim;
 mod sweep;
+mod virtual_time;
 
 pub use crate::{
     drain::{Drain, drain},

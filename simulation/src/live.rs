@@ -12,21 +12,18 @@ use std::{
 use fastrand::Rng;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use tokio::{
-    runtime::Builder,
-    task::{LocalSet, spawn_local},
-    time::sleep,
-};
+use tokio::{task::spawn_local, time::sleep};
 
 use crate::{
     constants::instant,
     eventbridge,
     function::Function,
     history::Keep,
-    invariant::{self, Violation},
+    invariant::Violation,
     mapping, operator,
     plan::{Arrival, Conversation, ConversationKind, Delays, Plan},
     sim::Simulation,
+    virtual_time,
 };
 
 /// Conversations begin within this span.
@@ -158,7 +155,6 @@ pub fn live(
     delays: Delays,
     environments: Environments,
 ) -> Live {
-    fastrand::seed(conversations);
     let mut live = Live {
         settle_seconds,
         delays,
@@ -174,14 +170,8 @@ pub fn live(
         waits: [Duration::ZERO; 3],
         violation: None,
     };
-    match Builder::new_current_thread().enable_time().start_paused(true).build() {
-        Ok(runtime) => LocalSet::new().block_on(&runtime, simulate(&mut live)),
-        Err(err) => {
-            live.violation = Some(Violation {
-                invariant: invariant::NO_PANIC_OR_INVALID_CALL,
-                how: format!("no runtime: {err}"),
-            });
-        }
+    if let Some(violation) = virtual_time::run(conversations, simulate(&mut live)) {
+        live.violation = Some(violation);
     }
     live
 }
@@ -224,17 +214,11 @@ async fn simulate(live: &mut Live) {
     live.violation = state.journal.violation.take();
     let mut waits = state.checker.waits();
     waits.sort();
-    let at = |part: f64| {
-        #[expect(
-            clippy::cast_precision_loss,
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "an index"
-        )]
-        let index = (part * waits.len().saturating_sub(1) as f64) as usize;
+    let at = |percent: usize| {
+        let index = waits.len().saturating_sub(1) * percent / 100;
         waits.get(index).copied().unwrap_or_default()
     };
-    live.waits = [at(0.5), at(0.99), at(1.0)];
+    live.waits = [50, 99, 100].map(at);
     let tally = &state.journal.tally;
     live.calls = tally.of("calls to Gladly");
     live.fetches = tally.of("conversations fetched");

@@ -12,8 +12,8 @@ use std::{
 
 use shared::SettleWindow;
 use simulation::{
-    COVERAGE, Delays, Environments, Keep, LIVE_HEADER, Report, Scenario, Tally, Violation, drain,
-    live, neighbour, run, sweep,
+    COVERAGE, Delays, Environments, Keep, LIVE_HEADER, Report, Scenario, Tally, drain, live,
+    neighbour, run, sweep,
 };
 use tracing_subscriber::filter::LevelFilter;
 
@@ -114,7 +114,7 @@ fn follow(conversations: u64) -> ExitCode {
         .into_iter()
         .flat_map(|seconds| both.map(|environments| shipped(seconds, environments)))
         .collect();
-    let default = SettleWindow::default().seconds("");
+    let default = SettleWindow::default().longest();
     let others = Environments::ALL.into_iter().filter(|kind| !both.contains(kind));
     runs.extend(others.map(|environments| shipped(default, environments)));
     for delays in [Delays::CloseLikeOthers, Delays::MessagesFirst] {
@@ -125,8 +125,8 @@ fn follow(conversations: u64) -> ExitCode {
     for (settle_seconds, delays, environments) in runs {
         let live = live(conversations, settle_seconds, delays, environments);
         eprintln!("{live}");
-        if let Some(Violation { invariant, how }) = &live.violation {
-            eprintln!("An invariant does not hold: {invariant}.\n  {how}");
+        if let Some(violation) = &live.violation {
+            eprintln!("{violation}");
             code = ExitCode::FAILURE;
         }
     }

@@ -9,20 +9,17 @@ use std::{
 };
 
 use fastrand::Rng;
-use tokio::{
-    runtime::Builder,
-    task::{LocalSet, spawn_local},
-    time::sleep,
-};
+use tokio::{task::spawn_local, time::sleep};
 
 use crate::{
     function::Function,
     gladly::{Caller, SharedQuota},
     history::Keep,
-    invariant::{self, Violation},
+    invariant::Violation,
     mapping, operator,
     plan::Plan,
     sim::Simulation,
+    virtual_time,
 };
 
 /// The most requests a second of one environment: `GLADLY_REQUESTS_PER_SECOND`.
@@ -121,8 +118,8 @@ impl Display for Neighbour {
         if let Some(at) = self.at_cap {
             write!(f, ", 90 % of the cap after {} s", at.as_secs())?;
         }
-        if let Some(Violation { invariant, how }) = &self.violation {
-            write!(f, "\nAn invariant does not hold: {invariant}.\n  {how}")?;
+        if let Some(violation) = &self.violation {
+            write!(f, "\n{violation}")?;
         }
         Ok(())
     }
@@ -131,7 +128,6 @@ impl Display for Neighbour {
 /// Drains a backlog beside a neighbour.
 #[must_use]
 pub fn neighbour(scenario: Scenario) -> Neighbour {
-    fastrand::seed(scenario.seed);
     let mut result = Neighbour {
         scenario,
         requests: 0,
@@ -141,14 +137,8 @@ pub fn neighbour(scenario: Scenario) -> Neighbour {
         at_cap: None,
         violation: None,
     };
-    match Builder::new_current_thread().enable_time().start_paused(true).build() {
-        Ok(runtime) => LocalSet::new().block_on(&runtime, simulate(&mut result)),
-        Err(err) => {
-            result.violation = Some(Violation {
-                invariant: invariant::NO_PANIC_OR_INVALID_CALL,
-                how: format!("no runtime: {err}"),
-            });
-        }
+    if let Some(violation) = virtual_time::run(scenario.seed, simulate(&mut result)) {
+        result.violation = Some(violation);
     }
     result
 }

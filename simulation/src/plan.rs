@@ -71,7 +71,7 @@ impl Delays {
     fn seconds(self, window: SettleWindow, event_type: &str) -> u16 {
         let is_message = event_type.contains("MESSAGE");
         match (self, event_type) {
-            (Self::CloseLikeOthers, "CONVERSATION/CLOSED") => window.seconds(""),
+            (Self::CloseLikeOthers, "CONVERSATION/CLOSED") => window.longest(),
             (Self::MessagesFirst, kind) if !is_message && kind != "CONVERSATION/CLOSED" => {
                 MAX_SETTLE_SECONDS
             }

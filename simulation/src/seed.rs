@@ -9,8 +9,7 @@ use std::{
 
 use fastrand::Rng;
 use tokio::{
-    runtime::Builder,
-    task::{LocalSet, spawn_local},
+    task::spawn_local,
     time::{Instant, sleep},
 };
 
@@ -22,6 +21,7 @@ use crate::{
     mapping, operator,
     plan::Plan,
     sim::Simulation,
+    virtual_time,
 };
 
 /// How long the backlog may take to drain: a record may wait for 72 minutes, the breaker for an
@@ -55,8 +55,6 @@ pub struct Report {
 pub fn run(seed: u64, keep: Keep) -> Report {
     watch_for_panics();
     PANIC.take();
-    // The extractor and the SDK use the thread's random number generator.
-    fastrand::seed(seed);
     let mut report = Report {
         seed,
         violation: None,
@@ -64,16 +62,8 @@ pub fn run(seed: u64, keep: Keep) -> Report {
         history: Vec::new(),
         lasted: Duration::ZERO,
     };
-    match Builder::new_current_thread().enable_time().start_paused(true).build() {
-        Ok(runtime) => {
-            LocalSet::new().block_on(&runtime, simulate(seed, keep, &mut report));
-        }
-        Err(err) => {
-            report.violation = Some(Violation {
-                invariant: invariant::NO_PANIC_OR_INVALID_CALL,
-                how: format!("no runtime: {err}"),
-            });
-        }
+    if let Some(violation) = virtual_time::run(seed, simulate(seed, keep, &mut report)) {
+        report.violation = Some(violation);
     }
     report
 }

@@ -233,8 +233,8 @@ impl Controller {
 
     /// An estimate of how long the waiting events take; the delayed ones at least their window.
     fn drain_seconds(&self, events: &Depth) -> u64 {
-        let window = if events.delayed > 0 { self.settle_window.longest().as_secs() } else { 0 };
-        self.throughput.drain(events.total).max(window)
+        let window = if events.delayed > 0 { self.settle_window.longest() } else { 0 };
+        self.throughput.drain(events.total).max(window.into())
     }
 
     /// Enables or disables the mapping according to the parameters. Both are read again after every

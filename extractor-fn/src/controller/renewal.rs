@@ -117,7 +117,8 @@ impl QueueState {
         self.low_watermark.map_or(oldest, |low_watermark| low_watermark.max(oldest)).min(now)
     }
 
-    /// Notes that the queue is empty but for delayed messages, or when it last was. Returns whether the state is to be written.
+    /// Notes that the queue is empty but for delayed messages, or when it last was. Returns whether the
+    /// state is to be written.
     fn observe(&mut self, depth: &Depth, seen: &mut Option<Timestamp>, now: Timestamp) -> bool {
         let low_watermark = self.low_watermark(depth, now);
         if let Some(delay) = depth.delay_alone() {

@@ -17,17 +17,9 @@ const MEMORY: Duration = Duration::from_secs(30);
 const MEMORY_LEN: usize = 512;
 /// Responses without which nothing is known.
 const MIN_RESPONSES: usize = 8;
-/// The beginnings of a second that are compared.
-const CANDIDATES: [f64; 20] = {
-    let mut candidates = [0.0; 20];
-    let mut number = 1;
-    while number < candidates.len() {
-        candidates[number] = candidates[number - 1] + 0.05;
-        number += 1;
-    }
-    candidates
-};
-/// From here on a second is near enough to its end to tell what is left at its end.
+/// How many beginnings of a second are compared.
+const CANDIDATES: u8 = 20;
+/// From here on a second is near enough to its end to know what is left at its end.
 const END_PART: f64 = 0.7;
 /// How far back the least that was left counts.
 const RECENT: Duration = Duration::from_secs(10);
@@ -78,7 +70,7 @@ impl QuotaUse {
     }
 
     /// Notes how many requests were left after the one that was sent then. Returns how many are left at the
-    /// end of that second, if that can be told; fewer than none means that some are rejected.
+    /// end of that second, if that is known; less than 0 means that some get a 429.
     pub(crate) fn left_after(&mut self, sent: Instant, left: u64) -> Option<f64> {
         let sent = self.seconds(sent);
         // More than anything that limits the relay is as good as this.
@@ -122,7 +114,8 @@ impl QuotaUse {
         if self.requests.iter().filter(|request| request.left.is_some()).count() < MIN_RESPONSES {
             return None;
         }
-        let fits = CANDIDATES.iter().map(|begins| self.fit_of(*begins));
+        let begins = |number: u8| f64::from(number) / f64::from(CANDIDATES);
+        let fits = (0..CANDIDATES).map(|number| self.fit_of(begins(number)));
         fits.min_by(|(_, error), (_, other)| error.total_cmp(other)).map(|(second, _)| second)
     }
 
