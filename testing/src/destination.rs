@@ -16,13 +16,13 @@ use axum::{
     routing::{get, post},
 };
 use flate2::read::MultiGzDecoder;
-use jiff::Timestamp;
 use jsonschema::{ValidationError, Validator};
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
     fault::Fault,
+    reader::Reader,
     server::{Server, Traffic, lock},
     tls::Tls,
 };
@@ -78,8 +78,7 @@ struct Stored {
     invalid: Vec<String>,
     /// By conversation id, the status it is refused with.
     refused: BTreeMap<String, StatusCode>,
-    /// The snapshot with the latest `fetchedAt` by conversation id.
-    conversations: BTreeMap<String, Value>,
+    reader: Reader,
     /// The latest version of each event by its id, and how often it came.
     events: BTreeMap<String, (Value, usize)>,
 }
@@ -173,16 +172,22 @@ impl Destination {
         lock(&self.shared.held).events.get(event).map_or(0, |(_, times)| *times)
     }
 
-    /// The latest snapshot of a conversation.
+    /// The latest snapshot of a conversation, unless a tombstone voids it.
     #[must_use]
     pub fn conversation(&self, id: &str) -> Option<Value> {
-        lock(&self.shared.held).conversations.get(id).cloned()
+        lock(&self.shared.held).reader.conversations().get(id).cloned()
     }
 
-    /// The latest snapshots of all conversations, by id.
+    /// The latest snapshots of all conversations that no tombstone voids, by id.
     #[must_use]
     pub fn conversations(&self) -> BTreeMap<String, Value> {
-        lock(&self.shared.held).conversations.clone()
+        lock(&self.shared.held).reader.conversations().clone()
+    }
+
+    /// The tombstones that arrived at least once.
+    #[must_use]
+    pub fn tombstones(&self) -> Vec<Value> {
+        lock(&self.shared.held).reader.tombstones().cloned().collect()
     }
 
     /// The violations of the contract; each delivery with one was answered 422. Must be empty at the end of every test.
@@ -285,23 +290,13 @@ impl Stored {
             *last = event.clone();
             *times += 1;
         }
-        for conversation in list(&delivery.body, "conversations") {
-            let id = conversation["id"].as_str().unwrap_or_default().to_owned();
-            let held = self.conversations.entry(id).or_default();
-            if held.is_null() || fetched_at(held) <= fetched_at(conversation) {
-                *held = conversation.clone();
-            }
-        }
+        self.reader.take(&delivery.body);
         self.deliveries.push(delivery);
     }
 }
 
-fn fetched_at(conversation: &Value) -> Option<Timestamp> {
-    conversation["fetchedAt"].as_str()?.parse().ok()
-}
-
 async fn conversations(State(shared): State<Arc<Shared>>) -> Json<BTreeMap<String, Value>> {
-    Json(lock(&shared.held).conversations.clone())
+    Json(lock(&shared.held).reader.conversations().clone())
 }
 
 #[derive(Deserialize)]
@@ -327,17 +322,18 @@ async fn accept(State(shared): State<Arc<Shared>>) -> StatusCode {
 async fn summary(State(shared): State<Arc<Shared>>) -> String {
     let held = lock(&shared.held);
     let mut page = format!(
-        "{} deliveries, {} events, {} conversations, {} violations of the schema\n",
+        "{} deliveries, {} events, {} conversations, {} tombstones, {} violations of the schema\n",
         held.deliveries.len(),
         held.events.len(),
-        held.conversations.len(),
+        held.reader.conversations().len(),
+        held.reader.tombstones().count(),
         held.invalid.len(),
     );
     // Writing to a string cannot fail.
     for violation in &held.invalid {
         let _ = writeln!(page, "  ! {violation}");
     }
-    for (id, conversation) in &held.conversations {
+    for (id, conversation) in held.reader.conversations() {
         let name = conversation["customer"]["name"].as_str().unwrap_or("unknown customer");
         let status = conversation["status"].as_str().unwrap_or("?");
         let _ = writeln!(page, "\n{id}  {status}  {name}");
@@ -348,6 +344,13 @@ async fn summary(State(shared): State<Arc<Shared>>) -> String {
                 let _ = writeln!(page, "    {author:<12}{kind:<18}{}", text.replace('\n', " / "));
             }
         }
+    }
+    for tombstone in held.reader.tombstones() {
+        let of = |name: &str| tombstone[name].as_str();
+        let (kind, at) = (of("kind").unwrap_or("?"), of("at").unwrap_or("?"));
+        let whom = of("customerId").or(of("from")).unwrap_or("?");
+        let into = of("into").map(|into| format!(" into {into}")).unwrap_or_default();
+        let _ = writeln!(page, "\n{kind}  {whom}{into}  {at}");
     }
     page.push_str("\nAlso here: /_sim/conversations, /_sim/calls, /_sim/faults, /_sim/refusals\n");
     page

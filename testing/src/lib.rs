@@ -12,6 +12,7 @@ pub mod fault;
 pub mod gladly;
 pub mod golden;
 pub mod proxy;
+pub mod reader;
 pub mod record;
 pub mod role;
 pub mod server;
