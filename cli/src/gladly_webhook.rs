@@ -1,7 +1,7 @@
 //! The webhooks at Gladly, as far as setting one up and checking it need them.
 
 use serde_json::{Map, Value, json};
-use shared::{LEGACY_EVENT_TYPE, REQUIRED_EVENT_TYPES};
+use shared::{ERASURE_EVENT_TYPES, LEGACY_EVENT_TYPE, REQUIRED_EVENT_TYPES};
 
 use crate::{
     error::{Error, Result, full_stop},
@@ -12,6 +12,9 @@ use crate::{
 pub(crate) const MAX_WEBHOOKS: usize = 20;
 /// The header that carries the key.
 pub(crate) const KEY_HEADER: &str = "x-api-key";
+
+/// What follows if Gladly does not report deletions or merges.
+pub(crate) const NO_ERASURES: &str = "the destination is not told what it has to forget";
 
 /// A webhook as Gladly lists it.
 #[derive(Debug, Clone)]
@@ -28,6 +31,10 @@ impl Webhook {
 
     pub(crate) fn id(&self) -> &str {
         self.text("id")
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        self.text("url").trim_end_matches('/')
     }
 
     /// Its name, or its id.
@@ -74,8 +81,9 @@ impl Webhook {
 }
 
 /// Every event type that the relay subscribes to, the required ones first.
-pub(crate) fn event_types() -> Vec<&'static str> {
-    REQUIRED_EVENT_TYPES.into_iter().chain([LEGACY_EVENT_TYPE]).collect()
+pub(crate) fn event_types(forwards_erasures: bool) -> Vec<&'static str> {
+    let erasures = ERASURE_EVENT_TYPES.into_iter().filter(|_| forwards_erasures);
+    REQUIRED_EVENT_TYPES.into_iter().chain([LEGACY_EVENT_TYPE]).chain(erasures).collect()
 }
 
 impl Gladly {
@@ -130,7 +138,7 @@ impl Gladly {
 
 /// The webhook with this URL.
 pub(crate) fn find(webhooks: Vec<Webhook>, url: &str) -> Option<Webhook> {
-    webhooks.into_iter().find(|webhook| webhook.text("url").trim_end_matches('/') == url)
+    webhooks.into_iter().find(|webhook| webhook.url() == url)
 }
 
 fn texts(list: &Value) -> Vec<String> {
@@ -162,7 +170,11 @@ fn rejected_types(errors: &[Value], wanted: &[String]) -> Vec<String> {
     let is_about_events =
         |error: &Value| error["attr"].as_str().is_some_and(|attr| attr.starts_with("event"));
     if named.is_empty() && errors.iter().any(is_about_events) {
-        return wanted.iter().filter(|kind| *kind == LEGACY_EVENT_TYPE).cloned().collect();
+        // Those that not every organisation is offered, one kind after the other.
+        let optional = [&[LEGACY_EVENT_TYPE][..], &ERASURE_EVENT_TYPES].into_iter();
+        let mut wanted = optional
+            .map(|types| wanted.iter().filter(|kind| types.contains(&&***kind)).cloned().collect());
+        return wanted.find(|types: &Vec<_>| !types.is_empty()).unwrap_or_default();
     }
     named
 }

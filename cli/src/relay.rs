@@ -132,6 +132,11 @@ impl Relay {
         }
     }
 
+    /// Whether deletions and merges of customers are forwarded.
+    pub(crate) fn forwards_erasures(&self) -> bool {
+        self.parameters.get("ForwardErasures").is_none_or(|switch| switch != "false")
+    }
+
     /// A command as it has to be typed for this stack.
     pub(crate) fn command(&self, command: &str) -> String {
         suggested(&self.session, command)

@@ -59,6 +59,8 @@ pub struct DeliveryOptions {
     pub contact: bool,
     /// Forward internal notes.
     pub notes: bool,
+    /// Forward deletions and merges of customers.
+    pub erasures: bool,
 }
 
 impl Config {
@@ -96,6 +98,7 @@ impl Config {
                 gzip: env.switch("DESTINATION_GZIP", false)?,
                 contact: env.switch("FORWARD_CUSTOMER_CONTACT", true)?,
                 notes: env.switch("FORWARD_NOTES", true)?,
+                erasures: env.switch("FORWARD_ERASURES", true)?,
             },
             settle_window: env.optional("SETTLE_SECONDS")?.unwrap_or_default(),
             coverage_table: env.optional("COVERAGE_TABLE")?,
@@ -456,7 +459,10 @@ mod tests {
             Config::read(&Env::new(&lookup))
         };
         let config = with("GLADLY_EMAIL", "relay@example.com").unwrap();
-        assert_eq!(config.delivery, DeliveryOptions { gzip: false, contact: true, notes: true });
+        assert_eq!(
+            config.delivery,
+            DeliveryOptions { gzip: false, contact: true, notes: true, erasures: true }
+        );
         assert_eq!(config.gladly_rate.interval(), Duration::from_micros(257_500));
 
         for (name, value, expected) in [

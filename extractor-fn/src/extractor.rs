@@ -19,7 +19,7 @@ use crate::{
         throughput::ThroughputEstimate,
     },
     config::Config,
-    controller::{Controller, backfill::BackfillStore, renewal::RenewalStore},
+    controller::{Controller, ControllerOptions, backfill::BackfillStore, renewal::RenewalStore},
     gate::{Gate, PAUSE_TTL, breaker::Breaker},
     pipeline::Pipeline,
 };
@@ -81,9 +81,13 @@ impl Extractor {
         let mapping = Mapping::new(aws, config.function, config.events_queue_arn);
         let (renews, window) = (config.renew_held_events, config.settle_window);
         let pipeline = Arc::new(Pipeline::new(&clients, store, config.delivery, window, renews));
-        let webhook = config.watched_webhook;
-        let controller =
-            Controller::new(clients, mapping, renewals, backfills, webhook, window, renews);
+        let options = ControllerOptions {
+            webhook: config.watched_webhook,
+            settle_window: window,
+            renews,
+            forwards_erasures: config.delivery.erasures,
+        };
+        let controller = Controller::new(clients, mapping, renewals, backfills, options);
         Self { pipeline, controller, clock }
     }
 }

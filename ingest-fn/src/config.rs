@@ -13,6 +13,8 @@ pub struct Config {
     pub webhook_keys_parameter: String,
     /// How long events wait in the queue.
     pub settle_window: SettleWindow,
+    /// Whether deletions and merges of customers are queued.
+    pub forward_erasures: bool,
 }
 
 impl Config {
@@ -28,6 +30,7 @@ impl Config {
             quarantine_queue_url,
             webhook_keys_parameter: env.parameter_name("WEBHOOK_KEYS_PARAMETER")?,
             settle_window: env.optional("SETTLE_SECONDS")?.unwrap_or_default(),
+            forward_erasures: env.switch("FORWARD_ERASURES", true)?,
         })
     }
 }
@@ -67,6 +70,7 @@ mod tests {
             ("QUARANTINE_QUEUE_URL", "quarantine"),
             ("WEBHOOK_KEYS_PARAMETER", "/relay/webhook-keys:2"),
             ("SETTLE_SECONDS", "901"),
+            ("FORWARD_ERASURES", "no"),
         ] {
             let error = with(name, Some(value)).unwrap_err().to_string();
             assert!(

@@ -12,7 +12,7 @@ use shared::{
     ssm_client,
 };
 use tokio::time::timeout;
-use tracing::{Instrument as _, error};
+use tracing::{Instrument as _, error, warn};
 
 use crate::{
     api_keys::{self, ActiveKeys, KEYS_TTL},
@@ -33,7 +33,7 @@ pub enum Outcome {
     Queued,
     /// Gladly tested the endpoint.
     Pong,
-    /// About no conversation: nothing to extract.
+    /// About nothing that the relay forwards.
     Ignored,
     /// In the quarantine queue: not an event, and sending it again would not change that.
     Quarantined,
@@ -68,6 +68,7 @@ pub struct Ingest {
     keys: Parameter<ActiveKeys>,
     queue: WebhookQueue,
     settle_window: SettleWindow,
+    forwards_erasures: bool,
     clock: Clock,
     metrics: MetricsWriter,
 }
@@ -78,8 +79,15 @@ impl Ingest {
     pub fn new(aws: &SdkConfig, config: Config, clock: Clock, metrics: MetricsWriter) -> Self {
         let name = config.webhook_keys_parameter.clone();
         let keys = Parameter::new(ssm_client(aws), name, KEYS_TTL, clock.clone());
-        let settle_window = config.settle_window;
-        Self { keys, queue: WebhookQueue::new(aws, config), settle_window, clock, metrics }
+        let Config { settle_window, forward_erasures, .. } = config;
+        Self {
+            keys,
+            queue: WebhookQueue::new(aws, config),
+            settle_window,
+            forwards_erasures: forward_erasures,
+            clock,
+            metrics,
+        }
     }
 
     /// Reads the keys ahead of the first request, while Lambda lends the start-up its full CPU.
@@ -125,9 +133,14 @@ impl Ingest {
         };
         metrics.key_slot(webhook.slot());
 
-        match webhook.action(received_at, self.settle_window) {
+        let action = webhook.action(received_at, self.settle_window, self.forwards_erasures);
+        if let Ok(Action::IgnoreErasure(id)) = &action {
+            let event = id.as_ref().map(tracing::field::display);
+            warn!(event.id = event, "ignored an erasure that does not name its customer");
+        }
+        match action {
             Ok(Action::Pong) => Outcome::Pong,
-            Ok(Action::Ignore) => {
+            Ok(Action::Ignore | Action::IgnoreErasure(_)) => {
                 metrics.add(Metric::Ignored, 1);
                 Outcome::Ignored
             }

@@ -9,8 +9,8 @@ use lambda_http::{
     http::{HeaderMap, header::CONTENT_ENCODING},
 };
 use shared::{
-    Event, InvalidEvent, Origin, Parameter, ParameterError, QueueMessage, SettleWindow,
-    WebhookEvent,
+    ERASURE_EVENT_TYPES, Id, InvalidEvent, Origin, Parameter, ParameterError, QueueMessage,
+    SettleWindow, WebhookEvent,
 };
 
 use crate::{
@@ -85,15 +85,24 @@ impl Webhook {
         &self,
         received_at: Timestamp,
         settle_window: SettleWindow,
+        forwards_erasures: bool,
     ) -> Result<Action, InvalidEvent> {
         if let Some(why) = &self.undecoded {
             return Err(why.clone());
         }
         let text = str::from_utf8(&self.body).map_err(|_| InvalidEvent::NotUtf8)?;
-        Ok(match WebhookEvent::read(text)? {
-            WebhookEvent::Ping => Action::Pong,
-            WebhookEvent::Event(Event { conversation: None, .. }) => Action::Ignore,
-            WebhookEvent::Event(event) => Action::Enqueue(QueuedEvent {
+        let event = match WebhookEvent::read(text)? {
+            WebhookEvent::Ping => return Ok(Action::Pong),
+            WebhookEvent::Event(event) => event,
+        };
+        let is_erasure = ERASURE_EVENT_TYPES.contains(&&*event.event_type);
+        if is_erasure && !forwards_erasures {
+            return Ok(Action::Ignore);
+        }
+        Ok(match event.subject {
+            None if is_erasure => Action::IgnoreErasure(event.id),
+            None => Action::Ignore,
+            Some(_) => Action::Enqueue(QueuedEvent {
                 body: QueueMessage::wrap(text, received_at, Origin::Webhook)?.to_json()?,
                 type_attribute: QueueMessage::type_attribute(&event.event_type),
                 delay_seconds: settle_window.seconds(&event.event_type),
@@ -106,8 +115,10 @@ impl Webhook {
 pub(crate) enum Action {
     /// Gladly tests the endpoint.
     Pong,
-    /// It is about no conversation.
+    /// It is about nothing that the relay forwards.
     Ignore,
+    /// Something is to be forgotten, but it does not say what. The event's id, if it has one.
+    IgnoreErasure(Option<Id>),
     /// It is to be extracted.
     Enqueue(QueuedEvent),
 }

@@ -128,7 +128,7 @@ fn is_event_or_copy(relay: &Relay, sections: &[Section<'_>]) {
         }
         let read = QueueMessage::read(&message.body).and_then(|message| message.event());
         let event = read.unwrap_or_else(|err| panic!("{err}: {}", message.body));
-        assert!(event.conversation.is_some(), "there is something to fetch");
+        assert!(event.subject.is_some(), "there is something to forward");
     }
 }
 

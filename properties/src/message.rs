@@ -82,8 +82,8 @@ fn event(text: &str) {
 
 fn same(one: &Event<'_>, other: &Event<'_>) {
     assert_eq!(
-        (&one.event_type, &one.id, &one.conversation),
-        (&other.event_type, &other.id, &other.conversation)
+        (&one.event_type, &one.id, &one.subject),
+        (&other.event_type, &other.id, &other.subject)
     );
     let fields = |event: &Event<'_>| {
         [event.content, event.timestamp, event.initiator]

@@ -84,7 +84,7 @@ fn known(body: &str, is_base64: bool, bytes: &[u8]) {
             assert_eq!(read.event_json(), escaped(sent), "the event is as it came");
             assert_eq!(read.received_at(), EPOCH);
             let event = read.event().unwrap_or_else(|err| panic!("{err}: {}", message.body));
-            assert!(event.conversation.is_some(), "there is something to fetch");
+            assert!(event.subject.is_some(), "there is something to forward");
         }
         ("quarantined", [message]) => {
             assert_eq!(message.queue, "quarantine");
@@ -129,6 +129,7 @@ impl Receiver {
             quarantine_queue_url: format!("{QUEUES}quarantine"),
             webhook_keys_parameter: "/relay/webhook-keys".into(),
             settle_window: shared::SettleWindow::default(),
+            forward_erasures: true,
         };
         let ingest = Ingest::new(&aws.config(), config, clock, redacted_metrics());
         Self { runtime: runtime(), ingest, aws }

@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use crate::QuarantineReason;
+use crate::{
+    QuarantineReason,
+    event_types::{CUSTOMER_DELETED, CUSTOMERS_MERGED},
+};
 
 /// Deeper nesting than any webhook has. Many JSON parsers, the destination's perhaps among them,
 /// stop at 128 levels, and a delivery wraps an event in a few more.
@@ -94,14 +97,46 @@ pub struct Event<'a> {
     pub event_type: Cow<'a, str>,
     /// Gladly's id of the event, if it has one.
     pub id: Option<Id>,
-    /// The conversation it is about, if it is about one.
-    pub conversation: Option<Id>,
+    /// What it is about; `None` if that is nothing that the relay forwards.
+    pub subject: Option<Subject>,
     /// `content`, an object.
     pub content: Option<&'a RawValue>,
     /// `timestamp`, of any type.
     pub timestamp: Option<&'a RawValue>,
     /// `initiator`, of any type.
     pub initiator: Option<&'a RawValue>,
+}
+
+/// What an event is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// A conversation, whatever the event's type.
+    Conversation(Id),
+    /// A customer whom Gladly has deleted.
+    DeletedCustomer(Id),
+    /// Two customers whom Gladly has merged.
+    MergedCustomers(Merge),
+}
+
+impl Subject {
+    /// Whether something is to be forgotten, or to be read under another id.
+    #[must_use]
+    pub fn is_erasure(&self) -> bool {
+        !matches!(self, Self::Conversation(_))
+    }
+}
+
+/// A merge of two customers, and of their open conversations if both had one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Merge {
+    /// The customer who is no more.
+    pub from: Id,
+    /// The customer who remains.
+    pub into: Id,
+    /// The conversation that is no more.
+    pub from_conversation: Option<Id>,
+    /// The conversation that remains.
+    pub into_conversation: Option<Id>,
 }
 
 /// Why bytes are not an event that can be extracted. Its text is safe to store and to show: it
@@ -140,9 +175,9 @@ pub enum InvalidEvent {
     /// The queue message around the event is not of a known version.
     #[error("not a queue message of version 1")]
     NotAMessage,
-    /// In the queue, but about no conversation.
-    #[error("no conversationId")]
-    NoConversation,
+    /// In the queue, but about nothing that the relay forwards.
+    #[error("no conversationId, nor the id of a deleted or merged customer")]
+    NoSubject,
     /// No `type`, or one that is not a text.
     #[error("no type")]
     NoType,
@@ -167,7 +202,7 @@ impl InvalidEvent {
             | Self::Ambiguous
             | Self::NoContent
             | Self::NotAMessage
-            | Self::NoConversation => QuarantineReason::Unreadable,
+            | Self::NoSubject => QuarantineReason::Unreadable,
             Self::NoType => QuarantineReason::NoType,
             Self::InvalidId(_) => QuarantineReason::InvalidId,
             Self::TooLarge(_) | Self::DecompressedTooLarge(_) => QuarantineReason::TooLarge,
@@ -190,10 +225,32 @@ struct Fields<'a> {
     initiator: Option<&'a RawValue>,
 }
 
+/// Only the fields that decide: duplicates of others are as Gladly sent them.
 #[derive(Deserialize)]
-struct Content<'a> {
-    #[serde(borrow, rename = "conversationId")]
+#[serde(rename_all = "camelCase")]
+struct ConversationContent<'a> {
+    #[serde(borrow)]
     conversation_id: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct DeletedContent<'a> {
+    #[serde(borrow)]
+    customer_id: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct MergedContent<'a> {
+    #[serde(borrow)]
+    source_customer_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    destination_customer_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    source_conversation_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    destination_conversation_id: Option<&'a RawValue>,
 }
 
 impl<'a> WebhookEvent<'a> {
@@ -210,22 +267,48 @@ impl<'a> WebhookEvent<'a> {
         if event_type == "PING" {
             return Ok(Self::Ping);
         }
-        let conversation = match fields.content {
+        let subject = match fields.content {
             None => None,
-            Some(raw) => {
-                let content: Content<'_> = object(raw.get(), InvalidEvent::NoContent)?;
-                id("content.conversationId", content.conversation_id)?
-            }
+            Some(content) => subject(&event_type, content.get())?,
         };
         Ok(Self::Event(Event {
             event_type,
             id: id("id", fields.id)?,
-            conversation,
+            subject,
             content: fields.content,
             timestamp: fields.timestamp,
             initiator: fields.initiator,
         }))
     }
+}
+
+/// What an event of this type is about, by its content.
+fn subject(event_type: &str, content: &str) -> Result<Option<Subject>, InvalidEvent> {
+    const NO_OBJECT: InvalidEvent = InvalidEvent::NoContent;
+    Ok(match event_type {
+        CUSTOMER_DELETED => {
+            let content: DeletedContent<'_> = object(content, NO_OBJECT)?;
+            id("content.customerId", content.customer_id)?.map(Subject::DeletedCustomer)
+        }
+        CUSTOMERS_MERGED => {
+            let content: MergedContent<'_> = object(content, NO_OBJECT)?;
+            let from = id("content.sourceCustomerId", content.source_customer_id)?;
+            let into = id("content.destinationCustomerId", content.destination_customer_id)?;
+            // Gladly gives them only where both customers had an open conversation.
+            let conversation = |raw: Option<&RawValue>| raw.and_then(text)?.parse().ok();
+            let from_conversation = conversation(content.source_conversation_id);
+            let into_conversation = conversation(content.destination_conversation_id);
+            let merged = |(from, into)| {
+                let merge = Merge { from, into, from_conversation, into_conversation };
+                Subject::MergedCustomers(merge)
+            };
+            from.zip(into).map(merged)
+        }
+        _ => {
+            let content: ConversationContent<'_> = object(content, NO_OBJECT)?;
+            id("content.conversationId", content.conversation_id)?.map(Subject::Conversation)
+        }
+    })
 }
 
 /// Missing or null is no id; anything else must be a valid one.
@@ -289,9 +372,15 @@ mod tests {
     fn outcome(json: &str) -> Result<String, QuarantineReason> {
         match WebhookEvent::read(json) {
             Ok(WebhookEvent::Ping) => Ok("ping".into()),
-            Ok(WebhookEvent::Event(Event { conversation: None, .. })) => Ok("ignored".into()),
-            Ok(WebhookEvent::Event(event)) => {
-                Ok(format!("{} {}", event.event_type, event.conversation.unwrap()))
+            Ok(WebhookEvent::Event(Event { subject: None, .. })) => Ok("ignored".into()),
+            Ok(WebhookEvent::Event(Event { event_type, subject: Some(subject), .. })) => {
+                Ok(match subject {
+                    Subject::Conversation(id) => format!("{event_type} {id}"),
+                    Subject::DeletedCustomer(id) => format!("deleted {id}"),
+                    Subject::MergedCustomers(Merge { from, into, .. }) => {
+                        format!("{from} into {into}")
+                    }
+                })
             }
             Err(invalid) => Err(invalid.reason()),
         }
@@ -375,6 +464,67 @@ mod tests {
         for (json, expected) in cases {
             let shown: String = json.chars().take(90).collect();
             assert_eq!(outcome(json), expected.map(ToOwned::to_owned), "{shown}");
+        }
+    }
+
+    #[test]
+    fn an_event_about_a_customer_is_classified_by_its_customers() {
+        let deleted = |content: &str| {
+            outcome(&format!(r#"{{"type":"{CUSTOMER_DELETED}","content":{content}}}"#))
+        };
+        let merged = |content: &str| {
+            outcome(&format!(r#"{{"type":"{CUSTOMERS_MERGED}","content":{content}}}"#))
+        };
+        for (seen, expected) in [
+            (deleted(r#"{"customerId":"c"}"#), Ok("deleted c")),
+            (deleted(r#"{"customerId":"c","conversationId":"../"}"#), Ok("deleted c")),
+            (deleted(r#"{"conversationId":"c"}"#), Ok("ignored")),
+            (deleted(r#"{"customerId":null}"#), Ok("ignored")),
+            (deleted("null"), Ok("ignored")),
+            (deleted(r#"{"customerId":""}"#), Err(QuarantineReason::InvalidId)),
+            (deleted(r#"{"customerId":"a","customerId":"b"}"#), Err(QuarantineReason::Unreadable)),
+            (deleted("[]"), Err(QuarantineReason::Unreadable)),
+            (merged(r#"{"sourceCustomerId":"a","destinationCustomerId":"b"}"#), Ok("a into b")),
+            (merged(r#"{"sourceCustomerId":"a","conversationId":"b"}"#), Ok("ignored")),
+            (merged(r#"{"sourceCustomerId":null,"destinationCustomerId":"b"}"#), Ok("ignored")),
+            (
+                merged(r#"{"sourceCustomerId":"a/b","destinationCustomerId":null}"#),
+                Err(QuarantineReason::InvalidId),
+            ),
+            (
+                merged(r#"{"sourceCustomerId":"a","destinationCustomerId":7}"#),
+                Err(QuarantineReason::InvalidId),
+            ),
+        ] {
+            assert_eq!(seen, expected.map(ToOwned::to_owned));
+        }
+        let other = r#"{"type":"CUSTOMER_PROFILE/UPDATED","content":{"customerId":"c"}}"#;
+        assert_eq!(outcome(other), Ok("ignored".into()));
+    }
+
+    #[test]
+    fn a_merge_names_conversations_only_where_both_customers_had_one() {
+        for (ids, expected) in [
+            (
+                r#""sourceConversationId":"c","destinationConversationId":"d""#,
+                [Some("c"), Some("d")],
+            ),
+            (r#""sourceConversationId":"","destinationConversationId":"d""#, [None, Some("d")]),
+            (r#""sourceConversationId":null,"destinationConversationId":"../""#, [None, None]),
+            (r#""sourceConversationId":7"#, [None, None]),
+        ] {
+            let event = format!(
+                r#"{{"type":"{CUSTOMERS_MERGED}","content":{{"sourceCustomerId":"a","destinationCustomerId":"b",{ids}}}}}"#
+            );
+            let Ok(WebhookEvent::Event(Event {
+                subject: Some(Subject::MergedCustomers(merge)),
+                ..
+            })) = WebhookEvent::read(&event)
+            else {
+                panic!("{event}")
+            };
+            let seen = [&merge.from_conversation, &merge.into_conversation];
+            assert_eq!(seen.map(|id| id.as_ref().map(Id::as_str)), expected, "{event}");
         }
     }
 

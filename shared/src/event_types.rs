@@ -14,3 +14,11 @@ pub const REQUIRED_EVENT_TYPES: [&str; 9] = [
 ];
 /// No longer on Gladly's list for every organisation; `CONTACT/MESSAGE_RECEIVED` reports the same.
 pub const LEGACY_EVENT_TYPE: &str = "MESSAGE/RECEIVED";
+
+/// A customer was deleted, and all their conversations with them.
+pub(crate) const CUSTOMER_DELETED: &str = "CUSTOMER_PROFILE/DELETED";
+/// Two customers were merged.
+pub(crate) const CUSTOMERS_MERGED: &str = "CUSTOMER/MERGED";
+/// The types by which Gladly says what whoever keeps copies has to forget or to read under another id. Not
+/// every organisation's API may offer them.
+pub const ERASURE_EVENT_TYPES: [&str; 2] = [CUSTOMER_DELETED, CUSTOMERS_MERGED];

@@ -30,8 +30,11 @@ pub use crate::{
     clock::Clock,
     env::{ConfigError, Env},
     error::error_chain,
-    event::{Event, Id, InvalidEvent, InvalidId, WebhookEvent, exceeds_max_depth, without_bom},
-    event_types::{LEGACY_EVENT_TYPE, REQUIRED_EVENT_TYPES},
+    event::{
+        Event, Id, InvalidEvent, InvalidId, Merge, Subject, WebhookEvent, exceeds_max_depth,
+        without_bom,
+    },
+    event_types::{ERASURE_EVENT_TYPES, LEGACY_EVENT_TYPE, REQUIRED_EVENT_TYPES},
     json::replace_lone_surrogates,
     log::{init_log, invocation_span, subscriber},
     message::{MESSAGE_LIMIT, Origin, QueueMessage, serialize_rfc3339_millis},

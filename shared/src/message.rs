@@ -91,7 +91,7 @@ impl<'a> QueueMessage<'a> {
     pub fn event(&self) -> Result<Event<'a>, InvalidEvent> {
         match WebhookEvent::read(self.event.get())? {
             WebhookEvent::Event(event) => Ok(event),
-            WebhookEvent::Ping => Err(InvalidEvent::NoConversation),
+            WebhookEvent::Ping => Err(InvalidEvent::NoSubject),
         }
     }
 
@@ -133,7 +133,7 @@ pub fn serialize_rfc3339_millis<S: serde::Serializer>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::QuarantineReason;
+    use crate::{QuarantineReason, Subject};
 
     fn at(text: &str) -> Timestamp {
         text.parse().unwrap()
@@ -159,7 +159,10 @@ mod tests {
         let read = QueueMessage::read(&body).unwrap();
         assert_eq!(read.origin(), Origin::Backfill);
         assert_eq!(read.received_at(), at("2026-01-02T03:04:05.006Z"));
-        assert_eq!(read.event().unwrap().conversation.unwrap().as_str(), "c");
+        assert_eq!(
+            read.event().unwrap().subject,
+            Some(Subject::Conversation("c".parse().unwrap()))
+        );
     }
 
     #[test]

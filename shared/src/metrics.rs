@@ -21,7 +21,7 @@ const VALUES_LIMIT: usize = 100;
 pub enum Metric {
     /// Webhooks made durable.
     Queued,
-    /// Events about no conversation.
+    /// Events about nothing that the relay forwards.
     Ignored,
     /// Messages put into quarantine.
     Quarantined,
@@ -43,6 +43,8 @@ pub enum Metric {
     GladlyCalls,
     /// Requests that Gladly answered with 429.
     GladlyThrottled,
+    /// Tombstones at the destination.
+    Erased,
     /// Requests of deliveries that failed, retries included, in all and by how (dimension
     /// `Status`).
     DeliveryFailures,
@@ -75,7 +77,7 @@ pub enum Metric {
 
 impl Metric {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Queued,
         Self::Ignored,
         Self::Quarantined,
@@ -88,6 +90,7 @@ impl Metric {
         Self::Gone,
         Self::GladlyCalls,
         Self::GladlyThrottled,
+        Self::Erased,
         Self::DeliveryFailures,
         Self::DeliveryMs,
         Self::EventAgeMs,
@@ -118,6 +121,7 @@ impl Metric {
             Self::Gone => "Gone",
             Self::GladlyCalls => "GladlyCalls",
             Self::GladlyThrottled => "GladlyThrottled",
+            Self::Erased => "Erased",
             Self::DeliveryFailures => "DeliveryFailures",
             Self::DeliveryMs => "DeliveryMs",
             Self::EventAgeMs => "EventAgeMs",

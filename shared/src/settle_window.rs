@@ -3,6 +3,8 @@
 
 use std::str::FromStr;
 
+use crate::event_types::ERASURE_EVENT_TYPES;
+
 /// The longest window, in seconds: SQS delays a message by 15 minutes at most
 /// (<https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html>).
 pub const MAX_SETTLE_SECONDS: u16 = 900;
@@ -22,6 +24,8 @@ impl SettleWindow {
         match event_type {
             // An operator waits for it.
             own if own.starts_with("RELAY/") => 0,
+            // Nothing is fetched for it, and what it is about must not be shown any longer.
+            erasure if ERASURE_EVENT_TYPES.contains(&erasure) => 0,
             "CONVERSATION/CLOSED" => self.0.min(CLOSED_SECONDS),
             _ => self.0,
         }
@@ -54,13 +58,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_close_waits_a_quarter_of_a_minute_and_the_relays_own_types_do_not_wait() {
-        let types = ["CONTACT/MESSAGE_RECEIVED", "CONVERSATION/CLOSED", "RELAY/TEST", "NEW/TYPE"];
+    fn a_close_waits_a_quarter_of_a_minute_and_erasures_and_the_relays_own_types_do_not() {
+        let types = [
+            "CONTACT/MESSAGE_RECEIVED",
+            "CONVERSATION/CLOSED",
+            "RELAY/TEST",
+            "CUSTOMER_PROFILE/DELETED",
+            "CUSTOMER/MERGED",
+            "CUSTOMER_PROFILE/UPDATED",
+        ];
         for (text, expected) in [
-            ("300", [300, 15, 0, 300]),
-            ("900", [900, 15, 0, 900]),
-            ("10", [10, 10, 0, 10]),
-            ("0", [0; 4]),
+            ("300", [300, 15, 0, 0, 0, 300]),
+            ("900", [900, 15, 0, 0, 0, 900]),
+            ("10", [10, 10, 0, 0, 0, 10]),
+            ("0", [0; 6]),
         ] {
             let window: SettleWindow = text.parse().unwrap();
             assert_eq!(types.map(|kind| window.seconds(kind)), expected, "{text}");

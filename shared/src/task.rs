@@ -204,6 +204,9 @@ pub struct WebhookHealth {
     /// The required subscriptions that it lacks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing_events: Vec<String>,
+    /// The subscriptions to deletions and merges of customers that it lacks, if those are to be forwarded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing_erasures: Vec<String>,
 }
 
 impl WebhookHealth {
@@ -496,6 +499,7 @@ mod tests {
             missing: false,
             disabled_at_due_to_retry_limit: Some(at("2026-01-02T02:04:05Z")),
             missing_events: vec!["CONVERSATION/CLOSED".into()],
+            missing_erasures: vec!["CUSTOMER/MERGED".into()],
         };
         let recovery =
             |source, to| PendingRecovery { source, from: at("2026-01-01T00:00:00Z"), to };
@@ -531,6 +535,7 @@ mod tests {
                     "enabled": false, "checkedAt": "2026-01-02T03:04:05Z",
                     "disabledAtDueToRetryLimit": "2026-01-02T02:04:05Z",
                     "missingEvents": ["CONVERSATION/CLOSED"],
+                    "missingErasures": ["CUSTOMER/MERGED"],
                 },
                 "recoveries": [
                     {"source": "backfill", "from": "2026-01-01T00:00:00Z"},
@@ -549,6 +554,7 @@ mod tests {
             missing: false,
             disabled_at_due_to_retry_limit: None,
             missing_events,
+            missing_erasures: vec!["CUSTOMER/MERGED".into()],
         };
         assert!(health(true, Vec::new()).is_right());
         assert!(!health(false, Vec::new()).is_right());

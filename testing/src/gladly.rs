@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
 pub use self::{
-    event::EVENT_TYPES,
+    event::{ERASURE_TYPES, EVENT_TYPES},
     organization::{Conversation, Organization},
     webhook::Attempt,
 };
@@ -156,8 +156,8 @@ impl Gladly {
     pub fn subscribe(&self, url: &str, headers: &[(&str, &str)]) -> String {
         let id = self.organization().new_id();
         let headers: Value = headers.iter().copied().collect();
-        let settings =
-            json!({"url": url, "events": EVENT_TYPES, "headers": headers, "enabled": true});
+        let events = [&EVENT_TYPES[..], &ERASURE_TYPES].concat();
+        let settings = json!({"url": url, "events": events, "headers": headers, "enabled": true});
         let webhook = Webhook::new(&id, settings);
         self.shared.store(webhook);
         id

@@ -203,10 +203,11 @@ impl Report {
             format!("DISABLED by Gladly at {}", minute(at))
         } else if !webhook.enabled {
             "DISABLED by hand at Gladly".into()
-        } else if webhook.missing_events.is_empty() {
-            "enabled".into()
         } else {
-            format!("enabled, without {}", webhook.missing_events.join(", "))
+            match [&*webhook.missing_events, &webhook.missing_erasures].concat().join(", ") {
+                none if none.is_empty() => "enabled".into(),
+                missing => format!("enabled, without {missing}"),
+            }
         };
         state + &checked
     }

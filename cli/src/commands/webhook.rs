@@ -1,7 +1,7 @@
 //! `webhook`: creates or updates the webhook at Gladly.
 
 use serde_json::{Map, Value, json};
-use shared::LEGACY_EVENT_TYPE;
+use shared::{ERASURE_EVENT_TYPES, LEGACY_EVENT_TYPE};
 
 use crate::{
     Context,
@@ -9,7 +9,7 @@ use crate::{
     endpoint::{ping, webhook_url},
     error::{Error, Result},
     gladly::Gladly,
-    gladly_webhook::{KEY_HEADER, MAX_WEBHOOKS, Webhook, event_types, find, too_many},
+    gladly_webhook::{KEY_HEADER, MAX_WEBHOOKS, NO_ERASURES, Webhook, event_types, find, too_many},
     keys::Keys,
     settings::{self, Setting, Settings},
 };
@@ -56,7 +56,8 @@ pub(crate) async fn run(context: &Context, args: &SettingsArgs) -> Result<()> {
         "{done} the webhook of {organization} at {}; the relay answers its PING.",
         gladly.host
     ));
-    report(context, &webhook, &url, keys.active.len(), &left_out)
+    let wanted = event_types(settings.relay.forwards_erasures());
+    report(context, &webhook, &wanted, keys.active.len(), &left_out)
 }
 
 /// Creates the webhook, or changes the one that has this URL. Returns whether it is new, and the event
@@ -72,9 +73,10 @@ async fn submit(
     let object = |fields: Value| -> Map<String, Value> {
         if let Value::Object(fields) = fields { fields } else { Map::new() }
     };
-    let mut events: Vec<String> = event_types().into_iter().map(str::to_owned).collect();
+    let wanted = event_types(settings.relay.forwards_erasures());
+    let mut events: Vec<String> = wanted.iter().copied().map(str::to_owned).collect();
     if let Some(webhook) = find(webhooks, url) {
-        let further = webhook.events().into_iter().filter(|kind| !event_types().contains(kind));
+        let further = webhook.events().into_iter().filter(|kind| !wanted.contains(kind));
         events.extend(further.map(str::to_owned));
         let headers = json!({webhook.key_header()?: key});
         let fields = object(json!({"events": events, "headers": headers, "enabled": true}));
@@ -98,7 +100,7 @@ async fn submit(
 fn report(
     context: &Context,
     webhook: &Webhook,
-    url: &str,
+    wanted: &[&str],
     keys: usize,
     left_out: &[String],
 ) -> Result<()> {
@@ -106,19 +108,20 @@ fn report(
     let header = webhook.key_header()?;
     let which = if keys > 1 { "the newer of two keys" } else { "the relay's key" };
     let events = webhook.events();
-    let own = events.iter().filter(|kind| event_types().contains(kind)).count();
+    let own = events.iter().filter(|kind| wanted.contains(kind)).count();
+    let url = webhook.url();
     let further = events.len() - own;
     let further = if further > 0 { format!(", and {further} more") } else { String::new() };
     terminal.say(&format!("  name    {}", webhook.name()));
     terminal.say(&format!("  URL     {url}"));
     terminal.say(&format!("  header  {header}, {which}"));
-    terminal.say(&format!("  events  {own} of {}{further}", event_types().len()));
+    terminal.say(&format!("  events  {own} of {}{further}", wanted.len()));
     terminal.say("  state   enabled");
     for kind in left_out {
-        let consequence = if kind == LEGACY_EVENT_TYPE {
-            "CONTACT/MESSAGE_RECEIVED reports the same"
-        } else {
-            "the relay does not receive such events"
+        let consequence = match &**kind {
+            LEGACY_EVENT_TYPE => "CONTACT/MESSAGE_RECEIVED reports the same",
+            erasure if ERASURE_EVENT_TYPES.contains(&erasure) => NO_ERASURES,
+            _ => "the relay does not receive such events",
         };
         terminal
             .say(&format!("  {kind} was left out because Gladly rejects it here: {consequence}."));

@@ -211,7 +211,7 @@ impl CoverageStore {
 /// environment whose memory is empty.
 fn scope(config: &Config) -> String {
     // Compression is not among them: the destination has the same after it.
-    let DeliveryOptions { contact, notes, gzip: _ } = config.delivery;
+    let DeliveryOptions { contact, notes, gzip: _, erasures: _ } = config.delivery;
     let (gladly, destination) = (config.gladly.base(), config.destination.as_str());
     let text =
         format!("{}\n{gladly}\n{destination}\n{contact}\n{notes}", env!("CARGO_PKG_VERSION"));

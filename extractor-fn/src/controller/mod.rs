@@ -83,22 +83,32 @@ pub(crate) struct Controller {
     metrics: MetricsWriter,
 }
 
+/// What the operator wants of the controller.
+pub(crate) struct ControllerOptions {
+    /// The URL of the webhook that is monitored, if one is.
+    pub(crate) webhook: Option<String>,
+    pub(crate) settle_window: SettleWindow,
+    /// Whether messages are renewed before they expire.
+    pub(crate) renews: bool,
+    /// Whether deletions and merges of customers are forwarded.
+    pub(crate) forwards_erasures: bool,
+}
+
 impl Controller {
-    /// Creates a controller that monitors the webhook with this URL, if there is one.
     pub(crate) fn new(
         clients: Clients,
         mapping: Mapping,
         renewals: RenewalStore,
         backfills: BackfillStore,
-        webhook: Option<String>,
-        settle_window: SettleWindow,
-        renews: bool,
+        options: ControllerOptions,
     ) -> Self {
         let Clients { gate, gladly, destination, events, quarantine, throughput, clock, metrics } =
             clients;
+        let ControllerOptions { webhook, settle_window, renews, forwards_erasures } = options;
         let backfills = Arc::new(backfills);
         let monitor = |url| {
-            WebhookMonitor::new(url, Arc::clone(&gladly), Arc::clone(&backfills), clock.clone())
+            let (gladly, backfills) = (Arc::clone(&gladly), Arc::clone(&backfills));
+            WebhookMonitor::new(url, gladly, backfills, forwards_erasures, clock.clone())
         };
         Self {
             webhook_monitor: webhook.map(monitor),
@@ -106,6 +116,7 @@ impl Controller {
                 backfills,
                 Arc::clone(&gladly),
                 Arc::clone(&events),
+                forwards_erasures,
                 clock.clone(),
             ),
             quarantine: Quarantine::new(

@@ -6,7 +6,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use sha2::{Digest as _, Sha256};
 use shared::{
     Clock, Discarded, InvalidEvent, Origin, QuarantineEntry, QuarantineList, QuarantineReason,
-    QuarantinedBody, QuarantinedMessage, QueueMessage, Redriven, Selection, WebhookEvent,
+    QuarantinedBody, QuarantinedMessage, QueueMessage, Redriven, Selection, Subject, WebhookEvent,
     replace_lone_surrogates,
 };
 use tokio::time::Instant;
@@ -325,15 +325,18 @@ fn wrapped(quarantined: &QuarantinedMessage) -> Option<String> {
     QueueMessage::wrap(&raw, quarantined.received_at, Origin::Webhook).ok()?.to_json().ok()
 }
 
-/// A queue message's event, if it is valid and about a conversation.
+/// A queue message's event, if it is valid and about something that the relay forwards.
 fn event(body: &str) -> Result<EventFields, InvalidEvent> {
     let body = replace_lone_surrogates(body.to_owned());
     let event = QueueMessage::read(&body)?.event()?;
-    let conversation = event.conversation.ok_or(InvalidEvent::NoConversation)?;
+    let conversation = match event.subject.ok_or(InvalidEvent::NoSubject)? {
+        Subject::Conversation(id) => Some(id.to_string()),
+        Subject::DeletedCustomer(_) | Subject::MergedCustomers(_) => None,
+    };
     Ok(EventFields {
         event_type: QueueMessage::type_attribute(&event.event_type),
         id: event.id.map(|id| id.to_string()),
-        conversation: conversation.to_string(),
+        conversation,
     })
 }
 
@@ -341,7 +344,7 @@ fn event(body: &str) -> Result<EventFields, InvalidEvent> {
 struct EventFields {
     event_type: String,
     id: Option<String>,
-    conversation: String,
+    conversation: Option<String>,
 }
 
 /// The start of the SHA-256 of a message's body. A renewal copies that byte for byte.
@@ -393,7 +396,7 @@ fn with_event(entry: QuarantineEntry, queued: Option<&str>) -> QuarantineEntry {
     QuarantineEntry {
         event_type: Some(event_type),
         event_id: id,
-        conversation_id: Some(conversation),
+        conversation_id: conversation,
         ..entry
     }
 }

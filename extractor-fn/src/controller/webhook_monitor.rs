@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
-use shared::{Clock, REQUIRED_EVENT_TYPES, WebhookHealth, error_chain};
+use shared::{Clock, ERASURE_EVENT_TYPES, REQUIRED_EVENT_TYPES, WebhookHealth, error_chain};
 use tracing::{error, info, warn};
 
 use crate::{
@@ -27,6 +27,8 @@ pub(crate) struct WebhookMonitor {
     url: String,
     gladly: Arc<Gladly>,
     backfills: Arc<BackfillStore>,
+    /// Whether deletions and merges of customers are forwarded, and so subscribed to.
+    forwards_erasures: bool,
     clock: Clock,
     /// When it was last checked, and the last result.
     last_check: Mutex<Option<(Timestamp, Option<WebhookHealth>)>>,
@@ -46,9 +48,10 @@ impl WebhookMonitor {
         url: String,
         gladly: Arc<Gladly>,
         backfills: Arc<BackfillStore>,
+        forwards_erasures: bool,
         clock: Clock,
     ) -> Self {
-        Self { url, gladly, backfills, clock, last_check: Mutex::default() }
+        Self { url, gladly, backfills, forwards_erasures, clock, last_check: Mutex::default() }
     }
 
     /// The last result in this environment.
@@ -75,10 +78,10 @@ impl WebhookMonitor {
 
     /// Records the webhook's health without having corrected anything: the next watch stays due.
     fn note(&self, webhooks: &[Webhook], now: Timestamp) {
-        *self.locked() = Some((now - GLADLY_INTERVAL, Some(Self::health(self.own(webhooks), now))));
+        *self.locked() = Some((now - GLADLY_INTERVAL, Some(self.health(self.own(webhooks), now))));
     }
 
-    fn health(webhook: Option<&Webhook>, now: Timestamp) -> WebhookHealth {
+    fn health(&self, webhook: Option<&Webhook>, now: Timestamp) -> WebhookHealth {
         let Some(webhook) = webhook else {
             return WebhookHealth {
                 enabled: false,
@@ -86,16 +89,23 @@ impl WebhookMonitor {
                 missing: true,
                 disabled_at_due_to_retry_limit: None,
                 missing_events: Vec::new(),
+                missing_erasures: Vec::new(),
             };
         };
         let is_missing = |name: &&str| !webhook.events.iter().any(|event| event == name);
-        let missing = REQUIRED_EVENT_TYPES.into_iter().filter(is_missing);
+        let missing =
+            |types: &[&str]| types.iter().copied().filter(is_missing).map(str::to_owned).collect();
         WebhookHealth {
             enabled: webhook.enabled,
             checked_at: now,
             missing: false,
             disabled_at_due_to_retry_limit: webhook.disabled_at_due_to_retry_limit,
-            missing_events: missing.map(str::to_owned).collect(),
+            missing_events: missing(&REQUIRED_EVENT_TYPES),
+            missing_erasures: if self.forwards_erasures {
+                missing(&ERASURE_EVENT_TYPES)
+            } else {
+                Vec::new()
+            },
         }
     }
 }
@@ -113,7 +123,7 @@ impl WebhookMonitor {
         self.note_check(self.clock.now());
         let webhooks = self.gladly.webhooks(&ControllerPermission).await?;
         let own = self.own(&webhooks);
-        let mut health = Self::health(own, self.clock.now());
+        let mut health = self.health(own, self.clock.now());
         match own {
             None => error!("Gladly has no webhook with this relay's URL; no event can arrive"),
             Some(webhook) => self.re_enable(webhook, &mut health).await?,
@@ -121,6 +131,16 @@ impl WebhookMonitor {
         if !health.missing_events.is_empty() {
             let missing = health.missing_events.join(",");
             error!(webhook.missing_events = missing, "the webhook lacks subscriptions");
+        }
+        // Not every organisation is offered them, so it is said once.
+        let known =
+            self.last_health().is_some_and(|last| last.missing_erasures == health.missing_erasures);
+        if !known && !health.missing_erasures.is_empty() {
+            let missing = health.missing_erasures.join(",");
+            warn!(
+                webhook.missing_events = missing,
+                "the webhook does not report deletions or merges of customers; they are not forwarded"
+            );
         }
         *self.locked() = Some((self.clock.now(), Some(health.clone())));
         Ok(Some(health))

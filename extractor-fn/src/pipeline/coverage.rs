@@ -7,14 +7,15 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use shared::Id;
 
 use crate::{
     client::coverage_store::{AcceptedSnapshot, CoverageStore, MAX_READ, stable_hash},
     pipeline::{
         cache::bounded::{Bounded, Weight},
-        event::Event,
+        deletions::Deletions,
+        event::{Event, READ_LAG, SKEW},
     },
 };
 
@@ -23,10 +24,6 @@ const MAX_CONVERSATIONS: NonZeroUsize = NonZeroUsize::new(100_000).unwrap();
 const MAX_BYTES: usize = 32 << 20;
 /// How many items are kept of each conversation: its newest ones.
 const NEWEST_ITEMS: usize = 64;
-/// How far Gladly's clock may be ahead of AWS's.
-const SKEW: SignedDuration = SignedDuration::from_secs(5);
-/// How far Gladly's reads may lag behind its events: how long an item may stay invisible.
-const READ_LAG: SignedDuration = SignedDuration::from_secs(30);
 
 /// What a snapshot shows of the things that events are about.
 #[derive(Debug, Clone, Default)]
@@ -83,12 +80,14 @@ pub(crate) struct Coverage {
     store: Option<CoverageStore>,
     /// The conversations of accepted snapshots that are not yet shared.
     unshared: Mutex<BTreeSet<Id>>,
+    /// What was fetched of these customers is void.
+    deletions: Arc<Deletions>,
 }
 
 impl Coverage {
-    pub(crate) fn new(store: Option<CoverageStore>) -> Self {
+    pub(crate) fn new(store: Option<CoverageStore>, deletions: Arc<Deletions>) -> Self {
         let snapshots = Mutex::new(Bounded::new(MAX_CONVERSATIONS, MAX_BYTES));
-        Self { snapshots, store, unshared: Mutex::default() }
+        Self { snapshots, store, unshared: Mutex::default(), deletions }
     }
 
     /// The destination has a complete snapshot whose fetch began then.
@@ -132,17 +131,22 @@ impl Coverage {
         }
     }
 
-    /// Whether the destination has what an event is about: a snapshot whose fetch began clearly after
-    /// it and that shows the event's item or its close, or that began so long after it that Gladly
-    /// shows everything of that time.
+    /// Whether the destination has what an event is about, and no tombstone voids it: a snapshot whose fetch
+    /// began clearly after the event and that shows its item or its close, or that began so long after it
+    /// that Gladly shows everything of that time.
     pub(crate) fn covers(&self, event: &Event) -> bool {
         let mut snapshots = self.snapshots();
-        let (Some(at), Some(snapshot)) = (event.recorded_at(), snapshots.get(&event.conversation))
+        let (Some(at), Some(snapshot)) = (event.recorded_at(), snapshots.get(&event.subject))
         else {
             return false;
         };
         let Accepted { fetched_at, shown } = snapshot;
-        let is_shown = event.item.as_ref().is_none_or(|item| shown.item(item.id()))
+        let is_void = |customer| self.deletions.void(customer, *fetched_at);
+        if event.customer.as_ref().is_some_and(is_void) {
+            return false;
+        }
+        let is_shown = !event.is_refetch()
+            && event.item.as_ref().is_none_or(|item| shown.item(item.id()))
             && (!event.is_close() || shown.close(Some(at)));
         fetched_at.duration_since(at) >= if is_shown { SKEW } else { READ_LAG }
     }
@@ -180,12 +184,13 @@ mod tests {
     fn read(event: &Value) -> Event {
         let json = event.to_string();
         let body = QueueMessage::wrap(&json, at(0), Origin::Webhook).unwrap().to_json().unwrap();
-        Event::read(RecordIndex(0), &Message { body, ..Message::default() }).unwrap()
+        let message = Message { body, ..Message::default() };
+        Event::read(RecordIndex(0), &message).unwrap().remove(0)
     }
 
     #[test]
     fn only_what_was_fetched_clearly_after_an_event_covers_it() {
-        let (coverage, id) = (Coverage::new(None), "c".parse().unwrap());
+        let (coverage, id) = (Coverage::new(None, Arc::default()), "c".parse().unwrap());
         coverage.accepted(&id, at(100), Shown::default());
         coverage.accepted(&id, at(50), Shown::default());
         let covers = |conversation, second| {
@@ -200,7 +205,7 @@ mod tests {
 
     #[test]
     fn an_item_missing_from_a_snapshot_needs_one_begun_after_the_read_lag() {
-        let (coverage, id) = (Coverage::new(None), "c".parse().unwrap());
+        let (coverage, id) = (Coverage::new(None, Arc::default()), "c".parse().unwrap());
         let ids: Vec<_> = (0..100).rev().map(|n| format!("i-{n}")).collect();
         let shown = Shown::new(ids.iter().map(String::as_str), false, None);
         coverage.accepted(&id, at(100), shown);
@@ -221,7 +226,7 @@ mod tests {
             (false, Some(64), 70),
             (false, None, 70),
         ] {
-            let (coverage, id) = (Coverage::new(None), "c".parse().unwrap());
+            let (coverage, id) = (Coverage::new(None, Arc::default()), "c".parse().unwrap());
             let shown = Shown::new([].into_iter(), is_closed, closed_at.map(at));
             coverage.accepted(&id, at(100), shown);
             let covers = |second| coverage.covers(&event("CONVERSATION/CLOSED", "c", second, None));
@@ -238,7 +243,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_and_the_most_recent_stay() {
-        let coverage = Coverage::new(None);
+        let coverage = Coverage::new(None, Arc::default());
         let id = |n: i64| format!("c{n}").parse::<Id>().unwrap();
         let covers = |n: i64| coverage.covers(&event("X", id(n).as_str(), 0, None));
         for n in 0..150_000 {

@@ -8,7 +8,11 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use shared::{Id, Origin, serialize_rfc3339_millis};
 
-use crate::{pipeline::event::Event, pipeline::fetch::Snapshot};
+use crate::pipeline::{
+    event::{Event, Purpose},
+    fetch::Snapshot,
+    tombstone::Tombstone,
+};
 
 /// The most conversations in a delivery.
 const MAX_CONVERSATIONS: usize = 100;
@@ -25,60 +29,96 @@ const ID_START: usize = r#"{"schema":"","id":""#.len() + SCHEMA.len();
 const HELD_DIGITS: usize = 20;
 
 /// How an event's conversation is covered at the destination.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Coverage {
     /// Its snapshot is sent with the event.
     Included,
     /// An earlier snapshot is newer than the event.
     Covered,
     /// Gladly no longer has it.
-    Gone,
+    Gone {
+        /// Nor its customer.
+        customer_deleted: bool,
+    },
 }
 
-/// The events of one conversation, and its snapshot if one was fetched: they are sent together.
-pub(crate) struct ConversationUpdate {
-    pub(crate) conversation: Id,
+impl Coverage {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Included => "included",
+            Self::Covered => "covered",
+            Self::Gone { .. } => "gone",
+        }
+    }
+}
+
+/// The events of one conversation, and its snapshot if one was fetched: they are sent together. Or the
+/// tombstones of one event.
+pub(crate) struct Update {
+    /// The conversation; of tombstones the customer.
+    pub(crate) subject: Id,
     pub(crate) events: Vec<Event>,
     pub(crate) coverage: Coverage,
     pub(crate) snapshot: Option<Snapshot>,
     bytes: usize,
 }
 
-impl ConversationUpdate {
+impl Update {
     pub(crate) fn new(
-        conversation: Id,
+        subject: Id,
         events: Vec<Event>,
         coverage: Coverage,
         snapshot: Option<Snapshot>,
     ) -> Self {
-        let mut update = Self { conversation, events, coverage, snapshot, bytes: 0 };
+        let mut update = Self { subject, events, coverage, snapshot, bytes: 0 };
         let events = update.events.iter().map(|event| {
-            let event = serde_json::to_vec(&Forwarded::new(event, coverage, event.received_at));
-            event.map_or(0, |json| json.len()) + HELD_DIGITS
+            let json = match event.purpose {
+                Purpose::Forward => {
+                    serde_json::to_vec(&Forwarded::new(event, coverage, event.received_at))
+                }
+                Purpose::Bury(ref tombstones) => serde_json::to_vec(tombstones),
+                Purpose::Refetch => return 0,
+            };
+            json.map_or(0, |json| json.len()) + HELD_DIGITS
         });
         update.bytes = events.sum::<usize>()
             + update.snapshot.as_ref().map_or(0, |snapshot| snapshot.json.get().len() + 1);
         update
+    }
+
+    /// The tombstones of an event, which is covered by nothing.
+    pub(crate) fn burial(event: Event) -> Self {
+        let gone = Coverage::Gone { customer_deleted: false };
+        Self::new(event.subject.clone(), vec![event], gone, None)
+    }
+
+    /// Whether it is tombstones alone.
+    pub(crate) fn is_burial(&self) -> bool {
+        self.events.iter().any(|event| !event.tombstones().is_empty())
+    }
+
+    /// Whether there is nothing to send.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.snapshot.is_none() && self.events.iter().all(Event::is_refetch)
     }
 }
 
 /// Batches updates into deliveries.
 #[derive(Default)]
 pub(crate) struct Batcher {
-    open: Vec<ConversationUpdate>,
+    open: Vec<Update>,
     bytes: usize,
-    full: VecDeque<Vec<ConversationUpdate>>,
+    full: VecDeque<Vec<Update>>,
 }
 
-impl Extend<ConversationUpdate> for Batcher {
-    fn extend<T: IntoIterator<Item = ConversationUpdate>>(&mut self, updates: T) {
+impl Extend<Update> for Batcher {
+    fn extend<T: IntoIterator<Item = Update>>(&mut self, updates: T) {
         updates.into_iter().for_each(|update| self.push(update));
     }
 }
 
 impl Batcher {
-    fn push(&mut self, update: ConversationUpdate) {
+    fn push(&mut self, update: Update) {
         if self.open.len() == MAX_CONVERSATIONS
             || self.bytes + update.bytes > MAX_BYTES - ENVELOPE_BYTES
         {
@@ -97,7 +137,7 @@ impl Batcher {
     }
 
     /// The next complete delivery.
-    pub(crate) fn pop(&mut self) -> Option<Vec<ConversationUpdate>> {
+    pub(crate) fn pop(&mut self) -> Option<Vec<Update>> {
         self.full.pop_front()
     }
 
@@ -116,6 +156,8 @@ struct Delivery<'a> {
     sent_at: Timestamp,
     events: Vec<Forwarded<'a>>,
     conversations: Vec<&'a RawValue>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tombstones: Vec<&'a Tombstone>,
 }
 
 #[derive(Serialize)]
@@ -136,23 +178,31 @@ struct Forwarded<'a> {
     initiator: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     content: Option<&'a RawValue>,
-    snapshot: Coverage,
+    snapshot: &'static str,
+    #[serde(skip_serializing_if = "is_false")]
+    customer_deleted: bool,
     origin: Origin,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
 impl<'a> Forwarded<'a> {
-    fn new(event: &'a Event, snapshot: Coverage, sent_at: Timestamp) -> Self {
+    fn new(event: &'a Event, coverage: Coverage, sent_at: Timestamp) -> Self {
         Self {
             id: &event.id,
             event_type: &event.event_type,
             timestamp: event.timestamp.as_deref(),
             received_at: event.received_at,
             held_ms: held_ms(event, sent_at),
-            conversation_id: &event.conversation,
+            conversation_id: &event.subject,
             customer_id: event.customer.as_ref(),
             initiator: event.initiator.as_deref(),
             content: event.content.as_deref(),
-            snapshot,
+            snapshot: coverage.name(),
+            customer_deleted: coverage == Coverage::Gone { customer_deleted: true },
             origin: event.origin,
         }
     }
@@ -167,18 +217,21 @@ pub(crate) fn held_ms(event: &Event, now: Timestamp) -> i64 {
 ///
 /// The id is also the idempotency key, and the same key must always mean the same bytes. So it is
 /// the SHA-256, in lower-case hexadecimal, of everything that decides the bytes: the content
-/// encoding, a line feed, and the JSON with 64 zeros in the id's place. `sentAt`, the event ids and
-/// each conversation's `fetchedAt` are in it, so what is sent again later has another id; the attempts
+/// encoding, a line feed, and the JSON with 64 zeros in the id's place. `sentAt`, the event ids, each
+/// conversation's `fetchedAt` and the tombstones are in it, so what is sent again later has another id; the attempts
 /// of one call send the same bytes, and those that a delivery is split into have ids of their own.
 pub(crate) fn write(
-    updates: &[ConversationUpdate],
+    updates: &[Update],
     organization: &str,
     content_encoding: &str,
     sent_at: Timestamp,
 ) -> serde_json::Result<(String, Vec<u8>)> {
     let events = updates.iter().flat_map(|update| {
-        update.events.iter().map(|event| Forwarded::new(event, update.coverage, sent_at))
+        let forwarded = |event: &&Event| matches!(event.purpose, Purpose::Forward);
+        let events = update.events.iter().filter(forwarded);
+        events.map(|event| Forwarded::new(event, update.coverage, sent_at))
     });
+    let tombstones = updates.iter().flat_map(|update| &update.events).flat_map(Event::tombstones);
     let snapshots = updates.iter().filter_map(|update| Some(&*update.snapshot.as_ref()?.json));
     let delivery = Delivery {
         schema: SCHEMA,
@@ -187,6 +240,7 @@ pub(crate) fn write(
         sent_at,
         events: events.collect(),
         conversations: snapshots.collect(),
+        tombstones: tombstones.collect(),
     };
     // The exact capacity: growing would copy what may be many megabytes.
     let bytes = updates.iter().map(|update| update.bytes).sum::<usize>() + ENVELOPE_BYTES;

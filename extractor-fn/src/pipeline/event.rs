@@ -1,17 +1,40 @@
 //! An event, read from its message alone: an error in one never affects another.
 
-use jiff::Timestamp;
-use serde_json::value::RawValue;
-use shared::{Id, InvalidEvent, Origin, QueueMessage, SettleWindow, replace_lone_surrogates};
+use std::time::Duration;
 
-use crate::client::{
-    json::{Fields, participant},
-    message::Message,
+use jiff::{SignedDuration, Timestamp};
+use serde_json::value::RawValue;
+use shared::{
+    Id, InvalidEvent, Origin, QueueMessage, SettleWindow, Subject, replace_lone_surrogates,
 };
+
+use crate::{
+    client::{
+        json::{Fields, participant},
+        message::Message,
+    },
+    pipeline::tombstone::Tombstone,
+};
+
+/// How far Gladly's clock may be ahead of AWS's.
+pub(crate) const SKEW: SignedDuration = SignedDuration::from_secs(5);
+/// How far Gladly's reads may lag behind its events.
+pub(crate) const READ_LAG: SignedDuration = SignedDuration::from_secs(30);
 
 /// Where an event's record is in its batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RecordIndex(pub(crate) usize);
+
+/// What becomes of an event.
+#[derive(Debug)]
+pub(crate) enum Purpose {
+    /// It is forwarded, and its conversation with it.
+    Forward,
+    /// It is about a customer, and forwarded as these.
+    Bury(Vec<Tombstone>),
+    /// Its conversation remained after a merge and is forwarded anew; it itself is not.
+    Refetch,
+}
 
 /// An event to extract.
 #[derive(Debug)]
@@ -22,7 +45,9 @@ pub(crate) struct Event {
     pub(crate) receives: u32,
     pub(crate) id: Id,
     pub(crate) event_type: String,
-    pub(crate) conversation: Id,
+    /// The conversation; of tombstones the customer.
+    pub(crate) subject: Id,
+    pub(crate) purpose: Purpose,
     pub(crate) customer: Option<Id>,
     pub(crate) item: Option<ItemRef>,
     pub(crate) timestamp: Option<String>,
@@ -50,30 +75,59 @@ impl ItemRef {
 }
 
 impl Event {
-    /// Reads the record at `index` in the batch.
-    pub(crate) fn read(index: RecordIndex, record: &Message) -> Result<Self, InvalidEvent> {
+    /// Reads the record at `index` in the batch: one event, or two of a merge of customers after which a
+    /// conversation remained.
+    pub(crate) fn read(index: RecordIndex, record: &Message) -> Result<Vec<Self>, InvalidEvent> {
         let body = replace_lone_surrogates(record.body.clone());
         let message = QueueMessage::read(&body)?;
         let event = message.event()?;
-        let content = Fields::of(event.content);
-        let id = |name| content.text(name)?.parse::<Id>().ok();
-        let message_id = id("messageId").or_else(|| id("conversationItemId"));
-        Ok(Self {
+        let id = event.id.unwrap_or_else(|| Id::derived(message.event_json()));
+        let timestamp: Option<String> =
+            event.timestamp.and_then(|raw| serde_json::from_str(raw.get()).ok());
+        let received_at = message.received_at();
+        let read = |subject: &Id, purpose| Self {
             record: index,
             receives: record.receives,
-            id: event.id.unwrap_or_else(|| Id::derived(message.event_json())),
-            event_type: event.event_type.into_owned(),
-            conversation: event.conversation.ok_or(InvalidEvent::NoConversation)?,
-            customer: id("customerId"),
-            item: message_id.map(ItemRef::Message).or_else(|| id("noteId").map(ItemRef::Note)),
-            timestamp: event.timestamp.and_then(|raw| serde_json::from_str(raw.get()).ok()),
-            received_at: message.received_at(),
-            queued_at: record
-                .sent_at
-                .map_or(message.received_at(), |at| at.max(message.received_at())),
+            id: id.clone(),
+            event_type: event.event_type.to_string(),
+            subject: subject.clone(),
+            purpose,
+            customer: None,
+            item: None,
+            timestamp: timestamp.clone(),
+            received_at,
+            queued_at: record.sent_at.map_or(received_at, |at| at.max(received_at)),
             origin: message.origin(),
-            initiator: event.initiator.and_then(participant),
-            content: event.content.map(ToOwned::to_owned),
+            initiator: None,
+            content: None,
+        };
+        let subject = event.subject.ok_or(InvalidEvent::NoSubject)?;
+        let recorded_at = timestamp.as_deref().and_then(|at| at.parse().ok());
+        let tombstones = Tombstone::of(&subject, &id, recorded_at.unwrap_or(received_at));
+        let bury = |customer| read(customer, Purpose::Bury(tombstones));
+        Ok(match &subject {
+            Subject::Conversation(conversation) => {
+                let content = Fields::of(event.content);
+                let id = |name| content.text(name)?.parse::<Id>().ok();
+                let message = id("messageId").or_else(|| id("conversationItemId"));
+                let note = || id("noteId").map(ItemRef::Note);
+                vec![Self {
+                    customer: id("customerId"),
+                    item: message.map(ItemRef::Message).or_else(note),
+                    initiator: event.initiator.and_then(participant),
+                    content: event.content.map(ToOwned::to_owned),
+                    ..read(conversation, Purpose::Forward)
+                }]
+            }
+            Subject::DeletedCustomer(customer) => vec![bury(customer)],
+            Subject::MergedCustomers(merge) => {
+                let refetch = |remains| Self {
+                    customer: Some(merge.into.clone()),
+                    ..read(remains, Purpose::Refetch)
+                };
+                let remains = merge.into_conversation.as_ref().map(refetch);
+                [bury(&merge.into)].into_iter().chain(remains).collect()
+            }
         })
     }
 
@@ -110,6 +164,30 @@ impl Event {
         counts.then(|| late.try_into().unwrap_or_default())
     }
 
+    /// What the destination must forget because of it.
+    pub(crate) fn tombstones(&self) -> &[Tombstone] {
+        if let Purpose::Bury(tombstones) = &self.purpose { tombstones } else { &[] }
+    }
+
+    /// Whether it is forwarded itself, not only its conversation.
+    pub(crate) fn is_forwarded(&self) -> bool {
+        !self.is_refetch()
+    }
+
+    /// Whether its conversation is to be fetched anew, and nothing else.
+    pub(crate) fn is_refetch(&self) -> bool {
+        matches!(self.purpose, Purpose::Refetch)
+    }
+
+    /// How long until Gladly certainly shows a conversation as it is after a merge; at most the read lag
+    /// and the clock skew, whatever the event's time.
+    pub(crate) fn settles_in(&self, now: Timestamp) -> Option<Duration> {
+        let recorded_at = self.recorded_at().unwrap_or(self.received_at);
+        let settled_at = recorded_at.saturating_add(READ_LAG).ok()?;
+        let wait = settled_at.duration_since(now).min(READ_LAG + SKEW);
+        wait.try_into().ok().filter(|wait: &Duration| self.is_refetch() && !wait.is_zero())
+    }
+
     /// Whether it reports that its conversation was closed.
     pub(crate) fn is_close(&self) -> bool {
         self.event_type == "CONVERSATION/CLOSED"
@@ -127,7 +205,7 @@ mod tests {
             let message = QueueMessage::wrap(&event, received_at, origin).unwrap();
             let body = message.to_json().unwrap();
             let record = Message { body, sent_at: Some(received_at), ..Message::default() };
-            let event = Event::read(RecordIndex(0), &record).unwrap();
+            let event = Event::read(RecordIndex(0), &record).unwrap().remove(0);
             let now = Timestamp::from_second(seconds).unwrap();
             event.lateness(SettleWindow::default(), None, now)
         };

@@ -7,6 +7,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -25,6 +26,7 @@ use crate::{
     pipeline::cache::parts::{Part, Parts},
     pipeline::context::BatchContext,
     pipeline::coverage::Shown,
+    pipeline::deletions::Deletions,
     pipeline::event::{Event, ItemRef},
     pipeline::snapshot::{
         self, Conversation, SnapshotInput,
@@ -58,6 +60,7 @@ pub(crate) struct Fetcher {
     topics: NameList,
     inboxes: NameList,
     customers: Mutex<Bounded<Known>>,
+    deletions: Arc<Deletions>,
     parts: Parts,
 }
 
@@ -89,6 +92,8 @@ pub(crate) enum Fetched {
         /// Its customer is gone too, and all of the customer's conversations with it.
         with_customer: bool,
     },
+    /// Its customer was deleted a moment ago, and Gladly may still show it: not before this long.
+    Postponed(Duration),
 }
 
 /// A conversation as it is delivered.
@@ -103,10 +108,16 @@ pub(crate) struct Snapshot {
 }
 
 impl Fetcher {
-    pub(crate) fn new(gladly: Arc<Gladly>, options: DeliveryOptions, clock: Clock) -> Self {
+    pub(crate) fn new(
+        gladly: Arc<Gladly>,
+        options: DeliveryOptions,
+        deletions: Arc<Deletions>,
+        clock: Clock,
+    ) -> Self {
         Self {
             gladly,
             options,
+            deletions,
             parts: Parts::new(clock.clone()),
             clock,
             agents: NameList::new("agents"),
@@ -138,16 +149,22 @@ impl Fetcher {
         context: &BatchContext,
     ) -> Result<Fetched, GladlyError> {
         let fetched_at = self.clock.now();
+        let customers = || events.iter().filter_map(|event| event.customer.as_ref());
+        let wait = |customer| self.deletions.wait(customer, fetched_at);
+        if let Some(wait) = customers().filter_map(wait).max() {
+            return Ok(Fetched::Postponed(wait));
+        }
         let (conversation, list) =
             try_join!(self.gladly.conversation(id, context), self.gladly.items(id, context))?;
         let (Some(conversation), Some(list)) = (conversation, list) else {
             let second_look = events.iter().any(|event| !event.is_new());
-            let customer = events.iter().find_map(|event| event.customer.clone());
-            let with_customer = match customer.filter(|_| second_look) {
-                Some(customer) => {
-                    matches!(*self.look_up(customer, context).await?, CustomerLookup::Gone)
+            let with_customer = match customers().next().cloned() {
+                Some(customer) if self.deletions.contains(&customer) => true,
+                Some(customer) if second_look => {
+                    let (_, seen) = self.look_up(customer, context).await?;
+                    matches!(*seen, CustomerLookup::Gone)
                 }
-                None => false,
+                _ => false,
             };
             return Ok(Fetched::Gone { with_customer });
         };
@@ -192,17 +209,23 @@ impl Fetcher {
         let names = async |list: &NameList, ids: &[_]| {
             list.get(ids, &self.gladly, &self.clock, context).await.map_err(GladlyError::from)
         };
-        let ((transcripts, is_cut), customer, agents, topics, inboxes) = try_join!(
+        let ((transcripts, is_cut), (customer_id, customer), agents, topics, inboxes) = try_join!(
             self.transcripts(id, calls, is_last_try, context),
             self.customer(customer_id, context),
             names(&self.agents, &agent),
             names(&self.topics, &topics),
             names(&self.inboxes, &inbox),
         )?;
+        // Of a customer whom no event names, that is known only now.
+        if customer_id.as_ref().is_some_and(|id| self.deletions.void(id, fetched_at)) {
+            let wait = customer_id.and_then(|id| self.deletions.wait(&id, self.clock.now()));
+            return Ok(Fetched::Postponed(wait.unwrap_or_default()));
+        }
         let truncated = list.truncated || is_cut;
         let json = snapshot::build(SnapshotInput {
             id,
             fetched_at,
+            customer_id: customer_id.as_ref(),
             conversation: &conversation,
             items,
             truncated,
@@ -299,28 +322,30 @@ impl Fetcher {
         Ok(text)
     }
 
-    /// The customer, also after merges. `None` if they are gone.
+    /// The customer's id after merges, and the customer. They have none if they are gone.
     async fn customer(
         &self,
         id: Option<Id>,
         context: &BatchContext,
-    ) -> Result<Option<Arc<RawValue>>, GladlyError> {
+    ) -> Result<(Option<Id>, Option<Arc<RawValue>>), GladlyError> {
         let Some(id) = id else {
-            return Ok(None);
+            return Ok((None, None));
         };
-        Ok(match &*self.look_up(id, context).await? {
-            CustomerLookup::Customer(customer) => Some(Arc::clone(customer)),
-            CustomerLookup::Merged(_) | CustomerLookup::Gone => None,
+        let (id, seen) = self.look_up(id, context).await?;
+        Ok(match &*seen {
+            CustomerLookup::Customer(customer) => (Some(id), Some(Arc::clone(customer))),
+            CustomerLookup::Merged(into) => (Some(into.clone()), None),
+            CustomerLookup::Gone => (Some(id), None),
         })
     }
 
     /// Looks up a customer, following at most [`MAX_MERGES`] merges: after those the result is
-    /// [`CustomerLookup::Merged`].
+    /// [`CustomerLookup::Merged`]. With the id that was looked up last.
     async fn look_up(
         &self,
         mut id: Id,
         context: &BatchContext,
-    ) -> Result<Arc<CustomerLookup>, GladlyError> {
+    ) -> Result<(Id, Arc<CustomerLookup>), GladlyError> {
         let mut merges = 0;
         loop {
             let known = self.customers().get(&id).map(|known| Arc::clone(&known.cell));
@@ -334,12 +359,23 @@ impl Fetcher {
                 CustomerLookup::Merged(to) if merges < MAX_MERGES => id = to.clone(),
                 CustomerLookup::Customer(customer) => {
                     self.keep(&id, &cell, customer.get().len());
-                    return Ok(seen);
+                    return Ok((id, seen));
                 }
-                _ => return Ok(seen),
+                _ => return Ok((id, seen)),
             }
             merges += 1;
         }
+    }
+
+    /// Gladly shows nothing of the customer from then on: what is cached of them must not be delivered.
+    pub(crate) fn deleted(&self, customer: &Id, at: Timestamp) {
+        self.deletions.note(customer, at);
+        self.customers().remove(customer);
+    }
+
+    /// The customer is now another one: they are looked up again.
+    pub(crate) fn merged(&self, customer: &Id) {
+        self.customers().remove(customer);
     }
 
     fn keep(&self, customer: &Id, cell: &Arc<Cached<CustomerLookup>>, bytes: usize) {

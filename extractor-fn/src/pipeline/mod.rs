@@ -4,11 +4,14 @@ mod cache;
 mod context;
 mod coverage;
 mod deadlines;
+mod deletions;
 mod delivery;
 mod event;
 mod fetch;
+mod outcomes;
 mod settle;
 mod snapshot;
+mod tombstone;
 
 use std::{
     cmp::Reverse,
@@ -41,10 +44,13 @@ use crate::{
     pipeline::{
         context::BatchContext,
         coverage::Coverage,
-        delivery::{Batcher, ConversationUpdate},
+        deletions::Deletions,
+        delivery::{Batcher, Update},
         event::{Event, RecordIndex},
         fetch::{Fetched, Fetcher, Snapshot},
+        outcomes::Outcomes,
         settle::{Failure, Outcome, Settler},
+        tombstone::{Kind, Tombstone},
     },
 };
 
@@ -67,6 +73,8 @@ pub(crate) struct Pipeline {
     settler: Settler,
     throughput: Arc<ThroughputEstimate>,
     settle_window: SettleWindow,
+    /// Whether deletions and merges of customers are forwarded.
+    forwards_erasures: bool,
     clock: Clock,
     metrics: MetricsWriter,
 }
@@ -79,10 +87,22 @@ struct Group {
 
 /// A group after its fetch.
 struct Prepared {
-    update: Option<ConversationUpdate>,
+    update: Option<Update>,
     returned: Vec<(RecordIndex, Outcome)>,
     /// Gladly does not have the conversation, which may be Gladly's own fault.
     is_missing: bool,
+}
+
+impl Prepared {
+    /// What has nothing to send is done.
+    fn new(update: Update, mut returned: Vec<(RecordIndex, Outcome)>, is_missing: bool) -> Self {
+        if !update.is_empty() {
+            return Self { update: Some(update), returned, is_missing };
+        }
+        let done = update.events.iter().map(|event| (event.record, Outcome::Delivered));
+        returned.extend(done);
+        Self { update: None, returned, is_missing: false }
+    }
 }
 
 impl Pipeline {
@@ -93,14 +113,16 @@ impl Pipeline {
         settle_window: SettleWindow,
         renews: bool,
     ) -> Self {
+        let (gladly, deletions) = (Arc::clone(&clients.gladly), Arc::<Deletions>::default());
         Self {
             gate: Arc::clone(&clients.gate),
-            fetcher: Fetcher::new(Arc::clone(&clients.gladly), options, clients.clock.clone()),
+            fetcher: Fetcher::new(gladly, options, Arc::clone(&deletions), clients.clock.clone()),
             destination: Arc::clone(&clients.destination),
-            coverage: Coverage::new(store),
+            coverage: Coverage::new(store, deletions),
             settler: Settler::new(clients, renews),
             throughput: Arc::clone(&clients.throughput),
             settle_window,
+            forwards_erasures: options.erasures,
             clock: clients.clock.clone(),
             metrics: clients.metrics.clone(),
         }
@@ -119,13 +141,11 @@ impl Pipeline {
         let began = Instant::now();
         let context = Arc::new(BatchContext::new(Arc::clone(&self.gate), time_left));
         let records = messages.into_iter().map(Message::try_from).collect::<Result<Vec<_>, _>>()?;
-        // The default, which also applies after a panic: the record has failed.
-        let mut outcomes = vec![Outcome::Failed(Failure::default()); records.len()];
+        let mut outcomes = Outcomes::new(records.len());
 
         match context.check().await {
             Ok(()) => {
                 self.extract(&records, &context, &mut outcomes).await;
-                self.note_late(&records, &outcomes, &context).await;
                 context.judge(Upstream::Destination).await;
                 for error in context.fatal_errors() {
                     let open = self.gate.breaker.open(error);
@@ -137,9 +157,11 @@ impl Pipeline {
             Err(interrupted) => {
                 let reason = tracing::field::display(&interrupted);
                 warn!(count = records.len(), reason, "returned records to the queue");
-                outcomes.fill(Outcome::Held);
+                outcomes.fill(&Outcome::Held);
             }
         }
+        let outcomes = outcomes.finish();
+        self.note_late(&records, &outcomes, &context).await;
         let share = timeout_at(context.deadlines.settle, self.coverage.share());
         let settle = self.settler.settle(&records, outcomes, &context);
         let (response, _) = join!(settle, share);
@@ -163,36 +185,72 @@ impl Pipeline {
         Ok(response)
     }
 
-    /// Groups a batch's events by conversation, in the order they came.
-    fn groups(records: &[Message], outcomes: &mut [Outcome]) -> VecDeque<Group> {
+    /// Groups a batch's events by conversation, in the order they came, apart from those that become
+    /// tombstones.
+    fn groups(
+        &self,
+        records: &[Message],
+        context: &BatchContext,
+        outcomes: &mut Outcomes,
+    ) -> (VecDeque<Group>, Vec<Event>) {
         let mut order = Vec::new();
         let mut groups = HashMap::<Id, Vec<Event>>::new();
+        let mut buried = Vec::new();
         for (index, record) in records.iter().enumerate() {
-            match Event::read(RecordIndex(index), record) {
-                Ok(event) => {
-                    let events = groups.entry(event.conversation.clone()).or_default();
-                    if events.is_empty() {
-                        order.push(event.conversation.clone());
-                    }
-                    events.push(event);
+            let index = RecordIndex(index);
+            let events = match Event::read(index, record) {
+                Ok(events) => events,
+                Err(why) => {
+                    outcomes.note([(index, Outcome::InvalidEvent(why))]);
+                    continue;
                 }
-                Err(why) => outcomes[index] = Outcome::InvalidEvent(why),
+            };
+            if !self.forwards_erasures && events.iter().any(|it| !it.tombstones().is_empty()) {
+                context.count(Metric::Ignored, 1);
+                outcomes.note([(index, Outcome::Ignored)]);
+                continue;
+            }
+            outcomes.expect(index, events.len());
+            for event in events {
+                if !event.tombstones().is_empty() {
+                    buried.push(event);
+                    continue;
+                }
+                let events = groups.entry(event.subject.clone()).or_default();
+                if events.is_empty() {
+                    order.push(event.subject.clone());
+                }
+                events.push(event);
             }
         }
         let group = |conversation: Id| {
             let events = groups.remove(&conversation).unwrap_or_default();
             Group { conversation, events }
         };
-        order.into_iter().map(group).collect()
+        (order.into_iter().map(group).collect(), buried)
+    }
+
+    /// From now on, what this environment knows of deleted and merged customers is not delivered.
+    fn forget(&self, buried: &[Event]) {
+        for tombstone in buried.iter().flat_map(Event::tombstones) {
+            match &tombstone.kind {
+                Kind::CustomerDeleted { customer_id } => {
+                    self.fetcher.deleted(customer_id, tombstone.at);
+                }
+                Kind::CustomerMerged { from, .. } => self.fetcher.merged(from),
+                Kind::ConversationMerged { .. } => {}
+            }
+        }
     }
 
     async fn extract(
         self: &Arc<Self>,
         records: &[Message],
         context: &Arc<BatchContext>,
-        outcomes: &mut [Outcome],
+        outcomes: &mut Outcomes,
     ) {
-        let mut waiting = Self::groups(records, outcomes);
+        let (mut waiting, buried) = self.groups(records, context, outcomes);
+        self.forget(&buried);
         let is_trial = self.gate.breaker.trial().is_some();
         waiting.make_contiguous().sort_by_key(|group| {
             // What ran out of time before is last, so that others do not wait for it again. In a trial
@@ -207,6 +265,7 @@ impl Pipeline {
         let _ = timeout_at(context.deadlines.begin, look_up).await;
         let mut missing = Vec::new();
         let mut batcher = Batcher::default();
+        batcher.extend(buried.into_iter().map(Update::burial));
         let mut fetches = JoinSet::new();
         let mut fetching = HashMap::new();
         let mut deliveries = JoinSet::<Vec<(RecordIndex, Outcome)>>::new();
@@ -243,7 +302,7 @@ impl Pipeline {
                 Some(prepared) = fetches.join_next_with_id() => match prepared {
                     Ok((_, Prepared { update, returned, is_missing })) => {
                         if is_missing { missing.extend(update) } else { batcher.extend(update) }
-                        note(outcomes, returned);
+                        outcomes.note(returned);
                     }
                     // The outcome is already a failure.
                     Err(err) if err.is_cancelled() => {
@@ -261,23 +320,23 @@ impl Pipeline {
                     if sent.is_err() {
                         error!("panicked while delivering; the records return to the queue");
                     }
-                    note(outcomes, sent.into_iter().flatten());
+                    outcomes.note(sent.into_iter().flatten());
                 }
                 () = sleep_until(context.deadlines.fetch), if !fetches.is_empty() => fetches.abort_all(),
                 else => break,
             }
         }
         let never_begun = waiting.iter().flat_map(|group| group.events.iter());
-        note(outcomes, never_begun.map(|event| (event.record, Outcome::DeadlineExceeded)));
+        outcomes.note(never_begun.map(|event| (event.record, Outcome::DeadlineExceeded)));
     }
 
     /// The updates of conversations that are gone: all of the missing ones, unless Gladly has none of
     /// the others either.
     async fn judged(
-        missing: Vec<ConversationUpdate>,
+        missing: Vec<Update>,
         context: &BatchContext,
-        outcomes: &mut [Outcome],
-    ) -> Vec<ConversationUpdate> {
+        outcomes: &mut Outcomes,
+    ) -> Vec<Update> {
         if missing.is_empty() {
             return missing;
         }
@@ -286,7 +345,7 @@ impl Pipeline {
             return missing;
         }
         let events = missing.iter().flat_map(|update| &update.events);
-        note(outcomes, events.map(|event| (event.record, Outcome::Missing)));
+        outcomes.note(events.map(|event| (event.record, Outcome::Missing)));
         Vec::new()
     }
 
@@ -297,46 +356,63 @@ impl Pipeline {
     /// Turns a group into an update; fetches the conversation unless all events are covered.
     async fn prepare(self: Arc<Self>, group: Group, context: Arc<BatchContext>) -> Prepared {
         let Group { conversation, events } = group;
+        let now = self.now();
+        let (early, events): (Vec<_>, Vec<_>) =
+            events.into_iter().partition(|event| event.settles_in(now).is_some());
+        let mut returned: Vec<_> = early
+            .iter()
+            .filter_map(|event| Some((event.record, Outcome::Postponed(event.settles_in(now)?))))
+            .collect();
+        if events.is_empty() {
+            return Prepared { update: None, returned, is_missing: false };
+        }
         if self.is_covered(&events) {
-            let coverage = delivery::Coverage::Covered;
-            let update = ConversationUpdate::new(conversation, events, coverage, None);
-            return Prepared { update: Some(update), returned: Vec::new(), is_missing: false };
+            let update = Update::new(conversation, events, delivery::Coverage::Covered, None);
+            return Prepared::new(update, returned, false);
         }
         let fetched = self.fetcher.fetch(&conversation, &events, &context).await;
         let doubtful = matches!(fetched, Ok(Fetched::Gone { with_customer: false }));
+        let all = |outcome: Outcome| {
+            events.iter().map(|event| (event.record, outcome.clone())).collect::<Vec<_>>()
+        };
         let (coverage, snapshot) = match fetched {
             Ok(Fetched::Snapshot(mut snapshot)) => {
                 context.succeeded(Upstream::Gladly, [&conversation].into_iter());
                 snapshot.is_complete &= !events.iter().any(|event| lacks(&snapshot, event));
                 (delivery::Coverage::Included, Some(snapshot))
             }
-            Ok(Fetched::Gone { .. }) => (delivery::Coverage::Gone, None),
+            Ok(Fetched::Gone { with_customer }) => {
+                (delivery::Coverage::Gone { customer_deleted: with_customer }, None)
+            }
+            Ok(Fetched::Postponed(wait)) => {
+                returned.extend(all(Outcome::Postponed(wait)));
+                return Prepared { update: None, returned, is_missing: false };
+            }
             Err(err) => {
-                let outcome = failure(&conversation, &err, &context);
-                let returned = events.iter().map(|event| (event.record, outcome.clone()));
-                let returned = returned.collect();
+                returned.extend(all(failure(&conversation, &err, &context)));
                 return Prepared { update: None, returned, is_missing: false };
             }
         };
-        // Gladly's reads lag behind its events: it may show the rest in a moment.
+        // Gladly's reads lag behind its events: it may show the rest in a moment. Not if the customer is
+        // known to be deleted: that is why.
+        let is_deleted = coverage == delivery::Coverage::Gone { customer_deleted: true };
         let lags = |event: &Event| {
-            event.is_new() && snapshot.as_ref().is_none_or(|snapshot| lacks(snapshot, event))
+            let lacks = |snapshot| lacks(snapshot, event);
+            event.is_new() && snapshot.as_ref().map_or(!is_deleted, lacks)
         };
         let (late, events): (Vec<_>, Vec<_>) = events.into_iter().partition(lags);
-        let returned = late.iter().map(|event| (event.record, Outcome::NotYetVisible)).collect();
+        returned.extend(late.iter().map(|event| (event.record, Outcome::NotYetVisible)));
         let is_missing = doubtful && !events.is_empty();
         if is_missing {
             context.denied(Upstream::Gladly, &conversation);
         }
-        let update = (!events.is_empty())
-            .then(|| ConversationUpdate::new(conversation, events, coverage, snapshot));
-        Prepared { update, returned, is_missing }
+        Prepared::new(Update::new(conversation, events, coverage, snapshot), returned, is_missing)
     }
 
     /// Delivers updates together. If rejected, they are halved until the rejected one is alone.
     async fn deliver(
         self: Arc<Self>,
-        updates: Vec<ConversationUpdate>,
+        updates: Vec<Update>,
         context: Arc<BatchContext>,
     ) -> Vec<(RecordIndex, Outcome)> {
         let mut outcomes = Vec::new();
@@ -351,7 +427,7 @@ impl Pipeline {
                 outcome => outcome,
             };
             if let (Outcome::Rejected(_), [update]) = (&outcome, &*updates) {
-                context.denied(Upstream::Destination, &update.conversation);
+                context.denied(Upstream::Destination, &update.subject);
             }
             let records =
                 updates.iter().flat_map(|update| &update.events).map(|event| event.record);
@@ -360,7 +436,7 @@ impl Pipeline {
         outcomes
     }
 
-    async fn attempt(&self, updates: &[ConversationUpdate], context: &BatchContext) -> Outcome {
+    async fn attempt(&self, updates: &[Update], context: &BatchContext) -> Outcome {
         let began = Instant::now();
         if began > context.deadlines.forward {
             return Outcome::Failed(Failure::default());
@@ -377,7 +453,7 @@ impl Pipeline {
             DeliveryResult::Accepted => {
                 let last_hold = self.gate.last_hold().await;
                 self.accepted(&id, updates, context, began.elapsed(), last_hold);
-                let conversations = updates.iter().map(|update| &update.conversation);
+                let conversations = updates.iter().map(|update| &update.subject);
                 context.succeeded(Upstream::Destination, conversations);
                 context.served(Upstream::Destination).await;
                 Outcome::Delivered
@@ -390,7 +466,7 @@ impl Pipeline {
                     error = why,
                     "could not deliver; the records return to the queue"
                 );
-                let conversations = updates.iter().map(|update| &update.conversation);
+                let conversations = updates.iter().map(|update| &update.subject);
                 context.failed(Upstream::Destination, conversations, &why);
                 Outcome::Failed(Failure { upstream: Some(Upstream::Destination), retry_after })
             }
@@ -415,8 +491,8 @@ impl Pipeline {
         let (last_hold, now) = (self.gate.last_hold().await, self.now());
         let undelivered = records.iter().zip(outcomes).enumerate().filter_map(|(index, it)| {
             let (record, Outcome::Failed(_) | Outcome::DeadlineExceeded) = it else { return None };
-            let event = Event::read(RecordIndex(index), record).ok()?;
-            event.lateness(self.settle_window, last_hold, now)
+            let events = Event::read(RecordIndex(index), record).ok()?;
+            events.first()?.lateness(self.settle_window, last_hold, now)
         });
         if let Some(latest) = undelivered.max() {
             context.record(Metric::EventAgeMs, latest);
@@ -427,31 +503,40 @@ impl Pipeline {
     fn accepted(
         &self,
         id: &str,
-        updates: &[ConversationUpdate],
+        updates: &[Update],
         context: &BatchContext,
         took: Duration,
         last_hold: Option<Timestamp>,
     ) {
         let now = self.now();
         for update in updates {
-            let events = update.events.len() as u64;
+            for event in &update.events {
+                event.tombstones().iter().for_each(|it| buried(id, event, it, context));
+            }
+            let events = update.events.iter().filter(|event| event.is_forwarded()).count() as u64;
             context.count(Metric::Forwarded, events);
             match update.coverage {
-                delivery::Coverage::Included => {}
                 delivery::Coverage::Covered => context.count(Metric::Covered, events),
-                delivery::Coverage::Gone => context.count(Metric::Gone, events),
+                delivery::Coverage::Gone { .. } if !update.is_burial() => {
+                    context.count(Metric::Gone, events);
+                }
+                _ => {}
             }
             if let Some(snapshot) = &update.snapshot {
                 context.count(Metric::Snapshots, 1);
-                self.fetcher.finished(&update.conversation);
+                self.fetcher.finished(&update.subject);
                 // One that lacks an item or a close may lack the next event's item too.
                 if snapshot.is_complete {
                     let shown = snapshot.shown.clone();
-                    self.coverage.accepted(&update.conversation, snapshot.fetched_at, shown);
+                    self.coverage.accepted(&update.subject, snapshot.fetched_at, shown);
                 }
             }
         }
-        let events = || updates.iter().flat_map(|update| &update.events);
+        let events = || {
+            let events = updates.iter().flat_map(|update| &update.events);
+            events.filter(|event| event.is_forwarded())
+        };
+        let conversations = || updates.iter().filter(|update| !update.is_burial());
         let lateness = |event: &Event| event.lateness(self.settle_window, last_hold, now);
         if let Some(latest) = events().filter_map(lateness).max() {
             context.record(Metric::EventAgeMs, latest);
@@ -461,13 +546,34 @@ impl Pipeline {
         info!(
             delivery.id = id,
             delivery.events = events().count(),
-            delivery.conversations = updates.len(),
+            delivery.conversations = conversations().count(),
             delivery.event_ids = listed(events().map(|event| &event.id)),
-            delivery.conversation_ids = listed(updates.iter().map(|update| &update.conversation)),
+            delivery.conversation_ids = listed(conversations().map(|update| &update.subject)),
             duration_ms,
             "delivered"
         );
     }
+}
+
+/// The receipt of a tombstone.
+fn buried(delivery: &str, event: &Event, tombstone: &Tombstone, context: &BatchContext) {
+    context.count(Metric::Erased, 1);
+    let (customer, from, into) = match &tombstone.kind {
+        Kind::CustomerDeleted { customer_id } => (Some(customer_id), None, None),
+        Kind::CustomerMerged { from, into } | Kind::ConversationMerged { from, into } => {
+            (None, Some(from), Some(into))
+        }
+    };
+    info!(
+        delivery.id = delivery,
+        event.id = display(&event.id),
+        tombstone.kind = tombstone.kind.name(),
+        tombstone.at = display(tombstone.at),
+        gladly.customer_id = customer.map(display),
+        tombstone.from = from.map(display),
+        tombstone.into = into.map(display),
+        "the destination accepted a tombstone"
+    );
 }
 
 /// Whether a snapshot does not show yet what an event is about.
@@ -479,12 +585,6 @@ fn lacks(snapshot: &Snapshot, event: &Event) -> bool {
 /// Ids for the log, at most [`MAX_LOGGED_IDS`] of them, as one text: a field cannot be a list.
 fn listed<'a>(ids: impl Iterator<Item = &'a Id>) -> String {
     ids.take(MAX_LOGGED_IDS).map(Id::as_str).collect::<Vec<_>>().join(",")
-}
-
-fn note(outcomes: &mut [Outcome], ended: impl IntoIterator<Item = (RecordIndex, Outcome)>) {
-    for (record, outcome) in ended {
-        outcomes[record.0] = outcome;
-    }
 }
 
 impl From<Interrupted> for Outcome {
@@ -506,7 +606,7 @@ fn failure(conversation: &Id, err: &GladlyError, context: &BatchContext) -> Outc
         "could not fetch a conversation; its records return to the queue"
     );
     if let GladlyError::RateLimited(wait) = err {
-        return Outcome::RateLimited(*wait);
+        return Outcome::Postponed(*wait);
     }
     let mut upstream = None;
     if err.is_fatal() {

@@ -21,7 +21,7 @@ use crate::{
     },
     pipeline::{
         context::BatchContext,
-        event::{Event, RecordIndex},
+        event::{Event, READ_LAG, RecordIndex},
     },
 };
 
@@ -31,8 +31,6 @@ const MAX_REQUESTS: usize = 8;
 const FIRST_WAIT_SECONDS: u32 = 30;
 /// The longest wait, in seconds.
 const MAX_WAIT_SECONDS: u32 = 3_600;
-/// How far Gladly's reads may lag behind its events, in seconds.
-const READ_LAG_SECONDS: i32 = 30;
 /// A record that fails by itself is quarantined once it has been received more often than this, and
 /// first more than a day ago.
 const MIN_RECEIVES: u32 = 20;
@@ -46,6 +44,8 @@ const RE_ENQUEUE_SIXTEENTHS: i32 = 5;
 pub(crate) enum Outcome {
     /// At the destination.
     Delivered,
+    /// The operator wants nothing of its type.
+    Ignored,
     /// The destination rejected its conversation with this status.
     Rejected(u16),
     /// Gladly does not have its conversation, nor any other.
@@ -58,8 +58,8 @@ pub(crate) enum Outcome {
     DeadlineExceeded,
     /// Gladly may show more in a moment.
     NotYetVisible,
-    /// The rate limit allows its calls only after this.
-    RateLimited(Duration),
+    /// Not to be fetched for this long.
+    Postponed(Duration),
     /// A failure that may pass, or not enough time.
     Failed(Failure),
 }
@@ -127,7 +127,7 @@ impl Outcome {
     ) -> Settlement {
         let exhausted = |detail| Settlement::Quarantine(QuarantineReason::Exhausted, detail);
         match self {
-            Self::Delivered => Settlement::Delete,
+            Self::Delivered | Self::Ignored => Settlement::Delete,
             Self::InvalidEvent(why) => Settlement::Quarantine(why.reason(), why.to_string()),
             Self::Rejected(status)
                 if context.fatal_error_of(Upstream::Destination).is_none()
@@ -142,8 +142,10 @@ impl Outcome {
                 exhausted("Gladly has answered 404 to every conversation for a day".into())
             }
             Self::DeadlineExceeded => Settlement::Return { visibility_timeout: 0 },
-            Self::NotYetVisible => Settlement::Return { visibility_timeout: READ_LAG_SECONDS },
-            Self::RateLimited(wait) => {
+            Self::NotYetVisible => {
+                Settlement::Return { visibility_timeout: whole_seconds(READ_LAG.unsigned_abs()) }
+            }
+            Self::Postponed(wait) => {
                 Settlement::Return { visibility_timeout: whole_seconds(wait).max(1) }
             }
             Self::Held | Self::Rejected(_) | Self::Missing => {
@@ -173,8 +175,8 @@ fn is_exhausted(record: &Message, now: Timestamp) -> bool {
 
 /// Whether another conversation succeeded where this record's failed.
 fn failed_by_itself(record: &Message, context: &BatchContext) -> bool {
-    Event::read(RecordIndex(0), record)
-        .is_ok_and(|event| context.failed_where_another_succeeded(&event.conversation))
+    let events = Event::read(RecordIndex(0), record).unwrap_or_default();
+    events.iter().any(|event| context.failed_where_another_succeeded(&event.subject))
 }
 
 /// Seconds until a record is visible again: 30 doubling to an hour, ± 20 % so that records that

@@ -13,11 +13,11 @@ use extractor_fn::InvocationError;
 use futures::join;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use shared::QueueMessage;
+use shared::{QueueMessage, Subject};
 use testing::{
     aws::{Fault, THROTTLED, Unconfirmed},
     connector::{Body, Reply},
-    gladly::EVENT_TYPES,
+    gladly::{ERASURE_TYPES, EVENT_TYPES},
 };
 use tokio::time::{Duration, Instant, sleep};
 use tracing::Level;
@@ -63,7 +63,8 @@ pub(crate) enum ListReply {
 }
 
 pub(crate) fn webhook(enabled: bool) -> Value {
-    json!({"id": "w-1", "name": "relay", "url": URL, "enabled": enabled, "events": EVENT_TYPES})
+    let events = [&EVENT_TYPES[..], &ERASURE_TYPES].concat();
+    json!({"id": "w-1", "name": "relay", "url": URL, "enabled": enabled, "events": events})
 }
 
 /// An extractor that monitors this Gladly's webhook.
@@ -239,21 +240,28 @@ impl TestApp {
     /// The conversations that were queued, each once.
     fn conversations(&self) -> BTreeSet<String> {
         let messages = self.aws.state().messages.clone();
-        let read = |body: &str| QueueMessage::read(body).unwrap().event().unwrap().conversation;
-        messages.iter().map(|message| read(&message.body).unwrap().to_string()).collect()
+        let read = |body: &str| {
+            let subject = QueueMessage::read(body).unwrap().event().unwrap().subject;
+            let Some(Subject::Conversation(id)) = subject else { panic!("{body}") };
+            id.to_string()
+        };
+        messages.iter().map(|message| read(&message.body)).collect()
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_webhook_is_checked_and_reported_every_five_minutes() {
     let mut few = webhook(true);
-    few["events"] = json!(EVENT_TYPES[1..]);
+    few["events"] = [&EVENT_TYPES[1..], &ERASURE_TYPES].concat().into();
+    let mut old = webhook(true);
+    old["events"] = json!(EVENT_TYPES);
     let other = json!({"id": "w-2", "url": "https://elsewhere.example.com", "enabled": true, "events": EVENT_TYPES});
     for (webhooks, enabled, expected) in [
         (json!([other, webhook(true)]), true, json!({})),
         (json!([other]), false, json!({"missing": true})),
         (json!([]), false, json!({"missing": true})),
         (json!([few]), true, json!({"missingEvents": ["CONVERSATION/CREATED"]})),
+        (json!([old]), true, json!({"missingErasures": ERASURE_TYPES})),
         // Disabled by hand, which is an operator's decision.
         (json!([webhook(false)]), false, json!({})),
     ] {

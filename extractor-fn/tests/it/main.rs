@@ -11,6 +11,7 @@ mod breaker;
 mod control;
 mod deadlines;
 mod deliver;
+mod erasure;
 mod fetch;
 mod log;
 mod long;

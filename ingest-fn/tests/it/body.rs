@@ -141,6 +141,58 @@ async fn every_subscribed_event_is_queued_and_a_ping_is_not() {
     check("PING", br#"{"id":"p-1","type":"PING","timestamp":"x","content":{}}"#, Pong).await;
 }
 
+/// Gladly's own examples, and what must not become of them.
+#[tokio::test(start_paused = true)]
+async fn deletions_and_merges_of_customers_are_queued_at_once_or_ignored_if_not_wanted() {
+    const DELETED: &str = "CUSTOMER_PROFILE/DELETED";
+    const MERGED: &str = "CUSTOMER/MERGED";
+    let event = |kind: &str, content: &str| {
+        format!(
+            r#"{{"id":"ev-1","type":"{kind}","timestamp":"2025-02-04T09:00:00.5Z","content":{content}}}"#
+        )
+    };
+    let merged = |conversations: &str| {
+        event(
+            MERGED,
+            &format!(r#"{{"sourceCustomerId":"a","destinationCustomerId":"b"{conversations}}}"#),
+        )
+    };
+    #[rustfmt::skip]
+    let rows = [
+        ("a deletion", event(DELETED, r#"{"customerId":"a"}"#), Queued(DELETED)),
+        ("its conversation decides nothing", event(DELETED, r#"{"customerId":"a","conversationId":"../"}"#), Queued(DELETED)),
+        ("of whom it does not say", event(DELETED, "{}"), Ignored),
+        ("of null", event(DELETED, r#"{"customerId":null}"#), Ignored),
+        ("without content", format!(r#"{{"type":"{DELETED}"}}"#), Ignored),
+        ("of nobody", event(DELETED, r#"{"customerId":""}"#), Quarantined("invalid-id")),
+        ("of a path", event(DELETED, r#"{"customerId":"a/b"}"#), Quarantined("invalid-id")),
+        ("a merge", merged(""), Queued(MERGED)),
+        ("with conversations", merged(r#","sourceConversationId":"c","destinationConversationId":"d""#), Queued(MERGED)),
+        ("with one", merged(r#","sourceConversationId":"","destinationConversationId":"d""#), Queued(MERGED)),
+        ("with null", merged(r#","sourceConversationId":null,"destinationConversationId":null"#), Queued(MERGED)),
+        ("with what is no id", merged(r#","sourceConversationId":7,"destinationConversationId":"../""#), Queued(MERGED)),
+        ("a merge from nobody", event(MERGED, r#"{"destinationCustomerId":"b"}"#), Ignored),
+        ("a merge into nobody", event(MERGED, r#"{"sourceCustomerId":"a","destinationCustomerId":null}"#), Ignored),
+        ("a merge into a path", event(MERGED, r#"{"sourceCustomerId":"a","destinationCustomerId":"../"}"#), Quarantined("invalid-id")),
+        ("a change of a profile", event("CUSTOMER_PROFILE/UPDATED", r#"{"customerId":"a"}"#), Ignored),
+    ];
+    for (name, body, expected) in rows {
+        check(name, body.as_bytes(), expected).await;
+    }
+
+    let app = TestApp::without_erasures();
+    for body in [event(DELETED, r#"{"customerId":"a"}"#), merged("")] {
+        assert_eq!(app.post(KEY, body.as_bytes()).await, (200, answer("ignored")));
+        assert!(app.messages().is_empty());
+    }
+    let app = TestApp::new();
+    for body in [event(DELETED, r#"{"customerId":"a"}"#), merged("")] {
+        app.post(KEY, body.as_bytes()).await;
+        let sent = app.messages();
+        assert_eq!(sent.iter().map(|message| message.delay).collect::<Vec<_>>(), [0]);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn every_unusual_body_has_exactly_one_outcome() {
     let event = |content: &str| format!(r#"{{"type":"A","content":{content}}}"#);
@@ -334,7 +386,7 @@ proptest! {
                 (Outcome::Queued, [message]) => {
                     assert_eq!(message.queue, "events");
                     let stored = QueueMessage::read(&message.body).unwrap();
-                    assert!(stored.event().unwrap().conversation.is_some());
+                    assert!(stored.event().unwrap().subject.is_some());
                     let sent = str::from_utf8(&body).unwrap().trim();
                     assert_eq!(stored.event_json(), ascii(sent));
                     let json = |text| serde_json::from_str::<Value>(text).unwrap();

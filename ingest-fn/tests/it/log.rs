@@ -36,6 +36,12 @@ async fn a_failure_logs_one_error_line_that_names_its_invocation_and_a_success_n
     app.status("an unknown key").await;
     assert_eq!(take(), Vec::<Value>::new());
 
+    app.post(KEY, br#"{"id":"e-1","type":"CUSTOMER_PROFILE/DELETED"}"#).await;
+    let [line] = &take()[..] else { panic!("not one line") };
+    assert_eq!(line["message"], "ignored an erasure that does not name its customer");
+    let (level, event) = (&line["level"], &line["event.id"]);
+    assert_eq!((level.as_str(), event.as_str()), (Some("WARN"), Some("e-1")));
+
     app.post(KEY, b"hello").await;
     let line = named("quarantined a webhook");
     assert_eq!(line["reason"], "unreadable");

@@ -52,8 +52,21 @@ impl TestApp {
         Self { metrics, ..Self::with(keys, move |line| written.push(line)) }
     }
 
-    /// The same with metrics that are written elsewhere.
+    /// With `FORWARD_ERASURES` false.
+    fn without_erasures() -> Self {
+        Self::with_switch(KEY, false, |_| {})
+    }
+
+    /// With metrics that are written elsewhere.
     fn with(keys: &str, write_line: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self::with_switch(keys, true, write_line)
+    }
+
+    fn with_switch(
+        keys: &str,
+        forward_erasures: bool,
+        write_line: impl Fn(&str) + Send + Sync + 'static,
+    ) -> Self {
         enable_log();
         let aws = Aws::default();
         aws.assume("IngestRole");
@@ -63,6 +76,7 @@ impl TestApp {
             quarantine_queue_url: format!("{QUEUES}quarantine"),
             webhook_keys_parameter: KEYS.into(),
             settle_window: SettleWindow::default(),
+            forward_erasures,
         };
         let (start, began): (Timestamp, _) =
             ("2026-01-02T03:04:05.678Z".parse().unwrap(), Instant::now());

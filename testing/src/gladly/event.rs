@@ -19,7 +19,7 @@ use super::{
 };
 use crate::server::lock;
 
-/// The event types the relay subscribes to.
+/// The types of events about conversations that the relay subscribes to.
 pub const EVENT_TYPES: [&str; 10] = [
     "CONVERSATION/CREATED",
     "CONVERSATION/CLOSED",
@@ -32,6 +32,11 @@ pub const EVENT_TYPES: [&str; 10] = [
     "CONTACT/MESSAGE_SENT",
     "MESSAGE/RECEIVED",
 ];
+
+/// The types of events about customers that the relay subscribes to.
+pub const ERASURE_TYPES: [&str; 2] = [DELETED, MERGED];
+const DELETED: &str = "CUSTOMER_PROFILE/DELETED";
+const MERGED: &str = "CUSTOMER/MERGED";
 
 const ENTITIES: [&str; 8] = [
     "AGENT_AVAILABILITY",
@@ -132,9 +137,48 @@ impl Organization {
         event
     }
 
-    /// Lists an event and applies its change to the conversation.
+    /// The JSON of the event that a customer was deleted just now; emitting it deletes them.
+    pub fn deletion(&mut self, customer: &str) -> Value {
+        let now = self.stamp(Timestamp::now());
+        json!({"id": self.new_id(), "type": DELETED, "timestamp": now, "content": {"customerId": customer}})
+    }
+
+    /// The JSON of the event that a customer was merged into another one just now, and their open conversation
+    /// into the other one's if both have one; emitting it merges them.
+    pub fn merge(&mut self, from: &str, into: &str) -> Value {
+        let open = |customer: &str| {
+            let is_open = |it: &&Value| it["customerId"] == customer && it["status"] != "CLOSED";
+            let mut metas = self.conversations.values().map(|conversation| &conversation.meta);
+            metas.find(is_open).map(|meta| text(&meta["id"]).to_owned())
+        };
+        let (source, destination) = open(from).zip(open(into)).unzip();
+        let now = self.stamp(Timestamp::now());
+        json!({
+            "id": self.new_id(), "type": MERGED, "timestamp": now,
+            "initiator": {"id": self.agents[0]["id"], "type": "AGENT"},
+            "content": {
+                "sourceCustomerId": from, "destinationCustomerId": into,
+                // Empty where there is none, as in Gladly's own examples.
+                "sourceConversationId": source.unwrap_or_default(),
+                "destinationConversationId": destination.unwrap_or_default(),
+            },
+        })
+    }
+
+    /// Lists an event and applies its change.
     pub(super) fn apply(&mut self, event: Value) {
         let content = &event["content"];
+        let named = |name: &str| text(&content[name]).to_owned();
+        match text(&event["type"]) {
+            DELETED => self.delete_customer(&named("customerId")),
+            MERGED => {
+                let (from, into) =
+                    (named("sourceConversationId"), named("destinationConversationId"));
+                self.merge_conversation(&from, &into);
+                self.merge_customer(&named("sourceCustomerId"), &named("destinationCustomerId"));
+            }
+            _ => {}
+        }
         let id = text(&content["conversationId"]).to_owned();
         let topics = self.conversations.get(&id).map(|it| it.meta["topicIds"].clone());
         let mut topics = topics.and_then(|topics| topics.as_array().cloned()).unwrap_or_default();

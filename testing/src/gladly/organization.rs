@@ -178,6 +178,21 @@ impl Organization {
         self.moved.insert(old.to_owned(), new.to_owned());
     }
 
+    /// Deletes a customer and all their conversations permanently.
+    pub fn delete_customer(&mut self, id: &str) {
+        self.customers.remove(id);
+        self.conversations.retain(|_, conversation| conversation.meta["customerId"] != id);
+    }
+
+    /// Merges a conversation into another: its items are the other's from now on.
+    pub(super) fn merge_conversation(&mut self, from: &str, into: &str) {
+        if let Some(merged) = self.conversations.remove(from) {
+            let Some(remains) = self.conversations.get_mut(into) else { return };
+            remains.items.extend(merged.items);
+            remains.items.sort_by_key(|item| text(&item["timestamp"]).parse::<Timestamp>().ok());
+        }
+    }
+
     /// Deletes a conversation permanently.
     pub fn delete_conversation(&mut self, id: &str) {
         self.conversations.remove(id);

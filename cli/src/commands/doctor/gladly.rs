@@ -1,9 +1,14 @@
 //! The credentials and the webhook at Gladly.
 
-use shared::REQUIRED_EVENT_TYPES;
+use shared::{ERASURE_EVENT_TYPES, REQUIRED_EVENT_TYPES};
 
 use super::{Check, Line, arrivals};
-use crate::{endpoint::webhook_url, error::Result, gladly_webhook::Webhook, terminal::Mark};
+use crate::{
+    endpoint::webhook_url,
+    error::Result,
+    gladly_webhook::{NO_ERASURES, Webhook},
+    terminal::Mark,
+};
 
 pub(super) async fn examine(mut check: Check<'_>, further: Check<'_>) -> Vec<Line> {
     let (done, mut further) = tokio::join!(gladly(&mut check), arrivals::examine(further));
@@ -64,6 +69,14 @@ fn examine_webhook(check: &mut Check<'_>, webhook: &Webhook) {
         REQUIRED_EVENT_TYPES.into_iter().filter(|kind| !events.contains(kind)).collect();
     if !missing.is_empty() {
         check.wrong(&format!("{what} lacks {}", missing.join(", ")), &remedy);
+    }
+    let missing: Vec<_> =
+        ERASURE_EVENT_TYPES.into_iter().filter(|kind| !events.contains(kind)).collect();
+    if check.settings.relay.forwards_erasures() && !missing.is_empty() {
+        check.unsure(format!(
+            "{what} lacks {}: {NO_ERASURES}; {remedy}, which says whether Gladly offers them to your organisation",
+            missing.join(", ")
+        ));
     }
     if check.lines.len() == before {
         check.good(format!("{what} is enabled, with the relay's events and the header x-api-key"));

@@ -178,7 +178,7 @@ async fn send(
             event["timestamp"] = json!(at.to_string());
         }
         let event = event.to_string();
-        if let Line::Event(message, _) = Line::read(event.as_bytes(), recovery.clock.now()) {
+        if let Line::Event(message, _) = Line::read(event.as_bytes(), recovery.clock.now(), false) {
             recovery.sender.add(message).await?;
         }
     }

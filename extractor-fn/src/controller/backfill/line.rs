@@ -9,21 +9,26 @@ use crate::client::message::Message;
 pub(super) enum Line {
     /// A queue message, and when the event was recorded.
     Event(Message, Option<Timestamp>),
-    /// Not about a conversation, or empty: ingest-fn would not queue it either.
+    /// Not about anything that the relay forwards, or empty: ingest-fn would not queue it either.
     Ignored,
     /// Not an event.
     Invalid,
 }
 
 impl Line {
-    pub(super) fn read(line: &[u8], now: Timestamp) -> Self {
+    pub(super) fn read(line: &[u8], now: Timestamp, forwards_erasures: bool) -> Self {
         let line = String::from_utf8_lossy(line);
         let line = replace_lone_surrogates(trimmed(&line).to_owned());
         if line.is_empty() {
             return Self::Ignored;
         }
         match WebhookEvent::read(&line) {
-            Ok(WebhookEvent::Event(event)) if event.conversation.is_some() => {
+            Ok(WebhookEvent::Event(event))
+                if event
+                    .subject
+                    .as_ref()
+                    .is_some_and(|it| forwards_erasures || !it.is_erasure()) =>
+            {
                 let recorded = event.timestamp.and_then(|raw| serde_json::from_str(raw.get()).ok());
                 let recorded = recorded.and_then(|at: String| instant(&at));
                 let message = QueueMessage::wrap(&line, now, Origin::Backfill);

@@ -35,7 +35,8 @@ pub(super) async fn recover(recovery: &mut Recovery<'_>) -> Result<(), Controlle
             error!(
                 from = %range.from,
                 before = %begins.min(range.end()),
-                "events are outside Gladly's 24 h window and are lost"
+                "events are outside Gladly's 24 h window and are lost; deletions and merges of customers may be among \
+                 them, and no import brings those"
             );
         }
         if begins >= end {
@@ -71,7 +72,7 @@ async fn list(
             Some(Ok(Some(line))) => line,
             Some(Err(err)) => break Err(err),
         };
-        match Line::read(&line, recovery.clock.now()) {
+        match Line::read(&line, recovery.clock.now(), recovery.forwards_erasures) {
             Line::Event(message, recorded) => {
                 recovery.sender.add(message).await?;
                 // The list is ordered by this time. A time outside the requested range is not in

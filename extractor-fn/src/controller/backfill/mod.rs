@@ -95,6 +95,8 @@ pub(crate) struct Backfill {
     store: Arc<BackfillStore>,
     gladly: Arc<Gladly>,
     events: Arc<Queue>,
+    /// Whether deletions and merges of customers are queued.
+    forwards_erasures: bool,
     clock: Clock,
 }
 
@@ -103,9 +105,10 @@ impl Backfill {
         store: Arc<BackfillStore>,
         gladly: Arc<Gladly>,
         events: Arc<Queue>,
+        forwards_erasures: bool,
         clock: Clock,
     ) -> Self {
-        Self { store, gladly, events, clock }
+        Self { store, gladly, events, forwards_erasures, clock }
     }
 
     fn now(&self) -> Timestamp {
@@ -291,6 +294,7 @@ impl Backfill {
             gladly: &self.gladly,
             clock: &self.clock,
             sender: Sender::new(queue),
+            forwards_erasures: self.forwards_erasures,
             until: Instant::now() + time_left,
             moved: false,
             invalid_lines: 0,

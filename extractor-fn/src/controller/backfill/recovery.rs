@@ -55,6 +55,8 @@ pub(super) struct Recovery<'a> {
     pub(super) gladly: &'a Gladly,
     pub(super) clock: &'a Clock,
     pub(super) sender: Sender<'a>,
+    /// Whether deletions and merges of customers are queued.
+    pub(super) forwards_erasures: bool,
     /// Nothing is begun and nothing waits after this.
     pub(super) until: Instant,
     /// Whether any mark has advanced.

@@ -55,6 +55,8 @@ impl<'a> Conversation<'a> {
 pub(crate) struct SnapshotInput<'a> {
     pub(crate) id: &'a Id,
     pub(crate) fetched_at: Timestamp,
+    /// Whose conversation it is, after merges; also if Gladly no longer has them.
+    pub(crate) customer_id: Option<&'a Id>,
     pub(crate) conversation: &'a Conversation<'a>,
     pub(crate) items: Vec<Item<'a>>,
     pub(crate) truncated: bool,
@@ -75,6 +77,8 @@ struct Snapshot<'a> {
     id: &'a Id,
     #[serde(serialize_with = "serialize_rfc3339_millis")]
     fetched_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    customer_id: Option<&'a Id>,
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -117,6 +121,7 @@ pub(crate) fn build(from: SnapshotInput<'_>) -> serde_json::Result<Box<RawValue>
     to_raw_value(&Snapshot {
         id: from.id,
         fetched_at: from.fetched_at,
+        customer_id: from.customer_id,
         status: conversation.0.text("status"),
         created_at: conversation.0.text("createdAt"),
         closed_at: conversation.0.text("closedAt"),
@@ -160,6 +165,7 @@ mod tests {
         let built = build(SnapshotInput {
             id: &id,
             fetched_at: "2026-01-02T03:04:05.678912Z".parse().unwrap(),
+            customer_id: None,
             conversation: &Conversation::read(conversation).unwrap(),
             items: Item::list(items).unwrap(),
             truncated: false,
@@ -276,6 +282,7 @@ mod tests {
         let built = build(SnapshotInput {
             id: &"c-1".parse().unwrap(),
             fetched_at: "2026-01-02T03:04:05.678912Z".parse().unwrap(),
+            customer_id: None,
             conversation: &conversation,
             items: Item::list(items).unwrap(),
             truncated: true,
