@@ -30,5 +30,6 @@ pub(crate) const ONE_RECEIVE_PER_RENEWAL: &str =
     "a held event is received at most once per renewal while the mapping is disabled";
 pub(crate) const DELIVERY_IS_CORRECT: &str =
     "a delivery contains what Gladly showed and fits the schema";
+pub(crate) const ERASED_STAYS_ERASED: &str = "a reader who keeps the rule shows nothing of a deleted customer after the tombstone, and everything else";
 pub(crate) const BACKLOG_DRAINS: &str = "once all faults are over the backlog drains";
 pub(crate) const NO_PANIC_OR_INVALID_CALL: &str = "nothing panics, and every call to AWS is valid";

@@ -17,6 +17,7 @@ mod connector;
 mod constants;
 mod drain;
 mod environment;
+mod erasure;
 mod eventbridge;
 mod fakes;
 mod function;
@@ -40,6 +41,6 @@ pub use crate::{
     live::{Environments, LIVE_HEADER, Live, live},
     neighbour::{Neighbour, Scenario, neighbour},
     plan::Delays,
-    seed::{Report, run},
+    seed::{Report, run, run_erasures},
     sweep::sweep,
 };

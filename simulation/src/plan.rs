@@ -10,7 +10,10 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use shared::{MAX_SETTLE_SECONDS, SettleWindow};
 
-use crate::constants::{EPOCH, instant};
+use crate::{
+    constants::{EPOCH, instant},
+    erasure::Erasure,
+};
 
 /// Everything that is generated before the simulation begins. Times are counted from its beginning.
 #[derive(Debug)]
@@ -54,6 +57,8 @@ pub(crate) struct Plan {
     pub(crate) actions: Vec<(Duration, Action)>,
     /// Outages of the webhook. Most plans have none; in those the webhook is not monitored.
     pub(crate) outages: Vec<Outage>,
+    /// Deletions and merges of customers, by customer.
+    pub(crate) erasures: Vec<Erasure>,
 }
 
 /// How delays follow from the settle window.
@@ -113,6 +118,8 @@ pub(crate) struct Conversation {
     pub(crate) items: Vec<(Duration, String)>,
     /// When Gladly shows it open; at all other times it is closed.
     pub(crate) open: Vec<(Duration, Duration)>,
+    /// When Gladly stops showing it, if it does.
+    pub(crate) gone_from: Option<Duration>,
 }
 
 /// A message of the events queue.
@@ -206,7 +213,7 @@ const MINUTE: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_hours(1);
 
 /// A moment of a time span.
-fn moment(rng: &mut Rng, from: Duration, to: Duration) -> Duration {
+pub(crate) fn moment(rng: &mut Rng, from: Duration, to: Duration) -> Duration {
     let (from, to) = (from.as_millis(), to.as_millis().max(from.as_millis() + 1));
     let drawn = rng.u64(u64::try_from(from).unwrap_or(0)..u64::try_from(to).unwrap_or(u64::MAX));
     Duration::from_millis(drawn)
@@ -262,6 +269,7 @@ impl Plan {
             faults: Vec::new(),
             actions: Vec::new(),
             outages: Vec::new(),
+            erasures: Vec::new(),
         };
         if span > kept {
             // An hour is a large part of so short a retention; with real settings, that many failures take
@@ -270,6 +278,8 @@ impl Plan {
             plan.crashes = plan.crashes.min(0.05);
         }
         plan.draw_events(rng, span, count);
+        let erasures = (rng.usize(0..4), rng.usize(0..3));
+        plan.draw_erasures(rng, span, erasures);
         if lasting {
             plan.draw_lasting_fault(rng, held);
         } else {
@@ -278,6 +288,39 @@ impl Plan {
         plan.draw_pauses(rng, span, kept);
         plan.draw_hands(rng, span);
         plan.draw_outages(rng, span);
+        plan.arrivals.sort_by_key(|(at, _)| *at);
+        plan.actions.sort_by_key(|(at, _)| *at);
+        plan
+    }
+
+    /// Many erasures in six hours with pauses, redrives, gaps that are backfilled, imports, crashes and repeats.
+    pub(crate) fn with_erasures(rng: &mut Rng, deletions: usize, merges: usize) -> Self {
+        let span = 6 * HOUR;
+        let mut plan = Self {
+            calm: span,
+            settle_seconds: 300,
+            rate: "40",
+            interval: 5 * MINUTE,
+            lost: 0.3,
+            aws_faults: 0.002,
+            net_faults: 0.01,
+            crashes: 0.05,
+            recycled: 0.03,
+            shares_coverage: rng.bool(),
+            repeats: 0.01,
+            ..Self::quiet()
+        };
+        plan.draw_events(rng, span, 50);
+        plan.draw_erasures(rng, span, (deletions, merges));
+        plan.draw_pauses(rng, span, 2 * span);
+        plan.draw_hands(rng, span);
+        while plan.outages.is_empty() {
+            plan.draw_outages(rng, span);
+        }
+        for hour in 1..6 {
+            let redrive = json!({"task": "redrive", "max": 100});
+            plan.actions.push((hour * HOUR, Action::Invoke(redrive)));
+        }
         plan.arrivals.sort_by_key(|(at, _)| *at);
         plan.actions.sort_by_key(|(at, _)| *at);
         plan
@@ -309,6 +352,7 @@ impl Plan {
             faults: Vec::new(),
             actions: Vec::new(),
             outages: Vec::new(),
+            erasures: Vec::new(),
         }
     }
 
@@ -649,15 +693,19 @@ impl Conversation {
             kind,
             items: vec![(Duration::ZERO, format!("c-{number}-i-0"))],
             open: Vec::new(),
+            gone_from: None,
         }
     }
-}
 
-impl ConversationKind {
-    /// The status with which the destination rejects it permanently.
-    pub(crate) fn refusal(self) -> Option<u16> {
-        match self {
-            Self::Guilty(status) => Some(status),
+    /// Whether Gladly no longer shows it.
+    pub(crate) fn is_gone(&self, at: Duration) -> bool {
+        self.kind == ConversationKind::Gone || self.gone_from.is_some_and(|gone| gone <= at)
+    }
+
+    /// The status with which the destination rejects it as long as it is there.
+    pub(crate) fn refusal(&self, at: Duration) -> Option<u16> {
+        match self.kind {
+            ConversationKind::Guilty(status) if !self.is_gone(at) => Some(status),
             _ => None,
         }
     }

@@ -53,6 +53,17 @@ pub struct Report {
 /// Runs a seed.
 #[must_use]
 pub fn run(seed: u64, keep: Keep) -> Report {
+    run_planned(seed, keep, Plan::draw)
+}
+
+/// Runs a seed in a world where this many customers are deleted and this many merged while everything else goes on:
+/// old events, pauses, redrives, backfills, imports and crashes.
+#[must_use]
+pub fn run_erasures(seed: u64, deletions: usize, merges: usize) -> Report {
+    run_planned(seed, Keep::Lines, |rng| Plan::with_erasures(rng, deletions, merges))
+}
+
+fn run_planned(seed: u64, keep: Keep, plan: impl FnOnce(&mut Rng) -> Plan) -> Report {
     watch_for_panics();
     PANIC.take();
     let mut report = Report {
@@ -62,15 +73,15 @@ pub fn run(seed: u64, keep: Keep) -> Report {
         history: Vec::new(),
         lasted: Duration::ZERO,
     };
-    if let Some(violation) = virtual_time::run(seed, simulate(seed, keep, &mut report)) {
+    if let Some(violation) = virtual_time::run(seed, simulate(seed, keep, plan, &mut report)) {
         report.violation = Some(violation);
     }
     report
 }
 
-async fn simulate(seed: u64, keep: Keep, report: &mut Report) {
+async fn simulate(seed: u64, keep: Keep, plan: impl FnOnce(&mut Rng) -> Plan, report: &mut Report) {
     let mut rng = Rng::with_seed(seed);
-    let plan = Plan::draw(&mut rng);
+    let plan = plan(&mut rng);
     let sim = Simulation::new(rng, plan, keep);
     let began = Instant::now();
     sim.note(|| format!("{:?}", sim.plan));

@@ -13,9 +13,9 @@ pub struct Reader {
     conversations: BTreeMap<String, Value>,
     /// By event id and kind, and how often each came.
     tombstones: BTreeMap<(String, String), (Value, usize)>,
-    /// Deleted customers, and from when on their snapshots hold.
-    deleted: BTreeMap<String, Timestamp>,
-    /// Merged customers, and whom into.
+    /// From when on a customer's snapshots hold: of those who are deleted, and of those merged into them.
+    void_before: BTreeMap<String, Timestamp>,
+    /// Who was merged into a customer.
     merged: BTreeMap<String, BTreeSet<String>>,
     /// Conversations that were merged away.
     merged_conversations: BTreeSet<String>,
@@ -27,24 +27,28 @@ impl Reader {
         for tombstone in list(delivery, "tombstones") {
             self.bury(tombstone);
         }
-        for conversation in list(delivery, "conversations") {
-            let held = self.conversations.entry(text(&conversation["id"])).or_default();
-            if held.is_null() || fetched_at(held) <= fetched_at(conversation) {
-                *held = conversation.clone();
+        for snapshot in list(delivery, "conversations") {
+            let id = text(&snapshot["id"]);
+            let is_newest = |held: &Value| fetched_at(held) <= fetched_at(snapshot);
+            if !self.is_void(&id, snapshot) && self.conversations.get(&id).is_none_or(is_newest) {
+                self.conversations.insert(id, snapshot.clone());
             }
         }
-        let Self { deleted, merged, merged_conversations, .. } = &*self;
-        let is_void = |id: &str, snapshot: &Value| {
-            merged_conversations.contains(id)
-                || successors(snapshot, merged)
-                    .iter()
-                    .any(|id| deleted.get(id).is_some_and(|at| fetched_at(snapshot) < Some(*at)))
-        };
-        let void: Vec<_> = self.conversations.iter().filter(|(id, it)| is_void(id, it)).collect();
-        let void: Vec<_> = void.into_iter().map(|(id, _)| id.clone()).collect();
-        for id in void {
-            self.conversations.remove(&id);
+        if list(delivery, "tombstones").next().is_some() {
+            let mut conversations = std::mem::take(&mut self.conversations);
+            conversations.retain(|id, snapshot| !self.is_void(id, snapshot));
+            self.conversations = conversations;
         }
+    }
+
+    fn is_void(&self, id: &str, snapshot: &Value) -> bool {
+        let is_deleted = |customer: &Value| {
+            let until = customer.as_str().and_then(|customer| self.void_before.get(customer));
+            until.is_some_and(|until| fetched_at(snapshot) < Some(*until))
+        };
+        self.merged_conversations.contains(id)
+            || is_deleted(&snapshot["customerId"])
+            || is_deleted(&snapshot["customer"]["id"])
     }
 
     fn bury(&mut self, tombstone: &Value) {
@@ -52,12 +56,14 @@ impl Reader {
         match tombstone["kind"].as_str() {
             Some("customer-deleted") => {
                 if let Ok(at) = text(&tombstone["at"]).parse() {
-                    let until = self.deleted.entry(id("customerId")).or_insert(at);
-                    *until = at.max(*until);
+                    self.void(id("customerId"), at);
                 }
             }
             Some("customer-merged") => {
-                self.merged.entry(id("from")).or_default().insert(id("into"));
+                self.merged.entry(id("into")).or_default().insert(id("from"));
+                if let Some(at) = self.void_before.get(&id("into")) {
+                    self.void(id("from"), *at);
+                }
             }
             Some("conversation-merged") => drop(self.merged_conversations.insert(id("from"))),
             _ => {}
@@ -65,6 +71,18 @@ impl Reader {
         let key = (id("eventId"), id("kind"));
         let (_, times) = self.tombstones.entry(key).or_insert((tombstone.clone(), 0));
         *times += 1;
+    }
+
+    /// Voids the snapshots of a customer, and of everybody who was merged into them, directly or through others.
+    fn void(&mut self, customer: String, before: Timestamp) {
+        let mut next = vec![customer];
+        while let Some(customer) = next.pop() {
+            if self.void_before.get(&customer).is_some_and(|known| *known >= before) {
+                continue;
+            }
+            next.extend(self.merged.get(&customer).into_iter().flatten().cloned());
+            self.void_before.insert(customer, before);
+        }
     }
 
     /// The conversations that it shows, by id.
@@ -84,19 +102,6 @@ impl Reader {
         let key = (event.to_owned(), kind.to_owned());
         self.tombstones.get(&key).map_or(0, |(_, times)| *times)
     }
-}
-
-/// A snapshot's customer, and everybody that they were merged into, directly or through others.
-fn successors(snapshot: &Value, merged: &BTreeMap<String, BTreeSet<String>>) -> BTreeSet<String> {
-    let mut all = BTreeSet::new();
-    let mut next = vec![text(&snapshot["customerId"]), text(&snapshot["customer"]["id"])];
-    while let Some(customer) = next.pop() {
-        if let Some(into) = merged.get(&customer).filter(|_| !all.contains(&customer)) {
-            next.extend(into.iter().cloned());
-        }
-        all.insert(customer);
-    }
-    all
 }
 
 fn list<'a>(delivery: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     constants::{INVOCATION_TIMEOUT, elapsed, instant},
-    plan::{ConversationKind, Plan},
+    plan::Plan,
 };
 
 /// How far an event may be ahead of the clock by which a snapshot covers it.
@@ -43,6 +43,8 @@ pub(super) struct Deliveries {
     /// Conversations that each environment called gone though they are not, since Gladly last
     /// showed it one or the breaker closed.
     pub(super) called_gone: BTreeMap<u64, BTreeSet<String>>,
+    /// Conversations that any of them ever called gone.
+    ever_gone: BTreeSet<String>,
 }
 
 /// A snapshot that the destination took.
@@ -61,9 +63,17 @@ impl Deliveries {
         self.refused.contains(conversation)
     }
 
-    /// Notes which conversation was refused, if it was one.
+    /// Whether an environment ever called it gone.
+    pub(super) fn is_called_gone(&self, conversation: &str) -> bool {
+        self.ever_gone.contains(conversation)
+    }
+
+    /// Notes which conversation, or which event's tombstones, were refused, if it was one.
     pub(super) fn refuse(&mut self, delivery: &Value) {
-        let ids = conversations(delivery);
+        let list = |name: &str| delivery[name].as_array().into_iter().flatten();
+        let mut ids = conversations(delivery);
+        ids.extend(list("conversations").filter_map(|it| it["id"].as_str()));
+        ids.extend(list("tombstones").filter_map(|it| it["eventId"].as_str()));
         if let [id] = ids.iter().collect::<Vec<_>>()[..] {
             self.refused.insert((*id).to_owned());
         }
@@ -109,6 +119,12 @@ impl Deliveries {
                 return Err(format!("{id} is not an accepted event"));
             };
             let planned = &cx.plan.conversations[accepted.conversation];
+            if event["type"].as_str().is_some_and(|kind| kind.starts_with("CUSTOMER")) {
+                return Err(format!("{id} is among the events"));
+            }
+            if event["snapshot"] == "gone" {
+                self.ever_gone.insert(conversation.clone());
+            }
             if planned.id != conversation {
                 return Err(format!("{id} is about {}, not {conversation}", planned.id));
             }
@@ -130,7 +146,11 @@ impl Deliveries {
                 Some("included") => fetched.contains(&conversation),
                 Some("covered") if cx.plan.shares_coverage => covering.next().is_some(),
                 Some("covered") => covered_itself,
-                Some("gone") if planned.kind == ConversationKind::Gone => true,
+                Some("gone") if planned.is_gone(elapsed(cx.now)) => {
+                    let deletion = cx.plan.deletion(&planned.customer);
+                    event["customerDeleted"].is_null()
+                        || deletion.is_some_and(|it| instant(it.at) <= cx.now)
+                }
                 // A few missing conversations count as gone, but never many, nor by an invocation
                 // that began when the breaker was open for that.
                 Some("gone") => {
@@ -193,8 +213,20 @@ fn check_snapshot(
     let conversation = conversation.ok_or_else(|| format!("there is no conversation {id}"))?;
     let merged = plan.is_merged(&conversation.customer).unwrap_or_default();
     let customer = format!("{}{}", conversation.customer, if merged { "-merged" } else { "" });
-    if snapshot["customer"]["id"] != customer {
-        return Err(format!("{id} has the customer {}", snapshot["customer"]));
+    let erasure = plan.erasure(&conversation.customer);
+    let into = erasure.filter(|it| instant(it.at) <= now).and_then(|it| it.into.as_deref());
+    let is_own = |id: &Value| *id == *customer || into.is_some_and(|into| *id == *into);
+    let deletion = plan.deletion(&conversation.customer);
+    // Between the calls of a fetch.
+    let may_lack_customer = deletion.is_some_and(|it| instant(it.shown_at) <= now);
+    let has_customer = is_own(&snapshot["customer"]["id"])
+        && snapshot["customer"]["id"] == snapshot["customerId"]
+        || may_lack_customer && snapshot["customer"].is_null();
+    if !is_own(&snapshot["customerId"]) || !has_customer {
+        return Err(format!(
+            "{id} is of {} and has {}",
+            snapshot["customerId"], snapshot["customer"]
+        ));
     }
     let items = snapshot["items"].as_array().map_or(&[][..], |items| items);
     let there: BTreeSet<_> = items.iter().filter_map(|item| item["id"].as_str()).collect();

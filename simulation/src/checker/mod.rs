@@ -3,6 +3,7 @@
 
 mod breaker;
 mod delivery;
+mod erasure;
 mod pause;
 
 use std::{
@@ -23,10 +24,10 @@ use crate::{
     },
     history::Journal,
     invariant,
-    plan::{ConversationKind, Plan, Upstream},
+    plan::{Conversation, ConversationKind, Plan, Upstream},
 };
 
-use self::{breaker::BreakerHistory, delivery::Deliveries, pause::PauseHistory};
+use self::{breaker::BreakerHistory, delivery::Deliveries, erasure::Erasures, pause::PauseHistory};
 pub(crate) use self::{delivery::conversations, pause::PauseWrite};
 
 /// Nothing is forwarded later than this after a pause.
@@ -106,6 +107,7 @@ pub(crate) struct Checker {
     pauses: PauseHistory,
     breaker: BreakerHistory,
     deliveries: Deliveries,
+    erasures: Erasures,
     /// The last change that affects whether the mapping must be enabled.
     changed_at: Timestamp,
     /// Bodies that were put into quarantine: a renewal puts them there once more.
@@ -127,6 +129,7 @@ impl Default for Checker {
             pauses: PauseHistory::default(),
             breaker: BreakerHistory::default(),
             deliveries: Deliveries::default(),
+            erasures: Erasures::default(),
             changed_at: EPOCH,
             checked: BTreeSet::new(),
             pass: None,
@@ -201,7 +204,18 @@ impl Checker {
         by: Invocation,
         cx: &mut Context<'_>,
     ) {
-        let Self { events, imported, breaker, deliveries, .. } = self;
+        let Self { events, imported, breaker, deliveries, erasures, .. } = self;
+        match erasures.take(delivery, cx.plan) {
+            Ok(told) => {
+                for event in told {
+                    cx.journal.count("erasures delivered");
+                    if let Some(event) = events.get_mut(&event) {
+                        event.deliveries += 1;
+                    }
+                }
+            }
+            Err(why) => cx.violate(invariant::ERASED_STAYS_ERASED, || why),
+        }
         if let Err(why) = deliveries.take(delivery, by, (events, imported), breaker, cx) {
             cx.violate(invariant::DELIVERY_IS_CORRECT, || format!("{why}: {delivery}"));
         }
@@ -397,7 +411,8 @@ impl Checker {
             // While half-open, nothing is rejected before something is accepted, or for a day.
             "rejected" => {
                 let refused = |since| self.breaker.unclosed_before(since, "destination", "");
-                self.deliveries.refused_alone(&conversation.id)
+                let refused_alone = |id| self.deliveries.refused_alone(id);
+                (refused_alone(&conversation.id) || refused_alone(&id))
                     && (self.deliveries.accepted_at >= began
                         || !refused(began)
                         || refused(now - DAY))
@@ -450,6 +465,21 @@ impl Checker {
         let lost: Vec<_> = lost.map(|(id, _)| id).chain(foreign).chain(missing).cloned().collect();
         if !lost.is_empty() {
             cx.violate(invariant::AT_LEAST_ONCE, || format!("lost: {}", lost.join(", ")));
+        }
+        let is_due = |id: &str| self.events.get(id).is_some_and(|event| !event.quarantined);
+        let mut missing = self.erasures.missing(cx.plan, is_due);
+        let known = self.events.values().filter(|event| event.deliveries > 0);
+        let known = known.map(|event| &cx.plan.conversations[event.conversation]);
+        let is_there = |it: &&Conversation| {
+            let is_sound = matches!(it.kind, ConversationKind::Plain | ConversationKind::Merged);
+            it.gone_from.is_none() && is_sound && !self.deliveries.is_called_gone(&it.id)
+        };
+        let hidden = known.filter(is_there).filter(|it| !self.erasures.shows(&it.id));
+        missing.extend(hidden.map(|it| it.id.clone()));
+        if !missing.is_empty() {
+            cx.violate(invariant::ERASED_STAYS_ERASED, || {
+                format!("a reader lacks {}", missing.join(", "))
+            });
         }
         if self.pauses.text().is_some_and(|text| text != pause) {
             cx.violate(invariant::PAUSE_IS_OPERATORS, || format!("it holds {pause:?} in the end"));

@@ -38,7 +38,7 @@ pub(crate) fn deliver(sim: &Simulation, request: &HttpRequest, by: Invocation) -
     }
     let refusal = conversations(&delivery)
         .into_iter()
-        .find_map(|id| sim.plan.conversation(id)?.kind.refusal());
+        .find_map(|id| sim.plan.conversation(id)?.refusal(sim.elapsed()));
     if let Some(code) = refusal {
         sim.count("refused deliveries");
         sim.check(|checker, _| checker.refused(&delivery));

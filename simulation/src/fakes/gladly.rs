@@ -81,10 +81,11 @@ fn rest(sim: &Simulation, path: &str) -> Reply {
                 sim.count("conversations not found for a while");
                 return status(404);
             }
-            match conversation.kind {
-                ConversationKind::Gone => return status(404),
-                ConversationKind::Poison if !sim.is_calm() => return status(500),
-                _ => {}
+            if conversation.is_gone(now) {
+                return status(404);
+            }
+            if conversation.kind == ConversationKind::Poison && !sim.is_calm() {
+                return status(500);
             }
             if parts.len() == 3 {
                 let shown = conversation.items.iter().filter(|(at, _)| *at <= now);
@@ -101,17 +102,23 @@ fn rest(sim: &Simulation, path: &str) -> Reply {
                 "agentId": "a-1", "topicIds": ["t-1"], "createdAt": EPOCH.to_string(),
             }))
         }
+        ["customer-profiles", id]
+            if sim.plan.erasure(id).is_some_and(|it| it.shown_at <= sim.elapsed()) =>
+        {
+            let into = sim.plan.erasure(id).and_then(|erasure| erasure.into.as_ref());
+            into.map_or_else(|| status(404), |into| moved(id, into))
+        }
         ["customer-profiles", id] => {
             let known = sim.plan.is_merged(id.trim_end_matches("-merged"));
             match known {
-                Some(true) if !id.ends_with("-merged") => {
-                    let moved = json!({"code": "moved", "meta": {"old": id, "new": format!("{id}-merged")}});
-                    Reply::response(301, Body::Json(json!({"errors": [moved]})))
-                }
+                Some(true) if !id.ends_with("-merged") => moved(id, &format!("{id}-merged")),
                 Some(_) => Reply::json(json!({
                     "id": id, "name": format!("name of {id}"),
                     "emails": [{"original": "a@example.org"}],
                 })),
+                None if !id.starts_with("u-") => {
+                    Reply::json(json!({"id": id, "name": format!("name of {id}")}))
+                }
                 None => status(404),
             }
         }
@@ -120,6 +127,12 @@ fn rest(sim: &Simulation, path: &str) -> Reply {
             status(404)
         }
     }
+}
+
+/// A customer who was merged into another.
+fn moved(id: &str, into: &str) -> Reply {
+    let moved = json!({"code": "moved", "meta": {"old": id, "new": into}});
+    Reply::response(301, Body::Json(json!({"errors": [moved]})))
 }
 
 /// Basic credentials of the API user.

@@ -17,7 +17,7 @@ use crate::{
 /// How far Gladly's list is behind.
 const EVENT_LIST_LAG: SignedDuration = SignedDuration::from_secs(15);
 /// The webhook's subscription: every event type of the relay.
-const EVENT_TYPES: [&str; 9] = [
+const EVENT_TYPES: [&str; 11] = [
     "CONVERSATION/CREATED",
     "CONVERSATION/CLOSED",
     "CONVERSATION/NOTE_CREATED",
@@ -27,6 +27,8 @@ const EVENT_TYPES: [&str; 9] = [
     "CONVERSATION_STATUS/UPDATED",
     "CONTACT/MESSAGE_RECEIVED",
     "CONTACT/MESSAGE_SENT",
+    "CUSTOMER_PROFILE/DELETED",
+    "CUSTOMER/MERGED",
 ];
 
 /// Gladly's reply to a request about webhooks, events or exports; none for other requests.
