@@ -9,6 +9,8 @@ const NAMES = {
   tombstone: "Tombstone", quarantined: "Quarantined", ignored: "Ignored", pong: "Pong", unauthorized: "Unauthorized",
   unavailable: "Unavailable", removed: "Removed", running: "Running", paused: "Paused", breaker: "Circuit breaker open",
 };
+/** What a conversation's id is made of. */
+const ID = /^[A-Za-z0-9_-]{1,64}$/;
 const CUSTOMER = "customer", AGENT = "agent";
 
 const byId = (id) => document.getElementById(id);
@@ -24,12 +26,13 @@ function make(tag, className, ...children) {
   return element;
 }
 
-/** A time of today as a clock shows it; of another day with its date. */
+/** A time of today as a clock shows it; of another day with its day. */
 function clock(time) {
   const at = new Date(time);
   if (!time || Number.isNaN(at.getTime())) return "";
   const hours = at.toLocaleTimeString([], { hour12: false });
-  return at.toDateString() === new Date().toDateString() ? hours : `${at.toLocaleDateString()} ${hours}`;
+  const day = at.toLocaleDateString([], { day: "numeric", month: "short" });
+  return at.toDateString() === new Date().toDateString() ? hours : `${day}, ${hours}`;
 }
 
 function age(from, to) {
@@ -77,6 +80,7 @@ function setChildren(parent, items, key, build) {
 /** The id of the conversation that the address names. */
 const isOpen = () => new URLSearchParams(location.hash.slice(1)).get("conversation") ?? "";
 
+/** A link that opens a conversation. */
 function linkTo(conversation, className, ...children) {
   const link = make("a", className, ...children);
   link.href = `#conversation=${encodeURIComponent(conversation)}`;
@@ -126,15 +130,15 @@ function answers({ via, attempts }) {
 
 function webhookRow(webhook) {
   const { at, type, conversation, event, state, detail, delivery } = webhook;
-  const kind = make("td", "", type || "no event");
+  // May be wrapped behind a slash or an underscore.
+  const parts = (type || "no event").split(/(?<=[/_])/);
+  const kind = make("td", "", ...parts.flatMap((part) => [part, make("wbr")]));
   kind.title = event;
-  const became = make("td", "became", badge(state), " ", make("span", "detail", detail));
-  if (delivery) became.append(" ", make("span", "id", short(delivery)));
-  const about = make("td", "id");
-  if (conversation) about.append(linkTo(conversation, "", short(conversation)));
-  const answer = make("td", "", answers(webhook));
-  answer.style.whiteSpace = "pre-line";
-  return make("tr", state === "held" ? "is-held" : "", make("td", "time", clock(at)), kind, about, answer, became);
+  if (ID.test(conversation)) kind.append(make("div", "id", linkTo(conversation, "", conversation)));
+  else if (conversation) kind.append(make("div", "id", conversation));
+  const became = make("td", "", badge(state), " ", make("span", "detail", detail));
+  if (delivery) became.append(make("span", "detail", ", in "), make("span", "id", short(delivery)));
+  return make("tr", "", make("td", "time", clock(at)), kind, make("td", "answer", answers(webhook)), became);
 }
 
 function deliveryRow({ id, sentAt, events, conversations, tombstones, bytes: size, wireBytes }) {
@@ -157,7 +161,7 @@ function tombstoneRow({ kind, at, customerId, from, into }) {
 function conversationRow({ id, void: why, customer, status, fetchedAt, current }) {
   const name = make("span", "name", why === undefined ? customer ?? "Unknown customer" : short(id));
   const note = why === undefined ? `${(status ?? "").toLowerCase()} · fetched ${clock(fetchedAt)}` : `void: ${why}`;
-  const link = linkTo(id, why === undefined ? "" : "is-void", name, make("span", "note", note));
+  const link = linkTo(id, why === undefined ? "" : "gone-by", name, make("span", "note", note));
   if (current) link.setAttribute("aria-current", "true");
   return make("li", "", link);
 }

@@ -1,6 +1,6 @@
 //! What the page shows, collected from where it happens.
 
-use std::collections::BTreeMap;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -133,8 +133,8 @@ impl<'a> Collector<'a> {
         }
         webhooks.truncate(ROW_LIMIT);
         let mut tombstones: Vec<_> = self.delivered.tombstones.values().cloned().collect();
-        tombstones.sort_by_key(|tombstone| text(&tombstone["at"]).parse::<Timestamp>().ok());
-        tombstones.reverse();
+        tombstones
+            .sort_by_key(|tombstone| Reverse(text(&tombstone["at"]).parse::<Timestamp>().ok()));
         tombstones.truncate(ROW_LIMIT);
         let newest = self.delivered.deliveries.iter().rev().take(ROW_LIMIT);
         Ok(PageState {
@@ -172,8 +172,7 @@ impl<'a> Collector<'a> {
                 }
             })
             .collect();
-        rows.sort_by_key(|row| text(&row.fetched_at).parse::<Timestamp>().ok());
-        rows.reverse();
+        rows.sort_by_key(|row| Reverse(text(&row.fetched_at).parse::<Timestamp>().ok()));
         rows
     }
 
@@ -183,8 +182,8 @@ impl<'a> Collector<'a> {
         let events = self.delivered.events.values();
         let mut events: Vec<_> =
             events.filter(|held| held.event["conversationId"] == id).cloned().collect();
-        events.sort_by_key(|held| text(&held.event["receivedAt"]).parse::<Timestamp>().ok());
-        events.reverse();
+        events
+            .sort_by_key(|held| Reverse(text(&held.event["receivedAt"]).parse::<Timestamp>().ok()));
         events.truncate(ROW_LIMIT);
         OpenConversation {
             id: id.to_owned(),

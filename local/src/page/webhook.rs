@@ -1,6 +1,6 @@
 //! The webhooks that arrived, and what became of each.
 
-use std::collections::BTreeMap;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -245,7 +245,7 @@ pub(super) fn rows(places: &Places<'_>) -> Vec<WebhookRow> {
         row.arrived(places.delivered);
     }
     let mut rows: Vec<_> = rows.into_values().collect();
-    rows.sort_by(|one, other| other.at.cmp(&one.at));
+    rows.sort_by_key(|row| Reverse(row.at));
     rows
 }
 

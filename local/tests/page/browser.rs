@@ -1,4 +1,4 @@
-//! A headless Chromium with one page, driven by the DevTools protocol over pipes: no port, no library, and it ends when
+//! A headless Chromium with one page, driven by the `DevTools` protocol over pipes: no port, no library, and it ends when
 //! this process does (<https://chromedevtools.github.io/devtools-protocol/>).
 
 use std::{
@@ -21,7 +21,7 @@ use tokio::{
 const PROGRAMS: [&str; 2] = ["chromium-headless-shell", "chromium"];
 /// The longest that a condition may take: the machine may be busy.
 const WAIT_TIMEOUT: Duration = Duration::from_mins(2);
-/// DevTools reads from descriptor 3 and writes to 4.
+/// `DevTools` reads from descriptor 3 and writes to 4.
 const PIPES: &str = r#"exec "$@" 3<&0 4>&1 </dev/null >/dev/null 2>&1"#;
 
 /// A page in a browser. Dropping it ends the browser.
@@ -70,8 +70,7 @@ impl Browser {
         for domain in ["Page", "Runtime", "Log"] {
             browser.call(&format!("{domain}.enable"), json!({})).await;
         }
-        let size = json!({"width": 1360, "height": 900, "deviceScaleFactor": 1, "mobile": false});
-        browser.call("Emulation.setDeviceMetricsOverride", size).await;
+        browser.resize(json!(900)).await;
         browser.call("Page.navigate", json!({ "url": url })).await;
         browser
     }
@@ -127,6 +126,13 @@ impl Browser {
             let key = json!({"type": kind, "key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "text": "\r"});
             self.call("Input.dispatchKeyEvent", key).await;
         }
+    }
+
+    /// Gives the page this height.
+    pub(crate) async fn resize(&mut self, height: Value) {
+        let size =
+            json!({"width": 1360, "height": height, "deviceScaleFactor": 1, "mobile": false});
+        self.call("Emulation.setDeviceMetricsOverride", size).await;
     }
 
     /// The page as a PNG.

@@ -57,7 +57,7 @@ async fn a_browser_shows_what_happens_as_it_happens() {
 
         app.pause().await;
         app.emit("CONVERSATION/CLOSED", "c-1").await;
-        let paused = "Paused by ada · moving the destination";
+        let paused = "Paused by ada · moving the destination · mapping disabled";
         browser.wait_for("the pause is shown", &has("#extraction", paused)).await;
         browser
             .wait_for("the event is held", &has_row(&["CONVERSATION/CLOSED", "c-1", "Held"]))
@@ -151,13 +151,17 @@ async fn picture() {
         let conversations: Vec<_> =
             app.gladly.organization().conversations.keys().cloned().collect();
         let [first, second, third, fourth, fifth, ..] = conversations.as_slice() else { panic!() };
-        app.add("merged-duplicate", "Sample Customer", "Sent twice by mistake.");
+        let [duplicate, merge] = {
+            let mut organization = app.gladly.organization();
+            [organization.new_id(), organization.new_id()]
+        };
+        app.add(&duplicate, "Sample Customer", "Sent twice by mistake.");
         let mut events = Vec::new();
         for (kind, conversation) in [
             ("CONVERSATION/CREATED", first.as_str()),
             ("CONTACT/MESSAGE_RECEIVED", second),
             ("CONVERSATION/TOPIC_ADDED", third),
-            ("MESSAGE/RECEIVED", "merged-duplicate"),
+            ("MESSAGE/RECEIVED", &duplicate),
         ] {
             events.push(app.emit(kind, conversation).await);
         }
@@ -166,7 +170,7 @@ async fn picture() {
         }
         app.emit("CONVERSATION/CLOSED", "../agents").await;
         app.bury(json!([
-            {"kind": "conversation-merged", "eventId": "QzM1fYw0TyKc8s5e", "from": "merged-duplicate", "into": first, "at": Timestamp::now()},
+            {"kind": "conversation-merged", "eventId": merge, "from": duplicate, "into": first, "at": Timestamp::now()},
         ]))
         .await;
         let event = app.emit("CONVERSATION_STATUS/UPDATED", fourth).await;
@@ -179,11 +183,13 @@ async fn picture() {
         ] {
             app.emit(kind, conversation).await;
         }
-        browser.wait_for("the last is held", &has_row(&["CONVERSATION/CLOSED", &second[..8], "Held"])).await;
+        browser.wait_for("the last is held", &has_row(&["CONVERSATION/CLOSED", second, "Held"])).await;
         let link = format!("#conversation-rows a[href=\"#conversation={first}\"]");
         browser.press_enter_on(&link).await;
         browser.wait_for("it is open", "document.querySelector('#items li')").await;
         browser.value("document.activeElement.blur()").await;
+        let height = browser.value("document.body.offsetHeight").await;
+        browser.resize(height).await;
         fs::write(root().join("docs/page.png"), browser.picture().await).unwrap();
     })
     .await;
