@@ -41,7 +41,7 @@ pub(super) struct PageState {
     extraction: ExtractionState,
     /// Whether Gladly sends webhooks.
     webhook_enabled: bool,
-    backlog: Backlog,
+    backlog: WaitingEvents,
     quarantined: usize,
     /// Violations of the schema, by deliveries that the destination refused for them.
     violations: usize,
@@ -62,7 +62,7 @@ pub(super) struct PageState {
 /// What waits in the events queue.
 #[derive(Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Backlog {
+struct WaitingEvents {
     total: usize,
     /// In their settle windows.
     settling: usize,
@@ -141,7 +141,7 @@ impl<'a> Collector<'a> {
             now,
             extraction,
             webhook_enabled: gladly.webhooks().iter().any(|webhook| webhook["enabled"] == true),
-            backlog: Backlog::of(&queue),
+            backlog: WaitingEvents::of(&queue),
             quarantined: quarantine.len(),
             violations: destination.invalid().len(),
             states,
@@ -194,7 +194,7 @@ impl<'a> Collector<'a> {
     }
 }
 
-impl Backlog {
+impl WaitingEvents {
     fn of(queue: &[Peeked]) -> Self {
         let settles =
             |message: &&Peeked| message.receive_count == 0 && !message.hidden_for.is_zero();
