@@ -212,6 +212,8 @@ function showConversation({ conversation, deliveryCount }) {
   setChildren(byId("event-rows"), events, ({ event }) => event.id, eventRow);
 }
 
+let hasWebhooks = false;
+
 function show(state) {
   showExtraction(state);
   showFigures(state);
@@ -228,13 +230,16 @@ function show(state) {
     byId(empty).hidden = items.length > 0;
   }
   showConversation(state);
-  byId("commands").hidden = state.commands.length === 0;
+  const commands = byId("commands");
+  commands.hidden = state.commands.length === 0;
+  // Out of the way once there is something to see; whoever opens them again keeps them.
+  if (!hasWebhooks && state.webhooks.length > 0) [hasWebhooks, commands.open] = [true, false];
   setText(byId("command-lines"), state.commands.join("\n"));
   setText(byId("updated"), `Updated ${clock(state.now)}`);
 }
 
-let latest = 0;
 let timer;
+let latest = 0;
 
 /** Asks now, and again a second after the answer. */
 async function ask() {
