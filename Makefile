@@ -55,7 +55,7 @@ demo: build-run ## Watch webhooks travel through the real stack, on an emulated 
 	@$(LOCAL) demo $(TOUR)
 
 .PHONY: up
-up: build-run ## Start the same in the background (AWS_PORT=, GLADLY_PORT=, DESTINATION_PORT=: fixed ports)
+up: build-run ## Start the same in the background (AWS_PORT=, GLADLY_PORT=, DESTINATION_PORT=, PAGE_PORT=: fixed ports)
 	@$(LOCAL) up
 
 .PHONY: env
@@ -153,6 +153,13 @@ bench: ## Measure three times beside Python and Node, into bench/RESULTS.md (nee
 .PHONY: dashboard
 dashboard: build-run ## Draw the dashboard from a local run, into docs/dashboard.svg (five minutes)
 	@$(LOCAL) dashboard
+
+.PHONY: page
+page: tools ## Test the page of "make up" in Chromium, and draw it into docs/page.png (installs Debian's Chromium)
+	@tools/browser
+	$(call step,Testing the page in a browser,cargo test --workspace --locked --test page -- --include-ignored)
+	@pngquant --force --strip --output docs/page.png 64 docs/page.png
+	@printf 'The picture is docs/page.png.\n'
 
 .PHONY: fmt
 fmt: ## Format the code

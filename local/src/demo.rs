@@ -2,14 +2,18 @@
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
+    thread,
     time::{Duration, Instant},
 };
 
+use axum::Router;
 use serde_json::{Value, json};
+use tokio::{select, sync::oneshot, time::timeout};
 
 use crate::{
     emulator::EmulatorError,
     local_stack::{LocalStack, SETTLE_SECONDS},
+    page::{Page, Sources},
     stack::{Artifacts, EmulatedAws, Function, Queue, Stack, StackError, WebhookResponse},
 };
 use testing::{
@@ -19,6 +23,8 @@ use testing::{
 
 /// The longest that a step of the demo may take.
 const STEP_TIMEOUT: Duration = Duration::from_secs(90);
+/// How long the page stays after the summary, at a terminal.
+const PAGE_STAYS: Duration = Duration::from_mins(5);
 /// The batching window of the event source mapping, and a second.
 const BATCHING_WINDOW: Duration = Duration::from_secs(6);
 /// Scales Gladly's webhook retry schedule of an hour to seven seconds.
@@ -49,7 +55,7 @@ pub enum DemoError {
 
 /// Everything that takes part.
 struct Demo<'a> {
-    stack: Stack<'a>,
+    stack: &'a Stack<'a>,
     gladly: &'a Gladly,
     destination: &'a Destination,
     key: String,
@@ -83,18 +89,19 @@ pub async fn demo(tour: Tour) -> Result<(), DemoError> {
     stack.know_webhook().await?;
     gladly.subscribe(stack.webhook_url(), &[("x-api-key", &key)]);
 
+    let page = Page::bind(0).await.map_err(DemoError::Server)?;
+    let url = page.url();
+    print_line(&format!("  a page shows all of it while it runs: {url}"));
+
     let mut demo =
-        Demo { stack, gladly: &gladly, destination: &destination, key, sent: Vec::new() };
-    demo.ping().await?;
-    demo.ten_events().await?;
-    demo.rejections().await?;
-    let burst = demo.burst().await?;
-    let hold = demo.pause().await?;
-    if tour == Tour::Full {
-        demo.recover_webhook().await?;
+        Demo { stack: &stack, gladly: &gladly, destination: &destination, key, sent: Vec::new() };
+    let sources =
+        Sources { gladly: &gladly, destination: &destination, stack: &stack, commands: &[] };
+    select! {
+        shown = demo.show(tour, began, &url) => shown?,
+        served = page.serve(sources, Router::new()) => served.map_err(DemoError::Server)?,
     }
-    demo.summary(&burst, &hold, began.elapsed())?;
-    demo.stack.delete().await?;
+    stack.delete().await?;
     Ok(())
 }
 
@@ -115,6 +122,20 @@ struct Hold {
 }
 
 impl Demo<'_> {
+    async fn show(&mut self, tour: Tour, began: Instant, page: &str) -> Result<(), DemoError> {
+        self.ping().await?;
+        self.ten_events().await?;
+        self.rejections().await?;
+        let burst = self.burst().await?;
+        let hold = self.pause().await?;
+        if tour == Tour::Full {
+            self.recover_webhook().await?;
+        }
+        self.summary(&burst, &hold, began.elapsed(), page)?;
+        keep_page().await;
+        Ok(())
+    }
+
     async fn ping(&self) -> Result<(), DemoError> {
         heading("Gladly pings the endpoint");
         let answer = self.stack.post(&self.key, r#"{"type":"PING"}"#).await?;
@@ -357,7 +378,13 @@ impl Demo<'_> {
         Ok(answer.payload)
     }
 
-    fn summary(&self, burst: &Burst, hold: &Hold, took: Duration) -> Result<(), DemoError> {
+    fn summary(
+        &self,
+        burst: &Burst,
+        hold: &Hold,
+        took: Duration,
+        page: &str,
+    ) -> Result<(), DemoError> {
         let traffic = self.gladly.traffic();
         let lost = self.sent.iter().filter(|id| self.destination.times(id) == 0).count();
         let twice = self.sent.iter().filter(|id| self.destination.times(id) > 1).count();
@@ -404,6 +431,7 @@ impl Demo<'_> {
                 ),
             ),
             ("time", format!("{:.0} s", took.as_secs_f64())),
+            ("page", format!("{page} until the demo ends; \"make up\" has one that stays")),
         ] {
             print_line(&format!("  {what:<16} {value}"));
         }
@@ -553,6 +581,23 @@ fn count(what: &str, done: usize, all: usize) {
         let end = if done == all { "\r\x1b[K" } else { "" };
         let _ = write!(io::stderr(), "\r  {what} {done} of {all}{end}");
     }
+}
+
+/// Keeps the page for whoever sits at a terminal.
+async fn keep_page() {
+    if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
+        return;
+    }
+    print_line(
+        "\nPress Enter to stop everything; until then the page stays, for five minutes at most.",
+    );
+    let (entered, wait) = oneshot::channel();
+    // The program ends without waiting for this thread.
+    thread::spawn(move || {
+        let _ = io::stdin().read_line(&mut String::new());
+        let _ = entered.send(());
+    });
+    let _ = timeout(PAGE_STAYS, wait).await;
 }
 
 /// Waits, with a countdown on a terminal.

@@ -6,6 +6,7 @@ pub mod demo;
 pub mod embedded_metrics;
 pub mod emulator;
 pub mod local_stack;
+pub mod page;
 mod picture;
 pub mod soak;
 pub mod stack;

@@ -59,11 +59,13 @@ async fn run(command: Command) -> Result<(), Box<dyn Error>> {
 
 /// What "make up" prints.
 fn introduction(running: &Running, key: &str) -> String {
-    let Running { webhook_url, gladly_url, conversation, destination_url, aws_url, .. } = running;
+    let Running { webhook_url, gladly_url, destination_url, page_url, aws_url, .. } = running;
+    let emit = running.emit_command();
     format!(
         r#"
 The relay is up. "make down" stops it and removes everything it created.
 
+  Page         {page_url}  # webhooks, backlog, deliveries and conversations, in a browser
   Webhooks     {webhook_url}
   Gladly       {gladly_url}/_sim
   Destination  {destination_url}
@@ -71,7 +73,7 @@ The relay is up. "make down" stops it and removes everything it created.
 
 Commands to try:
 
-  curl -H 'content-type: application/json' -d '{{"type":"CONVERSATION/CLOSED","conversation":"{conversation}"}}' {gladly_url}/_sim/emit  # Gladly sends a webhook
+  {emit}  # Gladly sends a webhook
   curl {destination_url}  # what has arrived
   curl -H 'x-api-key: {key}' -d '{{"type":"PING"}}' {webhook_url}  # a webhook by hand; without the key: 401
   curl -H 'x-api-key: {key}' -d 'nonsense' {webhook_url}  # goes to quarantine

@@ -20,7 +20,6 @@ use nix::{
     unistd::Pid,
 };
 use tokio::{
-    net::TcpListener,
     select,
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -33,6 +32,7 @@ use crate::{
     embedded_metrics::MetricsPublisher,
     emulator,
     local_stack::LocalStack,
+    page::{Page, Sources},
     stack::{Artifacts, EmulatedAws, StackError},
 };
 
@@ -253,32 +253,38 @@ async fn serve_until_stopped(folder: &Folder) -> Result<(), UpError> {
     gladly.subscribe(stack.webhook_url(), &[("x-api-key", &webhook_key)]);
 
     let (stop, mut stopped) = mpsc::channel::<()>(1);
-    let listener = TcpListener::bind("127.0.0.1:0").await.map_err(UpError::Server)?;
-    let address = listener.local_addr().map_err(UpError::Server)?;
+    let page = Page::bind(ports.page).await.map_err(UpError::Server)?;
     let path = format!("/stop/{:016x}", fastrand::u64(..));
     let conversation = gladly.organization().conversations.keys().next().cloned();
     let running = Running {
-        stop: format!("http://{address}{path}"),
+        stop: format!("{}{path}", page.url()),
         webhook_url: stack.webhook_url().to_owned(),
         webhook_key,
         gladly_url: gladly.url().to_owned(),
         conversation: conversation.unwrap_or_default(),
         destination_url: destination.url().to_owned(),
+        page_url: page.url(),
         aws_url: aws.emulator().endpoint(),
         stack: STACK.to_owned(),
         region: REGION.to_owned(),
     };
-    let app = Router::new().route(
+    let stopping = Router::new().route(
         &path,
         post(async move || {
             let _ = stop.send(()).await;
             StatusCode::ACCEPTED
         }),
     );
-    let server = axum::serve(listener, app).into_future();
+    let commands = [
+        running.emit_command(),
+        "make pause REASON='trying it out'".to_owned(),
+        "make resume".to_owned(),
+    ];
+    let sources =
+        Sources { gladly: &gladly, destination: &destination, stack: &stack, commands: &commands };
     folder.write_state(&running).map_err(UpError::Folder)?;
     select! {
-        ended = server => ended.map_err(UpError::Server),
+        ended = page.serve(sources, stopping) => ended.map_err(UpError::Server),
         _ = stopped.recv() => Ok(()),
         () = lost(folder, &running) => Err(UpError::Lost),
         never = MetricsPublisher::new(&stack).run() => match never {},

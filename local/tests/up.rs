@@ -144,7 +144,8 @@ fn two_starts_at_once_share_one_relay_and_down_ends_it() {
         assert!(text.contains(state["webhook_url"].as_str().unwrap()), "{text}");
     }
     assert_eq!((&state["stack"], &state["region"]), (&json!("gladly-relay"), &json!("us-east-1")));
-    let fields = ["stop", "webhook_key", "gladly_url", "conversation", "destination_url"];
+    let fields =
+        ["stop", "webhook_key", "gladly_url", "conversation", "destination_url", "page_url"];
     assert!(fields.iter().all(|field| state[field].is_string()), "{state}");
     // Started once.
     let started = shown.iter().filter(|text| text.starts_with("Starting ")).count();
@@ -152,7 +153,7 @@ fn two_starts_at_once_share_one_relay_and_down_ends_it() {
 
     assert_eq!(folder.run("down").succeeded(), "The relay is down.\n");
     assert_eq!(folder.processes(), Vec::<PathBuf>::new());
-    for url in ["aws_url", "gladly_url", "destination_url"] {
+    for url in ["aws_url", "gladly_url", "destination_url", "page_url"] {
         TcpStream::connect((Ipv4Addr::LOCALHOST, port_of(&state[url]))).unwrap_err();
     }
     assert_eq!(folder.run("down").succeeded(), "Nothing is running.\n");
@@ -162,16 +163,25 @@ fn two_starts_at_once_share_one_relay_and_down_ends_it() {
 #[tokio::test]
 async fn a_running_relay_has_the_ports_and_prints_the_newest_key_and_its_exports() {
     let folder = UpFolder::new("settings");
-    let ports = [free_port(), free_port(), free_port()];
+    let ports = [free_port(), free_port(), free_port(), free_port()];
     let texts = ports.map(|port| port.to_string());
-    let names = ["AWS_PORT", "GLADLY_PORT", "DESTINATION_PORT"];
+    let names = ["AWS_PORT", "GLADLY_PORT", "DESTINATION_PORT", "PAGE_PORT"];
     let variables: Vec<_> = names.into_iter().zip(texts.iter().map(String::as_str)).collect();
     let started = Ended::from(folder.local(&["up"], &variables).output().unwrap()).succeeded();
     let state = folder.state();
-    let urls = ["aws_url", "gladly_url", "destination_url"];
+    let urls = ["aws_url", "gladly_url", "destination_url", "page_url"];
     assert_eq!(urls.map(|url| port_of(&state[url])), ports);
     assert!(started.contains(state["webhook_key"].as_str().unwrap()), "{started}");
     assert!(started.contains(r#"eval "$(make -s env)""#), "{started}");
+
+    let page = state["page_url"].as_str().unwrap();
+    assert!(started.contains(page), "{started}");
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let shown: Value =
+        http.get(format!("{page}/state")).send().await.unwrap().json().await.unwrap();
+    assert_eq!(shown["extraction"]["state"], "running", "{shown}");
+    let emit = shown["commands"][0].as_str().unwrap();
+    assert!(started.contains(emit), "the page names the same command: {emit}");
 
     // A rotation writes the new key below the old one.
     let key = "the-key-that-a-rotation-has-written";
@@ -260,7 +270,7 @@ fn a_port_that_cannot_be_used_is_named_before_anything_starts() {
     let up = |name: &str, port: &str| -> Ended {
         folder.local(&["up"], &[(name, port)]).output().unwrap().into()
     };
-    for name in ["AWS_PORT", "GLADLY_PORT", "DESTINATION_PORT"] {
+    for name in ["AWS_PORT", "GLADLY_PORT", "DESTINATION_PORT", "PAGE_PORT"] {
         up(name, &port).refused(1, &format!("{name} {port} is in use by another program"));
         let sentence = format!("invalid {name} \"0\": expected a number from 1 to 65535");
         up(name, "0").refused(1, &sentence);

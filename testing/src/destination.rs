@@ -151,7 +151,13 @@ impl Destination {
     /// The accepted deliveries, repeats included, oldest first.
     #[must_use]
     pub fn deliveries(&self) -> Vec<Delivery> {
-        lock(&self.shared.held).deliveries.clone()
+        self.deliveries_after(0)
+    }
+
+    /// The accepted deliveries without this many of the oldest.
+    #[must_use]
+    pub fn deliveries_after(&self, known: usize) -> Vec<Delivery> {
+        lock(&self.shared.held).deliveries.iter().skip(known).cloned().collect()
     }
 
     /// The ids of the events that arrived at least once.

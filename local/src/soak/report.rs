@@ -418,6 +418,8 @@ mod tests {
             webhook: "w".into(),
             event: event.into(),
             kind: "CONVERSATION/CLOSED".into(),
+            conversation: "c".into(),
+            at: jiff::Timestamp::UNIX_EPOCH,
             number,
             status,
             answer: answer.into(),

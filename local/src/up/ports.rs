@@ -13,6 +13,7 @@ pub(super) struct Ports {
     pub(super) aws: u16,
     pub(super) gladly: u16,
     pub(super) destination: u16,
+    pub(super) page: u16,
 }
 
 /// Why a port cannot be used.
@@ -66,8 +67,8 @@ pub enum PortError {
 }
 
 impl Ports {
-    /// Those in `AWS_PORT`, `GLADLY_PORT` and `DESTINATION_PORT`, 1 to 65535; free ones where a variable is unset or
-    /// empty.
+    /// Those in `AWS_PORT`, `GLADLY_PORT`, `DESTINATION_PORT` and `PAGE_PORT`, 1 to 65535; free ones where a variable is
+    /// unset or empty.
     pub(super) fn from_env() -> Result<Self, PortError> {
         Self::from_variables(|name| env::var_os(name).map(|it| it.to_string_lossy().into_owned()))
     }
@@ -85,12 +86,12 @@ impl Ports {
             aws: port("AWS_PORT")?,
             gladly: port("GLADLY_PORT")?,
             destination: port("DESTINATION_PORT")?,
+            page: port("PAGE_PORT")?,
         };
-        let [aws, gladly, destination] = ports.named();
-        for ((first, port), (second, other)) in
-            [(aws, gladly), (aws, destination), (gladly, destination)]
-        {
-            if port == other && port != 0 {
+        let named = ports.named();
+        for (at, (first, port)) in named.into_iter().enumerate() {
+            let other = named[at + 1..].iter().find(|(_, other)| *other == port && port != 0);
+            if let Some(&(second, _)) = other {
                 return Err(PortError::Same { first, second, port });
             }
         }
@@ -98,11 +99,12 @@ impl Ports {
     }
 
     /// Each with the environment variable that sets it.
-    fn named(self) -> [(&'static str, u16); 3] {
+    fn named(self) -> [(&'static str, u16); 4] {
         [
             ("AWS_PORT", self.aws),
             ("GLADLY_PORT", self.gladly),
             ("DESTINATION_PORT", self.destination),
+            ("PAGE_PORT", self.page),
         ]
     }
 
@@ -119,7 +121,8 @@ impl Ports {
 
     /// Fails if what runs has other ports.
     pub(super) fn check_used_by(self, running: &Running) -> Result<(), PortError> {
-        let urls = [&running.aws_url, &running.gladly_url, &running.destination_url];
+        let Running { aws_url, gladly_url, destination_url, page_url, .. } = running;
+        let urls = [aws_url, gladly_url, destination_url, page_url];
         for ((name, port), url) in self.named().into_iter().zip(urls) {
             if port != 0 && !url.ends_with(&format!(":{port}")) {
                 return Err(PortError::Elsewhere { name, port });
@@ -143,9 +146,10 @@ mod tests {
 
     #[test]
     fn a_port_is_a_number_from_1_to_65535_and_no_two_are_the_same() {
-        let expected = |aws, gladly, destination| Ok(Ports { aws, gladly, destination });
+        let expected = |aws, gladly, page| Ok(Ports { aws, gladly, destination: 0, page });
         assert_eq!(ports(&[]), expected(0, 0, 0));
         assert_eq!(ports(&[("AWS_PORT", "1"), ("GLADLY_PORT", "65535")]), expected(1, 65535, 0));
+        assert_eq!(ports(&[("PAGE_PORT", "8080")]), expected(0, 0, 8080));
         assert_eq!(ports(&[("DESTINATION_PORT", "")]), expected(0, 0, 0));
         for text in ["0", "65536", "-1", "4566x", " 4566"] {
             let sentence =
@@ -161,7 +165,7 @@ mod tests {
     fn a_taken_port_is_named() {
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let gladly = taken.local_addr().unwrap().port();
-        let ports = Ports { aws: 0, gladly, destination: 0 };
+        let ports = Ports { aws: 0, gladly, destination: 0, page: 0 };
         let error = ports.check_free().unwrap_err();
         assert_eq!(error.to_string(), format!("GLADLY_PORT {gladly} is in use by another program"));
         drop(taken);

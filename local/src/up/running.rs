@@ -26,6 +26,8 @@ pub struct Running {
     pub conversation: String,
     /// The destination.
     pub destination_url: String,
+    /// The page that shows what it does.
+    pub page_url: String,
     /// The emulated AWS.
     pub aws_url: String,
     /// The stack's name.
@@ -68,6 +70,15 @@ impl Running {
         let request = json!({"Name": name, "WithDecryption": true});
         let found = Client::new(&self.aws_url).ok()?.ssm("GetParameter", request).await.ok()?;
         Some(found["Parameter"]["Value"].as_str()?.to_owned())
+    }
+
+    /// A command that makes Gladly send a webhook.
+    #[must_use]
+    pub fn emit_command(&self) -> String {
+        let Self { conversation, gladly_url, .. } = self;
+        format!(
+            r#"curl -H 'content-type: application/json' -d '{{"type":"CONVERSATION/CLOSED","conversation":"{conversation}"}}' {gladly_url}/_sim/emit"#
+        )
     }
 
     /// Commands for a shell, an export a line, with which the AWS CLI and `gladly-relay` work on it.

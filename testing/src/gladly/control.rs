@@ -91,7 +91,7 @@ async fn webhooks(Extract(state): Extract<State>) -> Json<Value> {
     let attempts = attempts.iter().rev().take(100).map(|attempt| {
         json!({
             "webhook": attempt.webhook, "event": attempt.event, "type": attempt.kind, "attempt": attempt.number,
-            "status": attempt.status, "answer": attempt.answer,
+            "at": attempt.at, "status": attempt.status, "answer": attempt.answer,
         })
     });
     Json(json!({"webhooks": state.webhooks(), "lastAttempts": attempts.collect::<Vec<_>>()}))

@@ -46,6 +46,10 @@ pub struct Attempt {
     pub event: String,
     /// `NOUN/VERB`, or `PING`.
     pub kind: String,
+    /// The id of the conversation that the event is about; empty if it is about none.
+    pub conversation: String,
+    /// When it was sent.
+    pub at: Timestamp,
     /// 1 for the first, at most 5.
     pub number: usize,
     /// The response's status; none if the receiver did not answer in time.
@@ -277,6 +281,7 @@ impl super::Shared {
         if let Some(user) = webhook.0.get("credentials") {
             request = request.basic_auth(text(&user["username"]), user["password"].as_str());
         }
+        let at = Timestamp::now();
         let (status, answer) = match request.send().await {
             Ok(response) => {
                 let status = response.status().as_u16();
@@ -288,6 +293,8 @@ impl super::Shared {
             webhook: webhook.id().to_owned(),
             event: text(&event["id"]).to_owned(),
             kind: text(&event["type"]).to_owned(),
+            conversation: text(&event["content"]["conversationId"]).to_owned(),
+            at,
             number,
             status,
             answer,
