@@ -65,7 +65,7 @@ struct Demo<'a> {
 /// The steps to show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tour {
-    /// The path of an event, and the pause.
+    /// The path of an event, the pause, and a deletion.
     Short,
     /// Also how a webhook that Gladly disabled recovers.
     Full,
@@ -77,7 +77,7 @@ pub async fn demo(tour: Tour) -> Result<(), DemoError> {
     print_line(
         "gladly-relay at work: Gladly -> HTTP API -> ingest-fn -> SQS -> extractor-fn -> destination.\n\
          Both functions run as they are. What follows: ten events and their delivery, invalid requests,\n\
-         a burst, and a pause during which events are held.",
+         a burst, a pause during which events are held, and a customer who is deleted.",
     );
     heading("Starting an emulated AWS, a Gladly simulator and a destination, all on this machine");
     let LocalStack { gladly, destination, settings } =
@@ -128,6 +128,7 @@ impl Demo<'_> {
         self.rejections().await?;
         let burst = self.burst().await?;
         let hold = self.pause().await?;
+        self.deletion().await?;
         if tour == Tour::Full {
             self.recover_webhook().await?;
         }
@@ -321,6 +322,33 @@ impl Demo<'_> {
         let all = began.elapsed();
         print_line(&format!("  all {HELD_EVENTS} forwarded after {:.0} s", all.as_secs_f64()));
         Ok(Hold { flip, first, all })
+    }
+
+    async fn deletion(&mut self) -> Result<(), DemoError> {
+        heading("Gladly deletes a customer, and the destination is told what to forget");
+        let conversation = self.conversations(1).remove(0);
+        let known = self.destination.conversation(&conversation);
+        let known = known.ok_or_else(|| missed("the destination has the conversation"))?;
+        let event = self.gladly.organization().deletion(text(&known["customerId"]));
+        self.gladly.send(&event);
+        self.sent.push(text(&event["id"]).to_owned());
+        let told = |destination: &Destination| !destination.tombstones().is_empty();
+        if !self.destination.wait_for(told, STEP_TIMEOUT).await {
+            return Err(missed("the tombstone arrives"));
+        }
+        print_line(&format!("  {:<31} 200 queued, without a settle window", text(&event["type"])));
+        for tombstone in self.destination.tombstones() {
+            print_line(&format!(
+                "  a tombstone: {}, customer {}, void if fetched before {}",
+                text(&tombstone["kind"]),
+                text(&tombstone["customerId"]),
+                text(&tombstone["at"])
+            ));
+        }
+        print_line(&format!(
+            "  conversation {conversation} is no longer shown by a destination that keeps the schema's rule"
+        ));
+        check(self.destination.conversation(&conversation).is_none(), "the customer is forgotten")
     }
 
     async fn recover_webhook(&mut self) -> Result<(), DemoError> {

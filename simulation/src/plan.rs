@@ -652,6 +652,13 @@ impl Plan {
         (first.customer == customer).then_some(first.kind == ConversationKind::Merged)
     }
 
+    /// Whether a customer had been merged into another by then.
+    pub(crate) fn was_merged(&self, customer: &str, at: Timestamp) -> bool {
+        let merge = self.erasure(customer).filter(|erasure| erasure.into.is_some());
+        self.is_merged(customer).unwrap_or_default()
+            || merge.is_some_and(|merge| instant(merge.at) <= at)
+    }
+
     /// How an upstream fails now, if it does.
     pub(crate) fn fault_kind(&self, upstream: Upstream, now: Duration) -> Option<FaultKind> {
         let wrong = |fault: &&Fault| {

@@ -160,10 +160,12 @@ impl Destination {
         lock(&self.shared.held).deliveries.iter().skip(known).cloned().collect()
     }
 
-    /// The ids of the events that arrived at least once.
+    /// The ids of the events that arrived at least once, as themselves or as tombstones.
     #[must_use]
     pub fn event_ids(&self) -> BTreeSet<String> {
-        lock(&self.shared.held).events.keys().cloned().collect()
+        let held = lock(&self.shared.held);
+        let told = held.reader.tombstones().filter_map(|tombstone| tombstone["eventId"].as_str());
+        held.events.keys().cloned().chain(told.map(str::to_owned)).collect()
     }
 
     /// An event as it last came, by id.
@@ -172,10 +174,11 @@ impl Destination {
         lock(&self.shared.held).events.get(id).map(|(event, _)| event.clone())
     }
 
-    /// How often an event came.
+    /// How often an event came, as itself or as tombstones.
     #[must_use]
     pub fn times(&self, event: &str) -> usize {
-        lock(&self.shared.held).events.get(event).map_or(0, |(_, times)| *times)
+        let held = lock(&self.shared.held);
+        held.events.get(event).map_or(0, |(_, times)| *times) + held.reader.times(event)
     }
 
     /// The latest snapshot of a conversation, unless a tombstone voids it.

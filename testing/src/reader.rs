@@ -96,11 +96,11 @@ impl Reader {
         self.tombstones.values().map(|(tombstone, _)| tombstone)
     }
 
-    /// How often a tombstone of this event and kind came.
+    /// How often the tombstones of an event came.
     #[must_use]
-    pub fn times(&self, event: &str, kind: &str) -> usize {
-        let key = (event.to_owned(), kind.to_owned());
-        self.tombstones.get(&key).map_or(0, |(_, times)| *times)
+    pub fn times(&self, event: &str) -> usize {
+        let of_event = self.tombstones.iter().filter(|((id, _), _)| id == event);
+        of_event.map(|(_, (_, times))| *times).max().unwrap_or_default()
     }
 }
 

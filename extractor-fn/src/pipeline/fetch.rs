@@ -89,8 +89,10 @@ pub(crate) enum Fetched {
     Snapshot(Snapshot),
     /// Gladly no longer has it.
     Gone {
-        /// Its customer is gone too, and all of the customer's conversations with it.
-        with_customer: bool,
+        /// Its customer is deleted, and all of their conversations with them, or merged, and one of two open
+        /// conversations with them: Gladly itself is not at fault.
+        is_explained: bool,
+        customer_deleted: bool,
     },
     /// Its customer was deleted a moment ago, and Gladly may still show it: not before this long.
     Postponed(Duration),
@@ -158,15 +160,18 @@ impl Fetcher {
             try_join!(self.gladly.conversation(id, context), self.gladly.items(id, context))?;
         let (Some(conversation), Some(list)) = (conversation, list) else {
             let second_look = events.iter().any(|event| !event.is_new());
-            let with_customer = match customers().next().cloned() {
-                Some(customer) if self.deletions.contains(&customer) => true,
-                Some(customer) if second_look => {
-                    let (_, seen) = self.look_up(customer, context).await?;
-                    matches!(*seen, CustomerLookup::Gone)
+            return Ok(match customers().next().cloned() {
+                Some(customer) if self.deletions.contains(&customer) => {
+                    Fetched::Gone { is_explained: true, customer_deleted: true }
                 }
-                _ => false,
-            };
-            return Ok(Fetched::Gone { with_customer });
+                Some(customer) if second_look => {
+                    let (last, seen) = self.look_up(customer.clone(), context).await?;
+                    let customer_deleted = matches!(*seen, CustomerLookup::Gone);
+                    let is_merged = last != customer || matches!(*seen, CustomerLookup::Merged(_));
+                    Fetched::Gone { is_explained: customer_deleted || is_merged, customer_deleted }
+                }
+                _ => Fetched::Gone { is_explained: false, customer_deleted: false },
+            });
         };
         context.served(Upstream::Gladly).await;
         let conversation =

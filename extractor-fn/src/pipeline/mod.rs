@@ -371,7 +371,7 @@ impl Pipeline {
             return Prepared::new(update, returned, false);
         }
         let fetched = self.fetcher.fetch(&conversation, &events, &context).await;
-        let doubtful = matches!(fetched, Ok(Fetched::Gone { with_customer: false }));
+        let doubtful = matches!(fetched, Ok(Fetched::Gone { is_explained: false, .. }));
         let all = |outcome: Outcome| {
             events.iter().map(|event| (event.record, outcome.clone())).collect::<Vec<_>>()
         };
@@ -381,8 +381,8 @@ impl Pipeline {
                 snapshot.is_complete &= !events.iter().any(|event| lacks(&snapshot, event));
                 (delivery::Coverage::Included, Some(snapshot))
             }
-            Ok(Fetched::Gone { with_customer }) => {
-                (delivery::Coverage::Gone { customer_deleted: with_customer }, None)
+            Ok(Fetched::Gone { customer_deleted, .. }) => {
+                (delivery::Coverage::Gone { customer_deleted }, None)
             }
             Ok(Fetched::Postponed(wait)) => {
                 returned.extend(all(Outcome::Postponed(wait)));

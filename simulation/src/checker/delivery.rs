@@ -138,6 +138,12 @@ impl Deliveries {
             };
             let mut covering = known.clone().filter(|taken| shows(taken));
             let covered_itself = covering.clone().any(|taken| taken.environment == by.environment);
+            let was_missing = || {
+                (0..=INVOCATION_TIMEOUT.as_secs()).any(|ago| {
+                    let at = elapsed(cx.now).saturating_sub(Duration::from_secs(ago));
+                    cx.plan.is_missing(at, at)
+                })
+            };
             let honest = match event["snapshot"].as_str() {
                 // A close that is not shown yet is looked at again.
                 Some("included") if is_close && waited < SECOND_LOOK && cx.plan.repeats == 0.0 => {
@@ -151,17 +157,15 @@ impl Deliveries {
                     event["customerDeleted"].is_null()
                         || deletion.is_some_and(|it| instant(it.at) <= cx.now)
                 }
+                // Of a customer who was merged, the conversation may have been combined with another one.
+                Some("gone") if cx.plan.was_merged(&planned.customer, cx.now) => was_missing(),
                 // A few missing conversations count as gone, but never many, nor by an invocation
                 // that began when the breaker was open for that.
                 Some("gone") => {
                     let called = self.called_gone.entry(by.environment).or_default();
                     called.insert(conversation.clone());
                     let few = called.len() < NOT_FOUND_LIMIT;
-                    few && !breaker.unclosed_before(by.began, "gladly", NONE_FOUND)
-                        && (0..=INVOCATION_TIMEOUT.as_secs()).any(|ago| {
-                            let at = elapsed(cx.now).saturating_sub(Duration::from_secs(ago));
-                            cx.plan.is_missing(at, at)
-                        })
+                    few && !breaker.unclosed_before(by.began, "gladly", NONE_FOUND) && was_missing()
                 }
                 _ => false,
             };

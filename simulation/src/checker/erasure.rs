@@ -7,7 +7,7 @@ use testing::reader::Reader;
 
 use crate::{
     erasure::Erasure,
-    plan::{ConversationKind, Plan},
+    plan::{ConversationKind, FaultKind, Plan},
 };
 
 /// What a reader of all deliveries shows, and the erasures whose tombstones it has.
@@ -73,6 +73,8 @@ impl Erasures {
     /// What the reader lacks in the end of the erasures that were accepted and are not in quarantine.
     pub(super) fn missing(&self, plan: &Plan, is_due: impl Fn(&str) -> bool) -> Vec<String> {
         let mut missing = Vec::new();
+        // A few conversations count as gone then, and nothing of them is fetched.
+        let may_lack = plan.faults.iter().any(|fault| fault.kind == FaultKind::Missing);
         for erasure in plan.erasures.iter().filter(|erasure| is_due(&erasure.event)) {
             if !self.told.contains(&erasure.event) {
                 missing.push(erasure.event.clone());
@@ -80,7 +82,7 @@ impl Erasures {
             // What remained after a merge has what was said in the other conversation.
             let Some([_, remains]) = erasure.conversations else { continue };
             let remains = &plan.conversations[remains];
-            if remains.gone_from.is_some() || remains.kind != ConversationKind::Plain {
+            if may_lack || remains.gone_from.is_some() || remains.kind != ConversationKind::Plain {
                 continue;
             }
             let shown = self.reader.conversations().get(&remains.id);
