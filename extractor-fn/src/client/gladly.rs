@@ -36,9 +36,6 @@ const BYTE_ORDER_MARK: char = '\u{feff}';
 const RESPONSE_LIMIT: usize = 32 << 20;
 /// The file of an export job that holds the conversation items.
 pub(crate) const EXPORTED_ITEMS: &str = "conversation_items.jsonl";
-/// What events are about that the relay forwards, or that decide what it forwards.
-const EVENT_ENTITIES: &str =
-    "&entities=CONVERSATION&entities=CONTACT&entities=CUSTOMER&entities=CUSTOMER_PROFILE";
 /// How old a cached token may be when Gladly rejects it; an older one is read again.
 const REJECTED_TOKEN_TTL: SignedDuration = SignedDuration::from_secs(10);
 
@@ -350,15 +347,20 @@ impl Gladly {
         }
     }
 
-    /// The events in a range of the last 24 hours, oldest first, one per line.
+    /// The events in a range of the last 24 hours, oldest first, one per line; also those about customers, if
+    /// asked for.
     pub(crate) async fn events(
         &self,
         from: Timestamp,
         to: Timestamp,
+        with_customers: bool,
         permission: &impl Permission,
     ) -> Result<Lines, GladlyError> {
         let range = format!("startAt={from:.3}&endAt={to:.3}");
-        self.lines(&format!("/events?{range}{EVENT_ENTITIES}"), 0, permission).await
+        let conversations = "entities=CONVERSATION&entities=CONTACT";
+        let customers =
+            if with_customers { "&entities=CUSTOMER&entities=CUSTOMER_PROFILE" } else { "" };
+        self.lines(&format!("/events?{range}&{conversations}{customers}"), 0, permission).await
     }
 
     /// The conversation items of an export job, one per line, from this byte of the file on.

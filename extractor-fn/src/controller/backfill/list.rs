@@ -55,9 +55,9 @@ async fn list(
     begins: Timestamp,
     end: Timestamp,
 ) -> Result<(), ControllerError> {
-    let Some(lines) =
-        recovery.in_time(recovery.gladly.events(begins, end, &ControllerPermission)).await
-    else {
+    let with_customers = recovery.forwards_erasures;
+    let list = recovery.gladly.events(begins, end, with_customers, &ControllerPermission);
+    let Some(lines) = recovery.in_time(list).await else {
         return Ok(());
     };
     let mut lines = lines?;
