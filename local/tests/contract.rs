@@ -120,7 +120,7 @@ with tempfile.TemporaryDirectory() as folder:
 for delivery in json.load(sys.stdin):
     module.Delivery.model_validate(delivery)
 is_model = lambda it: isinstance(it, type) and issubclass(it, BaseModel) and it.__module__ == "delivery"
-print(json.dumps({name: it.__annotations__ for name, it in vars(module).items() if is_model(it)}))
+print(json.dumps({name: it.__annotations__ for name, it in vars(module).items() if name.isidentifier() and is_model(it)}))
 "#;
 
 #[test]

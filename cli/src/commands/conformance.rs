@@ -7,7 +7,7 @@ mod state;
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 use shared::HttpUrl;
 
 use crate::{
@@ -30,8 +30,10 @@ use crate::{
 
 /// Deliveries at a time, where several are sent at once.
 const CONCURRENCY: usize = 8;
-/// How many deliveries are followed by a look at once after the answer.
-const IMMEDIATE_READS: usize = 200;
+/// How many small deliveries are followed by a look at once after the answer.
+const SMALL_READS: usize = 100;
+/// How many that take long to store.
+const LARGE_READS: usize = 5;
 /// How many snapshots of one conversation are sent at once.
 const RIVALS: usize = 40;
 
@@ -236,30 +238,49 @@ impl Kit {
         })
     }
 
-    /// Looks for what each delivery held, at once after its answer, while others are on their way.
+    /// Looks for what each delivery held, at once after its answer: many small ones, while others are on their way, and a
+    /// few that take long to store, so that one which is answered too early is not there yet.
     async fn immediate_reads(&self) -> Finding {
-        let scope = self.scope.part("read");
-        let reads = stream::iter(0..IMMEDIATE_READS).map(|number| {
-            let scope = scope.part(number);
-            async move {
-                let snapshot = scope.snapshot("c", "u", 10);
-                let delivery = Delivery::new("a delivery", &scope)
-                    .events([scope.event("e", "c", "included")])
-                    .conversations([snapshot.clone()]);
-                self.receiver.deliver(&delivery).await?;
-                let state = self.receiver.state(scope.prefix()).await?;
-                let expected = Expected::of(&[delivery], &[snapshot]);
-                Ok::<_, String>(compare(&scope, &expected, &state).err())
-            }
+        let scope = &self.scope.part("read");
+        let small = stream::iter(0..SMALL_READS)
+            .map(|number| self.immediate_read(scope.part(number), Vec::new(), Vec::new()))
+            .buffered(CONCURRENCY);
+        let large = stream::iter(0..LARGE_READS).map(|number| {
+            let others = scope.part(format!("large{number}"));
+            let name = |kind: char, number: usize| format!("{kind}{number}");
+            let snapshots = (0..99).map(|it| others.snapshot(&name('c', it), &name('u', it), 10));
+            let events =
+                (0..400).map(|it| others.event(&name('e', it), &name('c', it % 99), "included"));
+            self.immediate_read(others.part("last"), events.collect(), snapshots.collect())
         });
-        let found: Vec<_> = reads.buffered(CONCURRENCY).try_collect().await?;
-        match found.iter().flatten().collect::<Vec<_>>()[..] {
-            [] => Ok(format!("read {IMMEDIATE_READS} times at once after the answer")),
+        let found: Vec<_> = small.chain(large.buffered(1)).try_collect().await?;
+        let differences: Vec<_> = found.iter().flatten().collect();
+        match &differences[..] {
+            [] => Ok(format!("read {} times at once after the answer", found.len())),
             [first, ..] => Err(format!(
-                "{first}, at once after the answer ({} of {IMMEDIATE_READS} times)",
-                found.iter().flatten().count()
+                "{first}, at once after the answer ({} of {} times)",
+                differences.len(),
+                found.len()
             )),
         }
+    }
+
+    /// Sends a delivery with a snapshot and an event after these, and reads them once it is answered. Returns how they differ.
+    async fn immediate_read(
+        &self,
+        scope: Scope,
+        mut events: Vec<Value>,
+        mut snapshots: Vec<Value>,
+    ) -> std::result::Result<Option<String>, String> {
+        let (event, snapshot) = (scope.event("e", "c", "included"), scope.snapshot("c", "u", 10));
+        let last = Delivery::new("the last ones", &scope).events([event.clone()]);
+        let expected = Expected::of(&[last], std::slice::from_ref(&snapshot));
+        events.push(event);
+        snapshots.push(snapshot);
+        let delivery = Delivery::new("a delivery", &scope).events(events).conversations(snapshots);
+        self.receiver.deliver(&delivery).await?;
+        let state = self.receiver.state(scope.prefix()).await?;
+        Ok(compare(&scope, &expected, &state).err())
     }
 
     /// Sends snapshots of one conversation at the same time. What is shown is never older than what was answered.

@@ -8,7 +8,7 @@ use crate::{
     http::{Http, Response},
 };
 
-/// Attempts of one delivery, as the relay makes them.
+/// Attempts of one delivery or exchange, as the relay makes them.
 const ATTEMPTS: u32 = 3;
 /// The wait before the second attempt; it doubles from there.
 const FIRST_WAIT: Duration = Duration::from_millis(300);
@@ -16,6 +16,8 @@ const FIRST_WAIT: Duration = Duration::from_millis(300);
 /// A receiver.
 pub(super) struct Receiver {
     http: Http,
+    /// For reads alone: on the connection of a delivery, a read would wait for what the receiver does after its answer.
+    state_http: Http,
     url: String,
     state_url: String,
     header: String,
@@ -25,7 +27,8 @@ pub(super) struct Receiver {
 impl Receiver {
     pub(super) fn new(url: &str, state_url: String, header: &str, token: String) -> Self {
         let header = header.to_ascii_lowercase();
-        Self { http: Http::new(), url: url.to_owned(), state_url, header, token }
+        let (http, state_http) = (Http::new(), Http::new());
+        Self { http, state_http, url: url.to_owned(), state_url, header, token }
     }
 
     /// The token, for variants of it.
@@ -48,27 +51,27 @@ impl Receiver {
         ];
         headers.extend(request.gzip.then_some(("content-encoding", "gzip")));
         headers.extend(credential.as_deref().map(|credential| (&*self.header, credential)));
-        let answer = self.http.send("POST", &self.url, &headers, Some(&request.body)).await;
-        answer.map(|answer| answer.status)
+        let answer = retried(|| self.http.send("POST", &self.url, &headers, Some(&request.body)));
+        answer.await.map(|answer| answer.status)
     }
 
     /// Sends a delivery until it is accepted; tries again where the relay would.
     pub(super) async fn deliver(&self, delivery: &Delivery) -> Result<(), String> {
-        let mut wait = FIRST_WAIT;
-        for attempt in 1.. {
-            let reason = match self.post(delivery, Some(&self.token)).await {
+        let (mut left, mut wait) = (ATTEMPTS, FIRST_WAIT);
+        loop {
+            left -= 1;
+            let got = match self.post(delivery, Some(&self.token)).await {
                 Ok(200..=299) => return Ok(()),
-                Ok(status @ (408 | 425 | 429 | 500..=599)) => format!("HTTP {status}"),
-                Ok(status) => return Err(unaccepted(delivery, &format!("HTTP {status}"))),
+                Ok(408 | 425 | 429 | 500..=599) if left > 0 => {
+                    sleep(wait).await;
+                    wait *= 2;
+                    continue;
+                }
+                Ok(status) => format!("HTTP {status}"),
                 Err(reason) => reason,
             };
-            if attempt == ATTEMPTS {
-                return Err(unaccepted(delivery, &format!("{reason}, {ATTEMPTS} times")));
-            }
-            sleep(wait).await;
-            wait *= 2;
+            return Err(format!("expected 2xx for {}, got {got}", delivery.label));
         }
-        Ok(())
     }
 
     /// What the receiver shows of the ids that begin with the prefix.
@@ -85,11 +88,23 @@ impl Receiver {
         let separator = if self.state_url.contains('?') { '&' } else { '?' };
         let url = format!("{}{separator}prefix={prefix}", self.state_url);
         let credential = credential(&self.header, &self.token);
-        let answer = self.http.send("GET", &url, &[(&self.header, &credential)], None).await;
+        let headers = [(&*self.header, &*credential)];
+        let answer = retried(|| self.state_http.send("GET", &url, &headers, None)).await;
         answer.map_err(|reason| format!("could not read the state: {reason}"))
     }
 }
 
-fn unaccepted(delivery: &Delivery, got: &str) -> String {
-    format!("expected 2xx for {}, got {got}", delivery.label)
+/// An exchange, attempted again if there is no answer: a server may close an idle connection at the moment of its use.
+async fn retried<F: Future<Output = Result<Response, String>>>(
+    exchange: impl Fn() -> F,
+) -> Result<Response, String> {
+    let mut wait = FIRST_WAIT;
+    for _ in 1..ATTEMPTS {
+        if let Ok(answer) = exchange().await {
+            return Ok(answer);
+        }
+        sleep(wait).await;
+        wait *= 2;
+    }
+    exchange().await
 }
