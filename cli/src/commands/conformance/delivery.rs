@@ -50,14 +50,14 @@ impl Scope {
     }
 
     /// A second of the scenario in RFC 3339, ending in this: a fraction and an offset.
-    pub(super) fn time(&self, second: i64, end: &str) -> String {
+    pub(super) fn timestamp(&self, second: i64, end: &str) -> String {
         let at = self.start + SignedDuration::from_secs(second);
         format!("{}{end}", at.strftime("%Y-%m-%dT%H:%M:%S"))
     }
 
     /// A second of the scenario as the relay writes it.
     pub(super) fn second(&self, second: i64) -> String {
-        self.time(second, ".000Z")
+        self.timestamp(second, ".000Z")
     }
 
     pub(super) fn event(&self, name: &str, conversation: &str, coverage: &str) -> Value {

@@ -43,8 +43,8 @@ pub(super) const SCENARIOS: &[Row] = &[
     ("the time of a deletion is compared as a time, not as text", deletion_times),
     ("customer-merged alone voids nothing, nor does the deletion of what was merged away", merged),
     ("customer-deleted reaches customers that were merged into it", deleted_after_merge),
-    ("customer-deleted reaches customers that were merged into it through others", chain),
-    ("merges in a cycle end", cycle),
+    ("customer-deleted reaches customers that were merged into it through others", merge_chain),
+    ("merges in a cycle end", merge_cycle),
     ("conversation-merged voids every snapshot of the conversation", merged_conversation),
     ("a delivery may hold snapshots and the tombstone that voids one of them", mixed),
     ("covered and gone events come without a snapshot and void nothing", covered),
@@ -92,12 +92,12 @@ fn times(scope: &Scope) -> Scenario {
     // Each pair is a time and a later one, although most would sort otherwise as texts, or are equal in milliseconds or
     // microseconds.
     let pairs = [
-        (scope.time(5, "Z"), scope.time(5, ".5Z")),
-        (scope.time(5, ".9Z"), scope.time(5, ".900000001Z")),
-        (scope.time(5, ".123456788Z"), scope.time(5, ".123456789Z")),
-        (scope.time(5, ".000999Z"), scope.time(5, ".001Z")),
-        (scope.time(3_605, "+01:00"), scope.time(6, "Z")),
-        (scope.time(5, "Z"), scope.time(6 - 3_600, "-01:00")),
+        (scope.timestamp(5, "Z"), scope.timestamp(5, ".5Z")),
+        (scope.timestamp(5, ".9Z"), scope.timestamp(5, ".900000001Z")),
+        (scope.timestamp(5, ".123456788Z"), scope.timestamp(5, ".123456789Z")),
+        (scope.timestamp(5, ".000999Z"), scope.timestamp(5, ".001Z")),
+        (scope.timestamp(3_605, "+01:00"), scope.timestamp(6, "Z")),
+        (scope.timestamp(5, "Z"), scope.timestamp(6 - 3_600, "-01:00")),
     ];
     let of = |times: Vec<&String>| {
         let named = times.into_iter().enumerate();
@@ -145,12 +145,12 @@ fn deleted_twice(scope: &Scope) -> Scenario {
 }
 
 fn deletion_times(scope: &Scope) -> Scenario {
-    let at = scope.time(10, ".500000001Z");
+    let at = scope.timestamp(10, ".500000001Z");
     let stays = scope.snapshot_at("d", "u", &at);
     let deliveries = [
         Delivery::new("snapshots", scope).conversations([
-            scope.snapshot_at("c", "u", &scope.time(10, "Z")),
-            scope.snapshot_at("e", "u", &scope.time(3_610, ".5+01:00")),
+            scope.snapshot_at("c", "u", &scope.timestamp(10, "Z")),
+            scope.snapshot_at("e", "u", &scope.timestamp(3_610, ".5+01:00")),
             stays.clone(),
         ]),
         Delivery::new("the deletion", scope).tombstones([scope.deleted_at("u", &at)]),
@@ -181,7 +181,7 @@ fn deleted_after_merge(scope: &Scope) -> Scenario {
     Scenario::in_any_order(deliveries, stays)
 }
 
-fn chain(scope: &Scope) -> Scenario {
+fn merge_chain(scope: &Scope) -> Scenario {
     let deliveries = [
         Delivery::new("a snapshot of the first", scope)
             .conversations([scope.snapshot("c", "first", 10)]),
@@ -192,7 +192,7 @@ fn chain(scope: &Scope) -> Scenario {
     Scenario::in_any_order(deliveries, [])
 }
 
-fn cycle(scope: &Scope) -> Scenario {
+fn merge_cycle(scope: &Scope) -> Scenario {
     let deliveries = [
         Delivery::new("a snapshot of the first", scope)
             .conversations([scope.snapshot("c", "first", 10)]),
