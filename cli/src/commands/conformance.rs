@@ -97,13 +97,11 @@ pub(crate) async fn run(context: &Context, args: &ConformanceArgs) -> Result<()>
 
 /// The receiver that was given, with its token.
 async fn receiver(context: &Context, args: &ConformanceArgs) -> Result<Receiver> {
-    let state = match &args.state {
-        Some(state) => state.clone(),
-        None => {
-            let end = args.receiver.find('?').unwrap_or(args.receiver.len());
-            format!("{}/state", args.receiver.get(..end).unwrap_or_default().trim_end_matches('/'))
-        }
+    let beside = || {
+        let path = args.receiver.split('?').next().unwrap_or_default();
+        format!("{}/state", path.trim_end_matches('/'))
     };
+    let state = args.state.clone().unwrap_or_else(beside);
     for (option, url) in [("--receiver", &args.receiver), ("--state", &state)] {
         let is_safe = url.parse::<HttpUrl>().is_ok_and(|url| url.is_https() || url.is_loopback());
         if !is_safe {

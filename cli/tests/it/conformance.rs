@@ -250,7 +250,6 @@ fn a_receiver_with_a_bug_fails() {
         let failed = claims(&ended, false);
         assert!(failed.iter().any(|failed| failed.starts_with(claim)), "{bug}: {failed:?}");
         assert_eq!(ended.code, 4, "{bug}: {ended:?}");
-        println!("{bug}: {failed:#?}");
     };
     thread::scope(|scope| {
         for bugs in BUGS.chunks(BUGS.len() / 3) {
