@@ -1,4 +1,4 @@
-//! The contract with receivers: the schema, its OpenAPI description, and the types that generators make of it.
+//! The contract with receivers: the schema, its `OpenAPI` description, and the types that generators make of it.
 
 #![expect(clippy::unwrap_used, reason = "all of this crate is a test")]
 
@@ -19,7 +19,7 @@ fn schema() -> Value {
     serde_json::from_str(&fs::read_to_string(root().join(SCHEMA)).unwrap()).unwrap()
 }
 
-/// The request that the OpenAPI description is about.
+/// The request that the `OpenAPI` description is about.
 fn described() -> Value {
     yaml(OPENAPI)["webhooks"]["delivery"]["post"].take()
 }
