@@ -11,6 +11,8 @@ ARCH ?= arm64
 TOOLS := .tools/venv
 PACKAGER := .tools/package
 WORKFLOWS := .tools/workflows
+# Node.js among them, which is large: nothing but the tests waits for it.
+RECEIVERS := .tools/receivers
 # What the demo runs, and the operator's program beside it: selected together, so that every crate has the same features
 # as in "make test" (tests: local, features).
 RUN := --package=local --package=ingest-fn --package=extractor-fn
@@ -69,7 +71,7 @@ down: ## Stop what "make up" started
 ## Change it
 
 .PHONY: test
-test: tools ## Run everything that CI runs
+test: tools $(RECEIVERS)/.ready ## Run everything that CI runs
 	$(call step,Formatting,cargo fmt --all --check)
 	$(call step,Lints of the code,cargo clippy --workspace --all-targets --locked -- -D warnings)
 	$(call step,Documentation,RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked)
@@ -185,7 +187,7 @@ tools: $(TOOLS)/.ready ## Install the Python tools into .tools/ (about a minute,
 .PHONY: pin
 pin: ## Pin the Python tools to exact versions again, after a change of tools/*.in
 	@test -x .tools/uv/bin/uv || { python3 -m venv .tools/uv && .tools/uv/bin/pip install --quiet uv; }
-	@for name in local package workflows; do \
+	@for name in local package receivers workflows; do \
 	  pinned=$$(.tools/uv/bin/uv --quiet pip compile --universal --python-version=3.10 --generate-hashes --no-annotate --no-header tools/$$name.in); \
 	  printf '# Written by "make pin" from %s.in: every package that the tools need, held to its version and contents.\n%s\n' $$name "$$pinned" > tools/$$name.txt; \
 	done
@@ -226,6 +228,10 @@ resume: cli ## Resume after a pause, or after the circuit breaker has opened (ST
 .PHONY: status
 status: cli ## Show what runs, what waits and for how long that is safe (STACK=name)
 	@$(RELAY) status
+
+.PHONY: conformance
+conformance: cli ## Check that a receiver does what docs/DELIVERY.md asks of it (RECEIVER=url STATE=url DESTINATION_TOKEN_HEADER=)
+	@$(RELAY) conformance --receiver "$${RECEIVER:-}" $${STATE:+--state "$$STATE"}
 
 .PHONY: quarantine
 quarantine: cli ## List what is in quarantine, and why (STACK=name)
@@ -278,6 +284,7 @@ $(FUZZER)/.ready:
 $(TOOLS)/.ready: tools/local.txt
 $(PACKAGER)/.ready: tools/package.txt
 $(WORKFLOWS)/.ready: tools/workflows.txt
+$(RECEIVERS)/.ready: tools/receivers.txt
 %/.ready:
 	@printf 'Installing what %s lists into %s (about a minute)…\n' $< $*
 	@python3 -m venv --clear $* && $*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement=$< \

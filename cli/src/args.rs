@@ -20,7 +20,7 @@ Examples:
   gladly-relay trace CONVERSATION
 
 Exit codes:
-  0 done   1 failed   2 wrong usage   3 not allowed   4 something is wrong (doctor, status --check)
+  0 done   1 failed   2 wrong usage   3 not allowed   4 something is wrong (doctor, status --check, conformance)
   130 stopped with Ctrl-C"
 )]
 pub(crate) struct Cli {
@@ -97,6 +97,16 @@ Example:
     Replay(ReplayArgs),
     /// Send a PING and a real event through the endpoint, and follow it to the destination
     Test(TestArgs),
+    /// Check that a receiver does what docs/DELIVERY.md asks of it, with made-up deliveries
+    #[command(after_help = "\
+Needs no relay and no AWS login. All ids begin with conformance-, so that the kit can be run against a receiver that
+also holds other data; at the end it has erased what it sent, except for its events and tombstones. The token is asked
+for, or comes in DESTINATION_TOKEN.
+
+Examples:
+  gladly-relay conformance --receiver http://127.0.0.1:8080
+  gladly-relay conformance --receiver https://staging.example.com/gladly --state https://staging.example.com/gladly-state")]
+    Conformance(ConformanceArgs),
     /// Follow what both functions log, as lines for people
     #[command(after_help = "Example:\n  gladly-relay tail --since 1h --level warn --no-follow")]
     Tail(TailArgs),
@@ -137,6 +147,7 @@ impl Command {
             Self::Trace(_) => "trace",
             Self::Replay(_) => "replay",
             Self::Test(_) => "test",
+            Self::Conformance(_) => "conformance",
             Self::Tail(_) => "tail",
             Self::Fleet => "fleet",
             Self::Policy(_) => "policy",
@@ -367,6 +378,20 @@ pub(crate) struct TestArgs {
     /// The conversation that the event is about [default: the newest at Gladly]
     #[arg(long, value_name = "ID")]
     pub(crate) conversation: Option<shared::Id>,
+}
+
+/// `conformance`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ConformanceArgs {
+    /// URL that deliveries are posted to: https, or on this machine
+    #[arg(long, value_name = "URL")]
+    pub(crate) receiver: String,
+    /// URL that shows what the receiver holds [default: the receiver's with /state at its end]
+    #[arg(long, value_name = "URL")]
+    pub(crate) state: Option<String>,
+    /// Header that carries the token [default: authorization]
+    #[arg(long, env = "DESTINATION_TOKEN_HEADER", value_name = "NAME")]
+    pub(crate) destination_token_header: Option<String>,
 }
 
 /// `tail`.

@@ -15,16 +15,24 @@ pub(crate) enum Probe {
     Unreachable(String),
 }
 
+/// The value of the header that carries the token.
+pub(crate) fn credential(header: &str, token: &str) -> String {
+    if header.eq_ignore_ascii_case(AUTHORIZATION) {
+        format!("Bearer {token}")
+    } else {
+        token.to_owned()
+    }
+}
+
 /// Sends the token with a HEAD request, which changes nothing.
 ///
 /// A gateway may answer every method but POST with 403, whatever the token. So 403 counts only if the
 /// destination answers 401 without a token.
 pub(crate) async fn probe(url: &str, header: &str, token: &str) -> Probe {
     let http = Http::new();
-    let bearer = format!("Bearer {token}");
-    let value = if header.eq_ignore_ascii_case(AUTHORIZATION) { &*bearer } else { token };
+    let value = credential(header, token);
     let header = header.to_ascii_lowercase();
-    match http.send("HEAD", url, &[(&header, value)], None).await {
+    match http.send("HEAD", url, &[(&header, &value)], None).await {
         Err(reason) => Probe::Unreachable(reason),
         Ok(answer) if answer.status == 401 => Probe::Rejected(401),
         Ok(answer) if answer.status == 403 => match http.send("HEAD", url, &[], None).await {

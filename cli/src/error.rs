@@ -18,7 +18,7 @@ pub(crate) enum Kind {
     Usage = 2,
     /// AWS, Gladly or the destination does not allow it.
     Denied = 3,
-    /// What was checked is wrong (`doctor`, `status --check`).
+    /// What was checked is wrong (`doctor`, `status --check`, `conformance`).
     Wrong = 4,
 }
 

@@ -11,14 +11,14 @@ use std::{
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::State,
+    extract::{Query, State},
     http::{HeaderMap, Method, StatusCode, Uri},
     routing::{get, post},
 };
 use flate2::read::MultiGzDecoder;
 use jsonschema::{ValidationError, Validator};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     fault::Fault,
@@ -115,6 +115,7 @@ impl Destination {
         let control = Router::new()
             .route("/", get(summary))
             .route("/_sim/conversations", get(conversations))
+            .route("/_sim/state", get(state))
             .route("/_sim/refusals", post(refuse).delete(accept))
             .with_state(Arc::clone(&shared));
         server.serve(listener, &shared.traffic, app, control);
@@ -309,6 +310,27 @@ async fn conversations(State(shared): State<Arc<Shared>>) -> Json<BTreeMap<Strin
 }
 
 #[derive(Deserialize)]
+struct Selection {
+    #[serde(default)]
+    prefix: String,
+}
+
+/// What it shows of the ids that begin with the prefix: the read interface of `gladly-relay conformance`.
+async fn state(
+    State(shared): State<Arc<Shared>>,
+    Query(selection): Query<Selection>,
+) -> Json<Value> {
+    let held = lock(&shared.held);
+    let is_selected = |id: &str| id.starts_with(&selection.prefix);
+    let conversations = held.reader.conversations().iter().filter(|(id, _)| is_selected(id));
+    let events = held.events.iter().filter(|(id, _)| is_selected(id));
+    Json(json!({
+        "conversations": conversations.map(|(_, snapshot)| snapshot).collect::<Vec<_>>(),
+        "events": events.map(|(_, (event, _))| event).collect::<Vec<_>>(),
+    }))
+}
+
+#[derive(Deserialize)]
 struct Refusal {
     conversation: String,
     status: u16,
@@ -361,6 +383,6 @@ async fn summary(State(shared): State<Arc<Shared>>) -> String {
         let into = of("into").map(|into| format!(" into {into}")).unwrap_or_default();
         let _ = writeln!(page, "\n{kind}  {whom}{into}  {at}");
     }
-    page.push_str("\nAlso here: /_sim/conversations, /_sim/calls, /_sim/faults, /_sim/refusals\n");
+    page.push_str("\nAlso here: /_sim/conversations, /_sim/state, /_sim/calls, /_sim/faults, /_sim/refusals\n");
     page
 }

@@ -11,6 +11,8 @@ use serde_json::Value;
 pub struct Reader {
     /// The snapshot with the latest `fetchedAt` by conversation id, none of them void.
     conversations: BTreeMap<String, Value>,
+    /// That `fetchedAt`, also of what is void: an older snapshot must not come back in its place.
+    newest: BTreeMap<String, Option<Timestamp>>,
     /// By event id and kind, and how often each came.
     tombstones: BTreeMap<(String, String), (Value, usize)>,
     /// From when on a customer's snapshots hold: of those who are deleted, and of those merged into them.
@@ -29,8 +31,13 @@ impl Reader {
         }
         for snapshot in list(delivery, "conversations") {
             let id = text(&snapshot["id"]);
-            let is_newest = |held: &Value| fetched_at(held) <= fetched_at(snapshot);
-            if !self.is_void(&id, snapshot) && self.conversations.get(&id).is_none_or(is_newest) {
+            let newest = self.newest.entry(id.clone()).or_default();
+            if *newest > fetched_at(snapshot) {
+                continue;
+            }
+            *newest = fetched_at(snapshot);
+            self.conversations.remove(&id);
+            if !self.is_void(&id, snapshot) {
                 self.conversations.insert(id, snapshot.clone());
             }
         }
@@ -177,6 +184,13 @@ mod tests {
         let circle = [merged("customer-merged", "a", "b"), merged("customer-merged", "b", "a")];
         let [there, back] = circle;
         assert_eq!(shown(&[snapshot("c", "a", 0), there, back, deleted("b", 1)]), [""; 0]);
+    }
+
+    #[test]
+    fn an_older_snapshot_does_not_take_the_place_of_a_void_one() {
+        let snapshots = [snapshot("c", "sue", 5), snapshot("c", "sam", 10)];
+        let [older, newer] = snapshots;
+        assert_eq!(shown(&[older, newer, deleted("sam", 11)]), [""; 0]);
     }
 
     #[test]

@@ -16,9 +16,15 @@ use crate::root;
 /// The template, its tags in the long form: `!Ref x` as `{"Ref": "x"}`, `!Sub x` as `{"Fn::Sub": "x"}`.
 #[must_use]
 pub fn read() -> Value {
-    let text = fs::read_to_string(root().join("template.yaml")).expect("there is a template.yaml");
-    let documents = Yaml::load_from_str(&text).expect("template.yaml is YAML");
-    assert_eq!(documents.len(), 1, "template.yaml is one document");
+    yaml("template.yaml")
+}
+
+/// A YAML file of the repository.
+#[must_use]
+pub fn yaml(path: &str) -> Value {
+    let text = fs::read_to_string(root().join(path)).expect(path);
+    let documents = Yaml::load_from_str(&text).expect(path);
+    assert_eq!(documents.len(), 1, "{path} is one document");
     json_of(&documents[0])
 }
 

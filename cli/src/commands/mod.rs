@@ -1,6 +1,7 @@
 //! The commands, each in a module of its own.
 
 mod backfill;
+mod conformance;
 mod deploy;
 mod doctor;
 mod fleet;
@@ -43,6 +44,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<()> {
         Command::Trace(args) => trace::trace(context, &args).await,
         Command::Replay(args) => trace::replay(context, &args).await,
         Command::Test(args) => test::run(context, &args).await,
+        Command::Conformance(args) => conformance::run(context, &args).await,
         Command::Tail(args) => tail::run(context, &args).await,
         Command::Fleet => fleet::run(context).await,
         Command::Policy(args) => policy::run(context, &args).await,

@@ -4,6 +4,7 @@
 
 mod allowed;
 mod cbor;
+mod conformance;
 mod deploy;
 mod fake_aws;
 mod operate;

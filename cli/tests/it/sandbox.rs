@@ -167,7 +167,7 @@ impl Sandbox {
 
 /// Python of "make tools", else of the system: those that version managers put on the `PATH` need more of
 /// the environment than the sandbox has.
-fn python() -> PathBuf {
+pub(crate) fn python() -> PathBuf {
     let ours = testing::root().join(".tools/venv/bin/python");
     [ours, "/usr/bin/python3".into()].into_iter().find(|path| path.exists()).expect("Python")
 }

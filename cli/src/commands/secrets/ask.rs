@@ -158,7 +158,7 @@ pub(super) async fn destination_token(
 }
 
 /// Refuses a token with the scheme that the relay puts before it.
-pub(super) fn check_destination_token(token: &str, header: &str) -> Result<()> {
+pub(in crate::commands) fn check_destination_token(token: &str, header: &str) -> Result<()> {
     let start = token.get(..BEARER.len()).unwrap_or_default();
     if header.trim().eq_ignore_ascii_case(AUTHORIZATION) && start.eq_ignore_ascii_case(BEARER) {
         return Err(Error::usage(
