@@ -34,7 +34,7 @@ use crate::{
     client::{
         Clients,
         coverage_store::CoverageStore,
-        destination::{DeliveryResult, Destination},
+        destination::{Destination, result::DeliveryResult},
         gladly::GladlyError,
         message::{Message, MissingMessageId},
         throughput::{ThroughputEstimate, fetch_time},
