@@ -233,7 +233,7 @@ async fn expired_credentials_are_read_again() {
     let s3 = aws.config().into_builder();
     let s3 = s3.credentials_provider(SharedCredentialsProvider::new(provider)).build();
     let metrics = MetricsWriter::new("ExtractorFunction", |_| {});
-    let http = Http::over(app.wire());
+    let http = Http::over(app.connector());
     let extractor = Extractor::new(&s3, config(SETTINGS), http, app.clock.clone(), metrics);
     settle(&Arc::new(extractor), &aws, &records(1), LEFT).await.is_done();
     assert_eq!(aws.state().s3_calls, 3);

@@ -101,8 +101,8 @@ impl TestApp {
     }
 
     /// The connector of its environments.
-    pub(crate) fn wire(&self) -> SharedHttpConnector {
-        SharedHttpConnector::new(Wire(self.aws.clone(), self.network.clone()))
+    pub(crate) fn connector(&self) -> SharedHttpConnector {
+        SharedHttpConnector::new(AppConnector(self.aws.clone(), self.network.clone()))
     }
 
     async fn batch(&self, records: &[SqsRecord], left: Duration) -> BatchResult {
@@ -129,9 +129,9 @@ impl TestApp {
 
 /// The way to AWS, which Gladly and a destination at a URL are not part of.
 #[derive(Debug, Clone)]
-struct Wire(Aws, FakeConnector);
+struct AppConnector(Aws, FakeConnector);
 
-impl HttpConnector for Wire {
+impl HttpConnector for AppConnector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let Self(aws, network) = self;
         if Service::of(&request).is_some() { aws.call(request) } else { network.call(request) }
@@ -145,7 +145,7 @@ fn environment(
     metrics: &MetricLog,
     settings: &[(&str, &str)],
 ) -> Arc<Extractor> {
-    let http = Http::over(SharedHttpConnector::new(Wire(aws.clone(), network.clone())));
+    let http = Http::over(SharedHttpConnector::new(AppConnector(aws.clone(), network.clone())));
     let metrics = metrics.clone();
     // The function's name in the template.
     let metrics = MetricsWriter::new("ExtractorFunction", move |line| metrics.push(line));

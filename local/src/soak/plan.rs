@@ -242,7 +242,7 @@ impl Plan {
                     destination,
                     [50, 4],
                 ),
-                Target::Bucket => target("S3", Upstream::Aws, PUTS, s3(), [25, 4]),
+                Target::Bucket => target("S3", Upstream::Aws, PUTS, s3(), [8, 4]),
             },
         ];
         if self.is_long() {

@@ -36,7 +36,7 @@ fn compressed(lines: &[Value]) -> Vec<u8> {
 
 #[tokio::test]
 async fn what_the_functions_write_to_a_bucket_is_read_back_by_duckdb() {
-    const CONVERSATIONS: &str = "SELECT id FROM conversations ORDER BY id";
+    const SHOWN: &str = "SELECT id FROM conversations ORDER BY id";
     let app = TestApp::new("bucket").await;
     let emulator = app.stack.aws().emulator();
     let bucket = Bucket::create(emulator, "e2e-deliveries").await.unwrap();
@@ -130,7 +130,7 @@ async fn what_the_functions_write_to_a_bucket_is_read_back_by_duckdb() {
     let objects = bucket.objects().await.unwrap();
     let mut reader = Reader::default();
     objects.deliveries().unwrap().iter().for_each(|delivery| reader.take(delivery));
-    let shown = ids(&objects, &folder, CONVERSATIONS);
+    let shown = ids(&objects, &folder, SHOWN);
     assert!(shown.iter().eq(reader.conversations().keys()), "as a reader of deliveries: {shown:?}");
     assert_eq!(shown, ["c-3", "c-4"], "merged and deleted, merged away, fetched after a deletion");
     app.end().await;

@@ -86,7 +86,8 @@ impl S3 {
             if let Err(interrupted) = permission.check().await {
                 return DeliveryResult::Interrupted(interrupted);
             }
-            let request = self.bucket.request("PUT", &key, &HEADERS, &object.body, self.time());
+            let request =
+                self.bucket.request("PUT", &key, &HEADERS, &object.body, self.signing_time());
             let request = match request.await {
                 Ok(request) => request,
                 Err(err) => return DeliveryResult::Inconclusive(error_chain(&err)),
@@ -121,7 +122,7 @@ impl S3 {
     }
 
     /// The time by S3's clock, as far as it is known.
-    fn time(&self) -> Timestamp {
+    fn signing_time(&self) -> Timestamp {
         let offset = SignedDuration::from_secs(self.clock_offset.load(Ordering::Relaxed));
         let now = self.clock.now();
         now.checked_add(offset).unwrap_or(now)
