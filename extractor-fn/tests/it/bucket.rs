@@ -27,6 +27,7 @@ use tracing::Level;
 use crate::{
     FIRST_BACKOFF, account, config,
     deadlines::{LEFT, TestApp, healthy_reply, records},
+    record,
     redaction::Log,
     settle,
 };
@@ -79,6 +80,23 @@ async fn a_delivery_is_written_as_snapshots_and_then_the_events_about_them() {
     assert_eq!(ids(events, "id"), json!(["e-0", "e-1", "e-2"]));
     assert_eq!(ids(events, "conversationId"), json!(["c-0", "c-1", "c-2"]));
     assert!(app.times("deliveries").is_empty(), "nothing is posted");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deletion_is_written_as_a_tombstone_alone() {
+    let app = app();
+    let at = app.clock.now().to_string();
+    let event = json!({
+        "id": "e-9", "type": "CUSTOMER_PROFILE/DELETED", "timestamp": at, "content": {"customerId": "u"},
+    });
+    settle(&app.extractor, &app.aws, &[record(0, &event)], LEFT).await.is_done();
+    let objects = app.aws.state().objects.clone();
+    let [object] = &objects[..] else { panic!("{:?}", keys(&objects)) };
+    let line = lines(object).remove(0);
+    assert_eq!((&line["kind"], &line["customerId"]), (&json!("customer-deleted"), &json!("u")));
+    let day = &line["at"].as_str().unwrap()[..10];
+    let partition = format!("{KEY_PREFIX}tombstones/organization=acme.gladly.com/date={day}/");
+    assert!(object.key.starts_with(&partition), "{}", object.key);
 }
 
 #[tokio::test(start_paused = true)]

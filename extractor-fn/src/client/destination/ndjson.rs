@@ -55,24 +55,30 @@ struct Head<'a> {
     delivery_id: &'a str,
 }
 
-/// The time that decides an entry's day.
+/// The times that decide an entry's day, each for one kind of entries.
 #[derive(Deserialize)]
-struct Time {
-    #[serde(alias = "fetchedAt", alias = "receivedAt")]
-    at: Timestamp,
+#[serde(rename_all = "camelCase")]
+struct Times {
+    at: Option<Timestamp>,
+    fetched_at: Option<Timestamp>,
+    received_at: Option<Timestamp>,
 }
+
+/// Which of them.
+type TimeOf = fn(Times) -> Option<Timestamp>;
 
 /// The objects of a delivery, in the order in which they are to be written: what voids snapshots, then the
 /// snapshots, then the events that speak of them. An empty list has none.
 pub(super) fn objects(json: &[u8]) -> Result<Vec<Object>, NdjsonError> {
     let delivery: Delivery<'_> = serde_json::from_slice(json)?;
     let mut objects = Vec::new();
-    for (kind, entries) in [
-        ("tombstones", &delivery.tombstones),
-        ("conversations", &delivery.conversations),
-        ("events", &delivery.events),
-    ] {
-        let Some(latest) = latest(entries)? else { continue };
+    let kinds: [(_, _, TimeOf); 3] = [
+        ("tombstones", &delivery.tombstones, |times| times.at),
+        ("conversations", &delivery.conversations, |times| times.fetched_at),
+        ("events", &delivery.events, |times| times.received_at),
+    ];
+    for (kind, entries, time_of) in kinds {
+        let Some(latest) = latest(entries, time_of)? else { continue };
         let Delivery { id, organization, .. } = &delivery;
         // By the entries, never by the clock: the same delivery has the same keys.
         let date = Offset::UTC.to_datetime(latest).date();
@@ -83,10 +89,12 @@ pub(super) fn objects(json: &[u8]) -> Result<Vec<Object>, NdjsonError> {
 }
 
 /// The greatest time of entries of one kind; `None` if there are none.
-fn latest(entries: &[&RawValue]) -> serde_json::Result<Option<Timestamp>> {
-    let times = entries.iter().map(|entry| serde_json::from_str(entry.get()));
-    let times = times.map(|time| time.map(|Time { at }| at)).collect::<Result<Vec<_>, _>>()?;
-    Ok(times.into_iter().max())
+fn latest(entries: &[&RawValue], time_of: TimeOf) -> serde_json::Result<Option<Timestamp>> {
+    let mut latest = None;
+    for entry in entries {
+        latest = latest.max(time_of(serde_json::from_str(entry.get())?));
+    }
+    Ok(latest)
 }
 
 /// One line for each entry, compressed; without a name and a time of its own, which would make repeats differ.
@@ -134,7 +142,7 @@ mod tests {
         let json = delivery(&json!({
             "events": [
                 {"id": "e-1", "receivedAt": "2026-01-31T23:59:59.999Z", "content": {"id": "x"}},
-                {"id": "e-2", "receivedAt": "2026-01-30T00:00:00.000Z"},
+                {"id": "e-2", "receivedAt": "2026-01-30T00:00:00.000Z", "at": "2027-01-01T00:00:00.000Z"},
             ],
             "conversations": [
                 {"id": "c-1", "fetchedAt": "2026-02-01T00:00:00.000Z", "items": []},
@@ -162,7 +170,8 @@ mod tests {
                        "deliveryId": "0a1b", "id": "e-1", "content": {"id": "x"},
                        "receivedAt": "2026-01-31T23:59:59.999Z"}),
                 json!({"schema": "gladly-relay/delivery/1", "organization": "acme.gladly.com",
-                       "deliveryId": "0a1b", "id": "e-2", "receivedAt": "2026-01-30T00:00:00.000Z"}),
+                       "deliveryId": "0a1b", "id": "e-2", "receivedAt": "2026-01-30T00:00:00.000Z",
+                       "at": "2027-01-01T00:00:00.000Z"}),
             ],
         );
         assert_eq!(text(&objects[0]).lines().count(), 1);
