@@ -21,7 +21,7 @@ pub(crate) enum Place {
     Missing,
 }
 
-/// Finds a bucket, by HeadBucket: S3 names its region in every answer about one that exists, also where the login
+/// Finds a bucket, by `HeadBucket`: S3 names its region in every answer about one that exists, also where the login
 /// may not list it (<https://docs.aws.amazon.com/AmazonS3/latest/API/API_HeadBucket.html>).
 pub(crate) async fn find(session: &Session, name: &str) -> Result<Place> {
     let what = format!("could not look up the bucket {name}");

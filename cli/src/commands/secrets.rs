@@ -60,14 +60,13 @@ pub(crate) async fn run(context: &Context, args: &SecretsArgs) -> Result<()> {
     gladly.after =
         Some(ask::gladly_token(terminal, &settings, &given, host, gladly.before.as_deref()).await?);
     let bucket = settings.bucket();
-    match &bucket {
-        Some(url) => terminal
-            .say(&format!("Deliveries are written to {}, which needs no token.", url.as_str())),
-        None => {
-            let before = destination.before.as_deref();
-            let token = ask::destination_token(terminal, &settings, &given, before).await?;
-            destination.after = Some(token);
-        }
+    if let Some(url) = &bucket {
+        let url = url.as_str();
+        terminal.say(&format!("Deliveries are written to {url}, which needs no token."));
+    } else {
+        let before = destination.before.as_deref();
+        let token = ask::destination_token(terminal, &settings, &given, before).await?;
+        destination.after = Some(token);
     }
     let active = Keys::read(webhook.before.as_deref().unwrap_or_default()).active;
     webhook.after = ask::webhook_key(terminal, &settings, &given, &active).await?;

@@ -102,8 +102,9 @@ fn check_signature(request: &HttpRequest, now: Timestamp) -> Result<(), Fault> {
     let rest = request.uri().strip_prefix("https://").unwrap_or_default();
     let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
     let value = |name: &str| if name == "host" { host } else { header(name).trim() };
-    let headers: String =
+    let headers: Vec<_> =
         signed.split(';').map(|name| format!("{name}:{}\n", value(name))).collect();
+    let headers = headers.concat();
     // Whatever the path's own encoding is, S3 encodes the key by its own rule.
     let path = encoded(&decoded(path));
     let canonical = format!("PUT\n/{path}\n\n{headers}\n{signed}\n{hash}");
@@ -128,5 +129,5 @@ fn keyed(key: &[u8], text: &str) -> Vec<u8> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
 }

@@ -58,14 +58,14 @@ struct Head<'a> {
 /// The times that decide an entry's day, each for one kind of entries.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Times {
+struct EntryTimes {
     at: Option<Timestamp>,
     fetched_at: Option<Timestamp>,
     received_at: Option<Timestamp>,
 }
 
 /// Which of them.
-type TimeOf = fn(Times) -> Option<Timestamp>;
+type TimeOf = fn(EntryTimes) -> Option<Timestamp>;
 
 /// The objects of a delivery, in the order in which they are to be written: what voids snapshots, then the
 /// snapshots, then the events that speak of them. An empty list has none.
