@@ -114,10 +114,11 @@ fn tour(argument: Option<String>) -> Result<Tour, UsageError> {
 }
 
 fn target(argument: Option<String>) -> Result<Target, UsageError> {
-    match argument.as_deref() {
-        None | Some("https") => Ok(Target::Https),
-        Some("bucket") => Ok(Target::Bucket),
-        Some(other) => Err(UsageError::Destination(other.to_owned())),
+    match argument {
+        None => Ok(Target::Https),
+        Some(target) if target == "https" => Ok(Target::Https),
+        Some(target) if target == "bucket" => Ok(Target::Bucket),
+        Some(target) => Err(UsageError::Destination(target)),
     }
 }
 

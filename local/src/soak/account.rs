@@ -107,7 +107,9 @@ impl Soak<'_> {
         let deliveries = objects.deliveries()?;
         let mut invalid: Vec<_> = deliveries.iter().flat_map(violations).collect();
         let mut reader = Reader::default();
-        deliveries.iter().for_each(|delivery| reader.take(delivery));
+        for delivery in &deliveries {
+            reader.take(delivery);
+        }
         let folder = root().join(".local").join(self.plan.name).join("bucket");
         let query = |query| objects.query(&folder, KEY_PREFIX, query);
         let text = |row: &Value, name: &str| row[name].as_str().unwrap_or_default().to_owned();

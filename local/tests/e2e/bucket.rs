@@ -30,8 +30,52 @@ fn ids(objects: &Objects, folder: &Path, query: &str) -> Vec<String> {
 
 fn compressed(lines: &[Value]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-    lines.iter().for_each(|line| writeln!(encoder, "{line}").unwrap());
+    for line in lines {
+        writeln!(encoder, "{line}").unwrap();
+    }
     encoder.finish().unwrap()
+}
+
+/// Lines of tombstones about the test's conversations and customers.
+fn tombstones() -> [Value; 5] {
+    let tombstones = [
+        json!({"kind": "customer-merged", "eventId": "t-1", "from": "u-c-1", "into": "u-8", "at": "2026-01-01T00:00:00.000Z"}),
+        json!({"kind": "customer-merged", "eventId": "t-2", "from": "u-8", "into": "u-9", "at": "2026-01-01T00:00:00.000Z"}),
+        json!({"kind": "customer-deleted", "eventId": "t-3", "customerId": "u-9", "at": "2199-01-01T00:00:00.000Z"}),
+        json!({"kind": "conversation-merged", "eventId": "t-4", "from": "c-2", "into": "c-3", "at": "2026-01-01T00:00:00.000Z"}),
+        json!({"kind": "customer-deleted", "eventId": "t-5", "customerId": "u-c-4", "at": "2020-01-01T00:00:00.000Z"}),
+    ];
+    tombstones.map(|mut tombstone| {
+        tombstone["schema"] = json!("gladly-relay/delivery/1");
+        tombstone["organization"] = json!("acme.gladly.com");
+        tombstone["deliveryId"] = json!("0".repeat(64));
+        tombstone
+    })
+}
+
+/// Only a stack with a bucket may write to it, and with its key; updates the stack to one.
+async fn check_permissions(app: &TestApp, settings: &mut Settings) {
+    let policies = app.stack.role_policies(Function::Extractor).await.unwrap().concat();
+    assert!(policies.contains("destination-token"), "{policies}");
+    for absent in ["s3", "GenerateDataKey"] {
+        let action = format!("{absent}%3A");
+        assert!(!policies.contains(&action), "a stack that posts deliveries: {policies}");
+    }
+    *settings = settings.clone().with(
+        "DestinationKeyArn",
+        "arn:aws:kms:us-east-1:000000000000:key/1a2b3c4d-0000-4000-8000-000000000000",
+    );
+    app.stack.update(settings).await.unwrap();
+    let policies = app.stack.role_policies(Function::Extractor).await.unwrap().concat();
+    for part in [
+        "s3%3APutObject",
+        "arn%3Aaws%3As3%3A%3A%3Ae2e-deliveries/gladly/relay/%2A",
+        "kms%3AGenerateDataKey",
+    ] {
+        let plain = policies.replace("%2F", "/");
+        assert!(plain.contains(part), "{part}: {policies}");
+    }
+    assert!(!policies.contains("destination-token"), "{policies}");
 }
 
 #[tokio::test]
@@ -44,27 +88,7 @@ async fn what_the_functions_write_to_a_bucket_is_read_back_by_duckdb() {
         destination_url: format!("s3://e2e-deliveries/{PREFIX}"),
         ..app.settings.clone()
     };
-    let policies = app.stack.role_policies(Function::Extractor).await.unwrap().concat();
-    assert!(policies.contains("destination-token"), "{policies}");
-    for absent in ["s3", "GenerateDataKey"] {
-        let action = format!("{absent}%3A");
-        assert!(!policies.contains(&action), "a stack that posts deliveries: {policies}");
-    }
-    settings = settings.with(
-        "DestinationKeyArn",
-        "arn:aws:kms:us-east-1:000000000000:key/1a2b3c4d-0000-4000-8000-000000000000",
-    );
-    app.stack.update(&settings).await.unwrap();
-    let policies = app.stack.role_policies(Function::Extractor).await.unwrap().concat();
-    for part in [
-        "s3%3APutObject",
-        "arn%3Aaws%3As3%3A%3A%3Ae2e-deliveries/gladly/relay/%2A",
-        "kms%3AGenerateDataKey",
-    ] {
-        let plain = policies.replace("%2F", "/");
-        assert!(plain.contains(part), "{part}: {policies}");
-    }
-    assert!(!policies.contains("destination-token"), "{policies}");
+    check_permissions(&app, &mut settings).await;
     app.stack.delete_parameter("/bucket/destination-token").await.unwrap();
 
     let mut events = app.queue_all(&["c-1", "c-2", "c-3", "c-4"]).await;
@@ -126,19 +150,7 @@ async fn what_the_functions_write_to_a_bucket_is_read_back_by_duckdb() {
     assert_eq!(ids(&objects, &folder, SHOWN), ["c-1", "c-2", "c-4"]);
 
     // Merges, and deletions of merged customers, as the functions write them.
-    let tombstones = [
-        json!({"kind": "customer-merged", "eventId": "t-1", "from": "u-c-1", "into": "u-8", "at": "2026-01-01T00:00:00.000Z"}),
-        json!({"kind": "customer-merged", "eventId": "t-2", "from": "u-8", "into": "u-9", "at": "2026-01-01T00:00:00.000Z"}),
-        json!({"kind": "customer-deleted", "eventId": "t-3", "customerId": "u-9", "at": "2199-01-01T00:00:00.000Z"}),
-        json!({"kind": "conversation-merged", "eventId": "t-4", "from": "c-2", "into": "c-3", "at": "2026-01-01T00:00:00.000Z"}),
-        json!({"kind": "customer-deleted", "eventId": "t-5", "customerId": "u-c-4", "at": "2020-01-01T00:00:00.000Z"}),
-    ];
-    let lines = tombstones.map(|mut tombstone| {
-        tombstone["schema"] = json!("gladly-relay/delivery/1");
-        tombstone["organization"] = json!("acme.gladly.com");
-        tombstone["deliveryId"] = json!("0".repeat(64));
-        tombstone
-    });
+    let lines = tombstones();
     let partition = format!("{PREFIX}/tombstones/organization=acme.gladly.com/date=2199-01-01");
     bucket.put(&format!("{partition}/t.ndjson.gz"), compressed(&lines)).await.unwrap();
     let objects = bucket.objects().await.unwrap();
