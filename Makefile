@@ -116,8 +116,8 @@ else
 endif
 
 .PHONY: soak
-soak: build-run cli ## Run the real stack under load and faults, and account for every event (SEED=1 EVENTS=30000 MINUTES=10, then the drain)
-	@$(LOCAL) soak $(or $(SEED),1) $(or $(EVENTS),30000) $(or $(MINUTES),10)
+soak: build-run cli ## Run the real stack under load and faults, and account for every event (SEED=1 EVENTS=30000 MINUTES=10 DESTINATION=bucket, then the drain)
+	@$(LOCAL) soak $(or $(SEED),1) $(or $(EVENTS),30000) $(or $(MINUTES),10) $(or $(DESTINATION),https)
 
 .PHONY: mutants
 mutants: ## Plant bugs one by one, and fail unless the simulation finds each (SEEDS=3000)

@@ -15,7 +15,7 @@ use aws_smithy_runtime_api::{
         },
         orchestrator::HttpRequest,
     },
-    http::StatusCode,
+    http::{Headers, StatusCode},
 };
 use aws_smithy_types::body::SdkBody;
 use http_body_util::{BodyExt as _, Limited};
@@ -36,11 +36,16 @@ pub(crate) struct Response {
     pub(crate) status: u16,
     /// The body, which may be anything.
     pub(crate) body: Vec<u8>,
+    headers: Headers,
 }
 
 impl Response {
     pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)
     }
 }
 
@@ -67,8 +72,6 @@ impl Http {
         headers: &[(&str, &str)],
         body: Option<&[u8]>,
     ) -> Result<Response, String> {
-        let is_loopback = url.parse::<shared::HttpUrl>().is_ok_and(|url| url.is_loopback());
-        let connector = if is_loopback { &self.direct } else { &self.proxied };
         let mut request = HttpRequest::new(body.map_or_else(SdkBody::empty, SdkBody::from));
         request.set_method(method).map_err(|err| err.to_string())?;
         request.set_uri(url.to_owned()).map_err(|err| err.to_string())?;
@@ -79,13 +82,22 @@ impl Http {
                 .try_insert(name, (*value).to_owned())
                 .map_err(|_| "a header holds a character that no header can carry".to_owned())?;
         }
+        self.exchange(request).await
+    }
+
+    /// The same with a request as it is.
+    pub(crate) async fn exchange(&self, request: HttpRequest) -> Result<Response, String> {
+        let url = request.uri().parse::<shared::HttpUrl>();
+        let is_loopback = url.is_ok_and(|url| url.is_loopback());
+        let connector = if is_loopback { &self.direct } else { &self.proxied };
         let exchange = async {
             let response =
                 connector.call(request).await.map_err(|err| because(&error_chain(&err)))?;
             let status = StatusCode::as_u16(response.status());
+            let headers = response.headers().clone();
             let body = Limited::new(response.into_body(), MAX_BODY).collect().await;
             let body = body.map_err(|_| "the answer was cut off, or is too large".to_owned())?;
-            Ok(Response { status, body: body.to_bytes().to_vec() })
+            Ok(Response { status, body: body.to_bytes().to_vec(), headers })
         };
         timeout(EXCHANGE_TIMEOUT, exchange).await.unwrap_or_else(|_| Err("timed out".into()))
     }

@@ -7,6 +7,7 @@
 mod activity;
 mod args;
 mod arrivals;
+mod bucket;
 mod commands;
 mod deliveries;
 mod destination;

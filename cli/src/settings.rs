@@ -3,7 +3,7 @@
 
 use aws_sdk_ssm::types::ParameterType;
 use jiff::Timestamp;
-use shared::HttpUrl;
+use shared::{BucketUrl, HttpUrl};
 
 use crate::{
     args::SettingsArgs,
@@ -107,7 +107,8 @@ impl Setting {
             Self::GladlyHost => return base_url(value).map(drop),
             Self::GladlyEmail if !is_email(value) => "expected the e-mail address of a Gladly user",
             Self::DestinationUrl if !is_destination(value) => {
-                "expected an https:// URL without a user name, password and fragment"
+                "expected an https:// URL without a user name, password and fragment, or s3:// with a bucket and a \
+                 prefix, without a slash at the end"
             }
             Self::DestinationTokenHeader if !is_header(value) => {
                 "expected the name of an HTTP header: letters, digits and hyphens"
@@ -124,6 +125,9 @@ impl Setting {
 }
 
 fn is_destination(text: &str) -> bool {
+    if BucketUrl::is_meant(text) {
+        return text.parse::<BucketUrl>().is_ok();
+    }
     text.parse::<HttpUrl>().is_ok_and(|url| url.is_https() || url.is_loopback())
 }
 
@@ -215,6 +219,11 @@ impl Settings {
         }
         let given = setting.given(&self.args).map(str::to_owned);
         given.or_else(|| setting.default_value(&self.relay.name))
+    }
+
+    /// The bucket that deliveries are written to, if they are not posted: then there is no token.
+    pub(crate) fn bucket(&self) -> Option<BucketUrl> {
+        self.find(Setting::DestinationUrl)?.parse().ok()
     }
 
     /// A setting that must be known.
@@ -326,6 +335,7 @@ mod tests {
             (Setting::GladlyEmail, "relay@example.com", "nobody"),
             (Setting::DestinationUrl, "https://example.com/x?y", "http://example.com/"),
             (Setting::DestinationUrl, "http://127.0.0.1:4000/x", "https://user:pass@example.com"),
+            (Setting::DestinationUrl, "s3://acme-conversations/gladly", "s3://acme/gladly/"),
             (Setting::DestinationTokenHeader, "X-Api-Key", "x api key"),
             (Setting::GladlyToken, "/acme/gladly-token", "gladly-token"),
             (Setting::GladlyToken, "/as/t", "/aws/t"),

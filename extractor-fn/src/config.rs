@@ -7,7 +7,7 @@ use std::{
 };
 
 use http::{HeaderName, header};
-use shared::{ConfigError, Env, HttpUrl, SettleWindow, is_dns_name};
+use shared::{BucketUrl, ConfigError, Env, HttpUrl, SettleWindow, is_dns_name};
 
 /// The settings, read from the environment.
 #[derive(Debug, Clone)]
@@ -32,11 +32,7 @@ pub struct Config {
     /// default.
     pub gladly_rate: Rate,
     /// Where deliveries go.
-    pub destination: DestinationUrl,
-    /// The SSM parameter (SecureString) that holds the destination's token.
-    pub destination_token_parameter: String,
-    /// The header that carries the token.
-    pub destination_token_header: TokenHeader,
+    pub destination: DestinationConfig,
     /// What a delivery contains, and how it is encoded.
     pub delivery: DeliveryOptions,
     /// How long ingest-fn has events wait in the queue.
@@ -91,9 +87,7 @@ impl Config {
             )?,
             gladly_token_parameter: env.parameter_name("GLADLY_TOKEN_PARAMETER")?,
             gladly_rate: env.optional("GLADLY_REQUESTS_PER_SECOND")?.unwrap_or_default(),
-            destination: env.required("DESTINATION_URL")?,
-            destination_token_parameter: env.parameter_name("DESTINATION_TOKEN_PARAMETER")?,
-            destination_token_header: env.optional("DESTINATION_TOKEN_HEADER")?.unwrap_or_default(),
+            destination: DestinationConfig::read(env)?,
             delivery: DeliveryOptions {
                 gzip: env.switch("DESTINATION_GZIP", false)?,
                 contact: env.switch("FORWARD_CUSTOMER_CONTACT", true)?,
@@ -167,27 +161,65 @@ impl FromStr for GladlyHost {
     }
 }
 
-/// Where deliveries are posted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DestinationUrl(String);
+/// Where deliveries go, and what is needed to hand them over.
+#[derive(Debug, Clone)]
+pub enum DestinationConfig {
+    /// They are posted.
+    Https {
+        /// Where to.
+        url: HttpUrl,
+        /// The SSM parameter (SecureString) that holds the token: `DESTINATION_TOKEN_PARAMETER`.
+        token_parameter: String,
+        /// The header that carries the token: `DESTINATION_TOKEN_HEADER`, `authorization` by default.
+        token_header: TokenHeader,
+    },
+    /// They are written to a bucket in the function's region, with the function's own role.
+    S3(BucketUrl),
+}
 
-impl DestinationUrl {
-    /// The URL's text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
+impl DestinationConfig {
+    fn read(env: &Env<'_>) -> Result<Self, ConfigError> {
+        Ok(match env.required("DESTINATION_URL")? {
+            DestinationUrl::Https(url) => Self::Https {
+                url,
+                token_parameter: env.parameter_name("DESTINATION_TOKEN_PARAMETER")?,
+                token_header: env.optional("DESTINATION_TOKEN_HEADER")?.unwrap_or_default(),
+            },
+            DestinationUrl::S3(url) => Self::S3(url),
+        })
     }
+
+    /// The destination's URL.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        match self {
+            Self::Https { url, .. } => url.as_str(),
+            Self::S3(url) => url.as_str(),
+        }
+    }
+}
+
+/// The destination's URL: `DESTINATION_URL`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DestinationUrl {
+    /// `https://…`, or `http://…` on this machine.
+    Https(HttpUrl),
+    /// `s3://bucket` or `s3://bucket/prefix`.
+    S3(BucketUrl),
 }
 
 impl FromStr for DestinationUrl {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if BucketUrl::is_meant(text) {
+            return text.parse().map(Self::S3);
+        }
         let url: HttpUrl = text.parse()?;
         if url.is_https() || url.is_loopback() {
-            Ok(Self(text.to_owned()))
+            Ok(Self::Https(url))
         } else {
-            Err("expected an https:// URL")
+            Err("expected an https:// URL, or s3:// with a bucket")
         }
     }
 }
@@ -394,6 +426,26 @@ mod tests {
             ("https://", false),
         ] {
             assert_eq!(text.parse::<DestinationUrl>().is_ok(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_bucket_needs_no_token() {
+        let read = |url: &'static str| {
+            let lookup = move |name: &str| (name == "DESTINATION_URL").then(|| url.to_owned());
+            DestinationConfig::read(&Env::new(&lookup)).map_err(|err| err.to_string())
+        };
+        let config = read("s3://acme-conversations/gladly").unwrap();
+        assert_eq!(config.url(), "s3://acme-conversations/gladly");
+        assert!(matches!(config, DestinationConfig::S3(_)));
+        for (url, expected) in [
+            ("https://ingest.example.com", "DESTINATION_TOKEN_PARAMETER is not set"),
+            ("s3://Acme", "DESTINATION_URL is not valid: invalid bucket: expected 3 to 63"),
+            ("s3://acme/gladly/", "DESTINATION_URL is not valid: invalid prefix: expected names"),
+            ("S3://acme", "DESTINATION_URL is not valid: invalid scheme"),
+        ] {
+            let message = read(url).unwrap_err();
+            assert!(message.starts_with(expected), "{message}");
         }
     }
 

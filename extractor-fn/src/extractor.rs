@@ -10,7 +10,7 @@ use crate::{
     client::{
         Clients,
         coverage_store::CoverageStore,
-        destination::Destination,
+        destination::{https::Https, s3::S3},
         event_source_mapping::Mapping,
         gladly::Gladly,
         http::Http,
@@ -18,7 +18,7 @@ use crate::{
         sqs::{Queue, sqs_client},
         throughput::ThroughputEstimate,
     },
-    config::Config,
+    config::{Config, DestinationConfig},
     controller::{Controller, ControllerOptions, backfill::BackfillStore, renewal::RenewalStore},
     gate::{Gate, PAUSE_TTL, breaker::Breaker},
     pipeline::Pipeline,
@@ -64,14 +64,13 @@ impl Extractor {
                 RateLimiter::new(config.gladly_rate),
                 clock.clone(),
             )),
-            destination: Arc::new(Destination::new(
-                http,
-                config.destination,
-                config.destination_token_header,
-                secret(config.destination_token_parameter),
-                config.delivery.gzip,
-                clock.clone(),
-            )),
+            destination: Arc::new(match config.destination {
+                DestinationConfig::Https { url, token_parameter, token_header } => {
+                    let (token, gzip) = (secret(token_parameter), config.delivery.gzip);
+                    Https::new(http, url, token_header, token, gzip, clock.clone()).into()
+                }
+                DestinationConfig::S3(url) => S3::new(aws, http, &url, clock.clone()).into(),
+            }),
             events: Arc::new(Queue::new(sqs.clone(), config.events_queue_url)),
             quarantine: Arc::new(Queue::new(sqs, config.quarantine_queue_url)),
             throughput: Arc::new(ThroughputEstimate::new(config.gladly_rate)),

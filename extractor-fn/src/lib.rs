@@ -15,7 +15,9 @@ mod pipeline;
 
 pub use crate::{
     client::{http::Http, message::MissingMessageId},
-    config::{Config, DeliveryOptions, DestinationUrl, GladlyHost, Rate, TokenHeader},
+    config::{
+        Config, DeliveryOptions, DestinationConfig, DestinationUrl, GladlyHost, Rate, TokenHeader,
+    },
     extractor::Extractor,
     invocation::{Invocation, InvocationError, Response},
 };

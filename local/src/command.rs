@@ -5,7 +5,7 @@ use std::{
     ops::RangeInclusive,
 };
 
-use crate::demo::Tour;
+use crate::{demo::Tour, soak::Target};
 
 /// What the program is asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub enum Command {
         events: u32,
         /// How long that takes.
         minutes: u32,
+        /// Where deliveries go.
+        target: Target,
     },
     /// Start the relay in the background.
     Up,
@@ -52,6 +54,9 @@ pub enum UsageError {
     /// Not the name of a tour.
     #[error("invalid TOUR \"{0}\": expected \"full\" or nothing")]
     Tour(String),
+    /// Not a kind of destination.
+    #[error("invalid DESTINATION \"{0}\": expected \"https\" or \"bucket\"")]
+    Destination(String),
     /// Not a number, or out of range.
     #[error("invalid {name} \"{text}\": expected a number from {} to {}", range.start(), range.end())]
     Number {
@@ -83,8 +88,9 @@ impl Command {
                     seed: number("SEED", arguments.next(), 1, 0..=u32::MAX)?,
                     events: number("EVENTS", arguments.next(), 30_000, 1..=1_000_000)?,
                     minutes: number("MINUTES", arguments.next(), 10, 1..=24 * 60)?,
+                    target: target(arguments.next())?,
                 };
-                (soak, "soak", "a seed, a number of events and a number of minutes")
+                (soak, "soak", "a seed, a number of events, a number of minutes and a destination")
             }
             "up" => (Self::Up, "up", "no arguments"),
             "serve" => (Self::Serve, "serve", "no arguments"),
@@ -104,6 +110,15 @@ fn tour(argument: Option<String>) -> Result<Tour, UsageError> {
         None => Ok(Tour::Short),
         Some(tour) if tour == "full" => Ok(Tour::Full),
         Some(tour) => Err(UsageError::Tour(tour)),
+    }
+}
+
+fn target(argument: Option<String>) -> Result<Target, UsageError> {
+    match argument {
+        None => Ok(Target::Https),
+        Some(target) if target == "https" => Ok(Target::Https),
+        Some(target) if target == "bucket" => Ok(Target::Bucket),
+        Some(target) => Err(UsageError::Destination(target)),
     }
 }
 
@@ -131,7 +146,8 @@ mod tests {
 
     #[test]
     fn every_command_is_known() {
-        let soak = |seed, events, minutes| Command::Soak { seed, events, minutes };
+        let to = |target, seed, events, minutes| Command::Soak { seed, events, minutes, target };
+        let soak = |seed, events, minutes| to(Target::Https, seed, events, minutes);
         for (line, command) in [
             ("demo", Command::Demo(Tour::Short)),
             ("demo full", Command::Demo(Tour::Full)),
@@ -140,6 +156,8 @@ mod tests {
             ("soak 0", soak(0, 30_000, 10)),
             ("soak 7 1 1", soak(7, 1, 1)),
             ("soak 4294967295 1000000 1440", soak(u32::MAX, 1_000_000, 1_440)),
+            ("soak 7 1 1 https", soak(7, 1, 1)),
+            ("soak 7 1 1 bucket", to(Target::Bucket, 7, 1, 1)),
             ("up", Command::Up),
             ("serve", Command::Serve),
             ("down", Command::Down),
@@ -166,9 +184,10 @@ mod tests {
             ("soak 1 0", r#"invalid EVENTS "0": expected a number from 1 to 1000000"#),
             ("soak 1 1000001", r#"invalid EVENTS "1000001": expected a number from 1 to 1000000"#),
             ("soak 1 1 ten", r#"invalid MINUTES "ten": expected a number from 1 to 1440"#),
+            ("soak 1 1 1 s3", r#"invalid DESTINATION "s3": expected "https" or "bucket""#),
             (
-                "soak 1 1 1 1",
-                r#"unexpected argument "1": local soak takes a seed, a number of events and a number of minutes"#,
+                "soak 1 1 1 https 1",
+                r#"unexpected argument "1": local soak takes a seed, a number of events, a number of minutes and a destination"#,
             ),
         ] {
             assert_eq!(parse(line), Err(sentence.to_owned()), "{line}");

@@ -34,6 +34,35 @@ def end_with_parent():
     os.killpg(0, signal.SIGKILL)
 
 threading.Thread(target=end_with_parent, daemon=True).start()
+
+# In conditions CloudFormation also evaluates Fn::Select and Fn::Split of parameters. MiniStack does so only elsewhere.
+import ministack.services.cloudformation as cloudformation
+from ministack.services.cloudformation import engine
+
+def plain(value, parameters):
+    if isinstance(value, list):
+        return [plain(each, parameters) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if "Ref" in value and value["Ref"] in parameters:
+        return parameters[value["Ref"]]["Value"]
+    value = {name: plain(each, parameters) for name, each in value.items()}
+    if "Fn::Split" in value:
+        separator, text = value["Fn::Split"]
+        return text.split(separator)
+    if "Fn::Select" in value:
+        index, items = value["Fn::Select"]
+        return engine._select(int(index), items)
+    return value
+
+def evaluated(template, parameters, of=engine._evaluate_conditions):
+    conditions = plain(template.get("Conditions", {}), parameters)
+    return of({**template, "Conditions": conditions}, parameters)
+
+for module in [value for name, value in sys.modules.items() if name.startswith(cloudformation.__name__)]:
+    if hasattr(module, "_evaluate_conditions"):
+        module._evaluate_conditions = evaluated
+
 sys.argv = ["ministack"]
 from ministack.app import main
 main()
@@ -185,6 +214,44 @@ impl Emulator {
     pub(crate) async fn put_object(&self, path: &str, body: Vec<u8>) -> Result<(), EmulatorError> {
         answer("PutObject", self.client.request("s3", Method::PUT, path).body(body)).await?;
         Ok(())
+    }
+
+    /// The keys of a bucket's objects.
+    pub(crate) async fn keys(&self, bucket: &str) -> Result<Vec<String>, EmulatorError> {
+        let mut keys = Vec::new();
+        loop {
+            // A page has a thousand at most.
+            let after = keys.last().map(String::as_str).unwrap_or_default();
+            let path = format!("/{bucket}?list-type=2&start-after={after}");
+            let list = self.client.request("s3", Method::GET, &path);
+            let page = texts(&answer("ListObjectsV2", list).await?.text().await?, "Key");
+            if page.is_empty() {
+                return Ok(keys);
+            }
+            keys.extend(page);
+        }
+    }
+
+    /// An object's content; `path` is the bucket and the key.
+    pub(crate) async fn object(&self, path: &str) -> Result<Vec<u8>, EmulatorError> {
+        let get = self.client.request("s3", Method::GET, path);
+        Ok(answer("GetObject", get).await?.bytes().await?.to_vec())
+    }
+
+    /// A role's inline policies, as IAM has them.
+    pub async fn role_policies(&self, role: &str) -> Result<Vec<String>, EmulatorError> {
+        let call = async |action: &str, more: &[(&str, &str)]| {
+            let common = [("Action", action), ("Version", "2010-05-08"), ("RoleName", role)];
+            let fields = [&common[..], more].concat();
+            let call = self.client.request("iam", Method::POST, "/").form(&fields);
+            Ok::<_, EmulatorError>(answer(action, call).await?.text().await?)
+        };
+        let names = texts(&call("ListRolePolicies", &[]).await?, "member");
+        let mut policies = Vec::new();
+        for name in names {
+            policies.push(call("GetRolePolicy", &[("PolicyName", &name)]).await?);
+        }
+        Ok(policies)
     }
 
     /// Every message of a queue, by the emulator's own means.

@@ -1,5 +1,6 @@
 //! The relay on one machine, for the demo and the tests.
 
+pub mod bucket;
 pub mod command;
 pub mod dashboard;
 pub mod demo;

@@ -36,9 +36,10 @@ async fn run(command: Command) -> Result<(), Box<dyn Error>> {
     match command {
         Command::Demo(tour) => demo::demo(tour).await?,
         Command::Dashboard => dashboard::draw().await?,
-        Command::Soak { seed, events, minutes } => {
+        Command::Soak { seed, events, minutes, target } => {
             let length = Duration::from_mins(minutes.into());
-            soak::soak(&Plan::new(seed.into(), events as usize, length)).await?;
+            let plan = Plan::new(seed.into(), events as usize, length);
+            soak::soak(&Plan { target, ..plan }).await?;
             print_line("No event was lost, and every invariant held.");
         }
         Command::Up => {

@@ -37,9 +37,19 @@ use tokio::{
     try_join,
 };
 
-use self::{faults::disturb, load::populate, process::Processes};
-pub use self::{plan::Plan, process::Memory, report::Report};
+use self::{
+    faults::disturb,
+    load::populate,
+    plan::{BUCKET, KEY_PREFIX, PUTS},
+    process::Processes,
+};
+pub use self::{
+    plan::{Plan, Target},
+    process::Memory,
+    report::Report,
+};
 use crate::{
+    bucket::Bucket,
     emulator::EmulatorError,
     stack::{Artifacts, EmulatedAws, Function, Queue, Settings, Stack, StackError, build_program},
 };
@@ -65,6 +75,9 @@ pub enum SoakError {
     /// The emulated AWS.
     #[error(transparent)]
     Emulator(#[from] EmulatorError),
+    /// What was written to the bucket cannot be read back.
+    #[error("could not read the bucket back")]
+    ReadBack(#[source] io::Error),
     /// The simulated Gladly.
     #[error("could not call the simulated Gladly")]
     Gladly(#[from] reqwest::Error),
@@ -91,6 +104,7 @@ struct Soak<'a> {
     settings: Settings,
     gladly: &'a Gladly,
     destination: &'a Destination,
+    bucket: &'a Bucket<'a>,
     proxy: &'a Proxy,
     webhook: String,
     processes: Mutex<Processes>,
@@ -139,10 +153,15 @@ pub async fn soak(plan: &Plan) -> Result<Report, SoakError> {
         Destination::start(destination::Options { token, ..destination::Options::default() })?;
     let settings = Settings {
         gladly_url: gladly.url().to_owned(),
-        destination_url: format!("{}/deliveries", destination.url()),
+        destination_url: match plan.target {
+            Target::Https => format!("{}/deliveries", destination.url()),
+            Target::Bucket => format!("s3://{BUCKET}/{KEY_PREFIX}"),
+        },
         ..settings
     };
-    let refused: BTreeSet<_> = conversations.iter().step_by(REFUSED_INTERVAL).cloned().collect();
+    let refused = conversations.iter().step_by(REFUSED_INTERVAL).cloned();
+    // A bucket rejects none.
+    let refused: BTreeSet<_> = refused.filter(|_| plan.target == Target::Https).collect();
     for (id, status) in refused.iter().zip([422, 400, 413].into_iter().cycle()) {
         destination.refuse(id, StatusCode::from_u16(status).unwrap_or_default());
     }
@@ -151,6 +170,7 @@ pub async fn soak(plan: &Plan) -> Result<Report, SoakError> {
     let proxy = Proxy::start()?;
     let aws =
         EmulatedAws::start_behind(plan.name, &Artifacts::build().await?, Some(&proxy)).await?;
+    let bucket = Bucket::create(aws.emulator(), BUCKET).await?;
     let stack = aws.deploy(STACK, &settings).await?;
     let key = settings.webhook_keys.concat();
     let soak = Soak {
@@ -160,6 +180,7 @@ pub async fn soak(plan: &Plan) -> Result<Report, SoakError> {
         stack: &stack,
         gladly: &gladly,
         destination: &destination,
+        bucket: &bucket,
         proxy: &proxy,
         webhook: gladly.subscribe(stack.webhook_url(), &[("x-api-key", &key)]),
         processes: Mutex::new(Processes::new(aws.emulator(), &stack)),
@@ -234,12 +255,17 @@ impl Soak<'_> {
                 let waiting = self.stack.counts(Queue::Events).await?;
                 let killed: usize = lock(&self.report).kills.iter().map(|(killed, _)| killed).sum();
                 let at = began.elapsed().as_secs();
+                let delivered = match self.plan.target {
+                    Target::Https => format!("{} delivered", self.destination.event_ids().len()),
+                    Target::Bucket => {
+                        format!("{} objects written", self.proxy.traffic().count(PUTS))
+                    }
+                };
                 print_line(&format!(
-                    "  {}:{:02}  {} events sent, {} delivered, {} waiting, {killed} processes killed",
+                    "  {}:{:02}  {} events sent, {delivered}, {} waiting, {killed} processes killed",
                     at / 60,
                     at % 60,
                     self.emitted.load(Ordering::Relaxed),
-                    self.destination.event_ids().len(),
                     waiting.total(),
                 ));
             }

@@ -146,11 +146,12 @@ fn the_threat_model_gives_a_reason_for_every_permission_and_no_other() {
     let (mut allowed, mut needed) = (BTreeSet::new(), BTreeSet::new());
     for role in ["ExtractorRole", "IngestRole", "ReconcileScheduleRole"] {
         let of = |(action, on)| (role.to_owned(), action, on);
-        allowed.extend(Role::named(role).pairs().into_iter().map(of));
-        if role != "ReconcileScheduleRole" {
-            needed.extend(Role::named(role).pairs_of_the_code().into_iter().map(of));
+        for role in [Role::named(role), Role::with_a_bucket(role)] {
+            allowed.extend(role.pairs().into_iter().map(of));
+            needed.extend(role.pairs_of_the_code().into_iter().map(of));
         }
     }
+    needed.retain(|(role, _, _)| role != "ReconcileScheduleRole");
     assert_eq!(all, allowed);
     assert_eq!(of_the_code, needed);
 }

@@ -463,7 +463,8 @@ fn no_parameter_takes_a_secret() {
     let suspicious = Regex::new("(?i)(token|key|secret|password|credential)").unwrap();
     for (name, parameter) in parameters() {
         assert_eq!(parameter["NoEcho"], Value::Null, "{name}");
-        if suspicious.is_match(&name) && name != "DestinationTokenHeader" {
+        let is_public = ["DestinationTokenHeader", "DestinationKeyArn"].contains(&name.as_str());
+        if suspicious.is_match(&name) && !is_public {
             assert!(name.ends_with("Parameter"), "{name} does not ask for a parameter's name");
             let default = parameter["Default"].as_str().unwrap_or_default();
             assert!(default.starts_with("/gladly-relay/"), "{name}: {default:?}");
@@ -491,6 +492,20 @@ fn hosts_and_urls_are_gladlys_https_or_loopback() {
         ("DestinationUrl", "https://in.example.com", true),
         ("DestinationUrl", "https://in.example.com:8443/v1/items?source=gladly", true),
         ("DestinationUrl", "http://127.0.0.1:9000/deliveries", true),
+        ("DestinationUrl", "s3://acme-conversations", true),
+        ("DestinationUrl", "s3://acme.conversations/gladly/env=prod", true),
+        ("DestinationUrl", "s3://acme-conversations/", false),
+        ("DestinationUrl", "s3://acme-conversations//gladly", false),
+        ("DestinationUrl", "s3://acme-conversations/gladly/", false),
+        ("DestinationUrl", "s3://acme-conversations/*", false),
+        ("DestinationUrl", "s3://acme-conversations/${aws:username}", false),
+        ("DestinationUrl", "s3://ab", false),
+        ("DestinationUrl", "s3://Acme", false),
+        ("DestinationUrl", "S3://acme", false),
+        ("DestinationKeyArn", "", true),
+        ("DestinationKeyArn", "arn:aws-us-gov:kms:us-gov-west-1:123456789012:key/1a2b-3c4d", true),
+        ("DestinationKeyArn", "arn:aws:kms:eu-west-1:123456789012:alias/relay", false),
+        ("DestinationKeyArn", "arn:aws:kms:eu-west-1:123456789012:key/*", false),
         ("DestinationUrl", "http://in.example.com/v1", false),
         ("DestinationUrl", "http://127.0.0.1.example.com/", false),
         ("DestinationUrl", "http://127.0.0.1:80@example.com/", false),
@@ -722,4 +737,30 @@ fn arn_of(service: &str, resource: &str) -> String {
 
 fn names(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+/// CloudFormation fails on an index that a list does not have, wherever the function stands.
+#[test]
+fn every_destination_has_the_parts_that_the_template_takes_of_it() {
+    let template = template();
+    let parts = json!({"Fn::Split": ["://", {"Ref": "DestinationUrl"}]});
+    let condition = &template["Conditions"]["WritesToBucket"]["Fn::Equals"];
+    assert_eq!(*condition, json!([{"Fn::Select": [0, parts]}, "s3"]));
+    let text = template.to_string();
+    assert_eq!(text.matches(&parts.to_string()).count(), 2, "its scheme, and bucket and prefix");
+    assert!(text.contains(&json!({"Place": {"Fn::Select": [1, parts]}}).to_string()));
+
+    let pattern = template["Parameters"]["DestinationUrl"]["AllowedPattern"].as_str().unwrap();
+    let pattern = Regex::new(pattern).unwrap();
+    for (url, scheme, place) in [
+        ("https://in.example.com", "https", "in.example.com"),
+        ("https://in.example.com/a://b", "https", "in.example.com/a"),
+        ("http://127.0.0.1:9000/deliveries", "http", "127.0.0.1:9000/deliveries"),
+        ("s3://acme", "s3", "acme"),
+        ("s3://acme/gladly/relay", "s3", "acme/gladly/relay"),
+    ] {
+        assert!(pattern.is_match(url), "{url}");
+        let parts: Vec<_> = url.split("://").collect();
+        assert_eq!(parts[..2], [scheme, place]);
+    }
 }

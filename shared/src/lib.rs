@@ -4,6 +4,8 @@
 //! and error texts.
 
 mod breaker;
+mod bucket;
+mod bucket_url;
 mod clock;
 mod connection;
 mod env;
@@ -27,6 +29,8 @@ mod webhook_keys;
 
 pub use crate::{
     breaker::{BreakerState, NONE_FOUND, OpenState, Upstream},
+    bucket::{Bucket, SignError},
+    bucket_url::BucketUrl,
     clock::Clock,
     env::{ConfigError, Env},
     error::error_chain,

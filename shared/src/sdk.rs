@@ -30,10 +30,11 @@ use crate::{ConfigError, Env, connection::Retiring, setting::HttpUrl};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The variables that override the clients' endpoints. The SDK reads them at the first call.
-const ENDPOINTS: [&str; 5] = [
+const ENDPOINTS: [&str; 6] = [
     "AWS_ENDPOINT_URL",
     "AWS_ENDPOINT_URL_DYNAMODB",
     "AWS_ENDPOINT_URL_LAMBDA",
+    "AWS_ENDPOINT_URL_S3",
     "AWS_ENDPOINT_URL_SQS",
     "AWS_ENDPOINT_URL_SSM",
 ];

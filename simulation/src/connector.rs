@@ -88,6 +88,7 @@ impl SimConnector {
             Service::Sqs => "calls to SQS",
             Service::Lambda => "calls to Lambda",
             Service::DynamoDb => "calls to DynamoDB",
+            Service::S3 => "calls to S3",
         });
         let target = request.headers().get("x-amz-target").unwrap_or_default();
         let is_batch = target.ends_with("Batch") || service == Service::DynamoDb;
@@ -120,6 +121,7 @@ fn aws_fault(sim: &Simulation, service: Service, batch: bool) -> Option<Fault> {
         Service::Sqs => Upstream::Sqs,
         Service::Lambda => Upstream::Lambda,
         Service::DynamoDb => Upstream::DynamoDb,
+        Service::S3 => Upstream::Destination,
     };
     match sim.plan.fault_kind(upstream, sim.elapsed()) {
         Some(FaultKind::Status(status)) => Some(Fault::Refused(status, "InternalError")),

@@ -1,8 +1,9 @@
-//! An AWS account in this process: SQS, SSM, DynamoDB and the event source mapping. It parses the SDK's
+//! An AWS account in this process: SQS, SSM, DynamoDB, S3 and the event source mapping. It parses the SDK's
 //! own requests, enforces AWS's limits, and can fail in every way AWS can.
 
 mod dynamodb;
 mod lambda;
+mod s3;
 mod sqs;
 mod ssm;
 
@@ -30,13 +31,14 @@ use aws_smithy_runtime_api::client::{
 };
 use aws_smithy_types::body::SdkBody;
 use fastrand::Rng;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use crate::{role::Role, server::lock};
 
 pub use self::{
     lambda::Mapping,
+    s3::Object,
     sqs::{Message, Queue, Received, Sqs},
     ssm::{Version, Write},
 };
@@ -54,6 +56,15 @@ pub const QUEUE_ARNS: &str = "arn:aws:sqs:eu-west-1:123456789012:";
 
 /// The name of the table of coverage.
 pub const TABLE: &str = "relay-coverage";
+
+/// The bucket that deliveries are written to, if any are.
+pub const BUCKET: &str = "acme-conversations";
+/// What its keys begin with.
+pub const KEY_PREFIX: &str = "gladly/";
+/// The KMS key that encrypts the bucket, where one does.
+pub const BUCKET_KEY: &str = "arn:aws:kms:eu-west-1:123456789012:key/2";
+/// The secret of the functions' credentials.
+const SECRET_KEY: &str = "c";
 
 /// How a call fails.
 #[derive(Debug, Clone, Copy)]
@@ -161,6 +172,18 @@ pub struct State {
     pub dynamodb_fault: Option<Fault>,
     /// Calls to DynamoDB.
     pub dynamodb_calls: usize,
+    /// The objects written, repeats included, in their order.
+    pub objects: Vec<Object>,
+    /// Whether [`BUCKET_KEY`] encrypts the bucket.
+    pub encrypts_bucket: bool,
+    /// How S3 fails at its next calls, each of which may also succeed.
+    pub s3_faults: VecDeque<Option<Fault>>,
+    /// How S3 fails after those, for as long as it is set.
+    pub s3_fault: Option<Fault>,
+    /// Calls to S3.
+    pub s3_calls: usize,
+    /// How far S3's clock is ahead of everyone's.
+    pub s3_ahead_by: SignedDuration,
     /// The nondeterminism, if any.
     pub disorder: Option<Disorder>,
 }
@@ -185,6 +208,8 @@ pub enum Service {
     Lambda,
     /// The table of coverage.
     DynamoDb,
+    /// The bucket of deliveries.
+    S3,
 }
 
 impl Service {
@@ -193,7 +218,9 @@ impl Service {
     pub fn of(request: &HttpRequest) -> Option<Self> {
         let host = request.uri().strip_prefix("https://")?.split('/').next()?;
         let (service, rest) = host.split_once('.')?;
+        let service = if host.contains(".s3.") { "s3" } else { service };
         match (service, rest.ends_with(".amazonaws.com")) {
+            ("s3", true) => Some(Self::S3),
             ("ssm", true) => Some(Self::Ssm),
             ("sqs", true) => Some(Self::Sqs),
             ("lambda", true) => Some(Self::Lambda),
@@ -256,6 +283,11 @@ impl Aws {
         self.state().role = Some(Arc::new(Role::named(role)));
     }
 
+    /// The same in a stack that writes deliveries to a bucket.
+    pub fn assume_with_a_bucket(&self, role: &str) {
+        self.state().role = Some(Arc::new(Role::with_a_bucket(role)));
+    }
+
     /// The settings of an SDK that reaches nothing but this account. Sleeps are tokio's.
     #[must_use]
     pub fn config(&self) -> SdkConfig {
@@ -269,7 +301,7 @@ impl Aws {
         // no test uses up the retries of another.
         static REGIONS: AtomicU64 = AtomicU64::new(1);
         let region = format!("eu-west-{}", REGIONS.fetch_add(1, Ordering::Relaxed));
-        let credentials = Credentials::new("AKIDEXAMPLE", "c", None, None, "test");
+        let credentials = Credentials::new("AKIDEXAMPLE", SECRET_KEY, None, None, "test");
         SdkConfig::builder()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new(region))
@@ -301,6 +333,8 @@ impl Aws {
             _ => 0,
         };
         let allowed = state.judge(request, &asked);
+        let service = Service::of(request);
+        let now = if service == Some(Service::S3) { now + state.s3_ahead_by } else { now };
         let answer = match fault {
             _ if allowed.is_err() => allowed.map(|()| Value::Null),
             Some(Fault::Unconfirmed(how))
@@ -309,7 +343,7 @@ impl Aws {
                 Ok(sqs::unconfirmed(how, &asked))
             }
             None | Some(Fault::Lost | Fault::Entries(_) | Fault::Unconfirmed(_)) => {
-                match (Service::of(request), header("content-type"), header("x-amz-target")) {
+                match (service, header("content-type"), header("x-amz-target")) {
                     (Some(Service::Ssm), "application/x-amz-json-1.1", target) => {
                         state.ssm(target, &asked, now)
                     }
@@ -319,6 +353,7 @@ impl Aws {
                     (Some(Service::DynamoDb), "application/x-amz-json-1.0", target) => {
                         state.dynamodb(target, &asked, failed)
                     }
+                    (Some(Service::S3), _, "") => state.s3(request, now).map(|()| Value::Null),
                     (Some(Service::Lambda), _, "") => {
                         state.lambda(request.method(), request.uri(), &asked, now)
                     }
@@ -331,7 +366,12 @@ impl Aws {
             (_, Some(Fault::Lost)) | (Err(Fault::Reset | Fault::Lost), _) => {
                 return HttpConnectorFuture::ready(Err(ConnectorError::io("reset".into())));
             }
+            (Ok(Value::Null), _) => (200, String::new(), None),
             (Ok(body), _) => (200, body.to_string(), None),
+            (Err(Fault::Refused(status, code)), _) if service == Some(Service::S3) => {
+                let error = format!("<Error><Code>{code}</Code><Message>no</Message></Error>");
+                (status, format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{error}"), None)
+            }
             (Err(Fault::Refused(status, code)), _) => {
                 (status, json!({"__type": code, "message": "no"}).to_string(), Some(code))
             }
@@ -345,6 +385,8 @@ impl Aws {
         };
         let answer = status.try_into().map(|status| {
             let mut answer = HttpResponse::new(status, SdkBody::from(body));
+            let date = now.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+            answer.headers_mut().insert("date", date);
             if let Some(code) = code {
                 // Lambda reports the error code in this header.
                 answer.headers_mut().insert("x-amzn-errortype", code);
@@ -382,6 +424,10 @@ impl State {
                 self.dynamodb_calls += 1;
                 self.dynamodb_faults.pop_front().or(self.dynamodb_fault)
             }
+            Service::S3 => {
+                self.s3_calls += 1;
+                self.s3_faults.pop_front().unwrap_or(self.s3_fault)
+            }
         }
     }
 
@@ -409,6 +455,10 @@ impl State {
                 (format!("dynamodb:{operation}"), arn("dynamodb", &table))
             }
             Some(Service::Lambda) => lambda::permission(request.method(), request.uri()),
+            Some(Service::S3) => {
+                let (bucket, key) = s3::place(request.uri());
+                ("s3:PutObject".into(), format!("arn:aws:s3:::{bucket}/{key}"))
+            }
             None => panic!("the relay never makes this call: {}", request.uri()),
         };
         let mut needed = vec![(action, resource, Vec::new())];
@@ -419,11 +469,18 @@ impl State {
                 [("kms:ViaService", service), ("kms:EncryptionContext:PARAMETER_ARN", parameter)];
             needed.push(("kms:Decrypt".into(), arn("kms", "key/1"), context.into()));
         }
+        if Service::of(request) == Some(Service::S3) && self.encrypts_bucket {
+            let context = [("kms:ViaService", format!("s3.{REGION}.amazonaws.com"))];
+            needed.push(("kms:GenerateDataKey".into(), BUCKET_KEY.into(), context.into()));
+        }
         for (action, resource, context) in needed {
             let context: Vec<_> = context.iter().map(|(key, value)| (*key, &**value)).collect();
             let Some(grant) = role.allows(&action, &resource, &context) else {
                 self.denied.insert((action, resource));
-                return Err(Fault::Refused(400, "AccessDeniedException"));
+                return Err(match Service::of(request) {
+                    Some(Service::S3) => Fault::Refused(403, "AccessDenied"),
+                    _ => Fault::Refused(400, "AccessDeniedException"),
+                });
             };
             self.used.insert(grant.pair());
         }

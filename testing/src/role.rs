@@ -11,7 +11,7 @@ use std::{collections::BTreeSet, sync::OnceLock};
 use serde_json::{Value, json};
 
 use crate::{
-    aws::{ACCOUNT, MAPPING, QUEUE_ARNS, REGION, TABLE},
+    aws::{ACCOUNT, BUCKET, BUCKET_KEY, KEY_PREFIX, MAPPING, QUEUE_ARNS, REGION, TABLE},
     template,
 };
 
@@ -35,13 +35,23 @@ pub struct Grant {
 }
 
 impl Role {
-    /// One of the template's roles, by its logical id.
+    /// One of the template's roles, by its logical id, in a stack that posts deliveries.
     #[must_use]
     pub fn named(role: &str) -> Self {
+        Self::of(role, false)
+    }
+
+    /// The same in a stack that writes them to a bucket, which is encrypted with a KMS key.
+    #[must_use]
+    pub fn with_a_bucket(role: &str) -> Self {
+        Self::of(role, true)
+    }
+
+    fn of(role: &str, has_bucket: bool) -> Self {
         static TEMPLATE: OnceLock<Value> = OnceLock::new();
         let template = TEMPLATE.get_or_init(template::read);
-        let grants = statements(template, role).iter().flat_map(Grant::of).collect();
-        Self { grants }
+        let statements = statements(template, role, has_bucket);
+        Self { grants: statements.iter().flat_map(Grant::of).collect() }
     }
 
     /// Everything it allows, as pairs of an action and a resource in the template's words.
@@ -112,26 +122,54 @@ impl Grant {
     }
 }
 
-fn statements(template: &Value, role: &str) -> Vec<Value> {
+fn statements(template: &Value, role: &str, has_bucket: bool) -> Vec<Value> {
     let resources = template["Resources"].as_object().expect("the template has resources");
     assert_eq!(resources[role]["Type"], "AWS::IAM::Role", "{role}");
-    // [condition, then, else]
-    let own = many(&resources[role]["Properties"]["Policies"]);
-    let own = own.into_iter().map(|policy| policy["Fn::If"].get(1).cloned().unwrap_or(policy));
+    let own = many(&resources[role]["Properties"]["Policies"]).into_iter();
     let attached = resources.values().filter(|resource| {
         resource["Type"] == "AWS::IAM::Policy"
             && many(&resource["Properties"]["Roles"]).contains(&json!({"Ref": role}))
     });
     let policies = own.chain(attached.map(|policy| policy["Properties"].clone()));
+    let policies = policies.filter_map(|policy| decided(policy, has_bucket));
     let statements: Vec<_> =
         policies.flat_map(|policy| many(&policy["PolicyDocument"]["Statement"])).collect();
     assert!(!statements.is_empty(), "{role} has no policies");
     statements
 }
 
+/// A part of the template with its conditions decided: all are met but those about a bucket, which are as
+/// `has_bucket`. `None` if nothing is left.
+fn decided(value: Value, has_bucket: bool) -> Option<Value> {
+    const OF_A_BUCKET: [&str; 2] = ["WritesToBucket", "HasBucketKey"];
+    match value {
+        Value::Object(mut members) => {
+            if let Some(Value::Array(choice)) = members.get_mut("Fn::If") {
+                let [Value::String(condition), then, or_else] = &mut choice[..] else {
+                    panic!("no choice: {choice:?}");
+                };
+                let is_met = has_bucket || !OF_A_BUCKET.contains(&condition.as_str());
+                return decided(if is_met { then.take() } else { or_else.take() }, has_bucket);
+            }
+            if members.get("Ref").is_some_and(|name| name == "AWS::NoValue") {
+                return None;
+            }
+            let members = members.into_iter();
+            let members =
+                members.filter_map(|(name, value)| Some((name, decided(value, has_bucket)?)));
+            Some(Value::Object(members.collect()))
+        }
+        Value::Array(values) => {
+            Some(values.into_iter().filter_map(|value| decided(value, has_bucket)).collect())
+        }
+        value => Some(value),
+    }
+}
+
 /// The template's word for a resource.
 fn named(resource: &Value) -> String {
-    let text = resource.as_str().or_else(|| resource["Fn::Sub"].as_str());
+    let text = resource.as_str().or_else(|| substituted(resource));
+    let text = text.or_else(|| resource["Ref"].as_str());
     let text = text.or_else(|| resource["Fn::GetAtt"].as_str()?.strip_suffix(".Arn"));
     let text = text.unwrap_or_else(|| panic!("no resource: {resource}"));
     text.rsplit_once("${AWS::AccountId}:").map_or(text, |(_, rest)| rest).to_owned()
@@ -147,8 +185,12 @@ fn arn(value: &Value) -> String {
             other => format!("arn:aws:{other}"),
         };
     }
-    let text = value.as_str().or_else(|| value["Fn::Sub"].as_str());
+    if value["Ref"] == "DestinationKeyArn" {
+        return BUCKET_KEY.to_owned();
+    }
+    let text = value.as_str().or_else(|| substituted(value));
     let mut text = text.unwrap_or_else(|| panic!("no ARN: {value}")).to_owned();
+    let place = format!("{BUCKET}/{}", KEY_PREFIX.trim_end_matches('/'));
     while let Some((before, rest)) = text.split_once("${") {
         let (name, after) = rest.split_once('}').expect("a reference ends");
         let value = match name {
@@ -161,11 +203,17 @@ fn arn(value: &Value) -> String {
             "GladlyTokenParameter" => "/relay/gladly-token",
             "DestinationTokenParameter" => "/relay/destination-token",
             "EventsMapping" => MAPPING,
+            "Place" => &place,
             other => panic!("{other} is nothing here"),
         };
         text = format!("{before}{value}{after}");
     }
     text
+}
+
+/// The text in which names are substituted, with names of its own or without.
+fn substituted(value: &Value) -> Option<&str> {
+    value["Fn::Sub"].as_str().or_else(|| value["Fn::Sub"][0].as_str())
 }
 
 fn many(value: &Value) -> Vec<Value> {
@@ -200,6 +248,24 @@ mod tests {
             (&extractor, "lambda:ListEventSourceMappings", "*".into(), true),
         ] {
             assert_eq!(role.allows(action, &arn, &[]).is_some(), allowed, "{action} on {arn}");
+        }
+    }
+
+    #[test]
+    fn only_a_stack_with_a_bucket_may_write_to_it_and_it_needs_no_token() {
+        let [https, bucket] = [Role::named, Role::with_a_bucket].map(|role| role("ExtractorRole"));
+        let token =
+            "arn:aws:ssm:eu-west-1:123456789012:parameter/relay/destination-token".to_owned();
+        let key = |key: &str| format!("arn:aws:s3:::{BUCKET}{key}");
+        for (action, arn, by_https, by_bucket) in [
+            ("ssm:GetParameter", token, true, false),
+            ("s3:PutObject", key("/gladly/events/x"), false, true),
+            ("s3:PutObject", key("/gladly-2/events/x"), false, false),
+            ("s3:PutObject", key("-2/gladly/events/x"), false, false),
+            ("s3:GetObject", key("/gladly/events/x"), false, false),
+        ] {
+            let allows = [&https, &bucket].map(|role| role.allows(action, &arn, &[]).is_some());
+            assert_eq!(allows, [by_https, by_bucket], "{action} on {arn}");
         }
     }
 }

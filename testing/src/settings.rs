@@ -14,6 +14,8 @@ pub const GLADLY_EMAIL: &str = "relay@example.org";
 pub const GLADLY_TOKEN_PARAMETER: &str = "/relay/gladly-token";
 /// `DESTINATION_URL`, unless a test changes it.
 pub const DESTINATION_URL: &str = "https://ingest.example.com/deliveries";
+/// `DESTINATION_URL` where deliveries are written to S3.
+pub const DESTINATION_BUCKET_URL: &str = "s3://acme-conversations/gladly";
 /// `DESTINATION_TOKEN_PARAMETER`, unless a test changes it.
 pub const DESTINATION_TOKEN_PARAMETER: &str = "/relay/destination-token";
 

@@ -5,12 +5,13 @@ mod table;
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+use shared::BucketUrl;
 use tokio::time::{Duration, timeout};
 
 use crate::{
     Context,
     args::PolicyArgs,
-    commands::policy::table::{Grant, NEEDS, Need},
+    commands::policy::table::{BUCKET, Grant, NEEDS, Need},
     error::{Error, Result},
     relay::Relay,
     session::Session,
@@ -119,6 +120,10 @@ impl Names {
                 names.set(name, value);
             }
         }
+        if let Some(url) = relay.parameters.get("DestinationUrl") {
+            let url = url.parse::<BucketUrl>();
+            names.set("bucket", url.as_ref().map_or("", BucketUrl::bucket));
+        }
         names
     }
 
@@ -141,6 +146,7 @@ impl Names {
             ("ingest", format!("{stack}-IngestFunction-*")),
             ("events", format!("{stack}-EventsQueue-*")),
             ("mapping", "*".to_owned()),
+            ("bucket", "BUCKET".to_owned()),
             ("topic", format!("arn:{partition}:sns:{region}:ACCOUNT:{stack}-AlarmTopic-*")),
             ("pause", format!("/{stack}/pause")),
             ("keys", format!("/{stack}/webhook-keys")),
@@ -168,7 +174,9 @@ impl Names {
     }
 
     fn policy(&self, need: &Need) -> Value {
-        let statements: Vec<_> = need.grants.iter().map(|grant| self.statement(grant)).collect();
+        let applies = |grant: &&Grant| !(self.0["bucket"].is_empty() && grant.on.contains(&BUCKET));
+        let grants = need.grants.iter().filter(applies);
+        let statements: Vec<_> = grants.map(|grant| self.statement(grant)).collect();
         json!({"Version": "2012-10-17", "Statement": statements})
     }
 

@@ -59,12 +59,20 @@ pub(crate) async fn run(context: &Context, args: &SecretsArgs) -> Result<()> {
     let host = ask::host(terminal, &settings).await?;
     gladly.after =
         Some(ask::gladly_token(terminal, &settings, &given, host, gladly.before.as_deref()).await?);
-    destination.after = Some(
-        ask::destination_token(terminal, &settings, &given, destination.before.as_deref()).await?,
-    );
+    let bucket = settings.bucket();
+    if let Some(url) = &bucket {
+        let url = url.as_str();
+        terminal.say(&format!("Deliveries are written to {url}, which needs no token."));
+    } else {
+        let before = destination.before.as_deref();
+        let token = ask::destination_token(terminal, &settings, &given, before).await?;
+        destination.after = Some(token);
+    }
     let active = Keys::read(webhook.before.as_deref().unwrap_or_default()).active;
     webhook.after = ask::webhook_key(terminal, &settings, &given, &active).await?;
 
+    let mut secrets = Vec::from(secrets);
+    secrets.retain(|secret| bucket.is_none() || secret.setting != Setting::DestinationToken);
     let kms_key = args.kms_key.as_deref().filter(|key| !key.trim().is_empty());
     confirm(context, &secrets, kms_key, args.yes).await?;
     let written = write(context, &settings, &secrets, kms_key, active.len()).await?;

@@ -46,6 +46,24 @@ fn a_policy_names_the_resources_of_the_stack() {
 }
 
 #[test]
+fn only_the_doctor_of_a_stack_with_a_bucket_may_look_for_it() {
+    let aws = FakeAws::start();
+    let sandbox = Sandbox::new(&aws);
+    for (url, bucket) in [
+        ("https://destination.example.com/hook", None),
+        ("s3://acme-conversations/gladly", Some("arn:aws:s3:::acme-conversations")),
+    ] {
+        let mut stack = relay_stack("acme");
+        set_parameter(&mut stack, "DestinationUrl", url);
+        aws.stack(&stack);
+        let ended = sandbox.run(&["policy", "doctor", "--stack", "acme", "--output", "json"]);
+        let resources = listed(&ended.json(), "Resource").join(" ");
+        assert_eq!(resources.contains(":s3:"), bucket.is_some(), "{url}: {resources}");
+        assert!(bucket.is_none_or(|bucket| resources.contains(bucket)), "{url}: {resources}");
+    }
+}
+
+#[test]
 fn without_the_stack_a_policy_has_placeholders() {
     let sandbox = Sandbox::without_aws();
     let ended = sandbox.run(&["policy", "pause"]);

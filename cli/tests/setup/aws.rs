@@ -9,7 +9,7 @@ use axum::{
     Router,
     body::{Body, to_bytes},
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts},
     response::{IntoResponse as _, Response},
 };
 use testing::server::lock;
@@ -151,6 +151,10 @@ fn service(headers: &HeaderMap) -> String {
 /// The action, wherever the protocol has it: a header, the path, or the form.
 fn action(request: &Parts, body: &str) -> String {
     let path = request.uri.path();
+    // IAM's name for HeadBucket.
+    if request.method == Method::HEAD {
+        return "ListBucket".to_owned();
+    }
     if let Some(target) = request.headers.get("x-amz-target") {
         return target.to_str().unwrap().rsplit('.').next().unwrap().to_owned();
     }

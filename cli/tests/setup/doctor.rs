@@ -100,6 +100,24 @@ async fn the_doctor_of_an_account_checks_alarms_quota_and_permissions() {
     ]);
 }
 
+#[tokio::test]
+async fn the_doctor_looks_for_the_bucket_that_deliveries_are_written_to() {
+    let sandbox = Sandbox::new("bucket").await;
+    let front = &sandbox.front;
+    let bucket = "s3://acme-conversations/gladly";
+    front.rewrite("DescribeStacks", &sandbox.settings.destination_url, bucket);
+    let ended = sandbox.account(&["doctor"], &[]).await;
+    ended.prints(&[
+        "WRONG there is no bucket acme-conversations: aws s3 mb s3://acme-conversations --region us-east-1",
+    ]);
+    front.answer("ListBucket", "");
+    let ended = sandbox.account(&["doctor"], &[]).await;
+    ended.prints(&[
+        "ok    the destination s3://acme-conversations/gladly is a bucket in us-east-1;",
+    ]);
+    ended.prints_no(&["token of the destination"]);
+}
+
 fn subscription(arn: &str) -> String {
     format!(
         "<ListSubscriptionsByTopicResponse><ListSubscriptionsByTopicResult><Subscriptions><member>\

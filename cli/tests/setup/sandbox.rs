@@ -18,8 +18,8 @@ use tokio::{process::Command, sync::OnceCell};
 use crate::{allowed::policy_allows, aws::Front, metrics::Point};
 
 /// The services that the program calls.
-const SERVICES: [&str; 8] =
-    ["CLOUDFORMATION", "CLOUDWATCH", "CLOUDWATCH_LOGS", "LAMBDA", "SNS", "SQS", "SSM", "STS"];
+const SERVICES: [&str; 9] =
+    ["CLOUDFORMATION", "CLOUDWATCH", "CLOUDWATCH_LOGS", "LAMBDA", "S3", "SNS", "SQS", "SSM", "STS"];
 const SECRETS: [&str; 3] = ["GLADLY_TOKEN", "DESTINATION_TOKEN", "WEBHOOK_KEY"];
 
 /// The AWS of all tests.

@@ -175,6 +175,24 @@ async fn the_destination_is_asked_whether_it_rejects_the_token() {
 }
 
 #[tokio::test]
+async fn a_bucket_needs_no_token() {
+    let sandbox = Sandbox::new("no-token").await;
+    let environment = [
+        ("DESTINATION_URL", "s3://acme-conversations/gladly"),
+        ("GLADLY_TOKEN", &sandbox.settings.gladly_token),
+        ("GLADLY_HOST", sandbox.gladly.url()),
+        ("GLADLY_EMAIL", "relay@example.com"),
+    ];
+    let ended = sandbox.at_account(&["secrets", "--stack", "no-token-1"], &environment).await;
+    ended.shows(&[
+        "Deliveries are written to s3://acme-conversations/gladly, which needs no token.",
+        "/no-token-1/gladly-token             written",
+        "/no-token-1/webhook-keys             written",
+    ]);
+    ended.prints_no(&["destination-token"]);
+}
+
+#[tokio::test]
 async fn the_kms_key_is_kept_or_changed_on_request() {
     let sandbox = Sandbox::new("kms").await;
     let put = || sandbox.front.calls("PutParameter");

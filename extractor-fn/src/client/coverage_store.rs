@@ -212,7 +212,7 @@ impl CoverageStore {
 fn scope(config: &Config) -> String {
     // Compression is not among them: the destination has the same after it.
     let DeliveryOptions { contact, notes, gzip: _, erasures: _ } = config.delivery;
-    let (gladly, destination) = (config.gladly.base(), config.destination.as_str());
+    let (gladly, destination) = (config.gladly.base(), config.destination.url());
     let text =
         format!("{}\n{gladly}\n{destination}\n{contact}\n{notes}", env!("CARGO_PKG_VERSION"));
     format!("{:016x}", stable_hash(&text))

@@ -18,7 +18,9 @@ use tokio::time::{Instant, timeout_at};
 const MAX_WAIT: Duration = Duration::from_hours(1);
 /// How much of an unwanted body is read so that its connection can be reused, in bytes.
 const DRAIN_BYTES: usize = 64 << 10;
-/// How long an unwanted body is read.
+/// How much of an error's body is kept, in bytes.
+const ERROR_BYTES: usize = 4 << 10;
+/// How long an unwanted body, or an error's, is read.
 const DRAIN_TIME: Duration = Duration::from_millis(500);
 /// The client.
 #[derive(Debug, Clone)]
@@ -31,6 +33,9 @@ pub(crate) enum Wanted {
     Head,
     /// Also the whole body where it has a meaning (200 and 301); at most this many bytes.
     Body(usize),
+    /// Also what can be had at once of an error's body, at most [`ERROR_BYTES`]; unlike the status it may
+    /// be missing or cut.
+    Error,
 }
 
 /// A response, with its body if that was wanted.
@@ -44,6 +49,12 @@ pub(crate) struct Response {
 impl Response {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head.headers().get(name)
+    }
+
+    /// The server's time, by its `date`.
+    pub(crate) fn date(&self) -> Option<Timestamp> {
+        let date = httpdate::parse_http_date(self.header("date")?).ok()?;
+        Timestamp::try_from(date).ok()
     }
 
     /// How long the server asks to wait, in seconds or until a date; an hour at most.
@@ -99,10 +110,16 @@ impl Http {
                 let body = timeout_at(end, whole(stream, announced, limit)).await;
                 body.map_err(|_| HttpError::TimedOut)??
             }
-            _ => {
+            wanted => {
+                let kept = match wanted {
+                    Wanted::Error if !(200..=299).contains(&status) => ERROR_BYTES,
+                    _ => 0,
+                };
+                let mut body = Vec::new();
                 // If the body did not end, the connector does not reuse the connection.
-                let _ = timeout_at(end.min(Instant::now() + DRAIN_TIME), drain(stream)).await;
-                Vec::new()
+                let drain = drain(stream, &mut body, kept);
+                let _ = timeout_at(end.min(Instant::now() + DRAIN_TIME), drain).await;
+                body
             }
         };
         Ok(Response { status, body, head: response })
@@ -122,9 +139,14 @@ async fn whole(mut stream: SdkBody, announced: usize, limit: usize) -> Result<Ve
     Ok(body)
 }
 
-async fn drain(mut stream: SdkBody) {
+/// Reads a body that is not needed, and keeps its first bytes.
+async fn drain(mut stream: SdkBody, body: &mut Vec<u8>, kept: usize) {
     let mut left = DRAIN_BYTES;
     while let Some(Ok(frame)) = stream.frame().await {
+        if let Some(data) = frame.data_ref() {
+            let room = kept.saturating_sub(body.len()).min(data.len());
+            body.extend_from_slice(&data[..room]);
+        }
         match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
             Some(less) => left = less,
             None => return,

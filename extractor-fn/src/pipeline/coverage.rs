@@ -15,7 +15,8 @@ use crate::{
     pipeline::{
         cache::bounded::{Bounded, Weight},
         deletions::Deletions,
-        event::{Event, READ_LAG, SKEW},
+        event::Event,
+        lag::{READ_LAG, SKEW},
     },
 };
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde_json::value::RawValue;
 use shared::{
     Id, InvalidEvent, Origin, QueueMessage, SettleWindow, Subject, replace_lone_surrogates,
@@ -13,13 +13,11 @@ use crate::{
         json::{Fields, participant},
         message::Message,
     },
-    pipeline::tombstone::Tombstone,
+    pipeline::{
+        lag::{READ_LAG, SKEW},
+        tombstone::Tombstone,
+    },
 };
-
-/// How far Gladly's clock may be ahead of AWS's.
-pub(crate) const SKEW: SignedDuration = SignedDuration::from_secs(5);
-/// How far Gladly's reads may lag behind its events.
-pub(crate) const READ_LAG: SignedDuration = SignedDuration::from_secs(30);
 
 /// Where an event's record is in its batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,6 +8,7 @@ mod deletions;
 mod delivery;
 mod event;
 mod fetch;
+mod lag;
 mod outcomes;
 mod settle;
 mod snapshot;
@@ -34,7 +35,7 @@ use crate::{
     client::{
         Clients,
         coverage_store::CoverageStore,
-        destination::{DeliveryResult, Destination},
+        destination::{Destination, result::DeliveryResult},
         gladly::GladlyError,
         message::{Message, MissingMessageId},
         throughput::{ThroughputEstimate, fetch_time},

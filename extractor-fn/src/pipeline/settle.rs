@@ -21,7 +21,8 @@ use crate::{
     },
     pipeline::{
         context::BatchContext,
-        event::{Event, READ_LAG, RecordIndex},
+        event::{Event, RecordIndex},
+        lag::READ_LAG,
     },
 };
 

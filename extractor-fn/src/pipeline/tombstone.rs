@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use shared::{Id, Merge, Subject, serialize_rfc3339_millis};
 
-use crate::pipeline::event::{READ_LAG, SKEW};
+use crate::pipeline::lag::{READ_LAG, SKEW};
 
 /// What Gladly has deleted or merged, as it is delivered.
 #[derive(Debug, Clone, Serialize)]

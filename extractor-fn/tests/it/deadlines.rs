@@ -6,13 +6,17 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
+use aws_smithy_runtime_api::client::{
+    http::{HttpConnector, HttpConnectorFuture, SharedHttpConnector},
+    orchestrator::HttpRequest,
+};
 use extractor_fn::{Extractor, Http};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use shared::{Clock, MetricsWriter};
 use testing::{
     alarm::MetricLog,
-    aws::{Aws, Fault},
+    aws::{Aws, Fault, Service},
     connector::{FakeConnector, Reply},
     record::SqsRecord,
 };
@@ -80,6 +84,9 @@ impl TestApp {
         let began = Instant::now();
         let now = move || start + SignedDuration::try_from(began.elapsed()).unwrap();
         let (aws, calls) = (account(Aws::new(now)), Arc::default());
+        if settings.iter().any(|(_, value)| value.starts_with("s3://")) {
+            aws.assume_with_a_bucket("ExtractorRole");
+        }
         let network = network(Arc::clone(&calls), reply);
         let clock = Clock::new(now);
         let metrics = MetricLog::default();
@@ -91,6 +98,11 @@ impl TestApp {
     pub(crate) fn another(&self, settings: &[(&str, &str)]) -> Self {
         let extractor = environment(&self.aws, &self.network, &self.clock, &self.metrics, settings);
         Self { extractor, ..self.clone() }
+    }
+
+    /// The connector of its environments.
+    pub(crate) fn connector(&self) -> SharedHttpConnector {
+        SharedHttpConnector::new(AppConnector(self.aws.clone(), self.network.clone()))
     }
 
     async fn batch(&self, records: &[SqsRecord], left: Duration) -> BatchResult {
@@ -115,6 +127,17 @@ impl TestApp {
     }
 }
 
+/// The way to AWS, which Gladly and a destination at a URL are not part of.
+#[derive(Debug, Clone)]
+struct AppConnector(Aws, FakeConnector);
+
+impl HttpConnector for AppConnector {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let Self(aws, network) = self;
+        if Service::of(&request).is_some() { aws.call(request) } else { network.call(request) }
+    }
+}
+
 fn environment(
     aws: &Aws,
     network: &FakeConnector,
@@ -122,7 +145,7 @@ fn environment(
     metrics: &MetricLog,
     settings: &[(&str, &str)],
 ) -> Arc<Extractor> {
-    let http = Http::over(network.clone().shared());
+    let http = Http::over(SharedHttpConnector::new(AppConnector(aws.clone(), network.clone())));
     let metrics = metrics.clone();
     // The function's name in the template.
     let metrics = MetricsWriter::new("ExtractorFunction", move |line| metrics.push(line));

@@ -8,6 +8,7 @@ mod alarm;
 mod backfill;
 mod batch;
 mod breaker;
+mod bucket;
 mod control;
 mod deadlines;
 mod deliver;

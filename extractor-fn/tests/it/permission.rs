@@ -3,7 +3,12 @@
 
 use jiff::SignedDuration;
 use serde_json::json;
-use testing::{aws::TABLE, connector::Reply, role::Role};
+use testing::{
+    aws::TABLE,
+    connector::Reply,
+    role::Role,
+    settings::{DESTINATION_BUCKET_URL, DESTINATION_URL},
+};
 use tokio::time::{Duration, sleep};
 
 use crate::{
@@ -13,7 +18,17 @@ use crate::{
 
 #[tokio::test(start_paused = true)]
 async fn every_permission_is_needed_and_none_is_missing() {
-    let app = TestApp::with(&[("COVERAGE_TABLE", TABLE)], |path| match path {
+    for (url, role) in [
+        (DESTINATION_URL, Role::named("ExtractorRole")),
+        (DESTINATION_BUCKET_URL, Role::with_a_bucket("ExtractorRole")),
+    ] {
+        needs_exactly(&role, url).await;
+    }
+}
+
+async fn needs_exactly(role: &Role, destination: &str) {
+    let settings = [("COVERAGE_TABLE", TABLE), ("DESTINATION_URL", destination)];
+    let app = TestApp::with(&settings, |path| match path {
         path if path.starts_with("api/v1/events?") => Reply::text(String::new()),
         path if path.starts_with("api/v1/export/jobs?") => Reply::json(json!([{
             "id": "j-1", "files": ["conversation_items.jsonl"],
@@ -23,6 +38,7 @@ async fn every_permission_is_needed_and_none_is_missing() {
         path if path.contains("/conversations/c-1") => Reply::status(401),
         path => healthy_reply(path),
     });
+    app.aws.state().encrypts_bucket = true;
     // One event is delivered and one is quarantined; then Gladly rejects the token.
     let batch = [records(1), vec![raw_record(1, "no event")]].concat();
     settle(&app.extractor, &app.aws, &batch, LEFT).await.is_done();
@@ -58,6 +74,6 @@ async fn every_permission_is_needed_and_none_is_missing() {
     }
 
     let account = app.aws.state();
-    assert_eq!(account.used, Role::named("ExtractorRole").pairs_of_the_code());
+    assert_eq!(account.used, role.pairs_of_the_code(), "{destination}");
     assert!(account.denied.is_empty(), "{:?}", account.denied);
 }

@@ -8,6 +8,12 @@ use serde_json::json;
 use crate::stack::Function;
 use testing::fault::Fault;
 
+/// The calls that write objects of deliveries.
+pub(super) const PUTS: &str = "PUT /soak-deliveries/**";
+/// The bucket, and what its keys begin with.
+pub(super) const BUCKET: &str = "soak-deliveries";
+pub(super) const KEY_PREFIX: &str = "gladly/relay";
+
 /// The plan of a run: the same seed gives the same plan on every machine.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -28,6 +34,17 @@ pub struct Plan {
     pub time_scale: f64,
     /// The longest that the drain may take.
     pub drain_limit: Duration,
+    /// Where deliveries go.
+    pub target: Target,
+}
+
+/// Where deliveries go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// To a destination that they are posted to, and that rejects some conversations.
+    Https,
+    /// Into a bucket of the emulated S3, from which DuckDB reads them back.
+    Bucket,
 }
 
 /// An action on the relay.
@@ -96,6 +113,7 @@ impl Plan {
             visibility: Duration::from_secs(if long { 60 } else { 20 }),
             time_scale: if long { 0.02 } else { 0.005 },
             drain_limit: Duration::from_mins(if long { 40 } else { 3 }),
+            target: Target::Https,
         }
     }
 
@@ -195,6 +213,19 @@ impl Plan {
             let every = if self.is_long() { long } else { short };
             FaultTarget { name, upstream, on, faults, every, bursts, required: true }
         };
+        let s3 = || {
+            let error = |status, code: &str| {
+                Fault::status(status).body(format!("<Error><Code>{code}</Code></Error>"))
+            };
+            vec![
+                error(500, "InternalError"),
+                error(503, "SlowDown"),
+                error(400, "RequestTimeout"),
+                Fault::hang(),
+                Fault::reset(),
+                Fault::lost(),
+            ]
+        };
         let sqs = || aws("RequestThrottled");
         let settling = "POST /sqs/ChangeMessageVisibilityBatch";
         let gladly = web(vec![Fault::drip(200), Fault::cut(), Fault::garbled()]);
@@ -203,7 +234,16 @@ impl Plan {
             target("SQS, SendMessage", Upstream::Aws, "POST /sqs/SendMessage", sqs(), [40, 12]),
             target("SSM", Upstream::Aws, "POST /ssm/*", aws("ThrottlingException"), [6, 10]),
             target("Gladly", Upstream::Gladly, "GET /api/v1/**", gladly, [120, 8]),
-            target("destination", Upstream::Destination, "POST /deliveries", destination, [50, 4]),
+            match self.target {
+                Target::Https => target(
+                    "destination",
+                    Upstream::Destination,
+                    "POST /deliveries",
+                    destination,
+                    [50, 4],
+                ),
+                Target::Bucket => target("S3", Upstream::Aws, PUTS, s3(), [8, 4]),
+            },
         ];
         if self.is_long() {
             let required = self.length >= Duration::from_mins(5);

@@ -418,6 +418,14 @@ impl<'a> Stack<'a> {
         Ok(regions.filter_map(|queues| queues[url].as_array()).flatten().map(peeked).collect())
     }
 
+    /// The inline policies of a function's role, as IAM has them: URL-encoded JSON in XML.
+    pub async fn role_policies(&self, function: Function) -> Result<Vec<String>, StackError> {
+        let configuration = self.configuration(function).await?;
+        let role = configuration["Role"].as_str().unwrap_or_default();
+        let name = role.rsplit('/').next().unwrap_or_default();
+        Ok(self.aws.emulator.role_policies(name).await?)
+    }
+
     /// One of a function's environment variables.
     pub async fn variable(
         &self,

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
 mod backfill;
+mod bucket;
 mod control;
 mod deploy;
 mod ingest;

@@ -1,14 +1,20 @@
-//! The destination's token, and the destination itself.
+//! The destination's token and the destination itself, or the bucket that deliveries are written to.
+
+use shared::BucketUrl;
 
 use super::{Check, Line};
 use crate::{
+    bucket::{self, Place},
     destination::{Probe, probe},
     error::Result,
     settings::Setting,
 };
 
 pub(super) async fn examine(mut check: Check<'_>) -> Vec<Line> {
-    let done = destination(&mut check).await;
+    let done = match check.settings.bucket() {
+        Some(url) => bucket(&mut check, &url).await,
+        None => destination(&mut check).await,
+    };
     check.end("the destination", done)
 }
 
@@ -42,6 +48,27 @@ async fn destination(check: &mut Check<'_>) -> Result<()> {
         Probe::Unreachable(reason) => check.unsure(format!(
             "the destination {url} cannot be reached from here ({reason}): is DestinationUrl right?"
         )),
+    }
+    Ok(())
+}
+
+async fn bucket(check: &mut Check<'_>, url: &BucketUrl) -> Result<()> {
+    let session = &check.settings.relay.session;
+    let (name, url) = (url.bucket(), url.as_str());
+    match bucket::find(session, name).await? {
+        Place::Here => check.good(format!(
+            "the destination {url} is a bucket in {}; whether the function may write there shows with the first \
+             delivery",
+            session.region
+        )),
+        Place::Elsewhere(region) => check.wrong(
+            &format!("the bucket {name} is in {region}, and the stack in {}", session.region),
+            "deploy with the DestinationUrl of a bucket in the stack's region",
+        ),
+        Place::Missing => check.wrong(
+            &format!("there is no bucket {name}"),
+            &format!("aws s3 mb s3://{name} --region {}", session.region),
+        ),
     }
     Ok(())
 }

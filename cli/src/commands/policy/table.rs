@@ -15,6 +15,9 @@ pub(super) struct Grant {
     pub(super) passed_to: &'static [&'static str],
 }
 
+/// The bucket of deliveries; what is granted on it is left out where they are posted.
+pub(super) const BUCKET: &str = "arn:{partition}:s3:::{bucket}";
+
 const fn grant(
     sid: &'static str,
     actions: &'static [&'static str],
@@ -103,6 +106,8 @@ pub(super) const NEEDS: &[Need] = &[
             key(DECRYPT, &[KEYS, GLADLY_TOKEN, DESTINATION_TOKEN]),
             READ_LOGS,
             grant("ListSubscribers", &["sns:ListSubscriptionsByTopic"], &["{topic}"]),
+            // What IAM calls HeadBucket.
+            grant("LookUpBucket", &["s3:ListBucket"], &[BUCKET]),
             grant(
                 "LookUpAccount",
                 &["cloudwatch:GetMetricData", "lambda:GetAccountSettings", "sts:GetCallerIdentity"],

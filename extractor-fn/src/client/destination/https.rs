@@ -1,60 +1,42 @@
-//! The destination: one POST per delivery, and what its responses mean.
+//! A destination that deliveries are posted to: one POST each, and what its responses mean.
 
-use std::{io::Write as _, time::Duration};
+use std::io::Write as _;
 
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use jiff::{SignedDuration, Timestamp};
-use shared::{Clock, FailureStatus, Parameter, ParameterError, Secret, error_chain};
+use shared::{Clock, FailureStatus, HttpUrl, Parameter, ParameterError, Secret, error_chain};
 use tokio::time::Instant;
 
 use crate::{
     client::{
-        http::{Http, HttpError, Response, Wanted},
+        destination::result::{DeliveryResult, OPERATION_TIMEOUT, failure},
+        http::{Http, Wanted},
         retry::{Retry, is_transient},
     },
-    config::{DestinationUrl, TokenHeader},
-    gate::{Interrupted, Permission},
+    config::TokenHeader,
+    gate::Permission,
 };
 
-/// The longest that one delivery may take, retries included.
-const OPERATION_TIMEOUT: Duration = Duration::from_secs(30);
 /// How old a cached token may be when the destination rejects it; an older one is read again.
 const REJECTED_TOKEN_TTL: SignedDuration = SignedDuration::from_secs(10);
 
 /// The destination's client.
-pub(crate) struct Destination {
+pub(crate) struct Https {
     http: Http,
-    url: DestinationUrl,
+    url: HttpUrl,
     header: TokenHeader,
     token: Parameter<Secret>,
     gzip: bool,
     clock: Clock,
 }
 
-/// The result of a delivery.
-#[derive(Debug)]
-pub(crate) enum DeliveryResult {
-    /// The destination accepted it.
-    Accepted,
-    /// It will never accept all of it; with this status.
-    Rejected(u16),
-    /// It may accept it later.
-    NotReady { why: String, retry_after: Option<Duration> },
-    /// It was not called with a token that may work, so this is no evidence about the destination.
-    Inconclusive(String),
-    /// It accepts nothing until the operator corrects the configuration.
-    Fatal(String),
-    /// Not called again: extraction has to stop.
-    Interrupted(Interrupted),
-}
-
-impl Destination {
+impl Https {
     pub(crate) fn new(
         http: Http,
-        url: DestinationUrl,
+        url: HttpUrl,
         header: TokenHeader,
         token: Parameter<Secret>,
         gzip: bool,
@@ -64,13 +46,13 @@ impl Destination {
     }
 
     /// How bodies are encoded: part of a delivery's identity.
-    pub(crate) fn content_encoding(&self) -> &'static str {
+    pub(super) fn content_encoding(&self) -> &'static str {
         if self.gzip { "gzip" } else { "identity" }
     }
 
     /// Sends a delivery, the same bytes in every attempt, by the deadline and only while extraction
     /// may run. Reports every failed request.
-    pub(crate) async fn deliver(
+    pub(super) async fn deliver(
         &self,
         id: &str,
         json: Vec<u8>,
@@ -135,7 +117,7 @@ impl Destination {
     }
 
     /// When the token was written. Reads it again.
-    pub(crate) async fn token_written_at(&self) -> Result<Option<Timestamp>, ParameterError> {
+    pub(super) async fn token_written_at(&self) -> Result<Option<Timestamp>, ParameterError> {
         self.token.fetch().await.map(|(_, written_at)| written_at)
     }
 
@@ -154,16 +136,6 @@ impl Destination {
             headers.insert("content-encoding", "gzip");
         }
         request
-    }
-}
-
-/// How a request failed, if it did.
-fn failure(answer: &Result<Response, HttpError>) -> Option<FailureStatus> {
-    match answer {
-        Ok(Response { status: 200..=299, .. }) => None,
-        Ok(Response { status, .. }) => Some(FailureStatus::code(*status)),
-        Err(HttpError::TimedOut) => Some(FailureStatus::Timeout),
-        Err(_) => Some(FailureStatus::Connect),
     }
 }
 
