@@ -48,6 +48,7 @@ pub struct Config {
 
 /// What a delivery contains, and how it is encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "the operator's switches, each by itself")]
 pub struct DeliveryOptions {
     /// Compress bodies.
     pub gzip: bool,

@@ -242,6 +242,7 @@ struct DeletedContent<'a> {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[expect(clippy::struct_field_names, reason = "as Gladly names them")]
 struct MergedContent<'a> {
     #[serde(borrow)]
     source_customer_id: Option<&'a RawValue>,

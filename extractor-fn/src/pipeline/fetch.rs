@@ -165,9 +165,10 @@ impl Fetcher {
                     Fetched::Gone { is_explained: true, customer_deleted: true }
                 }
                 Some(customer) if second_look => {
-                    let (last, seen) = self.look_up(customer.clone(), context).await?;
+                    let (remains, seen) = self.look_up(customer.clone(), context).await?;
                     let customer_deleted = matches!(*seen, CustomerLookup::Gone);
-                    let is_merged = last != customer || matches!(*seen, CustomerLookup::Merged(_));
+                    let is_merged =
+                        remains != customer || matches!(*seen, CustomerLookup::Merged(_));
                     Fetched::Gone { is_explained: customer_deleted || is_merged, customer_deleted }
                 }
                 _ => Fetched::Gone { is_explained: false, customer_deleted: false },

@@ -70,7 +70,7 @@ impl TestApp {
         json!({"id": "deletion", "type": "CUSTOMER_PROFILE/DELETED", "timestamp": at, "content": {"customerId": "u"}})
     }
 
-    fn merge(&self, seconds_ago: i64, conversations: Value) -> Value {
+    fn merge(&self, seconds_ago: i64, conversations: &Value) -> Value {
         let mut content = json!({"sourceCustomerId": "old", "destinationCustomerId": "u"});
         content.as_object_mut().unwrap().extend(conversations.as_object().unwrap().clone());
         let at = self.recorded(seconds_ago).to_string();
@@ -236,7 +236,7 @@ async fn a_merge_becomes_tombstones_and_what_remains_is_fetched_after_the_read_l
     let app = FakeGladly::default().app(&[]);
     let conversations =
         json!({"sourceConversationId": "c-from", "destinationConversationId": "c-into"});
-    let merge = app.merge(0, conversations.clone());
+    let merge = app.merge(0, &conversations);
     let kept = app.take(std::slice::from_ref(&merge), 1).await;
     assert!(kept.len() == 1 && (25..=30).contains(&kept[0].1), "{kept:?}");
     let now = at(app.recorded(0));
@@ -265,7 +265,7 @@ async fn a_merge_becomes_tombstones_and_what_remains_is_fetched_after_the_read_l
         (json!({}), 1),
         (conversations, 1),
     ] {
-        assert_eq!(app.take(&[app.merge(60, conversations)], 1).await, []);
+        assert_eq!(app.take(&[app.merge(60, &conversations)], 1).await, []);
         assert_eq!(app.times("/items").len(), fetches);
     }
 }
@@ -275,7 +275,7 @@ async fn a_merge_whose_remaining_conversation_is_gone_is_done() {
     let gladly = FakeGladly::default();
     gladly.remove("c-into");
     let app = gladly.app(&[]);
-    let merge = || app.merge(60, json!({"destinationConversationId": "c-into"}));
+    let merge = || app.merge(60, &json!({"destinationConversationId": "c-into"}));
     assert_eq!(app.take(&[merge()], 1).await.len(), 1, "looked for once more");
     assert_eq!(app.take(&[merge()], 2).await, []);
     assert_eq!(app.sum("Gone"), 0);
@@ -320,7 +320,7 @@ async fn a_backfill_queues_deletions_and_merges() {
         });
         let other = json!({"id": "e", "type": "CUSTOMER_PROFILE/UPDATED", "timestamp": at(app.recorded(60)), "content": {"customerId": "u"}});
         let lines =
-            [app.deletion(60), app.merge(60, json!({})), other].map(|event| event.to_string());
+            [app.deletion(60), app.merge(60, &json!({})), other].map(|event| event.to_string());
         *events.lock().unwrap() = lines.join("\n");
         let (from, to) = (at(app.recorded(3_600)), at(app.recorded(30)));
         app.invoke(json!({"task": "backfill", "from": from, "to": to})).await.unwrap();
@@ -354,7 +354,7 @@ async fn a_conversation_names_the_customer_who_remains() {
 #[tokio::test(start_paused = true)]
 async fn without_the_switch_erasures_are_ignored() {
     let app = FakeGladly::default().app(&[("FORWARD_ERASURES", "false")]);
-    let merge = app.merge(60, json!({"destinationConversationId": "c-into"}));
+    let merge = app.merge(60, &json!({"destinationConversationId": "c-into"}));
     assert_eq!(app.take(&[app.deletion(60), merge], 1).await, []);
     assert_eq!((app.deliveries().len(), app.sum("Ignored")), (0, 2));
 }

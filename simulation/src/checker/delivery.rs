@@ -138,12 +138,6 @@ impl Deliveries {
             };
             let mut covering = known.clone().filter(|taken| shows(taken));
             let covered_itself = covering.clone().any(|taken| taken.environment == by.environment);
-            let was_missing = || {
-                (0..=INVOCATION_TIMEOUT.as_secs()).any(|ago| {
-                    let at = elapsed(cx.now).saturating_sub(Duration::from_secs(ago));
-                    cx.plan.is_missing(at, at)
-                })
-            };
             let honest = match event["snapshot"].as_str() {
                 // A close that is not shown yet is looked at again.
                 Some("included") if is_close && waited < SECOND_LOOK && cx.plan.repeats == 0.0 => {
@@ -158,14 +152,15 @@ impl Deliveries {
                         || deletion.is_some_and(|it| instant(it.at) <= cx.now)
                 }
                 // Of a customer who was merged, the conversation may have been combined with another one.
-                Some("gone") if cx.plan.was_merged(&planned.customer, cx.now) => was_missing(),
+                Some("gone") if cx.plan.was_merged(&planned.customer, cx.now) => was_missing(cx),
                 // A few missing conversations count as gone, but never many, nor by an invocation
                 // that began when the breaker was open for that.
                 Some("gone") => {
                     let called = self.called_gone.entry(by.environment).or_default();
                     called.insert(conversation.clone());
                     let few = called.len() < NOT_FOUND_LIMIT;
-                    few && !breaker.unclosed_before(by.began, "gladly", NONE_FOUND) && was_missing()
+                    few && !breaker.unclosed_before(by.began, "gladly", NONE_FOUND)
+                        && was_missing(cx)
                 }
                 _ => false,
             };
@@ -197,6 +192,14 @@ impl Deliveries {
         }
         Ok(())
     }
+}
+
+/// Whether Gladly may have had no conversation when an invocation asked that delivers now.
+fn was_missing(cx: &Context<'_>) -> bool {
+    (0..=INVOCATION_TIMEOUT.as_secs()).any(|ago| {
+        let at = elapsed(cx.now).saturating_sub(Duration::from_secs(ago));
+        cx.plan.is_missing(at, at)
+    })
 }
 
 /// The conversations that a delivery has events of.
