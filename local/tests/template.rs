@@ -415,6 +415,7 @@ fn the_functions_get_the_settings_that_they_read() {
             "QUARANTINE_QUEUE_URL",
             "WEBHOOK_KEYS_PARAMETER",
             "SETTLE_SECONDS",
+            "FORWARD_ERASURES",
         ])
     );
     assert_eq!(
@@ -435,6 +436,7 @@ fn the_functions_get_the_settings_that_they_read() {
             "COVERAGE_TABLE",
             "FORWARD_CUSTOMER_CONTACT",
             "FORWARD_NOTES",
+            "FORWARD_ERASURES",
             "RENEW_HELD_EVENTS",
             "SETTLE_SECONDS",
             "WATCH_WEBHOOK",

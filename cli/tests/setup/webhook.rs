@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use testing::{
     fault::Fault,
-    gladly::{self, EVENT_TYPES},
+    gladly::{self, ERASURE_TYPES, EVENT_TYPES},
 };
 
 use crate::sandbox::Sandbox;
@@ -63,7 +63,7 @@ async fn a_webhook_is_created_once_and_then_kept_up_to_date() {
     let ended = sandbox.local(&["webhook"], &[]).await;
     ended.shows(&[
         "Created the webhook of Sample Shop",
-        "9 of 10",
+        "11 of 12",
         "MESSAGE/RECEIVED was left out",
         "enabled",
     ]);
@@ -75,7 +75,7 @@ async fn a_webhook_is_created_once_and_then_kept_up_to_date() {
     );
     assert_eq!(
         (&hook["headerKeys"], &hook["events"]),
-        (&json!(["x-api-key"]), &json!(EVENT_TYPES[..9]))
+        (&json!(["x-api-key"]), &[&EVENT_TYPES[..9], &ERASURE_TYPES].concat().into())
     );
     let pings = sandbox.gladly.attempts();
     assert_eq!(
@@ -92,7 +92,7 @@ async fn a_webhook_is_created_once_and_then_kept_up_to_date() {
     sandbox
         .local(&["webhook"], &[])
         .await
-        .shows(&["Updated the webhook of Sample Shop", "9 of 10"]);
+        .shows(&["Updated the webhook of Sample Shop", "11 of 12"]);
 
     // Taken, although the list lacks it.
     sandbox.gladly.fault(Fault::default().body("[]").on("GET /api/v1/webhooks").times(1));
@@ -147,9 +147,23 @@ async fn a_webhook_beyond_the_limit_is_refused_before_gladly_is_asked_for_it() {
         .json(&change);
     assert_eq!(changed.send().await.unwrap().status(), 204);
     let ended = sandbox.local(&["webhook"], &[]).await;
-    ended.shows(&["Updated", "10 of 10, and 1 more", "X-Api-Key"]);
+    ended.shows(&["Updated", "12 of 12, and 1 more", "X-Api-Key"]);
     let hooks = sandbox.gladly.webhooks();
     let ours = hooks.iter().find(|hook| hook["id"] == id.as_str()).unwrap();
     // A second header in another spelling would have the relay reject everything.
     assert_eq!(ours["headerKeys"], json!(["X-Api-Key"]));
+}
+
+#[tokio::test]
+async fn an_organisation_that_is_not_offered_deletions_is_told_what_follows() {
+    let refused_events = ERASURE_TYPES.map(str::to_owned).into();
+    let options = gladly::Options { refused_events, ..gladly::Options::default() };
+    let sandbox = Sandbox::with("erasures", options).await;
+    sandbox.local(&["webhook"], &[]).await.shows(&[
+        "10 of 12",
+        "CUSTOMER_PROFILE/DELETED was left out because Gladly rejects it here: the destination is not told what it has to forget.",
+        "CUSTOMER/MERGED was left out",
+    ]);
+    let doctor = sandbox.local(&["doctor"], &[]).await;
+    doctor.shows(&["lacks CUSTOMER_PROFILE/DELETED, CUSTOMER/MERGED: the destination is not told what it has to forget"]);
 }

@@ -973,7 +973,7 @@ async fn events_that_gladly_no_longer_lists_are_an_error_and_the_rest_is_queued(
     app.put_pending_range(now - 30 * HOUR, Some(now - HOUR));
     app.schedule(1).await;
     drop(gate);
-    let lost = "events are outside Gladly's 24 h window and are lost; deletions and merges";
+    let lost = "events are outside Gladly's 24 h window and are lost; no import brings deletions";
     assert_eq!(log.text().matches(lost).count(), 2, "{}", log.text());
     assert!(log.text().contains(r#""before":""#));
     assert_eq!(app.queued().into_iter().collect::<BTreeSet<_>>(), ids(0..3));

@@ -35,8 +35,7 @@ pub(super) async fn recover(recovery: &mut Recovery<'_>) -> Result<(), Controlle
             error!(
                 from = %range.from,
                 before = %begins.min(range.end()),
-                "events are outside Gladly's 24 h window and are lost; deletions and merges of customers may be among \
-                 them, and no import brings those"
+                "events are outside Gladly's 24 h window and are lost; no import brings deletions of customers among them"
             );
         }
         if begins >= end {
