@@ -71,16 +71,19 @@ pub(crate) fn assert_redacted(what: &str, text: &str) {
 }
 
 /// The details that a message in quarantine can have, with a zero for every number.
-const DETAILS: [&str; 14] = [
+const DETAILS: [&str; 17] = [
     "not UTF-0",
     "not JSON: error in line 0, column 0",
     "nested deeper than 0 levels",
     "duplicate field",
     "content is not an object",
     "not a queue message of version 0",
-    "no conversationId",
+    "no conversationId, nor the id of a deleted or merged customer",
     "no type",
     "invalid content.conversationId: expected 0 to 0 characters of A-Z a-z 0-0 _ -",
+    "invalid content.customerId: expected 0 to 0 characters of A-Z a-z 0-0 _ -",
+    "invalid content.sourceCustomerId: expected 0 to 0 characters of A-Z a-z 0-0 _ -",
+    "invalid content.destinationCustomerId: expected 0 to 0 characters of A-Z a-z 0-0 _ -",
     "invalid id: expected 0 to 0 characters of A-Z a-z 0-0 _ -",
     "0 bytes: larger than a queue message can be",
     "the destination answered 0",

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     constants::instant,
-    plan::{Arrival, Conversation, ConversationKind, Plan, moment},
+    plan::{Arrival, Conversation, ConversationKind, Erasure, Plan, moment},
 };
 
 /// The longest that Gladly goes on showing what it has deleted or merged.
@@ -16,21 +16,6 @@ const READ_LAG: Duration = Duration::from_secs(30);
 /// From when on nothing that was deleted is fetched, by the contract.
 const CERTAIN: SignedDuration = SignedDuration::from_secs(35);
 const MINUTE: Duration = Duration::from_mins(1);
-
-/// What becomes of a customer.
-#[derive(Debug)]
-pub(crate) struct Erasure {
-    pub(crate) customer: String,
-    /// When it happens, and from when on Gladly shows it.
-    pub(crate) at: Duration,
-    pub(crate) shown_at: Duration,
-    /// Whom into; a customer who is merged into nobody is deleted.
-    pub(crate) into: Option<String>,
-    /// The conversations that are combined, the one that remains last.
-    pub(crate) conversations: Option<[usize; 2]>,
-    /// The id of Gladly's event.
-    pub(crate) event: String,
-}
 
 impl Erasure {
     /// What the destination must be told.

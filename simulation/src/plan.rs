@@ -10,10 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use shared::{MAX_SETTLE_SECONDS, SettleWindow};
 
-use crate::{
-    constants::{EPOCH, instant},
-    erasure::Erasure,
-};
+use crate::constants::{EPOCH, instant};
 
 /// Everything that is generated before the simulation begins. Times are counted from its beginning.
 #[derive(Debug)]
@@ -129,6 +126,21 @@ pub(crate) enum Arrival {
     Event { id: String, conversation: usize, json: Value },
     /// Sent by another producer.
     Foreign(String),
+}
+
+/// What becomes of a customer.
+#[derive(Debug)]
+pub(crate) struct Erasure {
+    pub(crate) customer: String,
+    /// When it happens, and from when on Gladly shows it.
+    pub(crate) at: Duration,
+    pub(crate) shown_at: Duration,
+    /// Whom into; a customer who is merged into nobody is deleted.
+    pub(crate) into: Option<String>,
+    /// The conversations that are combined, the one that remains last.
+    pub(crate) conversations: Option<[usize; 2]>,
+    /// The id of Gladly's event.
+    pub(crate) event: String,
 }
 
 /// An outage of the webhook.

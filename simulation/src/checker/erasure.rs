@@ -5,10 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 use testing::reader::Reader;
 
-use crate::{
-    erasure::Erasure,
-    plan::{ConversationKind, FaultKind, Plan},
-};
+use crate::plan::{ConversationKind, Erasure, FaultKind, Plan};
 
 /// What a reader of all deliveries shows, and the erasures whose tombstones it has.
 #[derive(Debug, Default)]
