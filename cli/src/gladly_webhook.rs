@@ -13,8 +13,8 @@ pub(crate) const MAX_WEBHOOKS: usize = 20;
 /// The header that carries the key.
 pub(crate) const KEY_HEADER: &str = "x-api-key";
 
-/// What follows if Gladly does not report deletions or merges.
-pub(crate) const NO_ERASURES: &str = "the destination is not told what it has to forget";
+/// What follows if Gladly does not report deletions or merges of customers.
+pub(crate) const NO_ERASURES: &str = "the destination does not learn of them";
 
 /// A webhook as Gladly lists it.
 #[derive(Debug, Clone)]

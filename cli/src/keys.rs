@@ -1,7 +1,5 @@
 //! Webhook keys: those that ingest-fn accepts, and new ones.
 
-use std::fmt::Write as _;
-
 use shared::{KEY_LENGTH, WebhookKey, webhook_keys, why_unusable};
 
 use crate::error::{Error, Result};
@@ -42,11 +40,7 @@ pub(crate) fn generate() -> Result<String> {
     getrandom::fill(&mut random).map_err(|err| {
         Error::failed(format!("could not read random numbers of the system: {err}."))
     })?;
-    Ok(random.iter().fold(String::new(), |mut key, byte| {
-        // Writing to a text cannot fail.
-        let _ = write!(key, "{byte:02x}");
-        key
-    }))
+    Ok(hex::encode(random))
 }
 
 /// The key that was chosen, or a strong one for none and for `generate`.

@@ -117,7 +117,7 @@ pub(crate) enum Action {
     Pong,
     /// It is about nothing that the relay forwards.
     Ignore,
-    /// Something is to be forgotten, but it does not say what. The event's id, if it has one.
+    /// A deletion or a merge that does not name its customer. The event's id, if it has one.
     IgnoreErasure(Option<Id>),
     /// It is to be extracted.
     Enqueue(QueuedEvent),

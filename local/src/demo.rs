@@ -325,15 +325,15 @@ impl Demo<'_> {
     }
 
     async fn deletion(&mut self) -> Result<(), DemoError> {
-        heading("Gladly deletes a customer, and the destination is told what to forget");
+        heading("Gladly deletes a customer, and the destination learns what to forget");
         let conversation = self.conversations(1).remove(0);
         let known = self.destination.conversation(&conversation);
         let known = known.ok_or_else(|| missed("the destination has the conversation"))?;
         let event = self.gladly.organization().deletion(text(&known["customerId"]));
         self.gladly.send(&event);
         self.sent.push(text(&event["id"]).to_owned());
-        let told = |destination: &Destination| !destination.tombstones().is_empty();
-        if !self.destination.wait_for(told, STEP_TIMEOUT).await {
+        let arrived = |destination: &Destination| !destination.tombstones().is_empty();
+        if !self.destination.wait_for(arrived, STEP_TIMEOUT).await {
             return Err(missed("the tombstone arrives"));
         }
         print_line(&format!("  {:<31} 200 queued, without a settle window", text(&event["type"])));
@@ -611,7 +611,7 @@ fn count(what: &str, done: usize, all: usize) {
     }
 }
 
-/// Keeps the page for whoever sits at a terminal.
+/// Keeps the page if somebody is at a terminal.
 async fn keep_page() {
     if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
         return;

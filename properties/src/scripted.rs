@@ -141,8 +141,8 @@ impl State {
             // JSON does not limit numbers; this parser does.
             Err(err) if err.to_string().starts_with("number out of range") => {
                 let text = String::from_utf8_lossy(&json);
-                let told = text.matches(r#"{"kind":"customer-"#).count();
-                return Ok(text.matches(r#","snapshot":"#).count() + told);
+                let tombstones = text.matches(r#"{"kind":"customer-"#).count();
+                return Ok(text.matches(r#","snapshot":"#).count() + tombstones);
             }
             Err(err) => return Err(vec![format!("not valid JSON: {err}")]),
         };
@@ -176,8 +176,8 @@ impl State {
         }
         // Of a merge there may be a second tombstone, of its conversations.
         let is_event = |it: &&Value| it["kind"] != "conversation-merged";
-        let told = list(&delivery["tombstones"]).iter().filter(is_event).count();
-        if found.is_empty() { Ok(list(&delivery["events"]).len() + told) } else { Err(found) }
+        let buried = list(&delivery["tombstones"]).iter().filter(is_event).count();
+        if found.is_empty() { Ok(list(&delivery["events"]).len() + buried) } else { Err(found) }
     }
 }
 

@@ -91,7 +91,7 @@ impl Bucket {
             .into();
         let mut url = self.base.clone();
         push_encoded(&mut url, key);
-        let payload = SignableBody::Precomputed(hash(body));
+        let payload = SignableBody::Precomputed(hex::encode(Sha256::digest(body)));
         let signable = SignableRequest::new(method, &*url, headers.iter().copied(), payload)?;
         let (instructions, _) = sign(signable, &params)?.into_parts();
 
@@ -142,15 +142,6 @@ fn push_encoded(url: &mut String, key: &str) {
             let _ = write!(url, "%{byte:02X}");
         }
     }
-}
-
-/// The SHA-256 of a body, in lower-case hexadecimal.
-fn hash(body: &[u8]) -> String {
-    Sha256::digest(body).iter().fold(String::with_capacity(64), |mut hex, byte| {
-        // Writing to a string does not fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
 }
 
 #[cfg(test)]

@@ -19,6 +19,6 @@ pub const LEGACY_EVENT_TYPE: &str = "MESSAGE/RECEIVED";
 pub(crate) const CUSTOMER_DELETED: &str = "CUSTOMER_PROFILE/DELETED";
 /// Two customers were merged.
 pub(crate) const CUSTOMERS_MERGED: &str = "CUSTOMER/MERGED";
-/// The types by which Gladly says what whoever keeps copies has to forget or to read under another id. Not
+/// The types of deletions and merges of customers, which every holder of copies has to follow. Not
 /// every organisation's API may offer them.
 pub const ERASURE_EVENT_TYPES: [&str; 2] = [CUSTOMER_DELETED, CUSTOMERS_MERGED];

@@ -1,4 +1,4 @@
-//! Customers whom Gladly deletes or merges, and what the destination must be told of it.
+//! Customers whom Gladly deletes or merges, and the tombstones that must follow.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ const CERTAIN: SignedDuration = SignedDuration::from_secs(35);
 const MINUTE: Duration = Duration::from_mins(1);
 
 impl Erasure {
-    /// What the destination must be told.
+    /// The tombstones that must follow.
     pub(crate) fn tombstones(&self, plan: &Plan) -> Vec<Value> {
         let at = |later: SignedDuration| format!("{:.3}", instant(self.at) + later);
         let Some(into) = &self.into else {
@@ -104,7 +104,7 @@ impl Plan {
             }
             let conversations = both[0].1.map(|_| {
                 let conversation = &mut self.conversations[remains];
-                // What was said in the other one.
+                // For the items of the other one.
                 let item = format!("{}-i-{}", conversation.id, conversation.items.len());
                 conversation.items.push((shown_at, item));
                 [source, remains]

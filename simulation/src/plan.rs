@@ -135,7 +135,7 @@ pub(crate) struct Erasure {
     /// When it happens, and from when on Gladly shows it.
     pub(crate) at: Duration,
     pub(crate) shown_at: Duration,
-    /// Whom into; a customer who is merged into nobody is deleted.
+    /// Whom into; without one the customer is deleted.
     pub(crate) into: Option<String>,
     /// The conversations that are combined, the one that remains last.
     pub(crate) conversations: Option<[usize; 2]>,

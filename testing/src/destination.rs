@@ -165,8 +165,8 @@ impl Destination {
     #[must_use]
     pub fn event_ids(&self) -> BTreeSet<String> {
         let held = lock(&self.shared.held);
-        let told = held.reader.tombstones().filter_map(|tombstone| tombstone["eventId"].as_str());
-        held.events.keys().cloned().chain(told.map(str::to_owned)).collect()
+        let buried = held.reader.tombstones().filter_map(|tombstone| tombstone["eventId"].as_str());
+        held.events.keys().cloned().chain(buried.map(str::to_owned)).collect()
     }
 
     /// An event as it last came, by id.

@@ -161,9 +161,11 @@ async fn an_organisation_that_is_not_offered_deletions_is_told_what_follows() {
     let sandbox = Sandbox::with("erasures", options).await;
     sandbox.local(&["webhook"], &[]).await.shows(&[
         "10 of 12",
-        "CUSTOMER_PROFILE/DELETED was left out because Gladly rejects it here: the destination is not told what it has to forget.",
+        "CUSTOMER_PROFILE/DELETED was left out because Gladly rejects it here: the destination does not learn of them.",
         "CUSTOMER/MERGED was left out",
     ]);
     let doctor = sandbox.local(&["doctor"], &[]).await;
-    doctor.shows(&["lacks CUSTOMER_PROFILE/DELETED, CUSTOMER/MERGED: the destination is not told what it has to forget"]);
+    doctor.shows(&[
+        "lacks CUSTOMER_PROFILE/DELETED, CUSTOMER/MERGED: the destination does not learn of them",
+    ]);
 }

@@ -132,7 +132,7 @@ impl WebhookMonitor {
             let missing = health.missing_events.join(",");
             error!(webhook.missing_events = missing, "the webhook lacks subscriptions");
         }
-        // Not every organisation is offered them, so it is said once.
+        // Not every organisation is offered them, so it is logged once.
         let known =
             self.last_health().is_some_and(|last| last.missing_erasures == health.missing_erasures);
         if !known && !health.missing_erasures.is_empty() {

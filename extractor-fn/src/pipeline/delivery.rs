@@ -1,6 +1,6 @@
 //! Deliveries: what goes into one, how they are packed, and their JSON.
 
-use std::{collections::VecDeque, fmt::Write as _};
+use std::collections::VecDeque;
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -248,18 +248,10 @@ pub(crate) fn write(
     serde_json::to_writer(&mut json, &delivery)?;
 
     let hash = Sha256::new().chain_update(content_encoding).chain_update("\n").chain_update(&json);
-    let id = hex(&hash.finalize());
+    let id = hex::encode(hash.finalize());
     let place = json.iter_mut().skip(ID_START);
     place.zip(id.bytes()).for_each(|(place, digit)| *place = digit);
     Ok((id, json))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut hex, byte| {
-        // Writing to a string does not fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
 }
 
 #[cfg(test)]
@@ -274,7 +266,7 @@ mod tests {
         assert_eq!(serde_json::from_slice::<serde_json::Value>(&json).unwrap()["id"], id);
         let blank = String::from_utf8(json).unwrap().replace(&id, NO_ID);
         let hash = Sha256::digest(format!("gzip\n{blank}"));
-        assert_eq!(id, hex(&hash));
+        assert_eq!(id, hex::encode(hash));
 
         // Nanoseconds are not in the bytes, nor in the id.
         let same = at("2026-01-02T03:04:05.678999Z");

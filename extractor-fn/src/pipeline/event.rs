@@ -30,7 +30,7 @@ pub(crate) enum Purpose {
     Forward,
     /// It is about a customer, and forwarded as these.
     Bury(Vec<Tombstone>),
-    /// Its conversation remained after a merge and is forwarded anew; it itself is not.
+    /// Its conversation remained after a merge and is forwarded again; it itself is not.
     Refetch,
 }
 
@@ -167,12 +167,7 @@ impl Event {
         if let Purpose::Bury(tombstones) = &self.purpose { tombstones } else { &[] }
     }
 
-    /// Whether it is forwarded itself, not only its conversation.
-    pub(crate) fn is_forwarded(&self) -> bool {
-        !self.is_refetch()
-    }
-
-    /// Whether its conversation is to be fetched anew, and nothing else.
+    /// Whether its conversation is to be fetched again, and nothing else.
     pub(crate) fn is_refetch(&self) -> bool {
         matches!(self.purpose, Purpose::Refetch)
     }

@@ -142,11 +142,10 @@ impl Pipeline {
         let began = Instant::now();
         let context = Arc::new(BatchContext::new(Arc::clone(&self.gate), time_left));
         let records = messages.into_iter().map(Message::try_from).collect::<Result<Vec<_>, _>>()?;
-        let mut outcomes = Outcomes::new(records.len());
-
-        match context.check().await {
+        let outcomes = match context.check().await {
             Ok(()) => {
-                self.extract(&records, &context, &mut outcomes).await;
+                let outcomes = self.extract(&records, &context).await;
+                self.note_late(&records, &outcomes, &context).await;
                 context.judge(Upstream::Destination).await;
                 for error in context.fatal_errors() {
                     let open = self.gate.breaker.open(error);
@@ -154,15 +153,14 @@ impl Pipeline {
                         error!(reason = error.reason, "timed out opening the circuit breaker");
                     }
                 }
+                outcomes
             }
             Err(interrupted) => {
                 let reason = tracing::field::display(&interrupted);
                 warn!(count = records.len(), reason, "returned records to the queue");
-                outcomes.fill(&Outcome::Held);
+                vec![Outcome::Held; records.len()]
             }
-        }
-        let outcomes = outcomes.finish();
-        self.note_late(&records, &outcomes, &context).await;
+        };
         let share = timeout_at(context.deadlines.settle, self.coverage.share());
         let settle = self.settler.settle(&records, outcomes, &context);
         let (response, _) = join!(settle, share);
@@ -248,9 +246,9 @@ impl Pipeline {
         self: &Arc<Self>,
         records: &[Message],
         context: &Arc<BatchContext>,
-        outcomes: &mut Outcomes,
-    ) {
-        let (mut waiting, buried) = self.groups(records, context, outcomes);
+    ) -> Vec<Outcome> {
+        let mut outcomes = Outcomes::new(records.len());
+        let (mut waiting, buried) = self.groups(records, context, &mut outcomes);
         self.forget(&buried);
         let is_trial = self.gate.breaker.trial().is_some();
         waiting.make_contiguous().sort_by_key(|group| {
@@ -289,7 +287,7 @@ impl Pipeline {
                 fetching.insert(task.id(), conversation);
             }
             if fetches.is_empty() && (waiting.is_empty() || !begins(0)) {
-                batcher.extend(Self::judged(mem::take(&mut missing), context, outcomes).await);
+                batcher.extend(Self::judged(mem::take(&mut missing), context, &mut outcomes).await);
                 batcher.close();
             }
             while deliveries.len() < MAX_DELIVERIES {
@@ -329,6 +327,7 @@ impl Pipeline {
         }
         let never_begun = waiting.iter().flat_map(|group| group.events.iter());
         outcomes.note(never_begun.map(|event| (event.record, Outcome::DeadlineExceeded)));
+        outcomes.finish()
     }
 
     /// The updates of conversations that are gone: all of the missing ones, unless Gladly has none of
@@ -358,12 +357,14 @@ impl Pipeline {
     async fn prepare(self: Arc<Self>, group: Group, context: Arc<BatchContext>) -> Prepared {
         let Group { conversation, events } = group;
         let now = self.now();
-        let (early, events): (Vec<_>, Vec<_>) =
-            events.into_iter().partition(|event| event.settles_in(now).is_some());
-        let mut returned: Vec<_> = early
-            .iter()
-            .filter_map(|event| Some((event.record, Outcome::Postponed(event.settles_in(now)?))))
-            .collect();
+        let (mut returned, mut settled) = (Vec::new(), Vec::new());
+        for event in events {
+            match event.settles_in(now) {
+                Some(wait) => returned.push((event.record, Outcome::Postponed(wait))),
+                None => settled.push(event),
+            }
+        }
+        let events = settled;
         if events.is_empty() {
             return Prepared { update: None, returned, is_missing: false };
         }
@@ -514,7 +515,7 @@ impl Pipeline {
             for event in &update.events {
                 event.tombstones().iter().for_each(|it| buried(id, event, it, context));
             }
-            let events = update.events.iter().filter(|event| event.is_forwarded()).count() as u64;
+            let events = update.events.iter().filter(|event| !event.is_refetch()).count() as u64;
             context.count(Metric::Forwarded, events);
             match update.coverage {
                 delivery::Coverage::Covered => context.count(Metric::Covered, events),
@@ -535,7 +536,7 @@ impl Pipeline {
         }
         let events = || {
             let events = updates.iter().flat_map(|update| &update.events);
-            events.filter(|event| event.is_forwarded())
+            events.filter(|event| !event.is_refetch())
         };
         let conversations = || updates.iter().filter(|update| !update.is_burial());
         let lateness = |event: &Event| event.lateness(self.settle_window, last_hold, now);

@@ -37,11 +37,6 @@ impl Outcomes {
         }
     }
 
-    /// Every record ended so.
-    pub(crate) fn fill(&mut self, outcome: &Outcome) {
-        self.0.fill(Progress { open: 0, outcome: Some(outcome.clone()) });
-    }
-
     /// The final outcomes. A record with a part that never ended, after a panic for example, has
     /// failed.
     pub(crate) fn finish(self) -> Vec<Outcome> {

@@ -23,7 +23,7 @@ pub(crate) struct Tombstone {
 pub(crate) enum Kind {
     /// Every snapshot of this customer that was fetched before the tombstone's time is void.
     CustomerDeleted { customer_id: Id },
-    /// Whoever was `from` is now `into`.
+    /// The customer `from` is now `into`.
     CustomerMerged { from: Id, into: Id },
     /// Every snapshot of `from` is void.
     ConversationMerged { from: Id, into: Id },

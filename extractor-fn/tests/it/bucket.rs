@@ -127,7 +127,7 @@ async fn no_event_is_written_before_its_snapshot_and_none_is_lost() {
     app.aws.state().s3_fault = None;
     settle(&app.extractor, &app.aws, &records(2), LEFT).await.is_done();
     let written = app.aws.state().objects.clone();
-    assert_eq!(written.len(), 3, "fetched anew, so both objects are new");
+    assert_eq!(written.len(), 3, "fetched again, so both objects are new");
     assert_eq!(lines(&written[2]).len(), 2);
 }
 

@@ -1,4 +1,4 @@
-//! Deletions and merges of customers: what the destination is told to forget, and that nothing brings it back
+//! Deletions and merges of customers: what the destination has to forget, and that nothing brings it back
 //! for a reader who does.
 
 use std::{
@@ -143,7 +143,7 @@ async fn a_deletion_becomes_a_tombstone_with_a_receipt_and_calls_nobody_else() {
         assert!(receipt.contains(part), "{receipt}");
     }
 
-    // Sent again, also by another environment, it says the same.
+    // Sent again, also by another environment, it is the same.
     assert_eq!(app.another(&[]).take(&[deletion], 2).await, []);
     assert_eq!(app.deliveries()[1]["tombstones"], json!([tombstone]));
 }

@@ -25,7 +25,7 @@ pub(super) struct ExtractionState {
 }
 
 impl ExtractionState {
-    /// Reads the parameters. The controller's `status` says the same, but costs an invocation.
+    /// Reads the parameters. The controller's `status` has the same, but costs an invocation.
     pub(super) async fn read(stack: &Stack<'_>, now: Timestamp) -> Result<Self, StackError> {
         let name = stack.pause_parameter();
         let pause = stack.parameter(name).await?.unwrap_or_default();

@@ -232,7 +232,7 @@ function show(state) {
   showConversation(state);
   const commands = byId("commands");
   commands.hidden = state.commands.length === 0;
-  // Out of the way once there is something to see; whoever opens them again keeps them.
+  // Out of the way once there is something to see; opened again, they stay.
   if (!hasWebhooks && state.webhooks.length > 0) [hasWebhooks, commands.open] = [true, false];
   setText(byId("command-lines"), state.commands.join("\n"));
   setText(byId("updated"), `Updated ${clock(state.now)}`);

@@ -11,7 +11,7 @@ use testing::root;
 
 use crate::{TestApp, browser::Browser, deletion, with_page};
 
-/// Opens the page, or says that there is nothing to open it with.
+/// Opens the page, or prints that there is no browser to open it with.
 async fn open(app: &TestApp<'_>) -> Option<Browser> {
     let Some(program) = Browser::program() else {
         // Past the test runner, which would keep it to itself.
@@ -41,7 +41,7 @@ fn has(selector: &str, text: &str) -> String {
 async fn a_browser_shows_what_happens_as_it_happens() {
     with_page("page-browser", async |app| {
         let Some(mut browser) = open(&app).await else { return };
-        browser.wait_for("the page says what to do", &has("#no-webhooks", "No webhook")).await;
+        browser.wait_for("the page shows what to do", &has("#no-webhooks", "No webhook")).await;
         // Lost if the page is loaded again.
         browser.value("window.loaded = 'once'").await;
 

@@ -12,7 +12,7 @@ use crate::plan::{ConversationKind, Erasure, FaultKind, Plan};
 pub(super) struct Erasures {
     reader: Reader,
     /// By the id of Gladly's event.
-    told: BTreeSet<String>,
+    arrived: BTreeSet<String>,
 }
 
 impl Erasures {
@@ -20,12 +20,12 @@ impl Erasures {
     pub(super) fn take(&mut self, delivery: &Value, plan: &Plan) -> Result<Vec<String>, String> {
         self.reader.take(delivery);
         let list = |name: &str| delivery[name].as_array().into_iter().flatten();
-        let mut told: BTreeMap<&str, Vec<&Value>> = BTreeMap::new();
+        let mut arrived: BTreeMap<&str, Vec<&Value>> = BTreeMap::new();
         for tombstone in list("tombstones") {
             let event = tombstone["eventId"].as_str().unwrap_or_default();
-            told.entry(event).or_default().push(tombstone);
+            arrived.entry(event).or_default().push(tombstone);
         }
-        for (event, tombstones) in &told {
+        for (event, tombstones) in &arrived {
             let erasure = plan.erasures.iter().find(|erasure| erasure.event == *event);
             let erasure = erasure.ok_or_else(|| format!("there is no erasure {event}"))?;
             let expected = erasure.tombstones(plan);
@@ -36,10 +36,10 @@ impl Erasures {
             {
                 return Err(format!("{event} has the tombstones {tombstones:?}"));
             }
-            self.told.insert((*event).to_owned());
+            self.arrived.insert((*event).to_owned());
         }
         let delivered = list("conversations").filter_map(|it| it["id"].as_str());
-        let shown: Vec<_> = if told.is_empty() {
+        let shown: Vec<_> = if arrived.is_empty() {
             delivered.collect()
         } else {
             self.reader.conversations().keys().map(String::as_str).collect()
@@ -49,21 +49,21 @@ impl Erasures {
                 return Err(format!("a reader shows {id} after {why}"));
             }
         }
-        Ok(told.into_keys().map(str::to_owned).collect())
+        Ok(arrived.into_keys().map(str::to_owned).collect())
     }
 
-    /// By which erasure, that the reader was told of, a conversation must not be shown.
+    /// By which erasure, that the reader has the tombstones of, a conversation must not be shown.
     fn forgotten(&self, id: &str, plan: &Plan) -> Option<String> {
         let conversation = plan.conversation(id)?;
-        let is_told = |erasure: &&Erasure| self.told.contains(&erasure.event);
-        let own = plan.erasure(&conversation.customer).filter(is_told)?;
+        let has_arrived = |erasure: &&Erasure| self.arrived.contains(&erasure.event);
+        let own = plan.erasure(&conversation.customer).filter(has_arrived)?;
         let is_merged_away =
             own.conversations.is_some_and(|[from, _]| plan.conversations[from].id == id);
         if is_merged_away {
             return Some(own.event.clone());
         }
         // Of one who was merged, the reader needs both.
-        let deletion = plan.deletion(&conversation.customer).filter(is_told)?;
+        let deletion = plan.deletion(&conversation.customer).filter(has_arrived)?;
         Some(deletion.event.clone())
     }
 
@@ -73,10 +73,10 @@ impl Erasures {
         // A few conversations count as gone then, and nothing of them is fetched.
         let may_lack = plan.faults.iter().any(|fault| fault.kind == FaultKind::Missing);
         for erasure in plan.erasures.iter().filter(|erasure| is_due(&erasure.event)) {
-            if !self.told.contains(&erasure.event) {
+            if !self.arrived.contains(&erasure.event) {
                 missing.push(erasure.event.clone());
             }
-            // What remained after a merge has what was said in the other conversation.
+            // What remained after a merge has the items of the other conversation.
             let Some([_, remains]) = erasure.conversations else { continue };
             let remains = &plan.conversations[remains];
             if may_lack || remains.gone_from.is_some() || remains.kind != ConversationKind::Plain {

@@ -206,8 +206,8 @@ impl Checker {
     ) {
         let Self { events, imported, breaker, deliveries, erasures, .. } = self;
         match erasures.take(delivery, cx.plan) {
-            Ok(told) => {
-                for event in told {
+            Ok(arrived) => {
+                for event in arrived {
                     cx.journal.count("erasures delivered");
                     if let Some(event) = events.get_mut(&event) {
                         event.deliveries += 1;

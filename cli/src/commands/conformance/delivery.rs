@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 /// What every id of the kit begins with; no id of Gladly's does.
 pub(super) const PREFIX: &str = "conformance-";
-/// The organisation that all deliveries name, which is nobody's.
+/// The organisation that all deliveries name, which is no customer's.
 const ORGANIZATION: &str = "conformance.gladly.qa";
 /// The version of the schema that the relay sends.
 pub(super) const SCHEMA: &str = "gladly-relay/delivery/1";
@@ -166,20 +166,11 @@ impl Delivery {
     pub(super) fn request(&self) -> Request {
         let encoding = if self.gzip { "gzip" } else { "identity" };
         let hash = Sha256::new().chain_update(encoding).chain_update("\n");
-        let id = format!("{:x}", Hex(&hash.chain_update(self.json.to_string()).finalize()));
+        let id = hex::encode(hash.chain_update(self.json.to_string()).finalize());
         let mut json = self.json.clone();
         json["id"] = id.clone().into();
         let json = json.to_string().into_bytes();
         Request { id, body: if self.gzip { compress(&json) } else { json }, gzip: self.gzip }
-    }
-}
-
-/// Bytes in hexadecimal.
-struct Hex<'a>(&'a [u8]);
-
-impl std::fmt::LowerHex for Hex<'_> {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(out, "{byte:02x}"))
     }
 }
 

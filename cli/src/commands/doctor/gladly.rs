@@ -74,7 +74,7 @@ fn examine_webhook(check: &mut Check<'_>, webhook: &Webhook) {
         ERASURE_EVENT_TYPES.into_iter().filter(|kind| !events.contains(kind)).collect();
     if check.settings.relay.forwards_erasures() && !missing.is_empty() {
         check.unsure(format!(
-            "{what} lacks {}: {NO_ERASURES}; {remedy}, which says whether Gladly offers them to your organisation",
+            "{what} lacks {}: {NO_ERASURES}; {remedy}, which shows whether Gladly offers them to your organisation",
             missing.join(", ")
         ));
     }

@@ -20,15 +20,15 @@ use crate::{
 };
 
 /// What S3 calls an error that another attempt may not meet
-/// (<https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html>). Every attempt is signed anew: with the
+/// (<https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html>). Every attempt has its own signature: with the
 /// credentials as they are then, and by S3's time once it has shown that this machine's clock is wrong.
 const TRANSIENT: [&str; 5] =
     ["ExpiredToken", "InternalError", TOO_SKEWED, "RequestTimeout", "SlowDown"];
 /// This machine's clock differs from S3's by more than 15 minutes.
 const TOO_SKEWED: &str = "RequestTimeTooSkewed";
 
-/// What every object is sent with. Not content-encoding: clients would decompress what its name says is
-/// compressed.
+/// What every object is sent with. Not content-encoding: clients would decompress what is
+/// compressed by its name.
 const HEADERS: [(&str, &str); 2] =
     [("content-type", "application/gzip"), ("user-agent", crate::USER_AGENT)];
 
